@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Page tables as data: which entry stands for each page of an address range.
+
+The walk reads whole tables from physical memory and reports runs, not pages. It says what the *entry* is; what an empty or
+a swapped entry means for the process is for the caller to find out.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ("X86_64_4LEVEL", "X86_64_5LEVEL", "EntryKind", "Leaf", "Level", "PagingMode", "walk")
+
+
+class EntryKind(Enum):
+    """What a run of page-table entries is."""
+
+    PRESENT = 0  # points to memory (also PROT_NONE and NUMA-hinting entries, which the CPU does not follow)
+    EMPTY = 1  # zero at some level
+    SWAP = 2  # not present and not zero: a swap-type entry
+    BROKEN = 3  # the table itself could not be read, or the entry is not one the kernel makes
+
+
+class Leaf(NamedTuple):
+    """Adjacent pages whose entries are of one kind.
+
+    :ivar value: PRESENT: physical address of the first byte, the run is physically contiguous. SWAP: the raw entry
+        (then the run is the reach of that one entry). BROKEN: physical address of the table. EMPTY: 0.
+    """
+
+    address: int
+    length: int
+    kind: EntryKind
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the tree, from the root down.
+
+    :ivar shift: an entry covers ``1 << shift`` bytes.
+    :ivar can_be_leaf: the entry may map a large page (bit 7, PSE).
+    """
+
+    shift: int
+    can_be_leaf: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PagingMode:
+    """A paging mode of an architecture.
+
+    :ivar levels: root first; the last level's entries are pages.
+    :ivar entry: struct code of a table entry.
+    :ivar entries: entries in a table.
+    :ivar pfn_mask: the bits of an entry that are a physical address.
+    :ivar large_page_mask: bits of those that are not address in a large page's entry (PAT).
+    """
+
+    levels: tuple[Level, ...]
+    entry: str
+    entries: int
+    pfn_mask: int
+    large_page_mask: int
+
+
+_PRESENT = 1 << 0
+_PSE = 1 << 7
+# _PAGE_BIT_PROTNONE is _PAGE_BIT_GLOBAL, which has no meaning in an entry that is not present
+# (arch/x86/include/asm/pgtable_types.h, all releases).
+_PROTNONE = 1 << 8
+_X86_64_PFN = ((1 << 52) - 1) & ~0xFFF
+_X86_64_LOWER = (Level(39), Level(30, can_be_leaf=True), Level(21, can_be_leaf=True), Level(12))
+
+X86_64_4LEVEL = PagingMode(_X86_64_LOWER, "Q", 512, _X86_64_PFN, 1 << 12)
+X86_64_5LEVEL = PagingMode((Level(48), *_X86_64_LOWER), "Q", 512, _X86_64_PFN, 1 << 12)
+
+
+def walk(
+    mode: PagingMode,
+    root: int,
+    start: int,
+    end: int,
+    read: Callable[[int, int], bytes | None],
+    encryption_mask: int = 0,
+) -> Iterator[Leaf]:
+    """Walk [start, end) and yield runs that cover exactly it, ascending.
+
+    :param root: physical address of the top table.
+    :param start: page-aligned virtual address; only the bits that the mode translates count.
+    :param read: ``read(physical address, size)``; None if that memory cannot be read.
+    :param encryption_mask: ``sme_me_mask``: the bit of an entry that says "encrypted".
+    """
+    pending: Leaf | None = None
+    for leaf in _walk_table(mode, 0, root, start, end, read, encryption_mask):
+        if pending is None:
+            pending = leaf
+        elif leaf.kind is pending.kind and (
+            leaf.kind is EntryKind.EMPTY
+            or (leaf.kind is EntryKind.PRESENT and leaf.value == pending.value + pending.length)
+        ):
+            pending = pending._replace(length=pending.length + leaf.length)
+        else:
+            yield pending
+            pending = leaf
+    if pending is not None:
+        yield pending
+
+
+def _walk_table(
+    mode: PagingMode,
+    depth: int,
+    table: int,
+    start: int,
+    end: int,
+    read: Callable[[int, int], bytes | None],
+    encryption_mask: int,
+) -> Iterator[Leaf]:
+    level = mode.levels[depth]
+    entry_size = struct.calcsize(mode.entry)
+    first = start >> level.shift & mode.entries - 1
+    count = min((end - 1 >> level.shift) - (start >> level.shift) + 1, mode.entries - first)
+    raw = read(table + first * entry_size, count * entry_size)
+    if raw is None:
+        yield Leaf(start, end - start, EntryKind.BROKEN, table)
+        return
+    if raw.count(0) == len(raw):
+        yield Leaf(start, end - start, EntryKind.EMPTY, 0)
+        return
+    entries = struct.unpack(f"<{count}{mode.entry}", raw)
+    if depth == len(mode.levels) - 1:
+        yield from _pages(mode, entries, start, 1 << level.shift, encryption_mask)
+        return
+    address = start
+    for entry in entries:
+        upto = min((address >> level.shift) + 1 << level.shift, end)
+        if not entry:
+            yield Leaf(address, upto - address, EntryKind.EMPTY, 0)
+        elif level.can_be_leaf and entry & _PSE:
+            # A huge page that is being split or hinted has neither P nor PROTNONE, but PSE all the same
+            # (pmd_present(), arch/x86/include/asm/pgtable.h).
+            physical = _physical(mode, entry, encryption_mask) & ~mode.large_page_mask
+            yield Leaf(address, upto - address, EntryKind.PRESENT, physical + (address & (1 << level.shift) - 1))
+        elif entry & _PRESENT:
+            below = entry & mode.pfn_mask & ~encryption_mask
+            yield from _walk_table(mode, depth + 1, below, address, upto, read, encryption_mask)
+        elif level.can_be_leaf and entry & _PROTNONE:
+            yield Leaf(address, upto - address, EntryKind.BROKEN, table)
+        elif level.can_be_leaf:
+            yield Leaf(address, upto - address, EntryKind.SWAP, entry)
+        else:
+            yield Leaf(address, upto - address, EntryKind.BROKEN, table)
+        address = upto
+
+
+def _pages(
+    mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int
+) -> Iterator[Leaf]:
+    """The lowest table: the only loop that sees every page, so it makes an object per run only."""
+    mask = mode.pfn_mask & ~encryption_mask
+    address = run_start = start
+    kind = EntryKind.EMPTY
+    value = following = 0
+    for entry in entries:
+        if entry & (_PRESENT | _PROTNONE):
+            physical = entry & mask if entry & _PRESENT else _physical(mode, entry, encryption_mask)
+            contiguous = kind is EntryKind.PRESENT and physical == following
+            following = physical + page
+            if contiguous:
+                address += page
+                continue
+            new_kind, new_value = EntryKind.PRESENT, physical
+        elif not entry:
+            if kind is EntryKind.EMPTY:
+                address += page
+                continue
+            new_kind, new_value = EntryKind.EMPTY, 0
+        else:
+            new_kind, new_value = EntryKind.SWAP, entry
+        if address > run_start:
+            yield Leaf(run_start, address - run_start, kind, value)
+        run_start, kind, value = address, new_kind, new_value
+        address += page
+    yield Leaf(run_start, address - run_start, kind, value)
+
+
+def _physical(mode: PagingMode, entry: int, encryption_mask: int) -> int:
+    """The physical address in a leaf entry that may lack the present bit.
+
+    Since 6b28baca9b1f "x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation" (4.18, and stable kernels) such an
+    entry holds its page frame number inverted. No machine has RAM at the very top of the 52-bit space, so the
+    topmost bits tell whether this kernel does so.
+    """
+    if not entry & _PRESENT and entry >> 47 & 0x1F == 0x1F:
+        entry ^= mode.pfn_mask
+    return entry & mode.pfn_mask & ~encryption_mask

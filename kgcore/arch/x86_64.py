@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""64-bit tasks on x86_64: ``user_x86_64_view`` in arch/x86/kernel/ptrace.c."""
+
+import struct
+
+from kgcore.arch.base import Arch, RegSet
+from kgcore.arch.x86 import IOPERM, XSAVE_LAYOUT, XSTATE, remarks, thread_fpu, user_regs
+from kgcore.arch.xsave import user_ssp
+from kgcore.elf import EM_X86_64
+from kgcore.model import ProcessImage, Thread
+
+__all__ = ("GREGS", "X86_64")
+
+NT_PRFPREG = 2
+NT_X86_SHSTK = 0x204
+
+# struct user_regs_struct, by the names of struct pt_regs
+GREGS = tuple(
+    "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss fs_base gs_base ds es fs gs".split()
+)
+
+
+def _gregs(thread: Thread) -> tuple[int, ...]:
+    return user_regs(thread, GREGS, 8)
+
+
+def _prfpreg(image: ProcessImage, thread: Thread) -> bytes | None:
+    fpu = thread_fpu(image, thread)
+    return None if fpu is None else fpu.fxsave
+
+
+def _shstk(image: ProcessImage, thread: Thread) -> bytes | None:
+    if not thread.shstk or thread.fpu is None or image.xsave is None:
+        return None
+    ssp = user_ssp(thread.fpu, image.xsave)
+    return None if ssp is None else struct.pack("<Q", ssp)
+
+
+# enum x86_regset_64: IOPERM stands before XSTATE, whatever the order of the table's initialisers
+X86_64 = Arch(
+    name="x86_64",
+    elf_class=64,
+    machine=EM_X86_64,
+    greg_size=8,
+    gregs=_gregs,
+    uid_size=4,
+    regsets=(
+        RegSet(b"CORE", NT_PRFPREG, _prfpreg),
+        IOPERM,
+        XSTATE,
+        RegSet(b"LINUX", NT_X86_SHSTK, _shstk),  # since 6.6
+    ),
+    extra=(XSAVE_LAYOUT,),
+    remarks=remarks,
+)

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Reads a finished core back and says what is wrong with it and what it lacks.
+
+Any core of Linux on x86 will do, the kernel's own included; only cores by kgcore can tell what they lack. Layouts come
+from pyelftools and from the numbers below, not from the code that writes cores, so that no mistake is made twice.
+"""
+
+import json
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+from elftools.elf.elffile import ELFFile
+
+from kgcore.errors import KgcoreError
+from kgcore.text import human_size, plain, printable
+
+__all__ = ("Verdict", "check_core")
+
+_KGCORE = ("KGCORE", 0x4B474352)
+_KGCORE_FORMAT = 1
+_NOTES_LIMIT = 1 << 28  # a note segment beyond this size is damage, not data
+
+_MACHINES = {"EM_X86_64": "x86_64", "EM_386": "i386"}
+# (machine, class): sizes of elf_prstatus and elf_prpsinfo, offsets of pr_pid and pr_fpvalid
+_SIZES = {
+    ("EM_X86_64", 64): (336, 136, 32, 328),
+    ("EM_386", 32): (144, 124, 24, 140),
+    ("EM_X86_64", 32): (296, 124, 24, 288),  # x32
+}
+_PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE, _SIGINFO = 1, 2, 3, 6, 0x46494C45, 0x53494749
+_SHARED_ORDER = (_PRPSINFO, _SIGINFO, _AUXV, _FILE)
+_AT_PHDR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be said of a core.
+
+    :ivar ok: it is well-formed, and all of it is there.
+    :ivar complete: nothing that was to be in it is missing, nothing in it is doubtful; None: nothing says so, as there
+        is no KGCORE note, and nothing speaks against it.
+    :ivar problems: why it is not ok, as sentences.
+    :ivar lacks: why it is not complete, as sentences.
+    :ivar facts: what was found: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
+        ``notes``, ``files``, ``kgcore`` (the KGCORE note). What could not be read is not there.
+    """
+
+    path: str
+    ok: bool
+    complete: bool | None
+    problems: tuple[str, ...]
+    lacks: tuple[str, ...]
+    facts: dict[str, Any]
+
+    def to_json(self) -> dict[str, object]:
+        """For ``json.dumps``."""
+        return {
+            "version": 1,
+            "path": plain(self.path),
+            "ok": self.ok,
+            "complete": self.complete,
+            "problems": list(self.problems),
+            "lacks": list(self.lacks),
+            "facts": self.facts,
+        }
+
+    def lines(self, limit: int = 40) -> list[str]:
+        """For people, safe for a terminal.
+
+        :param limit: how many problems, and how many lacks, to list.
+        """
+        state = {True: "complete", False: "INCOMPLETE", None: "whether complete is not recorded"}[self.complete]
+        lines = [f"{printable(self.path)}: {'ok' if self.ok else 'DAMAGED'}, {state}"]
+        facts = self.facts
+        if "threads" in facts:
+            lines.append(
+                f"{facts['machine']}, {len(facts['threads'])} threads, {facts['segments']} segments, "
+                f"{human_size(facts['data'])} of memory, {facts.get('files', 0)} mapped files"
+            )
+        for title, texts in (("problem", self.problems), ("lacks", self.lacks)):
+            lines += (f"{title}: {printable(text)}" for text in texts[:limit])
+            if len(texts) > limit:
+                lines.append(f"{title}: ... and {len(texts) - limit} more")
+        return lines
+
+
+def check_core(path: str | os.PathLike[str]) -> Verdict:
+    """Check a core.
+
+    :raises KgcoreError: the file cannot be opened or read.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            checker = _Checker(file)
+            checker.run()
+    except OSError as error:
+        raise KgcoreError(f"cannot read {name}: {error.strerror or error}") from error
+    ok = not checker.problems
+    lacking = checker.cut_off or bool(checker.lacks)
+    complete = None if checker.kgcore is None and not lacking else not lacking
+    return Verdict(name, ok, complete, tuple(checker.problems), tuple(checker.lacks), checker.facts)
+
+
+class _Load(NamedTuple):
+    start: int
+    end: int
+    offset: int
+    filesz: int
+
+
+class _Note(NamedTuple):
+    owner: str
+    type: int
+    desc: bytes
+
+
+class _Stop(Exception):
+    """No use in going on; the problem has been noted."""
+
+
+class _Checker:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size
+        self.problems: list[str] = []
+        self.lacks: list[str] = []
+        self.facts: dict[str, Any] = {"size": self.size}
+        self.cut_off = False
+        self.kgcore: dict[str, Any] | None = None
+        self.kgcore_threads = 0
+        self.loads: list[_Load] = []
+        self.missing: list[tuple[int, int]] = []
+        self.known: list[tuple[int, int]] | None = None  # loads and missing ranges, when all are read
+
+    def run(self) -> None:
+        try:
+            elf = self.header()
+            note_segments = self.program_headers(elf)
+            self.check_loads()
+            notes = [note for segment in note_segments for note in self.notes(*segment)]
+            self.facts["notes"] = len(notes)
+            self.check_kgcore(notes)
+            kernel_notes = [note for note in notes if (note.owner, note.type) != _KGCORE]
+            self.check_threads(kernel_notes)
+            self.check_auxv(kernel_notes)
+            self.check_files(kernel_notes)
+        except _Stop:
+            pass
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+
+    def header(self) -> ELFFile:
+        try:
+            elf = ELFFile(self.file)
+            header = elf.header
+        except Exception as error:
+            self.problem(f"this is no ELF file: {error}" if self.size else "the file is empty")
+            raise _Stop from error
+        self.machine, self.elf_class = str(header["e_machine"]), int(elf.elfclass)
+        self.facts["class"] = self.elf_class
+        self.facts["machine"] = _MACHINES.get(self.machine, plain(self.machine))
+        if header["e_type"] != "ET_CORE":
+            self.problem(f"this ELF file is no core: e_type is {header['e_type']}")
+            raise _Stop
+        if not elf.little_endian or (self.machine, self.elf_class) not in _SIZES:
+            self.problem(f"no core of x86: {self.machine}, class {self.elf_class}")
+            raise _Stop
+        self.word = self.elf_class // 8
+        if header["e_phentsize"] != elf.structs.Elf_Phdr.sizeof():
+            self.problem(f"e_phentsize is {header['e_phentsize']}, not {elf.structs.Elf_Phdr.sizeof()}")
+            raise _Stop
+        return elf
+
+    def program_headers(self, elf: ELFFile) -> list[tuple[int, int]]:
+        """Fill in :attr:`loads`; offsets and sizes of the PT_NOTEs."""
+        try:
+            count = int(elf.num_segments())
+            if elf.header["e_phnum"] == 0xFFFF and not elf.header["e_shoff"]:
+                raise ValueError("it stands in section 0, and there is none")
+        except Exception as error:
+            self.problem(f"the number of program headers cannot be read ({error}): is the file cut off?")
+            self.cut_off = True
+            raise _Stop from error
+        entry, offset = elf.structs.Elf_Phdr.sizeof(), int(elf.header["e_phoff"])
+        present = max(0, min(count, (self.size - offset) // entry))
+        if present < count:
+            self.problem(f"the file ends within the program headers: {present} of {count} are there")
+            self.cut_off = True
+        notes, table = [], b""
+        if present:
+            self.file.seek(offset)
+            table = self.file.read(present * entry)
+        for index in range(present):
+            header = elf.structs.Elf_Phdr.parse(table[index * entry : (index + 1) * entry])
+            if header["p_type"] == "PT_NOTE":
+                notes.append((int(header["p_offset"]), int(header["p_filesz"])))
+            elif header["p_type"] == "PT_LOAD":
+                start, offset, filesz = int(header["p_vaddr"]), int(header["p_offset"]), int(header["p_filesz"])
+                self.loads.append(_Load(start, start + int(header["p_memsz"]), offset, filesz))
+        if not notes:
+            self.problem("there is no PT_NOTE: a core without threads")
+        self.facts["segments"] = len(self.loads)
+        self.facts["data"] = sum(load.filesz for load in self.loads)
+        return notes
+
+    def check_loads(self) -> None:
+        data_end, address_end = 0, 0
+        for load in self.loads:
+            where = f"the PT_LOAD at {load.start:#x}"
+            if load.start < address_end:
+                self.problem(f"{where} overlaps the one before it, or is out of order")
+            if load.filesz > load.end - load.start:
+                self.problem(f"{where} has more bytes in the file than in memory")
+            if load.filesz and load.offset < data_end:
+                self.problem(f"{where} shares bytes of the file with the one before it")
+            if load.offset + load.filesz > self.size:
+                self.cut_off = True
+            address_end = max(address_end, load.end)
+            data_end = max(data_end, load.offset + load.filesz)
+        if data_end > self.size:
+            self.problem(f"the file is cut off: {human_size(data_end - self.size)} of memory are not there")
+
+    def notes(self, offset: int, size: int) -> Iterator[_Note]:
+        if offset + size > self.size:
+            self.problem("the file is cut off within the notes")
+            self.cut_off = True
+            size = max(0, self.size - offset)
+        if size > _NOTES_LIMIT:
+            self.problem(f"a PT_NOTE of {human_size(size)} cannot be right")
+            return
+        if not size:
+            return
+        self.file.seek(offset)
+        data = self.file.read(size)
+        at, frame = 0, 12
+        while at + frame <= len(data):
+            # pyelftools would also interpret descriptions, by type without owner, and trust their sizes.
+            namesz, descsz, kind = struct.unpack_from("<III", data, at)
+            name_at = at + frame
+            desc_at = name_at + (namesz + 3 & ~3)
+            end = desc_at + descsz
+            if end > len(data):
+                self.problem(f"the note at {offset + at:#x} is larger than its segment")
+                return
+            name = data[name_at : name_at + namesz].rstrip(b"\0")
+            yield _Note(plain(name), kind, data[desc_at:end])
+            at = end + 3 & ~3
+        if at < len(data):
+            self.problem(f"{len(data) - at} stray bytes behind the last note")
+
+    def check_threads(self, notes: list[_Note]) -> None:
+        prstatus_size, prpsinfo_size, pid_at, fpvalid_at = _SIZES[self.machine, self.elf_class]
+        tids: list[int] = []
+        fpvalid = has_fp = False
+
+        def end_of_thread() -> None:
+            if tids and fpvalid != has_fp:
+                self.problem(f"thread {tids[-1]}: fpvalid is {int(fpvalid)}, PRFPREG notes: {int(has_fp)}")
+
+        if notes and (notes[0].owner, notes[0].type) != ("CORE", _PRSTATUS):
+            self.problem("the first note is no NT_PRSTATUS")
+        for note in notes:
+            if note.owner != "CORE":
+                continue
+            if note.type == _PRSTATUS:
+                end_of_thread()
+                if len(note.desc) != prstatus_size:
+                    self.problem(f"an NT_PRSTATUS has {len(note.desc)} bytes, not {prstatus_size}")
+                    continue
+                tids.append(struct.unpack_from("<i", note.desc, pid_at)[0])
+                fpvalid, has_fp = bool(struct.unpack_from("<i", note.desc, fpvalid_at)[0]), False
+            elif note.type == _PRFPREG:
+                has_fp = True
+            elif note.type == _PRPSINFO and len(note.desc) != prpsinfo_size:
+                self.problem(f"NT_PRPSINFO has {len(note.desc)} bytes, not {prpsinfo_size}")
+            elif note.type == _SIGINFO and len(note.desc) != 128:
+                self.problem(f"NT_SIGINFO has {len(note.desc)} bytes, not 128")
+        end_of_thread()
+        self.facts["threads"] = tids
+        if not tids:
+            self.problem("there is no thread in it")
+        if len(set(tids) - {0}) != len([tid for tid in tids if tid]):
+            self.problem("two threads have the same id")
+        if self.kgcore is not None and self.kgcore_threads != len(tids):
+            self.problem(f"the KGCORE note names {self.kgcore_threads} threads, there are {len(tids)}")
+        shared = [note.type for note in notes if note.owner == "CORE" and note.type in _SHARED_ORDER]
+        if shared not in (list(_SHARED_ORDER), list(_SHARED_ORDER[:3])):
+            self.problem("PRPSINFO, SIGINFO, AUXV and FILE are not there once each and in this order")
+
+    def check_auxv(self, notes: list[_Note]) -> None:
+        desc = next((note.desc for note in notes if (note.owner, note.type) == ("CORE", _AUXV)), b"")
+        words = self.words(desc)
+        auxv = dict(zip(words[::2], words[1::2], strict=False))
+        if words and words[-2:-1] != (0,):
+            self.problem("NT_AUXV does not end with AT_NULL")
+        if _AT_PHDR in auxv and not self.covered(auxv[_AT_PHDR], auxv[_AT_PHDR] + 1):
+            self.uncovered(f"AT_PHDR {auxv[_AT_PHDR]:#x} lies in no segment")
+
+    def check_files(self, notes: list[_Note]) -> None:
+        desc = next((note.desc for note in notes if (note.owner, note.type) == ("CORE", _FILE)), None)
+        if desc is None:
+            return
+        words = self.words(desc[: 2 * self.word])
+        if len(words) < 2 or (2 + 3 * words[0]) * self.word > len(desc):
+            self.problem("NT_FILE is shorter than its own table")
+            return
+        count = words[0]
+        self.facts["files"] = count
+        table = self.words(desc[2 * self.word : (2 + 3 * count) * self.word])
+        if desc.count(b"\0", (2 + 3 * count) * self.word) != count:
+            self.problem("NT_FILE has not as many names as entries")
+        for start, end in zip(table[::3], table[1::3], strict=True):
+            if not self.covered(start, end):
+                self.uncovered(f"a mapped file at {start:#x}-{end:#x} lies in no segment")
+
+    def check_kgcore(self, notes: list[_Note]) -> None:
+        desc = next((note.desc for note in notes if (note.owner, note.type) == _KGCORE), None)
+        if desc is None:
+            return
+        try:
+            content = json.loads(desc)
+            if content["format"] != _KGCORE_FORMAT:
+                self.problem(f"the KGCORE note has format {content['format']!r}; this kgcore knows {_KGCORE_FORMAT}")
+                return
+            missing = [
+                (int(start, 16), int(end, 16), str(why), str(detail)) for start, end, why, detail in content["missing"]
+            ]
+            omitted = content["missing_policy"] == "omit"
+            self.kgcore_threads = len(content["threads"])
+            warnings = [str(text) for text in content["warnings"]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self.problem(f"the KGCORE note cannot be read: {type(error).__name__}: {error}")
+            return
+        self.kgcore = self.facts["kgcore"] = content
+        self.missing = _merged((start, end) for start, end, _, _ in missing)
+        for start, end, why, detail in missing:
+            self.lacks.append(
+                f"{start:#x}-{end:#x}, {human_size(end - start)}: {why}{f' ({detail})' if detail else ''}"
+            )
+        in_file = _merged((load.start, load.start + load.filesz) for load in self.loads)
+        for start, end in self.missing:
+            if omitted and _overlaps(in_file, start, end):
+                self.problem(f"{start:#x}-{end:#x} is said to be missing, and yet a segment has it")
+        self.lacks += warnings
+
+    def words(self, data: bytes) -> tuple[int, ...]:
+        return struct.unpack_from(f"<{len(data) // self.word}{'Q' if self.word == 8 else 'I'}", data)
+
+    def uncovered(self, text: str) -> None:
+        """A core by kgcore says what it lacks, and what else has no segment is wrong. Of others we learn it here."""
+        (self.lacks if self.kgcore is None else self.problems).append(text)
+
+    def covered(self, start: int, end: int) -> bool:
+        """Whether a range lies in segments or missing ranges."""
+        if self.known is None:
+            self.known = _merged([*((load.start, load.end) for load in self.loads), *self.missing])
+        index = bisect_right(self.known, start, key=lambda span: span[0]) - 1
+        return index >= 0 and end <= self.known[index][1]
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Disjoint, ascending; adjacent ones joined, empty ones gone."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if start >= end:
+            continue
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _overlaps(spans: list[tuple[int, int]], start: int, end: int) -> bool:
+    index = bisect_right(spans, start, key=lambda span: span[1])
+    return index < len(spans) and spans[index][0] < end

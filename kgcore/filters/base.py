@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What decides which memory goes into a core."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from kgcore.model import Vma
+
+__all__ = ("Filter", "Keep", "Peek")
+
+Peek = Callable[[Vma, int, int], bytes | None]
+"""``peek(vma, address, size)``: bytes of the process's memory, None if they are not to be had."""
+
+
+class Keep(NamedTuple):
+    """A decision.
+
+    :ivar length: bytes to keep, from the start of the mapping: 0, a page, or all of it.
+    :ivar reason: a word on why, for the report (``anon-private``); with length 0 on why not.
+    """
+
+    length: int
+    reason: str
+
+
+class Filter(Protocol):
+    """A pure function of a mapping (and of its first bytes, for one rule)."""
+
+    def __call__(self, vma: Vma, peek: Peek) -> Keep: ...
+
+    def describe(self) -> Mapping[str, int | bool | str]:
+        """Its settings, for the vendor note and the report."""

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The line from a source to a core, which the library, the command line and the drgn plugin all call.
+
+::
+
+    source -> image + memory -> filter -> plan -> writer -> sink
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kgcore.filters.coredump import DEFAULT_MASK, CoredumpFilter, Dump
+from kgcore.memory import Memory
+from kgcore.model import ProcessImage
+from kgcore.plan import CorePlan, MissingPolicy, make_plan
+from kgcore.report import Report
+from kgcore.sinks import Sink
+from kgcore.sources.base import Source, TaskRef
+from kgcore.writer import Progress, write_core
+
+__all__ = ("Options", "Prepared", "dump", "prepare", "write")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to write of a process.
+
+    :ivar mask: sum of the ``coredump_filter`` bits; None: the process's own.
+    :ivar dontdump: MADV_DONTDUMP memory too.
+    :ivar dax: DAX mappings too, private and shared, whatever ``mask`` says.
+    :ivar missing: what to do with memory that is not to be had: leave it out of the segments, or zeros.
+    :ivar vendor_note: write the KGCORE note.
+    """
+
+    mask: int | None = DEFAULT_MASK
+    dontdump: bool = False
+    dax: bool = False
+    missing: MissingPolicy = "omit"
+    vendor_note: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A process that is ready to be written: nothing is on the disk yet, and every size is known."""
+
+    image: ProcessImage
+    memory: Memory
+    plan: CorePlan
+
+
+def prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
+    """Find a process and plan its core.
+
+    :raises KgcoreError: there is no such process, or it has no memory.
+    """
+    image = source.image(ref)
+    memory = source.memory(image)
+    mask = image.dump_filter if options.mask is None else options.mask
+    if options.dax:
+        mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
+    plan = make_plan(
+        image,
+        CoredumpFilter(int(mask), options.dontdump),
+        memory,
+        missing=options.missing,
+        source=source.describe() if options.vendor_note else None,
+    )
+    return Prepared(image, memory, plan)
+
+
+def write(prepared: Prepared, sink: Sink, progress: Progress | None = None) -> Report:
+    """Write a core and make it last; if anything goes wrong, nothing is left behind.
+
+    :raises OutputError: the sink cannot take it.
+    """
+    with sink:
+        report = write_core(prepared.plan, prepared.memory, sink, progress)
+        sink.commit()
+    return report
+
+
+def dump(
+    source: Source,
+    ref: TaskRef,
+    sink: Callable[[ProcessImage], Sink],
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """All of it.
+
+    :param sink: makes the sink once the process is known (``lambda image: FileSink(f"core.{image.tgid}")``).
+    :raises KgcoreError: see :func:`prepare` and :func:`write`.
+    """
+    prepared = prepare(source, ref, options or Options())
+    return write(prepared, sink(prepared.image), progress)

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixes every byte offset of a core before the first byte is written.
+
+::
+
+    +---------------------+ 0
+    | ELF header          |
+    | PT_NOTE             | -> notes
+    | PT_LOAD ...         | -> segments, in address order, the gate VMA last
+    | PT_NOTE  (*)        | -> KGCORE note
+    +---------------------+
+    | notes               | as the kernel's, byte for byte
+    | KGCORE note  (*)    |
+    | zeros               | up to a multiple of 4096
+    +---------------------+
+    | segments            | back to back
+    +---------------------+
+    | section 0           | only if there are 65535 program headers or more
+    +---------------------+
+
+Without the two parts marked (*) and with no memory missing, this is what elf_core_dump() in fs/binfmt_elf.c writes,
+byte for byte. With them the kernel's parts are the same but for the offsets: the note stands before the data so that
+a core cut short still says what it lacks, and its header is last so that the first PT_NOTE and the n-th PT_LOAD stay
+where readers are used to find them.
+
+Missing memory. A mapping with missing ranges becomes several PT_LOADs that leave these ranges out (``omit``), or keeps
+its one PT_LOAD with zeros (``zero``). What gdb 13.1, lldb 14, elfutils 0.188 and drgn 0.3 do:
+
+================================  ===========================================================================
+a range in no PT_LOAD             all refuse to read it, and unwinding stops there. What a file was mapped to is
+                                  read from that file if it is there (gdb, lldb)
+zeros                             all believe them: gdb shows a frame ``0x0 in ?? ()`` behind the last good one,
+                                  drgn a thousand of them
+``p_filesz`` < ``p_memsz``        gdb shows zeros unless it has the mapped file; lldb and drgn refuse. Hence only
+                                  what the filter dropped is left to this, as in the kernel's own cores
+the KGCORE note, its header last  all skip it: threads, frames and mappings are the same with and without
+================================  ===========================================================================
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from kgcore.arch import ARCHES, Arch
+from kgcore.elf import (
+    PF_R,
+    PF_W,
+    PF_X,
+    PT_LOAD,
+    PT_NOTE,
+    Phdr,
+    ehdr_size,
+    note_bytes,
+    pack_ehdr,
+    pack_phdrs,
+    pack_shdr0,
+    phdr_size,
+)
+from kgcore.errors import KgcoreError
+from kgcore.filters.base import Filter, Keep, Peek
+from kgcore.memory import Memory, Provenance, Run
+from kgcore.model import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
+from kgcore.notes import Remark, process_notes, remarks
+from kgcore.vendor import vendor_note
+
+__all__ = ("CorePlan", "MissingPolicy", "Segment", "VmaPlan", "make_plan", "peeker")
+
+MissingPolicy = Literal["omit", "zero"]
+
+ELF_EXEC_PAGESIZE = 4096
+
+
+class Segment(NamedTuple):
+    """A PT_LOAD.
+
+    :ivar vma: the mapping it is (a part of), as an index into the image's.
+    :ivar flags: ``p_flags`` (PF_*).
+    """
+
+    vma: int
+    address: int
+    filesz: int
+    memsz: int
+    offset: int
+    flags: int
+
+
+class VmaPlan(NamedTuple):
+    """What becomes of a mapping.
+
+    :ivar zero: bytes of the kept part that are certainly zeros.
+    :ivar missing: ranges of the kept part that are not to be had.
+    """
+
+    keep: Keep
+    zero: int
+    missing: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CorePlan:
+    """A core, all but its memory.
+
+    :ivar head: everything before the first segment: headers and notes, padded.
+    :ivar segments: in file order; ``head`` ends where the first one's data start, each next one's follow.
+    :ivar tail: everything behind the last segment: section 0 or nothing.
+    :ivar size: bytes of the whole file.
+    :ivar vmas: one per VMA of the image.
+    :ivar remarks: what is wrong with the threads' registers.
+    :ivar warnings: what could not be found out, as sentences.
+    """
+
+    image: ProcessImage
+    policy: MissingPolicy
+    filter_settings: Mapping[str, int | bool | str]
+    head: bytes
+    segments: tuple[Segment, ...]
+    tail: bytes
+    size: int
+    vmas: tuple[VmaPlan, ...]
+    remarks: tuple[Remark, ...]
+    warnings: tuple[str, ...]
+
+
+def make_plan(
+    image: ProcessImage,
+    keep: Filter,
+    memory: Memory,
+    *,
+    missing: MissingPolicy = "omit",
+    source: Mapping[str, str] | None = None,
+) -> CorePlan:
+    """Plan a core.
+
+    :param missing: what to do with memory that is not to be had.
+    :param source: where the process comes from, for the KGCORE note; None: write no such note.
+    :raises KgcoreError: kgcore does not know the architecture, or the core is larger than its ELF class allows.
+    """
+    arch = ARCHES.get(image.arch)
+    if arch is None:
+        raise KgcoreError(
+            f"cores of {image.arch} processes are not supported",
+            hint=f"supported: {', '.join(sorted(ARCHES))}",
+            pid=image.tgid,
+        )
+    peek = peeker(memory)
+    vmas = tuple(_plan_vma(vma, keep(vma, peek), memory) for vma in image.vmas)
+    remarks_ = tuple(remarks(image, arch))
+
+    notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
+    vendor = b""
+    if source is not None:
+        note = vendor_note(
+            image,
+            source,
+            keep.describe(),
+            missing,
+            (plan.keep for plan in vmas),
+            (run for plan in vmas for run in plan.missing),
+            (f"thread {tid}: {text}" for tid, text in remarks_),
+        )
+        vendor = note_bytes(note)
+
+    parts = [
+        (index, part)
+        for index, (vma, plan) in enumerate(zip(image.vmas, vmas, strict=True))
+        for part in _parts(vma, plan, missing)
+    ]
+    headers = 1 + len(parts) + bool(vendor)
+    notes_offset = ehdr_size(arch.elf_class) + headers * phdr_size(arch.elf_class)
+    unpadded = notes_offset + len(notes) + len(vendor)
+    data_offset = -(-unpadded // ELF_EXEC_PAGESIZE) * ELF_EXEC_PAGESIZE
+
+    segments, offset = [], data_offset
+    for index, (address, filesz, memsz) in parts:
+        segments.append(Segment(index, address, filesz, memsz, offset, _p_flags(image.vmas[index])))
+        offset += filesz
+    tail = pack_shdr0(arch.elf_class, headers)
+    size = offset + len(tail)
+    if size >= 1 << (32 if arch.elf_class == 32 else 63):
+        raise KgcoreError(
+            f"the core would have {size} bytes, more than an ELF file of class {arch.elf_class} can",
+            hint="choose less memory with -f",
+            pid=image.tgid,
+        )
+
+    head = b"".join(
+        (
+            pack_ehdr(arch.elf_class, arch.machine, headers, offset),
+            pack_phdrs(arch.elf_class, _headers(image, arch, segments, notes_offset, len(notes), len(vendor))),
+            notes,
+            vendor,
+            bytes(data_offset - unpadded),
+        )
+    )
+    return CorePlan(
+        image,
+        missing,
+        keep.describe(),
+        head,
+        tuple(segments),
+        tail,
+        size,
+        vmas,
+        remarks_,
+        image.warnings,
+    )
+
+
+def peeker(memory: Memory) -> Peek:
+    """A function that reads a few bytes within a page of a process, for filters."""
+
+    def peek(vma: Vma, address: int, size: int) -> bytes | None:
+        page = address - address % memory.page_size
+        for run, data in memory.read(vma, page, page + memory.page_size):
+            if run.provenance is Provenance.ZERO:
+                return bytes(size)
+            if run.provenance is Provenance.PRESENT:
+                return bytes(data[address - page : address - page + size])
+        return None
+
+    return peek
+
+
+def _plan_vma(vma: Vma, keep: Keep, memory: Memory) -> VmaPlan:
+    zero = 0
+    missing = []
+    if keep.length:
+        at = vma.start
+        for run in memory.runs(vma, vma.start, vma.start + keep.length):
+            if run.address != at or run.length <= 0:
+                raise ValueError(f"memory runs are not adjacent: {run} at {at:#x}")
+            at = run.end
+            if run.provenance is Provenance.ZERO:
+                zero += run.length
+            elif run.provenance.missing:
+                missing.append(run)
+        if at != vma.start + keep.length:
+            raise ValueError(f"memory runs end at {at:#x}, not at {vma.start + keep.length:#x}")
+    return VmaPlan(keep, zero, tuple(missing))
+
+
+def _parts(vma: Vma, plan: VmaPlan, policy: MissingPolicy) -> Iterator[tuple[int, int, int]]:
+    """The PT_LOADs of a mapping: (address, p_filesz, p_memsz) each."""
+    at, kept_end = vma.start, vma.start + plan.keep.length
+    if policy == "omit":
+        for run in plan.missing:
+            if run.address > at:
+                yield at, run.address - at, run.address - at
+            at = run.end
+    if at < vma.end:  # what is left, with the part that the filter dropped
+        yield at, kept_end - at, vma.end - at
+
+
+def _headers(
+    image: ProcessImage, arch: Arch, segments: list[Segment], notes_offset: int, notes: int, vendor: int
+) -> Iterator[Phdr]:
+    align = image.dialect.note_align
+    yield Phdr(PT_NOTE, 0, notes_offset, 0, notes, 0, align)
+    for _, address, filesz, memsz, offset, flags in segments:
+        yield Phdr(PT_LOAD, flags, offset, address, filesz, memsz, ELF_EXEC_PAGESIZE)
+    if vendor:
+        yield Phdr(PT_NOTE, 0, notes_offset + notes, 0, vendor, 0, align)
+
+
+def _p_flags(vma: Vma) -> int:
+    """VM_* and PF_* have the same three bits in another order."""
+    return (
+        (PF_R if vma.flags & VM_READ else 0)
+        | (PF_W if vma.flags & VM_WRITE else 0)
+        | (PF_X if vma.flags & VM_EXEC else 0)
+    )

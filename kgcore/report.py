@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What became of a process: what its core holds, and what it lacks and why."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kgcore import __version__
+from kgcore.memory import Run
+from kgcore.model import Vma
+from kgcore.notes import Remark
+from kgcore.plan import CorePlan
+from kgcore.text import human_size, plain, printable
+
+__all__ = ("Gap", "Report", "VmaAccount", "make_report")
+
+REPORT_VERSION = 1
+
+
+class Gap(NamedTuple):
+    """Memory that the core should hold and does not.
+
+    :ivar reason: value of :class:`kgcore.memory.Provenance`.
+    :ivar detail: a few words more, or "".
+    :ivar name: what is mapped there (its file, ``[vdso]``), or empty.
+    :ivar late: the read failed while the core was written: zeros stand in the file, whatever the policy.
+    """
+
+    start: int
+    end: int
+    reason: str
+    detail: str
+    name: bytes
+    late: bool
+
+
+class VmaAccount(NamedTuple):
+    """A mapping's bytes by what became of them: data + zero + missing + filtered = end - start.
+
+    :ivar reason: why it was kept or left out (:class:`kgcore.filters.base.Keep`).
+    """
+
+    start: int
+    end: int
+    name: bytes
+    reason: str
+    data: int
+    zero: int
+    missing: int
+    filtered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The account of one core. Sizes are bytes.
+
+    :ivar tgid: the process.
+    :ivar comm: its name, raw.
+    :ivar path: the file written; None: a stream, or nothing was written yet (``--dry-run``).
+    :ivar size: of the core file.
+    :ivar stored: bytes that were really handed to the output; the rest are holes. 0 for a plan.
+    :ivar vmas: what became of each mapping, in the image's order.
+    :ivar missing: memory that is not in the core though it should be.
+    :ivar policy: ``omit``: missing memory is in no PT_LOAD; ``zero``: zeros stand for it.
+    :ivar threads: how many the core has.
+    :ivar remarks: what is wrong with threads' registers.
+    :ivar warnings: what could not be found out.
+    """
+
+    tgid: int
+    comm: bytes
+    path: str | None
+    size: int
+    stored: int
+    vmas: tuple[VmaAccount, ...]
+    missing: tuple[Gap, ...]
+    policy: str
+    threads: int
+    remarks: tuple[Remark, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> int:
+        """Bytes of memory that were found."""
+        return sum(vma.data for vma in self.vmas)
+
+    @property
+    def zero(self) -> int:
+        """Bytes of memory that are certainly zeros."""
+        return sum(vma.zero for vma in self.vmas)
+
+    @property
+    def filtered(self) -> int:
+        """Bytes of memory that were not asked for."""
+        return sum(vma.filtered for vma in self.vmas)
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(gap.end - gap.start for gap in self.missing)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the core holds all that was asked for, and nothing in it is doubtful."""
+        return not (self.missing or self.remarks or self.warnings)
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3: written, but incomplete."""
+        return 0 if self.complete else 3
+
+    def to_json(self) -> dict[str, object]:
+        """For ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""
+        return {
+            "version": REPORT_VERSION,
+            "kgcore": __version__,
+            "tgid": self.tgid,
+            "comm": plain(self.comm),
+            "path": None if self.path is None else plain(self.path),
+            "complete": self.complete,
+            "size": self.size,
+            "stored": self.stored,
+            "data": self.data,
+            "zero": self.zero,
+            "filtered": self.filtered,
+            "missing_bytes": self.missing_bytes,
+            "missing_policy": self.policy,
+            "missing": [
+                {
+                    "start": gap.start,
+                    "end": gap.end,
+                    "reason": gap.reason,
+                    "detail": plain(gap.detail),
+                    "name": plain(gap.name),
+                    "late": gap.late,
+                }
+                for gap in self.missing
+            ],
+            "threads": self.threads,
+            "remarks": [{"tid": tid, "text": plain(text)} for tid, text in self.remarks],
+            "warnings": [plain(text) for text in self.warnings],
+            "vmas": [{**vma._asdict(), "name": plain(vma.name)} for vma in self.vmas],
+        }
+
+    def lines(self, limit: int = 40) -> list[str]:
+        """A summary for people, safe for a terminal.
+
+        :param limit: how many missing ranges, and how many remarks on threads, to list one by one.
+        """
+        lines = [
+            f"process {self.tgid} ({printable(self.comm)}), {_count(self.threads, 'thread')}: "
+            f"core of {human_size(self.size)}",
+            f"memory: {human_size(self.data)} data, {human_size(self.zero)} zeros, "
+            f"{human_size(self.filtered)} left out by the filter, {human_size(self.missing_bytes)} missing",
+        ]
+        if self.missing:
+            effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
+            lines.append(f"MISSING from the core: {_count(len(self.missing), 'range')}; {effect}:")
+            lines += _shortened((_gap_line(gap, self.policy) for gap in self.missing), len(self.missing), limit)
+        lines += _shortened(
+            (f"thread {tid}: {printable(text)}" for tid, text in self.remarks), len(self.remarks), limit
+        )
+        lines += (f"warning: {printable(text)}" for text in self.warnings)
+        return lines
+
+
+def make_report(
+    plan: CorePlan, *, path: str | None = None, stored: int = 0, late: Iterable[tuple[int, Run]] = ()
+) -> Report:
+    """The account of a plan, or of the core that was written from it.
+
+    :param late: ranges that turned out to be missing while they were read, each with the index of its VMA.
+    """
+    late_runs: dict[int, list[Run]] = {}
+    for index, run in late:
+        late_runs.setdefault(index, []).append(run)
+    accounts: list[VmaAccount] = []
+    gaps: list[Gap] = []
+    for index, (vma, planned) in enumerate(zip(plan.image.vmas, plan.vmas, strict=True)):
+        name = _name(vma)
+        runs = [(run, False) for run in planned.missing] + [(run, True) for run in late_runs.get(index, ())]
+        runs.sort()
+        gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, is_late) for run, is_late in runs)
+        missing = sum(run.length for run, _ in runs)
+        accounts.append(
+            VmaAccount(
+                vma.start,
+                vma.end,
+                name,
+                planned.keep.reason,
+                data=planned.keep.length - planned.zero - missing,
+                zero=planned.zero,
+                missing=missing,
+                filtered=vma.end - vma.start - planned.keep.length,
+            )
+        )
+    return Report(
+        tgid=plan.image.tgid,
+        comm=plan.image.psinfo.comm,
+        path=path,
+        size=plan.size,
+        stored=stored,
+        vmas=tuple(accounts),
+        missing=tuple(gaps),
+        policy=plan.policy,
+        threads=len(plan.image.threads),
+        remarks=plan.remarks,
+        warnings=plan.warnings,
+    )
+
+
+def _name(vma: Vma) -> bytes:
+    if vma.name:
+        return vma.name.encode("utf-8", "surrogateescape")
+    return vma.file.path or b"" if vma.file is not None else b""
+
+
+def _gap_line(gap: Gap, policy: str) -> str:
+    reason = f"{gap.reason} ({printable(gap.detail)})" if gap.detail else gap.reason
+    late = "; the read failed late, zeros stand for it" if gap.late and policy == "omit" else ""
+    name = f"  {printable(gap.name)}" if gap.name else ""
+    return f"  {gap.start:012x}-{gap.end:012x}  {human_size(gap.end - gap.start):>8}  {reason}{late}{name}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _shortened(lines: Iterable[str], number: int, limit: int) -> Iterator[str]:
+    for index, line in enumerate(lines):
+        if index == limit:
+            yield f"  ... and {number - limit} more: --report FILE lists them all"
+            return
+        yield line

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where a core goes: a file, a stream, memory. All are written strictly forward.
+
+::
+
+    with FileSink("core.1234") as sink:
+        report = write_core(plan, memory, sink)
+        sink.commit()
+
+Leaving the block without :meth:`Sink.commit` gives up what was written.
+"""
+
+import errno
+import io
+import os
+import secrets
+import stat
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from kgcore.errors import OutputError
+
+__all__ = ("FileSink", "MemorySink", "Sink", "StreamSink")
+
+_ZEROS = bytes(1 << 20)
+# What link() says on FAT and on network file systems; EPERM also where the kernel protects hard links.
+_NO_HARD_LINKS = frozenset((errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV))
+
+
+class Sink(Protocol):
+    """Takes a core. Methods other than ``abort`` raise OutputError.
+
+    :ivar path: the file that will hold the core; None if it is no file.
+    """
+
+    path: str | None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes, all of them."""
+
+    def skip(self, length: int) -> None:
+        """Take ``length`` zeros, as a hole if possible."""
+
+    def commit(self) -> None:
+        """All is written: make it last."""
+
+    def abort(self) -> None:
+        """Leave nothing behind that could be taken for a core. Harmless after ``commit``."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Aborting:
+    """What all sinks do at the end of their block."""
+
+    def abort(self) -> None:
+        """Nothing to clean up."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class FileSink(_Aborting):
+    """A private (0600), sparse file that has its name only when it is complete.
+
+    Until then it is called ``.core.1234.89abcdef.tmp``, in the same directory. It is never written through a symbolic
+    link, and replaces nothing but a regular file, that only with ``force``. It is on the disk before it gets its name
+    (fsync): where blocks are allocated late, as on NFS or with quotas, no earlier call tells that the disk is full,
+    and a machine in trouble enough to be dumped may well be rebooted next.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        self.path: str | None = os.fspath(path)
+        self._path = os.fspath(path)
+        self._force = force
+        self._directory, self._name = os.path.split(self._path)
+        # What a name may be long differs; what is cut off here matters only to who looks while we write.
+        self._temporary = f".{self._name[:200]}.{secrets.token_hex(4)}.tmp"
+        self._dirfd = -1
+        self._fd = -1
+        self._ours = False  # the temporary name is there, and it is us who made it
+        self._size = 0  # bytes so far, holes included
+        self._position = 0  # of the file descriptor
+
+    def __enter__(self) -> Self:
+        try:
+            # All names are relative to this descriptor, so that nobody can swap the directory meanwhile.
+            self._dirfd = os.open(self._directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._check_target()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)
+            self._ours = True
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, OSError):
+                raise self._failure("cannot create", error) from error
+            raise
+        return self
+
+    def write(self, data: bytes | memoryview) -> None:
+        try:
+            if self._position != self._size:
+                self._position = os.lseek(self._fd, self._size, os.SEEK_SET)
+            view = memoryview(data)
+            while view:
+                count = os.write(self._fd, view)
+                self._position += count
+                self._size += count
+                view = view[count:]
+        except OSError as error:
+            raise self._failure("cannot write", error) from error
+
+    def skip(self, length: int) -> None:
+        self._size += length
+
+    def commit(self) -> None:
+        try:
+            os.ftruncate(self._fd, self._size)  # a hole at the end
+            self._sync()
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+            self._check_target()
+            if self._force:
+                self._rename()
+            else:
+                self._link()
+        except OSError as error:
+            raise self._failure("cannot write", error) from error
+
+    def abort(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # the file is about to go
+                os.close(fd)
+        if self._ours:
+            self._unlink()
+        if self._dirfd >= 0:
+            dirfd, self._dirfd = self._dirfd, -1
+            os.close(dirfd)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # file systems that cannot
+                raise
+
+    def _check_target(self) -> None:
+        """Say early what :meth:`commit` would refuse."""
+        try:
+            mode = os.stat(self._name, dir_fd=self._dirfd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            raise OutputError(
+                f"{self._path} exists and is not a regular file", hint="choose another name, or - for standard output"
+            )
+        if not self._force:
+            raise OutputError(f"{self._path} exists", hint="--force replaces it")
+
+    def _link(self) -> None:
+        """Give the file its name unless there is a file of that name: link() fails then, rename() would not."""
+        try:
+            os.link(self._temporary, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd, follow_symlinks=False)
+        except FileExistsError:
+            self._check_target()
+            raise
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            # An empty file of our own holds the name meanwhile.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(self._name, flags, 0o600, dir_fd=self._dirfd))
+            try:
+                self._rename()
+            except BaseException:
+                os.unlink(self._name, dir_fd=self._dirfd)
+                raise
+        else:
+            self._unlink()
+
+    def _rename(self) -> None:
+        os.rename(self._temporary, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
+        self._ours = False
+
+    def _unlink(self) -> None:
+        self._ours = False
+        with suppress(OSError):  # there is nobody to tell
+            os.unlink(self._temporary, dir_fd=self._dirfd)
+
+    def _failure(self, what: str, error: OSError) -> OutputError:
+        hints = {
+            errno.ENOSPC: "free some space, or choose another directory with -D",
+            errno.EDQUOT: "the quota is used up; choose another directory with -D",
+            errno.EFBIG: "the file system or ulimit -f does not allow a file as large",
+            errno.EACCES: "choose another directory with -D",
+            errno.EROFS: "choose another directory with -D",
+            errno.ENOENT: "the directory does not exist",
+        }
+        reason = error.strerror or str(error)
+        return OutputError(f"{what} {self._path}: {reason}", hint=hints.get(error.errno or 0, ""))
+
+
+class StreamSink(_Aborting):
+    """Any writable binary file object; it stays open, and what was written before stays there.
+
+    Holes are written as zeros even where the object could seek: what it holds already, and whether it appends, is not
+    known.
+    """
+
+    path: str | None = None
+
+    def __init__(self, file: Any) -> None:
+        """:param file: has ``write(bytes-like)``, and perhaps ``flush()``."""
+        self._file = file
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                count = self._file.write(view)
+                if count is None:
+                    # Raw files say so that they would block; other objects that they do not count.
+                    if isinstance(self._file, io.RawIOBase):
+                        raise BlockingIOError(errno.EAGAIN, "the output is non-blocking and full")
+                    return
+                view = view[count:]
+        except (OSError, ValueError) as error:  # ValueError: closed, or not open for writing
+            raise _stream_failure(error) from error
+
+    def skip(self, length: int) -> None:
+        while length:
+            count = min(length, len(_ZEROS))
+            self.write(memoryview(_ZEROS)[:count])
+            length -= count
+
+    def commit(self) -> None:
+        try:
+            if hasattr(self._file, "flush"):
+                self._file.flush()
+        except (OSError, ValueError) as error:
+            raise _stream_failure(error) from error
+
+
+def _stream_failure(error: OSError | ValueError) -> OutputError:
+    if isinstance(error, BrokenPipeError):
+        return OutputError("cannot write the core: the reader closed the pipe before the end")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return OutputError(f"cannot write the core: {reason}")
+
+
+class MemorySink(_Aborting):
+    """Holds the core in memory, for tests and small processes.
+
+    :ivar data: what was written so far.
+    """
+
+    path: str | None = None
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+    def skip(self, length: int) -> None:
+        self.data += bytes(length)
+
+    def commit(self) -> None:
+        """It is as lasting as it gets."""

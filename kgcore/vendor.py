@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""kgcore's own note: what a core made from a dump has to say and ELF has no place for.
+
+Owner ``KGCORE``, type NT_KGCORE, description: compact ASCII JSON with sorted keys, an object. Every reader that we know
+skips it. The type is no number that Linux uses, since libbfd (gdb, readelf) looks at the type of a core's notes before
+the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses are strings such as ``"0x7f00"``:
+
+``format``         1. Keys may be added without a new number; none changes its meaning or goes without one.
+``kgcore``         version of kgcore
+``source``         object of strings: the dump and its kernel
+``kernel``         release of the kernel
+``tgid``           the process
+``filter``         object: the filter's name and settings
+``missing_policy`` ``omit``: missing ranges lie in no PT_LOAD; ``zero``: zeros stand for them in the file
+``missing``        array of [start, end, reason, detail]: memory that was to be written and that could not be got.
+                   Reasons: the values of :class:`kgcore.memory.Provenance`
+``threads``        array of objects: ``tid``, ``registers`` (their source), ``unknown`` (names), ``fpu`` (``saved``,
+                   ``stale``, ``none``), ``cpu`` (null: not running)
+``vmas``           array of [start, end, vm_flags, decision, bytes kept]
+``warnings``       array of strings
+
+It is the same for the same dump and options: no time, no host, no output path. A read that fails after the headers
+were written can only stand in the report.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from kgcore import __version__
+from kgcore.elf import Note
+from kgcore.filters.base import Keep
+from kgcore.memory import Run
+from kgcore.model import ProcessImage, Thread
+from kgcore.text import plain
+
+__all__ = ("FORMAT", "NT_KGCORE", "OWNER", "vendor_note")
+
+OWNER = b"KGCORE"
+NT_KGCORE = 0x4B474352  # "KGCR", in the manner of NT_FILE and NT_SIGINFO
+FORMAT = 1
+
+
+def vendor_note(
+    image: ProcessImage,
+    source: Mapping[str, str],
+    filter_settings: Mapping[str, int | bool | str],
+    policy: str,
+    keeps: Iterable[Keep],
+    missing: Iterable[Run],
+    remarks: Iterable[str],
+) -> Note:
+    """Build the note.
+
+    :param keeps: one per VMA of the image.
+    :param remarks: further warnings.
+    """
+    content = {
+        "format": FORMAT,
+        "kgcore": __version__,
+        "source": {plain(key): plain(value) for key, value in source.items()},
+        "kernel": plain(image.kernel),
+        "tgid": image.tgid,
+        "filter": dict(filter_settings),
+        "missing_policy": policy,
+        "missing": [[hex(run.address), hex(run.end), run.provenance.value, plain(run.detail)] for run in missing],
+        "threads": [_thread(thread) for thread in image.threads],
+        "vmas": [
+            [hex(vma.start), hex(vma.end), hex(vma.flags), keep.reason, keep.length]
+            for vma, keep in zip(image.vmas, keeps, strict=True)
+        ],
+        "warnings": [plain(text) for text in (*image.warnings, *remarks)],
+    }
+    return Note(OWNER, NT_KGCORE, json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii"))
+
+
+def _thread(thread: Thread) -> dict[str, object]:
+    return {
+        "tid": thread.tid,
+        "registers": thread.regs.source.value,
+        "unknown": sorted(thread.regs.unknown),
+        "fpu": "none" if thread.fpu is None else "stale" if thread.fpu.stale else "saved",
+        "cpu": thread.cpu,
+    }

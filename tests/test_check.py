@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+import json
+import struct
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kgcore.check import Verdict, check_core
+from kgcore.errors import KgcoreError
+from kgcore.filters.coredump import CoredumpFilter
+from kgcore.memory import Provenance
+from kgcore.model import RegisterSource
+from kgcore.pipeline import Options, dump
+from kgcore.plan import make_plan
+from kgcore.sinks import FileSink, MemorySink
+from kgcore.sources.base import TaskRef
+from kgcore.writer import write_core
+from tests.builders import PAGE, FakeMemory, FakeSource, make_image, make_regs, make_thread, make_vma
+
+REF = TaskRef("1", 1)
+SWAPPED = {(0x601000, 0x602000): (Provenance.SWAPPED, "swap 0")}
+
+
+def core_bytes(memory: FakeMemory | None = None, options: Options | None = None, **values: Any) -> bytearray:
+    sink = MemorySink()
+    dump(FakeSource(make_image(**values), memory or FakeMemory()), REF, lambda image: sink, options)
+    return sink.data
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Any:
+    def check(core: bytes) -> Verdict:
+        (tmp_path / "core").write_bytes(core)
+        return check_core(tmp_path / "core")
+
+    return check
+
+
+def test_a_good_core(check: Any) -> None:
+    verdict = check(core_bytes())
+    assert verdict.problems == ()
+    assert verdict.ok
+    assert verdict.complete is True
+    assert verdict.facts["threads"] == [4321, 4322]
+    assert verdict.facts["segments"] == 6
+    assert verdict.facts["files"] == 2
+    assert verdict.facts["kgcore"]["format"] == 1
+    assert json.loads(json.dumps(verdict.to_json()))["ok"] is True
+    assert verdict.lines()[0].endswith("core: ok, complete")
+
+
+def test_a_core_that_does_not_say_whether_it_is_complete(check: Any) -> None:
+    verdict = check(core_bytes(options=Options(vendor_note=False)))
+    assert verdict.ok
+    assert verdict.complete is None
+
+
+@pytest.mark.parametrize("policy", ["omit", "zero"])
+def test_what_is_missing_is_told(check: Any, policy: Any) -> None:
+    verdict = check(core_bytes(FakeMemory(SWAPPED), Options(missing=policy)))
+    assert verdict.ok
+    assert verdict.complete is False
+    assert verdict.lacks == ("0x601000-0x602000, 4.00 KiB: swapped (swap 0)",)
+
+
+def test_gaps_show_even_without_the_note(check: Any) -> None:
+    gone = FakeMemory({(0x400000, 0x401000): (Provenance.FILE, "")})
+    verdict = check(core_bytes(gone, Options(vendor_note=False)))
+    assert verdict.ok
+    assert verdict.complete is False
+    assert "a mapped file at 0x400000-0x402000 lies in no segment" in verdict.lacks
+
+
+def test_doubtful_registers_are_told(check: Any) -> None:
+    lost = make_thread(9, regs=replace(make_regs(), source=RegisterSource.UNAVAILABLE))
+    verdict = check(core_bytes(threads=(lost,), warnings=("half of it is gone",)))
+    assert verdict.ok
+    assert verdict.complete is False
+    assert verdict.lacks[0] == "half of it is gone"
+    assert verdict.lacks[1].startswith("thread 9: ")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 63, 64, 100, 500, 3000, 12288, 20000])
+def test_files_that_are_cut_off(check: Any, keep: int) -> None:
+    core = core_bytes()
+    assert keep < len(core)
+    verdict = check(core[:keep])
+    assert not verdict.ok
+    assert verdict.complete is not True
+    assert verdict.lines()
+
+
+def test_the_amount_that_is_cut_off(check: Any) -> None:
+    verdict = check(core_bytes()[: -3 * PAGE])
+    assert verdict.problems == ("the file is cut off: 12.0 KiB of memory are not there",)
+    assert verdict.complete is False
+
+
+def test_extended_numbering(tmp_path: Path) -> None:
+    image = make_image(vmas=tuple(make_vma(0x400000 + index * 2 * PAGE) for index in range(66_000)))
+    plan = make_plan(image, CoredumpFilter(), FakeMemory(), source={"format": "x"})
+    path = tmp_path / "core"
+    with FileSink(path) as sink:
+        write_core(plan, FakeMemory(), sink)
+        sink.commit()
+    start = time.perf_counter()
+    verdict = check_core(path)
+    assert time.perf_counter() - start < 20
+    assert verdict.problems == ()
+    assert verdict.facts["segments"] == 66_000
+    with path.open("r+b") as file:
+        file.truncate(plan.size - 1)
+    assert not check_core(path).ok
+
+
+def patched(core: bytearray, offset: int, data: bytes) -> bytearray:
+    core[offset : offset + len(data)] = data
+    return core
+
+
+NOTE = 64 + 8 * 56  # the first note, behind one PT_NOTE, six PT_LOADs and one more PT_NOTE
+
+
+@pytest.mark.parametrize(
+    ("offset", "data", "told"),
+    [
+        (0, b"XELF", "no ELF file"),
+        (16, struct.pack("<H", 2), "no core"),
+        (18, struct.pack("<H", 40), "no core of x86"),
+        (54, struct.pack("<H", 57), "e_phentsize"),
+        (56, struct.pack("<H", 0xFFFF), "number of program headers"),
+        (56, struct.pack("<H", 0xFFFE), "ends within the program headers"),
+        (64, struct.pack("<I", 0), "not there once each"),
+        (64 + 32, struct.pack("<Q", 1 << 60), "cut off within the notes"),
+        (64 + 8, struct.pack("<Q", 1 << 63), "cut off within the notes"),
+        (64 + 56 + 16, struct.pack("<Q", 0x5FF000), "overlaps"),
+        (64 + 56 + 32, struct.pack("<Q", 1 << 40), "more bytes in the file than in memory"),
+        (64 + 112 + 8, struct.pack("<Q", 0x1000), "shares bytes"),
+        (64 + 56 + 40, struct.pack("<Q", 0x1000), "mapped file at 0x400000"),
+        (NOTE, struct.pack("<I", 1 << 31), "larger than its segment"),
+        (NOTE + 8, struct.pack("<I", 77), "first note is no NT_PRSTATUS"),
+        (NOTE + 20 + 328, struct.pack("<I", 0), "fpvalid is 0, PRFPREG notes: 1"),
+        (NOTE + 20 + 32, struct.pack("<I", 4322), "same id"),
+    ],
+)
+def test_damage_is_named(check: Any, offset: int, data: bytes, told: str) -> None:
+    verdict = check(patched(core_bytes(), offset, data))
+    assert not verdict.ok
+    assert any(told in problem for problem in verdict.problems), verdict.problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b'{"filter"', b'["filter"', "cannot be read"),
+        (b'"format":1', b'"format":2', "has format 2"),
+        (b'"missing":[]', b'"missing":17', "cannot be read"),
+        (b'"threads":[{', b'"threads":[[', "cannot be read"),
+    ],
+)
+def test_damage_of_the_kgcore_note(check: Any, old: bytes, new: bytes, told: str) -> None:
+    core = bytes(core_bytes())
+    assert core.count(old) == 1
+    verdict = check(core.replace(old, new))
+    assert any(told in problem for problem in verdict.problems), verdict.problems
+    assert verdict.complete is None
+
+
+def test_a_segment_that_has_what_is_missing(check: Any) -> None:
+    core = bytes(core_bytes(FakeMemory(SWAPPED), Options(missing="zero")))
+    verdict = check(core.replace(b'"missing_policy":"zero"', b'"missing_policy":"omit"'))
+    assert "0x601000-0x602000 is said to be missing, and yet a segment has it" in verdict.problems
+
+
+def test_program_headers_elsewhere(check: Any) -> None:
+    verdict = check(core_bytes(auxv=((3, 0x123456), (0, 0))))
+    assert verdict.problems == ("AT_PHDR 0x123456 lies in no segment",)
+
+
+def test_no_file() -> None:
+    with pytest.raises(KgcoreError, match="No such file"):
+        check_core("/nonexistent")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 12287), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6))
+def test_garbage_never_raises(tmp_path: Path, damages: list[tuple[int, bytes]]) -> None:
+    core = bytearray(CORE)
+    for offset, data in damages:
+        core[offset : offset + len(data)] = data
+    (tmp_path / "core").write_bytes(core)
+    verdict = check_core(tmp_path / "core")
+    json.dumps(verdict.to_json())
+    assert all(line.isprintable() for line in verdict.lines())
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=400))
+def test_noise_never_raises(tmp_path: Path, data: bytes) -> None:
+    for start in (b"", b"\x7fELF\2\1\1", bytes(CORE[:64])):
+        (tmp_path / "core").write_bytes(start + data)
+        assert not check_core(tmp_path / "core").ok
+
+
+CORE = core_bytes()

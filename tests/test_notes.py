@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+import io
+import shutil
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from kgcore.arch import ARCHES
+from kgcore.arch.base import Arch, auxv_note, file_note, prpsinfo_note, prstatus_note, siginfo_note
+from kgcore.arch.x86 import user_regs
+from kgcore.arch.x86_64 import GREGS
+from kgcore.elf import Note
+from kgcore.model import CoreDialect, FpuState, RegisterSource, TaskTimes, Thread
+from kgcore.notes import process_notes, remarks
+from tests.builders import make_file, make_image, make_regs, make_thread, make_vma
+
+X86_64 = ARCHES["x86_64"]
+
+I386_GREGS = tuple("bx cx dx si di bp ax ds es fs gs orig_ax ip cs flags sp ss".split())
+
+
+def i386_gregs(thread: Thread) -> tuple[int, ...]:
+    return user_regs(thread, I386_GREGS, 4)
+
+
+# Framing of the classes to come.
+I386 = Arch("i386", 32, 3, 4, i386_gregs, 2, ())
+X32 = replace(X86_64, name="x32", elf_class=32)
+
+
+def kinds(notes: list[Note]) -> list[tuple[str, int]]:
+    return [(note.name.decode(), note.type) for note in notes]
+
+
+def test_order_of_the_kernel() -> None:
+    image = make_image(threads=(make_thread(ioperm=bytes(8192)), make_thread(4322), make_thread(4323, fpu=None)))
+    regsets = [("CORE", 2), ("LINUX", 0x202)]
+    assert kinds(list(process_notes(image, X86_64))) == [
+        ("CORE", 1),
+        ("CORE", 3),
+        ("CORE", 0x53494749),
+        ("CORE", 6),
+        ("CORE", 0x46494C45),
+        ("CORE", 2),
+        ("LINUX", 0x201),
+        ("LINUX", 0x202),
+        ("CORE", 1),
+        *regsets,
+        ("CORE", 1),
+        ("LINUX", 0x205),
+    ]
+
+
+def test_older_kernels_have_no_xsave_layout() -> None:
+    image = make_image(dialect=CoreDialect(xsave_layout=False))
+    assert ("LINUX", 0x205) not in kinds(list(process_notes(image, X86_64)))
+
+
+def test_no_vmas_no_file_note() -> None:
+    assert ("CORE", 0x46494C45) not in kinds(list(process_notes(make_image(vmas=()), X86_64)))
+
+
+@pytest.mark.parametrize(("fpu", "fpvalid"), [(None, 0), (FpuState(bytes(2696)), 1), (FpuState(b"short"), 0)])
+def test_fpvalid_says_whether_there_is_a_prfpreg_note(fpu: FpuState | None, fpvalid: int) -> None:
+    notes = list(process_notes(make_image(threads=(make_thread(fpu=fpu),)), X86_64))
+    assert struct.unpack_from("<i", notes[0].desc, 328)[0] == fpvalid
+    assert (("CORE", 2) in kinds(notes)) == bool(fpvalid)
+
+
+def test_prstatus_trap_flag_of_the_kernel_is_hidden() -> None:
+    for forced, flags in ((False, 0x346), (True, 0x246)):
+        thread = make_thread(regs=make_regs(flags=0x346), forced_tf=forced)
+        assert struct.unpack_from("<Q", prstatus_note(X86_64, thread, True), 112 + 18 * 8)[0] == flags
+
+
+def test_prstatus_segments_have_16_bits() -> None:
+    desc = prstatus_note(X86_64, make_thread(regs=make_regs(cs=0xDEAD0033)), True)
+    assert struct.unpack_from("<Q", desc, 112 + 17 * 8)[0] == 0x33
+
+
+C_PRSTATUS = r"""
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/procfs.h>
+int main(void)
+{
+	struct elf_prstatus s; struct elf_prpsinfo p; char all[sizeof s + sizeof p];
+	memset(&s, 0, sizeof s); memset(&p, 0, sizeof p);
+	s.pr_sigpend = 0x100; s.pr_sighold = 0x8000000000000200;
+	s.pr_pid = 4321; s.pr_ppid = 1; s.pr_pgrp = 4321; s.pr_sid = 4321;
+	s.pr_utime.tv_sec = 1; s.pr_utime.tv_usec = 500000;
+	s.pr_stime.tv_sec = 2; s.pr_stime.tv_usec = 1;
+	s.pr_cutime.tv_sec = 3; s.pr_cstime.tv_usec = 999999;
+	for (int i = 0; i < ELF_NGREG; i++) s.pr_reg[i] = i < 17 ? 0x1111 * (i + 1) : s.pr_reg[i];
+	s.pr_reg[17] = 0x33; s.pr_reg[18] = 0x246; s.pr_reg[19] = 0x1111 * 20; s.pr_reg[20] = 0x2b;
+	s.pr_reg[21] = 0x1111 * 22; s.pr_reg[22] = 0x1111 * 23;
+	s.pr_fpvalid = 1;
+	p.pr_state = 1; p.pr_sname = 'S'; p.pr_nice = -5; p.pr_flag = 0x400000; p.pr_uid = 1000; p.pr_gid = 100;
+	p.pr_pid = 4321; p.pr_ppid = 1; p.pr_pgrp = 4321; p.pr_sid = 4321;
+	strcpy(p.pr_fname, "victim"); strcpy(p.pr_psargs, "./victim --now ");
+	memcpy(all, &s, sizeof s); memcpy(all + sizeof s, &p, sizeof p);
+	fwrite(all, sizeof all, 1, stdout);
+	return 0;
+}
+"""
+
+
+def test_structures_are_those_of_the_c_compiler(tmp_path: Path) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc")
+    (tmp_path / "s.c").write_text(C_PRSTATUS)
+    subprocess.run(["gcc", "-o", tmp_path / "s", tmp_path / "s.c"], check=True)
+    truth = subprocess.run([tmp_path / "s"], check=True, capture_output=True).stdout
+    thread = make_thread(
+        sigpend=0x100,
+        sighold=0x8000000000000200,
+        times=TaskTimes(1_500_000_999, 2_000_001_999, 3_000_000_000, 999_999_999),
+    )
+    ours = prstatus_note(X86_64, thread, True) + prpsinfo_note(X86_64, make_image().psinfo)
+    assert ours == truth
+
+
+def test_sizes_of_all_classes() -> None:
+    psinfo = make_image().psinfo
+    for arch, prstatus, prpsinfo in ((X86_64, 336, 136), (I386, 144, 124), (X32, 296, 136)):
+        assert len(prstatus_note(arch, make_thread(), True)) == prstatus
+        if arch is not X32:  # it has 16-bit ids, which X86_64's row here has not
+            assert len(prpsinfo_note(arch, psinfo)) == prpsinfo
+    assert len(siginfo_note()) == 128
+    assert struct.unpack_from("<i", prstatus_note(I386, make_thread(), True), 140)[0] == 1
+    assert struct.unpack_from("<i", prstatus_note(X32, make_thread(), True), 288)[0] == 1
+    assert struct.unpack_from("<HH", prpsinfo_note(I386, replace(psinfo, uid=70000)), 8) == (65534, 100)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (0, (0, "R", 0)),
+        (1, (1, "S", 0)),
+        (2, (2, "D", 0)),
+        (4, (3, "T", 0)),
+        (8, (4, "Z", 1)),  # TASK_TRACED: the kernel's table is older than the state
+        (0x10, (5, "W", 0)),
+        (0x80, (8, ".", 0)),
+        (0x102, (2, "D", 0)),  # TASK_KILLABLE
+        (0x402, (2, "D", 0)),  # TASK_IDLE
+    ],
+)
+def test_prpsinfo_state(state: int, told: tuple[int, str, int]) -> None:
+    desc = prpsinfo_note(X86_64, replace(make_image().psinfo, state=state))
+    assert (desc[0], chr(desc[1]), desc[2]) == told
+
+
+@pytest.mark.parametrize(
+    ("psargs", "field"),
+    [
+        (b"a\0bc\0", b"a bc "),
+        (b"x" * 79 + b"y", b"x" * 79),
+        (None, b""),
+        (b"", b""),
+    ],
+)
+def test_prpsinfo_args(psargs: bytes | None, field: bytes) -> None:
+    desc = prpsinfo_note(X86_64, replace(make_image().psinfo, psargs=psargs, comm=b"0123456789abcdefgh"))
+    assert desc[40:56] == b"0123456789abcde\0"
+    assert desc[56:] == field.ljust(80, b"\0")
+
+
+def test_values_that_fit_nowhere_do_not_stop_us() -> None:
+    image = make_image()
+    ids = replace(image.psinfo.ids, pid=-1, sid=1 << 40)
+    prpsinfo_note(X86_64, replace(image.psinfo, ids=ids, nice=4000, flags=1 << 60, uid=1 << 31))
+    thread = make_thread(ids=ids, times=TaskTimes(1 << 63, 0, 0, 0), sigpend=1 << 70, regs=make_regs(ip=1 << 65))
+    prstatus_note(X86_64, thread, True)
+    auxv_note(X86_64, ((1 << 64, 1 << 70),))
+
+
+def test_file_note_has_an_entry_per_named_mapping() -> None:
+    image = make_image(
+        vmas=(
+            make_vma(0x1000, 1, pgoff=3, file=make_file(b"/a")),
+            make_vma(0x2000, 1, file=make_file(None)),
+            make_vma(0x3000, 2, file=make_file(b"/\xff (deleted)")),
+            make_vma(0x9000, 1),
+        )
+    )
+    desc = file_note(X86_64, image)
+    assert struct.unpack_from("<8Q", desc) == (2, 4096, 0x1000, 0x2000, 3, 0x3000, 0x5000, 0)
+    assert desc[64:] == b"/a\0/\xff (deleted)\0"
+    assert struct.unpack_from("<8I", file_note(I386, image)) == (2, 4096, 0x1000, 0x2000, 3, 0x3000, 0x5000, 0)
+    elf_structs = ELFFile(io.BytesIO(b"\x7fELF\2\1\1" + bytes(9) + b"\4\0\x3e\0" + bytes(44))).structs
+    parsed = elf_structs.Elf_Nt_File.parse(desc)
+    assert [bytes(name) for name in parsed["filename"]] == [b"/a", b"/\xff (deleted)"]
+
+
+def test_auxv_words() -> None:
+    assert auxv_note(X86_64, ((3, 0x40), (0, 0))) == struct.pack("<4Q", 3, 0x40, 0, 0)
+    assert auxv_note(I386, ((3, 0x40), (0, 0))) == struct.pack("<4I", 3, 0x40, 0, 0)
+
+
+def test_remarks_name_what_is_not_to_be_trusted() -> None:
+    none = replace(make_regs(), source=RegisterSource.UNAVAILABLE)
+    some = replace(make_regs(), unknown=frozenset(("r12", "bx")))
+    image = make_image(
+        threads=(
+            make_thread(1, regs=none),
+            make_thread(2, regs=some),
+            make_thread(3, fpu=FpuState(bytes(2696), stale=True)),
+            make_thread(4, fpu=None),
+            make_thread(5),
+        )
+    )
+    told = dict(remarks(image, X86_64))
+    assert sorted(told) == [1, 2, 3, 4]
+    assert "bx, r12" in told[2]
+    assert "older" in told[3]
+
+
+def test_gregs_have_27_names() -> None:
+    assert len(GREGS) == 27
+    assert (GREGS.index("ip"), GREGS.index("fs_base"), GREGS.index("gs")) == (16, 21, 26)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kgcore.check import check_core
+from kgcore.memory import Provenance
+from kgcore.pipeline import Options, dump, prepare, write
+from kgcore.plan import make_plan
+from kgcore.sinks import FileSink, MemorySink
+from kgcore.sources.base import TaskRef
+from kgcore.writer import write_core
+from tests.builders import FakeMemory, FakeSource
+from tests.kernel_core import KernelCore, Parsed, RecordedFilter, make_kernel_core, missing_page, parse_core
+
+REF = TaskRef("4321", pid=4321)
+
+
+@pytest.fixture(scope="module")
+def kernel_core(tmp_path_factory: pytest.TempPathFactory) -> KernelCore:
+    return make_kernel_core(tmp_path_factory.mktemp("kernel"))
+
+
+def rebuilt(parsed: Parsed, path: Path, **options: object) -> Path:
+    plan = make_plan(parsed.image, parsed.keep, parsed.memory, **options)  # type: ignore[arg-type]
+    with FileSink(path) as sink:
+        write_core(plan, parsed.memory, sink)
+        sink.commit()
+    return path
+
+
+def test_a_core_of_the_kernel_comes_out_again_byte_for_byte(kernel_core: KernelCore, tmp_path: Path) -> None:
+    parsed = parse_core(kernel_core.path)
+    assert len(parsed.image.threads) == 2
+    path = rebuilt(parsed, tmp_path / "core")
+    assert path.read_bytes() == parsed.without_signal
+    assert check_core(kernel_core.path).ok
+
+
+def gdb(kernel_core: KernelCore, core: Path, *commands: str) -> str:
+    if shutil.which("gdb") is None:
+        pytest.skip("no gdb")
+    args = ["gdb", "-nx", "-batch", *(f"-ex={command}" for command in commands), str(kernel_core.program), str(core)]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=120)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("note", [True, False])
+def test_gdb_finds_frames_and_thread_locals(kernel_core: KernelCore, tmp_path: Path, note: bool) -> None:
+    parsed = parse_core(kernel_core.path)
+    core = rebuilt(parsed, tmp_path / "core", source={"format": "kernel"} if note else None)
+    told = gdb(kernel_core, core, "thread apply all bt", "p mine", "p $xmm7.uint128", "thread 2", "p mine")
+    for frame in ("deepest ()", "deeper ()", "main ()", "thread (arg="):
+        assert frame in told
+    assert "$1 = 7" in told
+    assert f"$2 = {2**128 - 1}" in told
+    assert "$3 = 8" in told
+
+
+@pytest.mark.parametrize("policy", ["omit", "zero"])
+def test_gdb_refuses_to_read_a_missing_page_only_if_omitted(
+    kernel_core: KernelCore, tmp_path: Path, policy: str
+) -> None:
+    parsed = parse_core(kernel_core.path)
+    heap = next(vma for vma in parsed.image.vmas if vma.file is None and vma.end - vma.start >= 5 * 4096)
+    core = rebuilt(missing_page(parsed, heap.start), tmp_path / "core", missing=policy)
+    told = gdb(kernel_core, core, f"x/gx {heap.start:#x}")
+    assert ("Cannot access memory" in told) == (policy == "omit")
+
+
+def test_gdb_takes_missing_program_text_from_the_program(kernel_core: KernelCore, tmp_path: Path) -> None:
+    """Text that the filter asked for and nobody had: no PT_LOAD stands in the way of the program's own file."""
+    parsed = parse_core(kernel_core.path)
+    ip = parsed.image.threads[0].regs.values["ip"]
+    text = next(vma for vma in parsed.image.vmas if vma.start <= ip < vma.end)
+    memory = FakeMemory({(text.start, text.end): (Provenance.FILE, "")}, parsed.memory.content, piece=16 * 4096)
+    keep = RecordedFilter({**parsed.keep.lengths, text.start: text.end - text.start})
+    core = rebuilt(parsed._replace(memory=memory, keep=keep), tmp_path / "core", source={"format": "kernel"})
+    verdict = check_core(core)
+    assert verdict.ok
+    assert len(verdict.lacks) == 1
+    told = gdb(kernel_core, core, "bt", f"x/i {ip:#x}")
+    assert "deepest ()" in told
+    assert "Cannot access" not in told
+
+
+def test_same_process_and_options_give_the_same_bytes() -> None:
+    cores = []
+    for _ in range(2):
+        sink = MemorySink()
+        dump(FakeSource(), REF, lambda image, sink=sink: sink)  # type: ignore[misc]
+        cores.append(bytes(sink.data))
+    assert cores[0] == cores[1]
+
+
+def test_prepared_sizes_are_those_written(tmp_path: Path) -> None:
+    prepared = prepare(FakeSource(), REF, Options(mask=0x7F))
+    report = write(prepared, FileSink(tmp_path / "core"))
+    assert (tmp_path / "core").stat().st_size == prepared.plan.size == report.size
+    assert report.path == str(tmp_path / "core")
+    assert report.exit_status == 0
+
+
+def test_own_filter_and_dax_bits() -> None:
+    source = FakeSource()
+    assert prepare(source, REF, Options(mask=None)).plan.filter_settings["mask"] == 0x33
+    assert prepare(source, REF, Options(mask=0, dax=True)).plan.filter_settings["mask"] == 0x180
+    assert prepare(source, REF, Options(dontdump=True)).plan.filter_settings["dontdump"] is True
+
+
+def test_without_vendor_note_kgcore_is_not_named() -> None:
+    sink = MemorySink()
+    dump(FakeSource(), REF, lambda image: sink, Options(vendor_note=False))
+    assert b"KGCORE" not in sink.data
+
+
+def test_a_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    class Interrupted(FakeMemory):
+        def bytes_at(self, address: int, size: int) -> bytes:
+            raise KeyboardInterrupt
+
+    memory = Interrupted({(0x400000, 0x402000): (Provenance.ZERO, "")})
+    with pytest.raises(KeyboardInterrupt):
+        dump(FakeSource(its_memory=memory), REF, lambda image: FileSink(tmp_path / "core"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+import time
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+from kgcore.filters.coredump import CoredumpFilter
+from kgcore.memory import Piece, Provenance, Run
+from kgcore.model import Vma
+from kgcore.plan import MissingPolicy, make_plan
+from kgcore.sinks import MemorySink
+from kgcore.writer import write_core
+from tests.builders import PAGE, FakeMemory, make_image, make_vma, pattern
+
+ALL = CoredumpFilter(0x1FF)
+START = 0x10000
+
+
+class CountingSink(MemorySink):
+    """Remembers what came as bytes and what as holes, and keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, int]] = []
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.calls.append(("write", len(data)))
+
+    def skip(self, length: int) -> None:
+        self.calls.append(("skip", length))
+
+
+def test_zero_runs_and_zero_pages_are_holes() -> None:
+    content = bytes(PAGE) + b"x".ljust(PAGE, b"\0") + bytes(2 * PAGE) + b"\0" * (PAGE - 1) + b"y"
+    memory = FakeMemory(
+        {(START + 5 * PAGE, START + 7 * PAGE): (Provenance.ZERO, "")}, content={START: content}, piece=16 * PAGE
+    )
+    image = make_image(vmas=(make_vma(START, 8, anon=True),))
+    plan = make_plan(image, ALL, memory)
+    sink = CountingSink()
+    report = write_core(plan, memory, sink)
+    assert sink.calls[1:] == [
+        ("skip", PAGE),
+        ("write", PAGE),
+        ("skip", 2 * PAGE),
+        ("write", PAGE),
+        ("skip", 2 * PAGE),
+        ("write", PAGE),
+    ]
+    assert report.stored == len(plan.head) + 3 * PAGE
+    assert (report.data, report.zero) == (6 * PAGE, 2 * PAGE)
+
+
+@pytest.mark.parametrize("policy", ["omit", "zero"])
+def test_a_read_that_fails_late_moves_nothing(policy: MissingPolicy) -> None:
+    planned = {(START + PAGE, START + 2 * PAGE): (Provenance.SWAPPED, "swap 0")}
+    memory = FakeMemory(planned, fails=[(START + 3 * PAGE, START + 5 * PAGE)])
+    image = make_image(vmas=(make_vma(START, 8, anon=True),))
+    plan = make_plan(image, ALL, memory, missing=policy)
+    sink = MemorySink()
+    report = write_core(plan, memory, sink)
+    assert len(sink.data) == plan.size
+    assert [(gap.start, gap.end, gap.reason, gap.late) for gap in report.missing] == [
+        (START + PAGE, START + 2 * PAGE, "swapped", False),
+        (START + 3 * PAGE, START + 5 * PAGE, "unreadable", True),
+    ]
+    assert report.exit_status == 3
+    last = plan.segments[-1]
+    tail = last.offset + (START + 7 * PAGE - last.address)
+    assert sink.data[tail : tail + PAGE] == pattern(START + 7 * PAGE, PAGE)
+    gap = last.offset + (START + 3 * PAGE - last.address)
+    assert sink.data[gap : gap + 2 * PAGE] == bytes(2 * PAGE)
+
+
+def test_a_late_failure_next_to_a_planned_gap_is_cut_to_what_is_new() -> None:
+    class Worse(FakeMemory):
+        def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+            yield Piece(Run(start, end - start, Provenance.UNREADABLE, "all"), b"")
+
+    memory = Worse({(START + PAGE, START + 2 * PAGE): (Provenance.SWAPPED, "")})
+    plan = make_plan(make_image(vmas=(make_vma(START, 3, anon=True),)), ALL, memory, missing="zero")
+    report = write_core(plan, memory, MemorySink())
+    assert [(gap.start - START, gap.end - START, gap.late) for gap in report.missing] == [
+        (0, PAGE, True),
+        (PAGE, 2 * PAGE, False),
+        (2 * PAGE, 3 * PAGE, True),
+    ]
+    assert report.data == 0
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [Piece(Run(START, PAGE, Provenance.PRESENT), b"short")],
+        [Piece(Run(START, PAGE, Provenance.ZERO), b"")],
+        [Piece(Run(START + PAGE, PAGE, Provenance.ZERO), b"")],
+        [Piece(Run(START, 9 * PAGE, Provenance.ZERO), b"")],
+    ],
+)
+def test_memory_that_breaks_its_promise_is_a_defect(pieces: list[Piece]) -> None:
+    class Broken(FakeMemory):
+        def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+            return iter(pieces)
+
+    plan = make_plan(make_image(vmas=(make_vma(START, 2, anon=True),)), ALL, FakeMemory())
+    with pytest.raises(ValueError, match="memory piece"):
+        write_core(plan, Broken(), MemorySink())
+
+
+def test_constant_memory_and_fast_zero_check() -> None:
+    """256 MiB in pieces of 4 MiB, half of the pages zero."""
+    size, total = 4 << 20, 1 << 28
+    content = (bytes(PAGE) + b"\0" * (PAGE - 1) + b"x") * (size // PAGE // 2)
+
+    class Large(FakeMemory):
+        def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+            for at in range(start, end, size):
+                yield Piece(Run(at, size, Provenance.PRESENT), memoryview(content))
+
+    plan = make_plan(make_image(vmas=(make_vma(START, total // PAGE, anon=True),)), ALL, Large())
+    tracemalloc.start()
+    sink = CountingSink()
+    sink.calls = NoList()
+    started = time.process_time()
+    write_core(plan, Large(), sink)
+    seconds = time.process_time() - started
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * size
+    assert seconds < 5  # 0.08 without tracemalloc
+
+
+class NoList(list[tuple[str, int]]):
+    def append(self, call: tuple[str, int]) -> None:
+        pass
