@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Making one fixture: boot, dump, cores, variants, manifest; atomically, and only when its recipe changed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from . import initramfs, qemu, toml
+from .common import GUEST, HERE, VICTIMS, BuildError, cache_dir, digest, run, say
+from .dumps import Dump, make_sparse, readable_header
+from .kernels import MOVING_SUITES, Kernel
+from .makedumpfile import Makedumpfile
+from .recipes import Derived, Recipe
+
+OUTPUT_SIZE = 4 << 30
+DISK_SIZE = 2 << 30
+CORES_TIMEOUT = 600
+SOURCES = ("dumps.py", "fixture.py", "initramfs.py", "makedumpfile.py", "qemu.py")
+
+
+def directory(recipe: Recipe) -> Path:
+    """Where a fixture lies."""
+    return cache_dir() / "fixtures" / recipe.name
+
+
+def recipe_hash(recipe: Recipe, kernel: Kernel) -> str:
+    """A hash of all that shapes a fixture: its recipe, the code that makes it, its victims, its kernel."""
+    sources = [HERE / name for name in SOURCES] + [path for path in GUEST.iterdir() if path.is_file()]
+    sources += [path for name in initramfs.programs(recipe) for path in VICTIMS.glob(f"{name}.*")]
+    sources += [*VICTIMS.glob("*.h"), VICTIMS / "python.py"]
+    return digest(sources, repr(recipe), kernel.release, kernel.version)
+
+
+def up_to_date(recipe: Recipe, kernel: Kernel) -> bool:
+    """Whether the cache holds the fixture of just this recipe."""
+    try:
+        manifest = tomllib.loads((directory(recipe) / "manifest.toml").read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return False
+    return bool(manifest.get("recipe_hash") == recipe_hash(recipe, kernel))
+
+
+def make(recipe: Recipe, kernel: Kernel) -> None:
+    """Make a fixture and put it in its place; on failure the serial log stays beside it as NAME.failed.log."""
+    final = directory(recipe)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = final.with_name(f".{recipe.name}.new")
+    shutil.rmtree(work, ignore_errors=True)
+    target = work / "fixture"
+    target.mkdir(parents=True)
+    failed_log = final.with_name(f"{recipe.name}.failed.log")
+    try:
+        _Maker(recipe, kernel, work, target).make()
+    except BaseException:
+        with contextlib.suppress(OSError):
+            shutil.copy2(target / "serial.log", failed_log)
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    failed_log.unlink(missing_ok=True)
+    old = final.with_name(f".{recipe.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    target.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+class _Maker:
+    """The steps of one fixture."""
+
+    def __init__(self, recipe: Recipe, kernel: Kernel, work: Path, target: Path) -> None:
+        self.recipe = recipe
+        self.kernel = kernel
+        # Now, not at the end: a source edited meanwhile must not count.
+        self.hash = recipe_hash(recipe, kernel)
+        self.work = work
+        self.target = target
+        self.dumps: list[Dump] = []
+        self.cmdline = f"console=ttyS0 panic=-1 loglevel=4 {recipe.append}".strip()
+
+    def make(self) -> None:
+        """All steps in order."""
+        self._say("building the guest")
+        initrd = initramfs.build(self.recipe, self.kernel, self.work, self.target / "sysroot")
+        self._disk("disk", DISK_SIZE)
+        run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", self.work / "disk"])
+        self._disk("output", OUTPUT_SIZE)
+        if self.recipe.kexec:
+            self._disk("vmcore", OUTPUT_SIZE)
+        with qemu.Guest(self._arguments(initrd), self.target / "serial.log") as guest:
+            if self.recipe.kexec:
+                self._crash(guest)
+            else:
+                self._dump(guest)
+        self._harvest()
+        self._derive()
+        (self.target / "vmlinux").symlink_to(Path("../../kernels", self.kernel.release, "vmlinux"))
+        self._manifest()
+        self._say("done")
+
+    def _say(self, text: str) -> None:
+        say(f"{self.recipe.name}: {text}")
+
+    def _disk(self, name: str, size: int) -> None:
+        with (self.work / name).open("wb") as handle:
+            handle.truncate(size)
+
+    def _arguments(self, initrd: Path) -> list[str]:
+        arguments = ["-machine", "pc", "-cpu", self.recipe.cpu, "-smp", "2", "-m", str(self.recipe.ram)]
+        arguments += ["-kernel", str(self.kernel.directory / "vmlinuz"), "-initrd", str(initrd)]
+        arguments += ["-append", self.cmdline]
+        for name in ("disk", "output", *(["vmcore"] if self.recipe.kexec else [])):
+            arguments += ["-drive", f"file={self.work / name},format=raw,if=none,id={name},cache=unsafe"]
+            arguments += ["-device", f"virtio-blk-pci,drive={name}"]
+        if self.recipe.vmcoreinfo:
+            arguments += ["-device", "vmcoreinfo"]
+        return arguments
+
+    def _dump(self, guest: qemu.Guest) -> None:
+        guest.wait_for("READY", self.recipe.boot_timeout)
+        self._say("dumping")
+        guest.qmp("stop")
+        if self.recipe.elf:
+            guest.dump(self.target / "vmcore.elf", "elf")
+            self.dumps.append(Dump("vmcore.elf", "qemu-elf", 0))
+        if self.recipe.qemu_kdump:
+            guest.dump(self.target / "vmcore.qemu-flat", "kdump-zlib")
+            self.dumps.append(Dump("vmcore.qemu-flat", "qemu-kdump-flattened", 0, "zlib"))
+        guest.qmp("cont")
+        guest.send("go\n")
+        self._say("taking the kernel's cores")
+        guest.wait_for("DONE", CORES_TIMEOUT)
+        guest.wait_end(60)
+
+    def _crash(self, guest: qemu.Guest) -> None:
+        guest.wait_for("READY", self.recipe.boot_timeout)
+        self._say("crashing")
+        guest.send("go\n")
+        guest.wait_for("CAPTURE", 180)
+        self._say("copying /proc/vmcore")
+        size = int(guest.wait_for(r"VMCORE (\d+)", 600))
+        guest.wait_for("DONE", 60)
+        guest.wait_end(60)
+        path = self.target / "vmcore.kexec"
+        shutil.move(self.work / "vmcore", path)
+        os.truncate(path, size)
+        make_sparse(path)
+        self.dumps.append(Dump("vmcore.kexec", "kexec-elf", 0, tool="/proc/vmcore"))
+
+    def _harvest(self) -> None:
+        """Unpack what the guest wrote to its output disk (a sparse tar on the raw device)."""
+        run(["tar", "-x", "--no-same-owner", "-f", self.work / "output", "-C", self.target], timeout=600)
+        shutil.rmtree(self.target / "truth/cores", ignore_errors=True)
+        (self.target / "cores").rename(self.target / "truth/cores")
+        if self.recipe.elf:
+            make_sparse(self.target / "vmcore.elf")
+
+    def _derive(self) -> None:
+        self._say("deriving dumps")
+        elf = self.target / ("vmcore.kexec" if self.recipe.kexec else "vmcore.elf")
+        if self.recipe.derived:
+            with readable_header(elf):
+                self.dumps += [self._variant(elf, wanted) for wanted in self.recipe.derived]
+        if self.recipe.qemu_kdump:
+            Makedumpfile.of("host").unflatten(self.target / "vmcore.qemu-flat", self.target / "vmcore.qemu-kdump")
+            self.dumps.append(Dump("vmcore.qemu-kdump", "qemu-kdump", 0, "zlib"))
+        for dump in self.dumps:
+            if dump.error:
+                self._say(f"NO {dump.file}: {dump.error.splitlines()[-1].strip()}")
+
+    def _variant(self, elf: Path, wanted: Derived) -> Dump:
+        try:
+            tool = Makedumpfile.of(wanted.tool)
+        except BuildError as error:
+            if wanted.tool not in MOVING_SUITES:
+                raise
+            return Dump(wanted.file, "makedumpfile", wanted.level, wanted.compressor, wanted.tool, str(error))
+        return tool.derive(elf, wanted)
+
+    def _victims(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for victim in self.recipe.victims:
+            for name in victim.names:
+                path = self.target / "truth/victims" / f"{name}.json"
+                if not path.exists():
+                    why = self._log(victim.names[0])
+                    self._say(f"NO VICTIM {name}: {why}")
+                    rows.append({"name": name, "program": victim.program, "skipped": why})
+                    continue
+                told = json.loads(path.read_text())
+                pid = told["pid"]
+                proc = self.target / "truth/proc" / str(pid)
+                tids = sorted(int(entry.name) for entry in (proc / "task").iterdir())
+                row: dict[str, Any] = {"name": name, "program": victim.program, "pid": pid, "tgid": pid, "tids": tids}
+                with contextlib.suppress(OSError, ValueError):
+                    row["filter"] = int((proc / "coredump_filter").read_text(), 16)
+                core = self.target / f"truth/cores/core.{pid}"
+                if core.exists():
+                    row["core"] = f"truth/cores/core.{pid}"
+                elif self.recipe.kexec:
+                    row["no_core"] = "the machine crashed"
+                else:
+                    row["no_core"] = victim.without_core.get(name, "the kernel wrote none")
+                rows.append(row)
+        return rows
+
+    def _log(self, name: str) -> str:
+        with contextlib.suppress(OSError):
+            return (self.target / f"truth/victims/{name}.log").read_text(errors="replace").strip() or "no log"
+        return "no log"
+
+    def _manifest(self) -> None:
+        victims = self._victims()
+        self._check(victims)
+        recipe = self.recipe
+        values: dict[str, Any] = {
+            "name": recipe.name,
+            "recipe_hash": self.hash,
+            "suite": recipe.suite,
+            "release": self.kernel.release,
+            "qemu": qemu.version(),
+            "cmdline": self.cmdline,
+            "cpu": recipe.cpu,
+            "cpus": 2,
+            "ram_mib": recipe.ram,
+            "vmcoreinfo": recipe.vmcoreinfo,
+            "note": recipe.note,
+            "packages": self.kernel.packages,
+            "dumps": [{key: value for key, value in vars(dump).items() if value != ""} for dump in self.dumps],
+            "victims": victims,
+        }
+        (self.target / "manifest.toml").write_text(toml.dumps(values))
+
+    def _check(self, victims: list[dict[str, Any]]) -> None:
+        """A core that should be there and is not makes the fixture worthless: say so now, not in the tests."""
+        expected = {name for v in self.recipe.victims for name in v.names if name not in v.without_core}
+        missing = [row["name"] for row in victims if row["name"] in expected and "core" not in row and "pid" in row]
+        if missing and not self.recipe.kexec:
+            raise BuildError(f"{self.recipe.name}: the kernel wrote no core of {', '.join(missing)}")
+        for core in (self.target / "truth/cores").iterdir():
+            if not re.fullmatch(r"core\.\d+", core.name) or os.path.getsize(core) < 4096:
+                raise BuildError(f"{self.recipe.name}: unexpected or empty core {core.name}")
