@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bitmaps, least significant bit first, at the speed of C: no step of Python per bit, only per run of equal bits."""
+
+import re
+from collections.abc import Iterator
+
+__all__ = ("bit_runs", "count_ones")
+
+_CHUNK = 1 << 16
+_OTHER_BYTE = {False: re.compile(rb"[^\x00]"), True: re.compile(rb"[^\xff]")}  # a byte that is not all 0, all 1
+
+
+def bit_runs(bits: memoryview, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """The runs of equal bits in [start, end): start, end, value. Bits behind the bitmap are 0."""
+    while start < end:
+        value = _bit(bits, start)
+        change = min(_next_other(bits, start, value), end)
+        yield start, change, value
+        start = change
+
+
+def _bit(bits: memoryview, index: int) -> bool:
+    return index >> 3 < len(bits) and bool(bits[index >> 3] >> (index & 7) & 1)
+
+
+def _next_other(bits: memoryview, start: int, value: bool) -> int:
+    """The first bit from ``start`` on that is not ``value``; 2^63 if there is none."""
+    byte, bit = start >> 3, start & 7
+    if bit:
+        rest = (bits[byte] if byte < len(bits) else 0) ^ (0xFF if value else 0)
+        rest >>= bit
+        if rest:
+            return start + _lowest(rest)
+        byte += 1
+    found = _OTHER_BYTE[value].search(bits, byte)
+    if found is None:
+        return max(len(bits) << 3, start + 1) if value else 1 << 63
+    return (found.start() << 3) + _lowest(bits[found.start()] ^ (0xFF if value else 0))
+
+
+def _lowest(byte: int) -> int:
+    """The number of the lowest bit that is set."""
+    return (byte & -byte).bit_length() - 1
+
+
+def count_ones(bits: memoryview, start: int, end: int) -> int:
+    """How many bits are set in [start, end)."""
+    if start >= end:
+        return 0
+    count = 0
+    for at in range(start >> 3, end + 7 >> 3, _CHUNK):
+        count += int.from_bytes(bits[at : min(at + _CHUNK, end + 7 >> 3)], "little").bit_count()
+    before = bits[start >> 3] & (1 << (start & 7)) - 1 if start >> 3 < len(bits) else 0
+    behind = bits[end >> 3] >> (end & 7) if end & 7 and end >> 3 < len(bits) else 0
+    return count - before.bit_count() - behind.bit_count()

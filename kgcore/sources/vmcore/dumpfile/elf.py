@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""ELF vmcores: /proc/vmcore, ``makedumpfile -E``, QEMU's ``dump-guest-memory``; both classes, little-endian.
+
+pyelftools does not read QEMU's (``e_ehsize`` is 8, and the section headers stand before the program headers), so here
+is the little of the ELF specification that is needed.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from kgcore.errors import TargetError
+from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+
+__all__ = ("ElfDump",)
+
+_EM = {3: "i386", 62: "x86_64", 183: "aarch64", 40: "arm", 21: "ppc64", 22: "s390x", 243: "riscv"}
+_ET_CORE = 4
+_PT_LOAD, _PT_NOTE = 1, 4
+_PN_XNUM = 0xFFFF
+_MAX_SEGMENTS = 1 << 21
+_MAX_NOTES = 1 << 26  # bytes; 8192 CPUs have 6 MB
+_PAGE_MASK = (1 << PAGE_SHIFT) - 1
+
+
+class _Class(NamedTuple):
+    """What differs between the ELF classes: structures, and where in a program header each field stands."""
+
+    ehdr: Struct  # e_type, e_machine, e_phoff, e_shoff, e_phentsize, e_phnum
+    phdr: Struct
+    sh_info: Struct  # of section header 0
+    p_offset: int
+    p_paddr: int
+    p_filesz: int
+    p_memsz: int
+
+
+_CLASSES = {
+    1: _Class(Struct("<16xHH8xII6xHH6x"), Struct("<IIIIIIII"), Struct("<28xI"), 1, 3, 4, 5),
+    2: _Class(Struct("<16xHH12xQQ6xHH6x"), Struct("<IIQQQQQQ"), Struct("<44xI"), 2, 4, 5, 6),
+}
+
+
+class _Segment(NamedTuple):
+    kind: int
+    offset: int
+    address: int
+    file_size: int
+    memory_size: int
+
+
+class ElfDump:
+    """An ELF vmcore.
+
+    :raises TargetError: it is no ELF core, or its headers are damaged.
+    """
+
+    dump_level: int | None = None  # ELF has no place for it
+    release = ""  # nor for the kernel's; see VMCOREINFO
+    needs_platform = False
+    flattened = False
+    notices: tuple[str, ...] = ()
+
+    def __init__(self, source: ByteSource) -> None:
+        try:
+            ident = bytes(source.read(0, 16))
+            layout = _CLASSES.get(ident[4])
+            if layout is None or ident[5] != 1:
+                raise TargetError("it is an ELF file of a class or byte order that no x86 kernel has")
+            kind, machine, phoff, shoff, entry, count = layout.ehdr.unpack(source.read(0, layout.ehdr.size))
+            if kind != _ET_CORE:
+                raise TargetError("it is an ELF file, but no core", hint="give the vmcore with -c and vmlinux with -s")
+            if count == _PN_XNUM:
+                (count,) = layout.sh_info.unpack(source.read(shoff, layout.sh_info.size))
+            if entry != layout.phdr.size:
+                raise TargetError(f"its program headers have {entry} bytes each instead of {layout.phdr.size}")
+            if count > _MAX_SEGMENTS:
+                raise TargetError(f"it says that it has {count} segments")
+            table = source.read(phoff, entry * count)
+        except ShortFile as error:
+            raise TargetError(f"it is an ELF core cut off within its headers: {error}") from error
+        self.format = "ELF64" if ident[4] == 2 else "ELF32"
+        self.compression = "none"
+        self.architecture = _EM.get(machine, f"ELF machine {machine}")
+        self._source = source
+        self._segments = [
+            _Segment(p[0], p[layout.p_offset], p[layout.p_paddr], p[layout.p_filesz], p[layout.p_memsz])
+            for p in layout.phdr.iter_unpack(table)
+        ]
+        self.frames: Frames = RunList(self._runs())
+        self.notes: tuple[DumpNote, ...] = tuple(self._notes())
+        self.vmcoreinfo: bytes | None = None  # but for the note
+        end = max((segment.offset + segment.file_size for segment in self._segments), default=0)
+        self.missing_bytes = max(0, end - source.size)
+
+    def _notes(self) -> Iterator[DumpNote]:
+        for segment in self._segments:
+            if segment.kind == _PT_NOTE and segment.file_size <= _MAX_NOTES:
+                stored = max(0, min(segment.file_size, self._source.size - segment.offset))
+                if self._source.has(segment.offset, stored):
+                    yield from parse_notes(bytes(self._source.read(segment.offset, stored)))
+
+    def _runs(self) -> Iterator[FrameRun]:
+        """Each PT_LOAD in up to three parts: in the file, beyond its end, and p_filesz < p_memsz: left out."""
+        for segment in self._segments:
+            if segment.kind != _PT_LOAD or segment.address == (1 << 64) - 1:  # -1: /proc/kcore's "no such address"
+                continue
+            promised = min(segment.file_size, segment.memory_size)
+            stored = max(0, min(promised, self._source.size - segment.offset))
+            first, cut = segment.address, segment.address + stored
+            excluded, end = segment.address + promised, segment.address + segment.memory_size
+            # A frame is stored if all of its bytes are, so borders are rounded to that side.
+            yield FrameRun(first + _PAGE_MASK >> PAGE_SHIFT, cut >> PAGE_SHIFT, FrameState.STORED)
+            if cut < excluded:
+                yield FrameRun(cut >> PAGE_SHIFT, excluded + _PAGE_MASK >> PAGE_SHIFT, FrameState.CUT_OFF)
+            if excluded < end:
+                yield FrameRun(excluded >> PAGE_SHIFT, end + _PAGE_MASK >> PAGE_SHIFT, FrameState.EXCLUDED)
+
+    def close(self) -> None:
+        self._source.close()

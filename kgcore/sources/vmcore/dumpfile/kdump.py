@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Compressed kdump files, of makedumpfile and of QEMU.
+
+In blocks of ``block_size`` (a page): the header, the sub-header, two bitmaps (a bit per page frame: it is RAM; it is in
+the file), a descriptor for each page in the file, the pages. Layouts: makedumpfile's diskdump_mod.h (struct
+disk_dump_header, struct kdump_sub_header, struct page_desc), versions 1 to 6.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from kgcore.errors import TargetError
+from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
+from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, merged
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+
+__all__ = ("SIGNATURE", "KdumpDump")
+
+SIGNATURE = b"KDUMP   "
+
+_PAGE_DESC = Struct("<QIIQ")  # offset (off_t), size, flags, page_flags
+_START = Struct("<8xi65s65s65s65s65s65s")  # signature; header_version, struct new_utsname
+_HEAD_SIZE = 444  # bytes of struct disk_dump_header that are looked at
+_MAX_NOTES = 1 << 26
+_BLOCK_SIZES = tuple(1 << shift for shift in range(12, 17))
+_LAST_DESCRIPTORS = 4096  # looked at to find where the last page ends
+_DESCRIPTORS_AT_ONCE = 128
+_RANK_STEP = 1 << 19  # page frames between two known ranks: 64 KiB of bitmap
+
+
+class _Layout(NamedTuple):
+    """Where a dump written by a 32-bit or 64-bit program has what."""
+
+    header: Struct  # status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr
+    sub_header: Struct  # see _SubHeader
+
+
+class _SubHeader(NamedTuple):
+    """struct kdump_sub_header, but for what version 6 made obsolete."""
+
+    dump_level: int
+    split: int
+    offset_vmcoreinfo: int
+    size_vmcoreinfo: int
+    offset_note: int
+    size_note: int
+    start_pfn: int
+    end_pfn: int
+    max_mapnr: int
+
+
+_LAYOUTS = (  # struct timeval and unsigned long are 8-byte aligned in one, 4-byte in the other
+    _Layout(Struct("<424xIIIII"), Struct("<8xii16xQQQQ16xQQQ")),
+    _Layout(Struct("<412xIIIII"), Struct("<4xii8xQIQI12xQQQ")),
+)
+_SINCE = {  # header_version that brought a field; before it, those bytes are anything
+    "dump_level": 1,
+    "split": 2,
+    "offset_vmcoreinfo": 3,
+    "size_vmcoreinfo": 3,
+    "offset_note": 4,
+    "size_note": 4,
+    "start_pfn": 6,
+    "end_pfn": 6,
+    "max_mapnr": 6,
+}
+_INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE: the writer ran out of space
+_OUT_OF_SPACE = "the dump is incomplete: its writer ran out of space"
+_PART = "the dump is one part of a split set: what is in the other files is missing"
+_COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
+
+
+class KdumpDump:
+    """A kdump file; itself the :class:`~kgcore.sources.vmcore.dumpfile.frames.Frames` that it holds.
+
+    :ivar release: of the kernel; QEMU leaves it empty, and all of utsname but the machine.
+    :ivar missing_bytes: how much was cut off; if the page descriptors were, at least this much.
+    :raises TargetError: its headers are damaged or cut off.
+    """
+
+    format = "kdump"
+    flattened = False
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self.frames: Frames = self
+        try:
+            self._read_headers()
+        except ShortFile as error:
+            raise TargetError(f"it is a kdump file cut off within its headers: {error}") from error
+        self._ranks = [0]  # pages in the file before frame first + index * _RANK_STEP
+        self.missing_bytes = self._missing_bytes()
+        self._intact = not (self.missing_bytes or _OUT_OF_SPACE in self.notices)
+
+    def _read_headers(self) -> None:
+        source = self._source
+        head = source.read(0, _HEAD_SIZE)
+        version, *utsname = _START.unpack_from(head)
+        _, _, self.release, _, self.architecture, _ = (
+            field.split(b"\0")[0].decode("ascii", "backslashreplace") for field in utsname
+        )
+        self.needs_platform = not self.release  # then drgn cannot tell what machine it is
+        for layout in _LAYOUTS:
+            status, block, sub_blocks, bitmap_blocks, max_mapnr = layout.header.unpack_from(head)
+            if block in _BLOCK_SIZES:
+                break
+        else:
+            raise TargetError("it is a kdump file with a damaged header: its block size is no page size")
+        self.compression = "+".join(name for bit, name in _COMPRESSIONS.items() if status & bit) or "none"
+        sub = _SubHeader(*layout.sub_header.unpack(source.read(block, layout.sub_header.size)))
+        sub = sub._replace(**{field: 0 for field, since in _SINCE.items() if version < since})
+        self.notices = ((_OUT_OF_SPACE,) if status & _INCOMPLETE else ()) + ((_PART,) if sub.split else ())
+        self.dump_level: int | None = sub.dump_level if version >= _SINCE["dump_level"] else None
+        self._first: int = sub.start_pfn if sub.split else 0
+        bitmap = (1 + sub_blocks) * block
+        half = bitmap_blocks * block // 2
+        self._ram, self._in_file = source.read(bitmap, half), source.read(bitmap + half, half)
+        last = sub.end_pfn if sub.split else sub.max_mapnr or max_mapnr
+        self._end: int = min(last, half * 8)
+        self._descriptors: int = bitmap + 2 * half
+        self.notes: tuple[DumpNote, ...] = tuple(parse_notes(self._area(sub.offset_note, sub.size_note)))
+        self.vmcoreinfo: bytes | None = self._area(sub.offset_vmcoreinfo, sub.size_vmcoreinfo) or None
+
+    def _area(self, offset: int, size: int) -> bytes:
+        """Bytes that the sub-header points to; none if they are not there."""
+        if not 0 < size <= _MAX_NOTES or not self._source.has(offset, size):
+            return b""
+        return bytes(self._source.read(offset, size))
+
+    def _missing_bytes(self) -> int:
+        """By how much the file is too short for its last pages. (Zero pages share one descriptor: look at several.)"""
+        pages = count_ones(self._in_file, self._first, self._end)
+        last = min(pages, _LAST_DESCRIPTORS)
+        end = self._descriptors + pages * _PAGE_DESC.size
+        try:
+            table = self._source.read(end - last * _PAGE_DESC.size, last * _PAGE_DESC.size)
+        except ShortFile:
+            return max(end - self._source.size, 1)
+        end = max((offset + size for offset, size, _, _ in _PAGE_DESC.iter_unpack(table)), default=end)
+        return max(end - self._source.size, 0)
+
+    def runs(self, start: int, end: int) -> Iterator[FrameRun]:
+        return merged(self._runs(start, end))
+
+    def _runs(self, start: int, end: int) -> Iterator[FrameRun]:
+        if start < self._first:
+            yield from self._absent(start, min(end, self._first))  # in another file of the split set
+        for first, last, stored in bit_runs(self._in_file, max(start, self._first), min(end, self._end)):
+            if stored and self._intact:
+                yield FrameRun(first, last, FrameState.STORED)
+            elif stored:
+                yield from self._check(first, last)
+            else:
+                yield from self._absent(first, last)
+        if end > self._end:
+            yield from self._absent(max(start, self._end), end)
+
+    def _absent(self, start: int, end: int) -> Iterator[FrameRun]:
+        for first, last, ram in bit_runs(self._ram, start, end):
+            yield FrameRun(first, last, FrameState.EXCLUDED if ram else FrameState.NO_RAM)
+
+    def _check(self, start: int, end: int) -> Iterator[FrameRun]:
+        """Page by page, which of the frames that shall be in a cut-off file are."""
+        while start < end:
+            stop = min(end, start + _DESCRIPTORS_AT_ONCE)
+            size = (stop - start) * _PAGE_DESC.size
+            try:
+                table = self._source.read(self._descriptors + self._rank(start) * _PAGE_DESC.size, size)
+            except ShortFile:  # pages lie behind their descriptors
+                yield FrameRun(start, stop, FrameState.CUT_OFF)
+            else:
+                for frame, (offset, length, _, _) in enumerate(_PAGE_DESC.iter_unpack(table), start):
+                    there = offset > 0 and self._source.has(offset, length)
+                    yield FrameRun(frame, frame + 1, FrameState.STORED if there else FrameState.CUT_OFF)
+            start = stop
+
+    def _rank(self, frame: int) -> int:
+        """How many pages of the file come before that of a frame."""
+        step: int = (frame - self._first) // _RANK_STEP
+        while len(self._ranks) <= step:
+            begin = self._first + (len(self._ranks) - 1) * _RANK_STEP
+            self._ranks.append(self._ranks[-1] + count_ones(self._in_file, begin, begin + _RANK_STEP))
+        return self._ranks[step] + count_ones(self._in_file, self._first + step * _RANK_STEP, frame)
+
+    def close(self) -> None:
+        self._source.close()

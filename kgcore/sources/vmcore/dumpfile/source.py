@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The bytes of a dump file by offset, wherever in the file they lie."""
+
+import mmap
+import os
+from typing import Protocol
+
+__all__ = ("ByteSource", "PlainFile", "ShortFile")
+
+_MAP_FROM = 1 << 20  # bytes
+
+
+class ShortFile(Exception):
+    """The file ends before the bytes asked for."""
+
+
+class ByteSource(Protocol):
+    """A dump as its writer meant it: flattened files look here as if they were not."""
+
+    @property
+    def size(self) -> int:
+        """Where the last byte that there is ends."""
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Exactly these bytes. Of a large plain file they are mapped, not copied.
+
+        :raises ShortFile: not all of them are there.
+        """
+
+    def has(self, offset: int, size: int) -> bool:
+        """Whether :meth:`read` would give them."""
+
+    def close(self) -> None: ...
+
+
+class PlainFile:
+    """A file as it is.
+
+    Small reads copy, since each page of a mapping that was looked at counts as memory of ours.
+
+    :param descriptor: of a regular file, not empty; stays the caller's.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.size = os.fstat(descriptor).st_size
+        self._descriptor = os.dup(descriptor)
+
+    def has(self, offset: int, size: int) -> bool:
+        return 0 <= offset and 0 <= size and offset + size <= self.size
+
+    def read(self, offset: int, size: int) -> memoryview:
+        if not self.has(offset, size):
+            raise ShortFile(f"{size} bytes at offset {offset} lie beyond the end of the file, which has {self.size}")
+        if size < _MAP_FROM:
+            return memoryview(os.pread(self._descriptor, size, offset))
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        mapping = mmap.mmap(self._descriptor, offset + size - start, access=mmap.ACCESS_READ, offset=start)
+        return memoryview(mapping)[offset - start :]
+
+    def close(self) -> None:
+        """Close the file; what was mapped stays until nobody refers to it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Processes of a vmcore (or of a live kernel) as :class:`kgcore.sources.base.Source` offers them."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TypeVar
+
+from drgn import FaultError, Object
+from drgn.helpers.linux.mm import cmdline, task_rss
+from drgn.helpers.linux.sched import task_state_to_char
+
+from kgcore.errors import BrokenDump, KgcoreError
+from kgcore.memory import Memory, peek
+from kgcore.model import FpuState, ProcessImage, ProcessSummary, PsInfo, TaskTimes, Thread, Vma
+from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore import registers, vmas
+from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.target import Target
+from kgcore.sources.vmcore.tasks import Tasks, comm, is_kernel_thread
+
+__all__ = ("VmcoreSource",)
+
+_PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
+_AT_NULL = 0
+_MAX_AUXV = 256
+
+_T = TypeVar("_T")
+
+
+class VmcoreSource:
+    """The processes of one opened dump."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._kernel = Kernel(target)
+        self._tasks = Tasks(self._kernel)
+
+    @cached_property
+    def _cpus(self) -> registers.Cpus:
+        return registers.Cpus(self._kernel)
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`kgcore.sources.base.Source.describe`."""
+        return self._target.describe()
+
+    # A process
+
+    def image(self, ref: TaskRef) -> ProcessImage:
+        """See :meth:`kgcore.sources.base.Source.image`.
+
+        :raises BrokenDump: the task's own structures are damaged or not in the dump.
+        """
+        task = self._tasks.find(ref)
+        try:
+            return _Reader(self._kernel, self._tasks, self._cpus, task).image()
+        except FaultError as error:
+            raise BrokenDump(
+                f"{ref.text}: its kernel structures are not in the dump: {error}", address=task.value_()
+            ) from error
+
+    def memory(self, image: ProcessImage) -> Memory:
+        """See :meth:`kgcore.sources.base.Source.memory`."""
+        task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
+        return VmcoreMemory(self._kernel, task.mm)
+
+    # All processes
+
+    def processes(self) -> Iterator[ProcessSummary]:
+        """See :meth:`kgcore.sources.base.Source.processes`."""
+        leaders, lost = self._tasks.leaders()
+        rows = (self._summary(task) for task in leaders)
+        yield from sorted((row for row in rows if row is not None), key=lambda row: row.pid)
+        if lost:
+            raise BrokenDump(lost[0])
+
+    def _summary(self, task: Object) -> ProcessSummary | None:
+        """A row about a process; what is not in the dump is left empty. None if the task itself is not in it."""
+
+        def soft(get: Callable[[], _T], default: _T) -> _T:
+            try:
+                return get()
+            except (FaultError, KgcoreError, LookupError, ValueError):
+                return default
+
+        try:
+            pid, kernel_thread = int(task.pid.value_()), is_kernel_thread(task)
+        except FaultError:
+            return None
+        holder = task if kernel_thread else soft(lambda: self._with_memory(task), task)
+        return ProcessSummary(
+            pid=pid,
+            ppid=soft(lambda: int(task.real_parent.tgid.value_()), 0),
+            uid=soft(lambda: int(task.real_cred.uid.val.value_()), 0),
+            threads=soft(lambda: int(task.signal.nr_threads.value_()), 1),
+            rss=0 if kernel_thread else soft(lambda: int(task_rss(holder).total) * 4096, 0),
+            state=soft(lambda: task_state_to_char(task), "?"),
+            comm=soft(lambda: comm(task), b""),
+            args=None if kernel_thread else soft(lambda: _cmdline(holder), None),
+            kernel_thread=kernel_thread,
+            task=task.value_(),
+        )
+
+    def _with_memory(self, leader: Object) -> Object:
+        """A thread that still has the memory: a leader that has exited has not, though the process lives."""
+        if leader.mm:
+            return leader
+        threads, _ = self._tasks.threads(leader)
+        return next((thread for thread in threads if thread.mm), leader)
+
+
+def _cmdline(task: Object) -> bytes | None:
+    arguments = cmdline(task)
+    return None if arguments is None else b"\0".join(arguments)
+
+
+class _Reader:
+    """Reads one process into a :class:`ProcessImage`, collecting what goes wrong on the way."""
+
+    def __init__(self, kernel: Kernel, tasks: Tasks, cpus: registers.Cpus, task: Object) -> None:
+        self._kernel = kernel
+        self._tasks = tasks
+        self._cpus = cpus
+        self._task = task
+        self._warnings: list[str] = []
+
+    def image(self) -> ProcessImage:
+        threads, warnings = self._tasks.dumped_threads(self._task)
+        self._warnings += warnings
+        first = threads[0]
+        mm = first.mm
+        self._refuse_32_bit(mm)
+        namespace = self._tasks.namespace(first)
+        mappings, lost = vmas.read_vmas(self._kernel, first, mm)
+        self._warnings += lost
+        return ProcessImage(
+            tgid=int(first.tgid.value_()),
+            arch="x86_64",
+            threads=tuple(self._thread(thread, namespace) for thread in threads),
+            psinfo=self._psinfo(first.group_leader, mm, namespace, mappings),
+            vmas=mappings,
+            auxv=self._auxv(mm),
+            dump_filter=self._kernel.dump_filter(mm),
+            dialect=self._kernel.dialect(),
+            xsave=self._soft("the layout of the FPU state", self._kernel.xsave_layout, None),
+            warnings=tuple(self._warnings),
+            kernel=self._kernel.target.release,
+        )
+
+    def _soft(self, what: str, get: Callable[[], _T], default: _T) -> _T:
+        """What a core can do without: its loss becomes a warning."""
+        try:
+            return get()
+        except (FaultError, BrokenDump) as error:
+            self._warnings.append(f"{what} is not in the dump: {error}")
+            return default
+
+    def _refuse_32_bit(self, mm: Object) -> None:
+        compat = self._kernel.target.symbol_address("compat_elf_format")
+        if compat is not None and mm.binfmt.value_() == compat:
+            raise KgcoreError(
+                f"process {self._task.tgid.value_()} is a 32-bit program; this version of kgcore knows 64-bit ones only"
+            )
+
+    def _thread(self, task: Object, namespace: Object) -> Thread:
+        tid = int(task.pid.value_())
+        cpu = self._cpus.running.get(task.value_())
+        note = None if cpu is None else self._cpus.registers(cpu, tid)
+        if cpu is not None and note is None:
+            self._warnings.append(
+                f"thread {tid} was running on CPU {cpu}, whose registers are not in the dump; "
+                "if it was in user mode, those given are of its last kernel entry"
+            )
+        found = registers.user_registers(self._kernel, task, tid, note)
+        self._warnings += found.warnings
+        return Thread(
+            task=task.value_(),
+            tid=tid,
+            comm=comm(task),
+            state=self._kernel.task_state(task),
+            flags=int(task.flags.value_()),
+            ids=self._tasks.ids(task, namespace),
+            times=self._soft(f"CPU times of thread {tid}", lambda: self._tasks.times(task), TaskTimes(0, 0, 0, 0)),
+            sigpend=int(task.pending.signal.sig[0].value_()),
+            sighold=int(task.blocked.sig[0].value_()),
+            regs=found.registers,
+            fpu=self._soft(f"FPU state of thread {tid}", lambda: self._fpu(task, cpu), None),
+            ioperm=self._soft(f"I/O bitmap of thread {tid}", lambda: self._kernel.io_bitmap(task), None),
+            shstk=self._kernel.shadow_stack(task),
+            cpu=cpu,
+            forced_tf=self._kernel.forced_tf(task),
+        )
+
+    def _fpu(self, task: Object, cpu: int | None) -> FpuState | None:
+        return registers.fpu_state(self._kernel, task, cpu)
+
+    def _psinfo(self, leader: Object, mm: Object, namespace: Object, mappings: tuple[Vma, ...]) -> PsInfo:
+        uid, gid = self._tasks.credentials(leader)
+        return PsInfo(
+            state=self._kernel.task_state(leader),
+            nice=int(leader.static_prio.value_()) - 120,
+            flags=int(leader.flags.value_()),
+            uid=uid,
+            gid=gid,
+            ids=self._tasks.ids(leader, namespace),
+            comm=comm(leader),
+            psargs=self._psargs(mm, mappings),
+        )
+
+    def _psargs(self, mm: Object, mappings: tuple[Vma, ...]) -> bytes | None:
+        """The start of the argument area, as fill_psinfo() reads it (fs/binfmt_elf.c)."""
+        start = mm.arg_start.value_()
+        size = min(mm.arg_end.value_() - start & (1 << 64) - 1, _PSARGS)
+        data: bytes | None = b""
+        for vma in mappings:
+            if data is not None and vma.start < start + size and start < vma.end:
+                inside = min(start + size, vma.end) - max(start, vma.start)
+                part = peek(VmcoreMemory(self._kernel, mm), vma, max(start, vma.start), inside)
+                data = None if part is None else data + part
+        if data is None or len(data) < size:
+            self._warnings.append("the command line is not in the dump")
+            return None
+        return data
+
+    def _auxv(self, mm: Object) -> tuple[tuple[int, int], ...]:
+        words = self._kernel.auxv(mm)[:_MAX_AUXV]
+        pairs: list[tuple[int, int]] = []
+        for kind, value in zip(words[::2], words[1::2], strict=False):
+            pairs.append((kind, value))
+            if kind == _AT_NULL:
+                return tuple(pairs)
+        self._warnings.append("the auxiliary vector has no end")
+        return (*pairs, (_AT_NULL, 0))

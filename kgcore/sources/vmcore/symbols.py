@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types and symbols for a Program: out of DWARF where there is a vmlinux, else out of the dump itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from drgn import FaultError, MissingDebugInfoError, Program
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+from kgcore.errors import BrokenDump, TargetError
+from kgcore.sources.vmcore.btf import MAGIC, Btf
+from kgcore.sources.vmcore.btf_types import TypeFinder
+from kgcore.sources.vmcore.debuginfo import debug_package
+from kgcore.sources.vmcore.variables import VariableFinder
+
+__all__ = ("has_btf", "is_raw_btf", "load_btf", "load_dwarf")
+
+_MAX_BTF = 64 << 20  # bytes; a Debian kernel has 5 MB
+_FINDER = "kgcore"
+
+
+def load_dwarf(
+    prog: Program,
+    release: str,
+    files: Sequence[str] = (),
+    debug_directories: Sequence[str] = (),
+    kernel_directories: Sequence[str] = (),
+) -> bool:
+    """Load the kernel's debug information from files, else from where drgn and the directories have it.
+
+    Nothing is downloaded.
+
+    :returns: whether there was any. It is no error if there is none and no file was named.
+    :raises TargetError: a file is not what it should be, or belongs to another kernel.
+    """
+    for file in files:
+        try:
+            with Path(file).open("rb") as opened:
+                opened.read(1)
+        except OSError as error:
+            raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+    options = prog.debug_info_options
+    options.directories = (*debug_directories, *options.directories)
+    options.kernel_directories = (*kernel_directories, *options.kernel_directories)
+    prog.set_enabled_debug_info_finders([name for name in prog.enabled_debug_info_finders() if name != "debuginfod"])
+    try:
+        prog.load_debug_info(files, default=False, main=True)
+    except MissingDebugInfoError as error:
+        if files:
+            raise _wrong_symbols(prog, release, files, error) from error
+        return False
+    except Exception as error:  # drgn raises what elfutils said as Exception and ValueError
+        raise TargetError(f"drgn cannot load {', '.join(files) or 'debug information'}: {error}") from error
+    return True
+
+
+def _wrong_symbols(prog: Program, release: str, files: Sequence[str], error: Exception) -> TargetError:
+    build_id = prog.main_module().build_id
+    return TargetError(
+        f"{', '.join(files)}: no debug information for the kernel in the dump, {release}"
+        + (f" with build id {build_id.hex()}" if build_id else ""),
+        hint=f"install {debug_package(release)} and give its vmlinux with -s, or leave -s out to use the dump's BTF",
+    )
+
+
+def load_btf(prog: Program, release: str, file: str | None = None) -> None:
+    """Register finders for the types in the kernel's BTF and the symbols in its kallsyms.
+
+    VMCOREINFO must name the parts of kallsyms (see :func:`kgcore.sources.vmcore.kallsyms.amended`).
+
+    :param file: raw BTF to use instead of the dump's.
+    :raises TargetError: the kernel has no BTF or no kallsyms, or they are damaged.
+    """
+    remedy = f"install {debug_package(release)} and give its vmlinux with -s"
+    try:
+        prog.register_symbol_finder(_FINDER, load_vmlinux_kallsyms(prog), enable_index=0)
+    except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
+        raise TargetError(f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=remedy) from error
+    try:
+        btf = Btf(_read_file(file) if file else _read_btf(prog))
+    except LookupError as error:
+        raise TargetError(
+            f"the kernel in the dump, {release}, carries no type information (it is without CONFIG_DEBUG_INFO_BTF)",
+            hint=remedy,
+        ) from error
+    except FaultError as error:
+        raise TargetError(f"the kernel's type information (BTF) is not in the dump: {error}", hint=remedy) from error
+    except BrokenDump as error:
+        raise TargetError(error.message, hint=remedy) from error
+    types = TypeFinder(prog, btf)
+    prog.register_type_finder(_FINDER, types, enable_index=0)
+    prog.register_object_finder(_FINDER, VariableFinder(prog, types), enable_index=-1)
+
+
+def has_btf(prog: Program) -> bool:
+    """Whether :func:`load_btf` was done."""
+    return _FINDER in prog.registered_type_finders()
+
+
+def is_raw_btf(file: str) -> bool:
+    """Whether a file is BTF as ``pahole --btf_encode_detached`` writes it. One that cannot be read is not."""
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def _read_file(file: str) -> bytes:
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(_MAX_BTF)
+    except OSError as error:
+        raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+
+
+def _read_btf(prog: Program) -> bytes:
+    start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
+    if not start < stop <= start + _MAX_BTF:
+        raise BrokenDump(f"the kernel's type information (BTF) is said to have {stop - start} bytes")
+    data: bytes = prog.read(start, stop - start)
+    return data

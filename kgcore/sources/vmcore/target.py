@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Opening a vmcore: everything between a file name and a :class:`drgn.Program` whose types and symbols work."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, Self
+
+from drgn import FaultError, Program, ProgramFlags
+
+from kgcore.errors import BrokenDump, TargetError
+from kgcore.sources.vmcore import kallsyms, program, symbols, vmcoreinfo
+from kgcore.sources.vmcore.debuginfo import debug_package
+from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, everything, open_dump
+from kgcore.text import human_size
+
+__all__ = ("SymbolsFrom", "Target", "TargetOptions", "from_program", "open_target")
+
+SymbolsFrom = Literal["auto", "dwarf", "btf"]
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """What to open and how, as the command line says it.
+
+    :ivar core: path of the vmcore; None with ``qemu`` or ``live``.
+    :ivar symbols: files with debug information, or one with raw BTF.
+    :ivar debug_directories: where to look for debug information besides drgn's places.
+    :ivar kernel_directories: where to look for vmlinux and modules besides drgn's places.
+    :ivar vmcoreinfo: path of a file with VMCOREINFO text, to use instead of the dump's.
+    :ivar architecture: of the dump, by drgn's name in lower case, when the dump does not tell.
+    :ivar qemu: QMP socket of a running guest.
+    :ivar live: the running kernel (``/proc/kcore``).
+    """
+
+    core: str | None = None
+    symbols: tuple[str, ...] = ()
+    debug_directories: tuple[str, ...] = ()
+    kernel_directories: tuple[str, ...] = ()
+    vmcoreinfo: str | None = None
+    architecture: str | None = None
+    qemu: str | None = None
+    live: bool = False
+    symbols_from: SymbolsFrom = "auto"
+
+
+class Target:
+    """An opened kernel.
+
+    :ivar prog: types, objects, symbols and drgn's Linux helpers work on it.
+    :ivar frames: which page frames the file holds.
+    :ivar notes: of the dump file, in its order.
+    :ivar vmcoreinfo: the kernel's VMCOREINFO.
+    :ivar messages: what the user should know of the dump before trusting what comes out of it.
+    """
+
+    def __init__(
+        self,
+        prog: Program,
+        dump: DumpFile | None,
+        symbols_from: Literal["dwarf", "btf"],
+        messages: tuple[str, ...] = (),
+    ) -> None:
+        self.prog = prog
+        self.symbols_from = symbols_from
+        self.messages = messages
+        self._dump = dump
+        self.frames: Frames = dump.frames if dump else everything()
+        self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
+        self.vmcoreinfo = _vmcoreinfo_of(prog)
+        self.release = self.vmcoreinfo.get("OSRELEASE", "")
+        # Probes are asked again and again; caches of this object's own, so that they go when it goes.
+        self.symbol_address: Callable[[str], int | None] = cache(self._symbol_address)
+        self.has_type: Callable[[str], bool] = cache(self._has_type)
+        self.has_member: Callable[[str, str], bool] = cache(self._has_member)
+        self.constant: Callable[[str], int | None] = cache(self._constant)
+
+    def phys(self, address: int, size: int) -> bytes:
+        """Physical memory.
+
+        Of frames that are not STORED an ELF dump gives zeros: ask :attr:`frames` first.
+
+        :raises drgn.FaultError: it is not in the dump.
+        """
+        data: bytes = self.prog.read(address, size, physical=True)
+        return data
+
+    def _symbol_address(self, name: str) -> int | None:
+        """The address of a kernel symbol, None if there is none."""
+        try:
+            address: int = self.prog.symbol(name).address
+        except LookupError:
+            return None
+        return address
+
+    def _has_type(self, name: str) -> bool:
+        """Whether the kernel has a type (``struct folio``)."""
+        try:
+            self.prog.type(name)
+        except LookupError:
+            return False
+        return True
+
+    def _has_member(self, type_name: str, member: str) -> bool:
+        """Whether there is that structure or union, and it has that member, perhaps in an unnamed one."""
+        try:
+            has: bool = self.prog.type(type_name).has_member(member)
+        except (LookupError, TypeError):
+            return False
+        return has
+
+    def _constant(self, name: str) -> int | None:
+        """The value of an enumerator, or of ``NUMBER(name)`` in VMCOREINFO; None if there is neither."""
+        try:
+            return int(self.prog.constant(name).value_())
+        except LookupError:
+            return vmcoreinfo.number(self.vmcoreinfo, f"NUMBER({name})")
+
+    def describe(self) -> dict[str, str]:
+        """What this is, in words; the same wherever the file lies and wherever types and symbols came from."""
+        words = {"kernel": self.release}
+        dump = self._dump
+        if dump is None:
+            local = ProgramFlags.IS_LOCAL in self.prog.flags
+            return {"format": "running kernel" if local else "running guest"} | words
+        words["format"] = dump.format + (" (flattened)" if dump.flattened else "")
+        words["compression"] = dump.compression
+        if dump.dump_level is not None:
+            words["dump_level"] = str(dump.dump_level)
+        if dump.missing_bytes:
+            words["cut_off_bytes"] = str(dump.missing_bytes)
+        return words
+
+    def close(self) -> None:
+        """Let go of the file. drgn closes its own when the Program is no longer referred to."""
+        if self._dump:
+            self._dump.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def open_target(options: TargetOptions) -> Target:
+    """Open a dump, the live kernel or a QEMU guest.
+
+    :raises TargetError: it cannot be opened, or its kernel not be understood; the hint says what to try.
+    """
+    text = program.read_vmcoreinfo_file(options.vmcoreinfo) if options.vmcoreinfo else None
+    dump = open_dump(options.core) if options.core is not None else None
+    try:
+        with _quiet():
+            return _with_symbols(_program(options, dump, text), dump, options)
+    except BaseException as error:
+        if dump is not None:
+            dump.close()
+        if isinstance(error, TargetError) and (messages := _messages(dump)):  # they are the likelier reason
+            raise TargetError("; ".join((*messages, error.message)), hint=error.hint) from error
+        raise
+
+
+def from_program(prog: Program) -> Target:
+    """A Program that somebody else opened, with the debug information they loaded, if they did.
+
+    One without types gets those of the dump itself; where that takes opening the dump anew (kernels before 6.0), the
+    target's Program is another one.
+
+    :raises TargetError: it is not a Linux kernel, or its types are not to be had.
+    """
+    if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
+        raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
+    dump = None
+    if prog.core_dump_path and ProgramFlags.IS_LIVE not in prog.flags:
+        dump = open_dump(prog.core_dump_path)
+    if _has_types(prog):
+        return Target(prog, dump, "btf" if symbols.has_btf(prog) else "dwarf", _messages(dump))
+    options = TargetOptions(core=prog.core_dump_path if dump else None, symbols_from="btf")
+    try:
+        with _quiet():
+            return _with_symbols(prog, dump, options)
+    except BaseException:
+        if dump is not None:
+            dump.close()
+        raise
+
+
+def _program(options: TargetOptions, dump: DumpFile | None, text: bytes | None) -> Program:
+    if dump is not None and options.core is not None:
+        return program.open_core(options.core, dump, text, options.architecture)
+    if options.qemu:
+        return program.open_qemu(options.qemu, text, options.architecture)
+    if options.live:
+        return program.open_live(text)
+    raise TargetError("there is nothing to open", hint="name a vmcore with -c")
+
+
+def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) -> Target:
+    """DWARF if a file was named or one is found; else BTF."""
+    info = _vmcoreinfo_of(prog)
+    release = info.get("OSRELEASE", "")
+    btf_files = [file for file in options.symbols if symbols.is_raw_btf(file)]
+    dwarf_files = [file for file in options.symbols if file not in btf_files]
+    if options.symbols_from == "dwarf" or (options.symbols_from == "auto" and not btf_files):
+        if symbols.load_dwarf(prog, release, dwarf_files, options.debug_directories, options.kernel_directories):
+            return Target(prog, dump, "dwarf", _messages(dump))
+        if options.symbols_from == "dwarf":
+            raise TargetError(
+                f"no debug information was found for kernel {release}",
+                hint=f"install {debug_package(release)}, or name its vmlinux with -s",
+            )
+    try:
+        missing = kallsyms.amended(info, _reader(prog))
+    except BrokenDump as error:
+        hint = f"install {debug_package(release)} and give its vmlinux with -s"
+        raise TargetError(error.message, hint=hint) from error
+    if missing:  # drgn takes these from VMCOREINFO only, and VMCOREINFO only when it opens something
+        lines = "".join(f"SYMBOL({name})={address:x}\n" for name, address in missing.items())
+        prog = _program(options, dump, prog["VMCOREINFO"].string_() + lines.encode())
+    symbols.load_btf(prog, release, btf_files[0] if btf_files else None)
+    return Target(prog, dump, "btf", _messages(dump))
+
+
+def _has_types(prog: Program) -> bool:
+    try:
+        prog.type("struct task_struct")
+    except LookupError:
+        return False
+    return True
+
+
+def _vmcoreinfo_of(prog: Program) -> Mapping[str, str]:
+    try:
+        return vmcoreinfo.parse(prog["VMCOREINFO"].string_())
+    except LookupError:
+        return vmcoreinfo.parse(b"")
+
+
+def _reader(prog: Program) -> kallsyms.Read:
+    def read(address: int, size: int) -> bytes:
+        try:
+            data: bytes = prog.read(address, size)
+        except (FaultError, ValueError, OverflowError):
+            data = b""
+            with suppress(FaultError, ValueError, OverflowError):
+                while len(data) < size:
+                    data += prog.read(address + len(data), min(_PAGE, size - len(data)))
+        return data
+
+    return read
+
+
+def _messages(dump: DumpFile | None) -> tuple[str, ...]:
+    if dump is None:
+        return ()
+    if not dump.missing_bytes:
+        return dump.notices
+    return (f"the dump is cut off: at least {human_size(dump.missing_bytes)} are missing at its end", *dump.notices)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep drgn's own warnings from the terminal; what matters of them is said in an error or a message."""
+    logger = logging.getLogger("drgn")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

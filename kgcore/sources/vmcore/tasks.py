@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tasks of the crashed kernel: finding them, their threads, ids, credentials and times."""
+
+from collections.abc import Iterator
+
+from drgn import FaultError, Object, container_of
+from drgn.helpers.linux.pid import find_task, for_each_task
+
+from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
+from kgcore.model import TaskIds, TaskTimes
+from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore.kernel import PF_KTHREAD, Kernel
+
+__all__ = ("Tasks", "comm", "is_kernel_thread")
+
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
+_EXIT_DEAD = 0x10
+_EXIT_ZOMBIE = 0x20
+_OVERFLOW_ID = 65534
+_UID_GID_MAP_MAX_BASE_EXTENTS = 5  # include/linux/user_namespace.h
+_UID_GID_MAP_MAX_EXTENTS = 340
+_PS_HINT = "kgcore ps lists the processes in the dump"
+
+
+def comm(task: Object) -> bytes:
+    """``task->comm``: the name of a thread, at most 15 bytes."""
+    return bytes(task.comm.string_())
+
+
+def is_kernel_thread(task: Object) -> bool:
+    """PF_KTHREAD: no user memory of its own, whatever ``mm`` says (kthread_use_mm())."""
+    return bool(task.flags.value_() & PF_KTHREAD)
+
+
+class Tasks:
+    """Lookups among the tasks of a kernel. Whatever they return is a ``struct task_struct *``."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._prog = kernel.prog
+
+    def find(self, ref: TaskRef) -> Object:
+        """The thread that a user means.
+
+        :raises NoSuchTask: there is no thread of that id.
+        :raises BadTask: there is no task at that address.
+        :raises NoCurrentTask: none was named and the dump tells of none.
+        :raises KernelThread, NoUserMemory: it has no memory to dump.
+        """
+        task = self._current() if ref.pid is None and ref.address is None else self._named(ref)
+        if is_kernel_thread(task):
+            name = comm(task).decode(errors="backslashreplace")
+            if ref.pid is None and ref.address is None:
+                raise NoCurrentTask(f"the current task is the kernel thread {name}", hint=f"name a PID; {_PS_HINT}")
+            raise KernelThread(
+                f"{ref.text} is the kernel thread {name}: it has no user memory", pid=task.pid.value_(), hint=_PS_HINT
+            )
+        return task
+
+    def _current(self) -> Object:
+        """The task on the CPU that crashed."""
+        try:
+            return self._prog.crashed_thread().object
+        except (LookupError, ValueError, FaultError) as error:
+            raise NoCurrentTask(
+                f"no PID given, and the dump does not tell which task was current: {error}",
+                hint=f"name a PID; {_PS_HINT}",
+            ) from error
+
+    def _named(self, ref: TaskRef) -> Object:
+        if ref.pid is not None and ref.pid <= _PID_MAX:
+            task = self._by_pid(ref.pid)
+            if task is not None:
+                return task
+        elif ref.address is not None:
+            return self._at(ref.address)
+        raise NoSuchTask(f"no thread has the id {ref.text}", pid=ref.pid, hint=_PS_HINT)
+
+    def _by_pid(self, pid: int) -> Object | None:
+        """The thread of that id; None if there is none.
+
+        :raises BrokenDump: there may be one, but what would lead to it is not in the dump.
+        """
+        try:
+            return find_task(self._prog, pid) or None
+        except FaultError as error:
+            fault = error
+        for leader in self.leaders()[0]:
+            for task in self.threads(leader)[0]:
+                try:
+                    if task.pid.value_() == pid:
+                        return task
+                except FaultError:
+                    continue
+        raise BrokenDump(f"thread {pid} is not to be found: the kernel's tables of tasks are damaged: {fault}", pid=pid)
+
+    def leaders(self) -> tuple[list[Object], list[str]]:
+        """All thread group leaders, and sentences about what is lost.
+
+        The list of them is walked from both ends, so that one lost task costs no other; what then may still be
+        missing is looked for among the ids.
+        """
+        found: dict[int, Object] = {}
+        head = self._prog["init_task"].tasks.address_of_()
+        lost = ""
+        for direction in ("next", "prev"):
+            try:
+                node = head.member_(direction)
+                while node.value_() != head.value_() and len(found) <= _PID_MAX:
+                    task = container_of(node, "struct task_struct", "tasks")
+                    if task.value_() in found:
+                        break
+                    following = node.member_(direction).read_()
+                    found[task.value_()] = task
+                    node = following
+                else:
+                    return list(found.values()), []
+            except FaultError as error:
+                lost = str(error)
+        try:
+            for task in for_each_task(self._prog):
+                if task.pid.value_() == task.tgid.value_():
+                    found.setdefault(task.value_(), task)
+        except FaultError as error:
+            lost = str(error)
+        return list(found.values()), [f"the list of processes is damaged, some may be missing: {lost}"]
+
+    def _at(self, address: int) -> Object:
+        """The task at an address that a user typed: is it one?"""
+        bad = BadTask(
+            f"{address:#x} is not the address of a task_struct", address=address, hint=f"{_PS_HINT}; give a PID"
+        )
+        if address % 8:
+            raise bad
+        task = Object(self._prog, "struct task_struct *", address)
+        try:
+            pid = task.pid.value_()
+            state = int(task.exit_state.value_())
+        except FaultError:
+            raise bad from None
+        if pid == 0 and is_kernel_thread(task) and comm(task).startswith(b"swapper"):
+            return task
+        if not 0 < pid <= _PID_MAX:
+            raise bad
+        try:
+            if find_task(self._prog, pid).value_() == address:
+                return task
+        except FaultError:
+            if any(address == other.value_() for leader in self.leaders()[0] for other in self.threads(leader)[0]):
+                return task
+        # Out of the table of processes for good, and yet not freed: some other structure holds it.
+        if state & (_EXIT_DEAD | _EXIT_ZOMBIE) == state and state:
+            raise NoUserMemory(f"process {pid} has exited: its memory is gone", pid=pid, address=address)
+        raise bad
+
+    def threads(self, task: Object) -> tuple[list[Object], list[str]]:
+        """All threads of a task's group in the kernel's order, and sentences about what is lost.
+
+        ``signal->thread_head`` (0c740d0afc3b, 3.14); the older list of the leader went in 6.7.
+        """
+        head = task.signal.thread_head.address_of_()
+        threads: list[Object] = []
+        seen: set[int] = set()
+        node = head.next
+        try:
+            while node.value_() != head.value_():
+                if node.value_() in seen or len(seen) > _PID_MAX:
+                    return threads, ["the list of threads runs in a circle; threads may be missing"]
+                seen.add(node.value_())
+                threads.append(container_of(node, "struct task_struct", "thread_node"))
+                node = node.next
+        except FaultError as error:
+            return threads, [f"the list of threads breaks off after {len(threads)}: {error}"]
+        return threads, []
+
+    def dumped_threads(self, task: Object) -> tuple[list[Object], list[str]]:
+        """The threads that take part in a core: those that still have the memory, the given one first if it has.
+
+        :raises NoUserMemory: none has.
+        """
+        group, warnings = self.threads(task)
+        alive = [thread for thread in group if thread.mm]
+        if not alive:
+            raise self._no_memory(task)
+        if self._kernel.dumps_sharers and alive[0].mm.mm_users.counter.value_() > len(alive):
+            alive += self._sharers(task, alive[0].mm.value_())
+        first = next((thread for thread in alive if thread.value_() == task.value_()), alive[0])
+        return [first, *(thread for thread in alive if thread.value_() != first.value_())], warnings
+
+    def _sharers(self, task: Object, mm: int) -> Iterator[Object]:
+        """Threads of other processes on the same memory; a core has them before 5.16."""
+        group = task.tgid.value_()
+        for leader in self.leaders()[0]:
+            if leader.tgid.value_() != group and not is_kernel_thread(leader):
+                yield from (other for other in self.threads(leader)[0] if other.mm.value_() == mm)
+
+    def _no_memory(self, task: Object) -> NoUserMemory:
+        pid, name = task.tgid.value_(), comm(task).decode(errors="backslashreplace")
+        if int(task.exit_state.value_()) & _EXIT_ZOMBIE:
+            parent = task.real_parent.tgid.value_()
+            return NoUserMemory(
+                f"process {pid} ({name}) is a zombie: it has exited, its memory is gone; "
+                f"its parent {parent} has not collected it",
+                pid=pid,
+            )
+        return NoUserMemory(f"process {pid} ({name}) has exited: its memory is gone", pid=pid)
+
+    # Ids
+
+    def namespace(self, task: Object) -> Object:
+        """``task_active_pid_ns()``: the pid namespace in whose numbers a core of this task speaks."""
+        pid = task.thread_pid
+        return pid.numbers[pid.level].ns
+
+    def ids(self, task: Object, namespace: Object) -> TaskIds:
+        """The four ids of a note, as ``task_pid_vnr()`` and its kin give them."""
+        constant = self._kernel.target.constant
+        pgid, sid = constant("PIDTYPE_PGID"), constant("PIDTYPE_SID")
+        pids = task.signal.pids
+        return TaskIds(
+            pid=_pid_nr(task.thread_pid, namespace),
+            ppid=_pid_nr(task.real_parent.thread_pid, namespace),
+            pgrp=_pid_nr(pids[2 if pgid is None else pgid], namespace),
+            sid=_pid_nr(pids[3 if sid is None else sid], namespace),
+        )
+
+    def credentials(self, task: Object) -> tuple[int, int]:
+        """Real uid and gid as numbered in the task's own user namespace (``from_kuid_munged()``)."""
+        cred = task.real_cred
+        namespace = cred.user_ns
+        return (
+            self._munged(namespace.uid_map, int(cred.uid.val.value_()), "overflowuid"),
+            self._munged(namespace.gid_map, int(cred.gid.val.value_()), "overflowgid"),
+        )
+
+    def _munged(self, mapping: Object, kid: int, overflow: str) -> int:
+        count = min(int(mapping.nr_extents.value_()), _UID_GID_MAP_MAX_EXTENTS)
+        extents = mapping.extent if count <= _UID_GID_MAP_MAX_BASE_EXTENTS else mapping.forward
+        for number in range(count):
+            extent = extents[number]
+            lower = int(extent.lower_first.value_())
+            if lower <= kid < lower + int(extent.count.value_()):
+                return int(extent.first.value_()) + kid - lower
+        value = self._kernel.read_u64(overflow)
+        return _OVERFLOW_ID if value is None else value & 0xFFFFFFFF
+
+    # Times
+
+    def times(self, task: Object) -> TaskTimes:
+        """CPU times in ns. A leader's are its group's: all its threads' and those of the ones that are gone."""
+        signal = task.signal
+        utime, stime = task.utime.value_(), task.stime.value_()
+        if task.value_() == task.group_leader.value_():
+            group, _ = self.threads(task)
+            utime = signal.utime.value_() + sum(thread.utime.value_() for thread in group)
+            stime = signal.stime.value_() + sum(thread.stime.value_() for thread in group)
+        return TaskTimes(utime, stime, signal.cutime.value_(), signal.cstime.value_())
+
+
+def _pid_nr(pid: Object, namespace: Object) -> int:
+    """``pid_nr_ns()``: the number of a ``struct pid`` in a namespace; 0 if it is not visible there."""
+    if not pid:
+        return 0
+    level = namespace.level.value_()
+    if level > pid.level.value_() or pid.numbers[level].ns.value_() != namespace.value_():
+        return 0
+    return int(pid.numbers[level].nr.value_())

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""VMCOREINFO: the few hundred facts that a kernel writes down for whoever reads its dump.
+
+``KEY=VALUE`` lines (kernel/vmcore_info.c, before 6.9 kernel/crash_core.c), in a note of the dump or, where nobody put
+it there, only in a page of the dumped memory.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+__all__ = ("candidates", "number", "parse", "symbol")
+
+_PAGE = 4096
+_MAX_TEXT = 16 * _PAGE  # VMCOREINFO_BYTES is one page so far
+_START = re.compile(rb"OSRELEASE=[^\n\0]{1,64}\n")
+_IN_NOTE = 24  # bytes of note header and name before the text, in the kernel's own copy as an ELF note
+
+
+def parse(text: bytes) -> Mapping[str, str]:
+    """The lines as a read-only mapping; what has no ``=`` is left out, of a key given twice the first counts."""
+    found: dict[str, str] = {}
+    for line in text.split(b"\0")[0].decode("utf-8", "backslashreplace").splitlines():
+        key, equals, value = line.partition("=")
+        if equals:
+            found.setdefault(key, value)
+    return MappingProxyType(found)
+
+
+def symbol(info: Mapping[str, str], name: str) -> int | None:
+    """The address ``SYMBOL(name)``, or None if there is none or it is damaged."""
+    return _integer(info.get(f"SYMBOL({name})"), 16)
+
+
+def number(info: Mapping[str, str], key: str) -> int | None:
+    """A decimal value such as ``OFFSET(uts_namespace.name)``, or None if there is none or it is damaged."""
+    return _integer(info.get(key), 10)
+
+
+def _integer(text: str | None, base: int) -> int | None:
+    try:
+        return None if text is None else int(text, base)
+    except ValueError:
+        return None
+
+
+def candidates(chunks: Iterable[tuple[int, bytes]], read: Callable[[int, int], bytes]) -> Iterator[bytes]:
+    """Texts in physical memory that look like VMCOREINFO: they may be stale, or belong to a nested guest.
+
+    The kernel keeps the text at the start of a page, and again in a page as an ELF note.
+
+    :param chunks: physical address (page-aligned) and bytes of all memory, in any order.
+    :param read: physical memory by address and size; raises LookupError for what is not there.
+    """
+    for address, data in chunks:
+        for match in _START.finditer(data):
+            start = address + match.start()
+            if start % _PAGE not in (0, _IN_NOTE):
+                continue
+            text = bytes(data[match.start() : match.start() + _MAX_TEXT])
+            end = start + len(text)
+            while b"\0" not in text and len(text) < _MAX_TEXT and (more := read(end, _PAGE)):
+                text += more
+                end += _PAGE
+            text = text.split(b"\0")[0]
+            if b"\nSYMBOL(swapper_pg_dir)=" in text and b"\nSYMBOL(init_uts_ns)=" in text:
+                yield text
