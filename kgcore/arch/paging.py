@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page tables as data: which entry stands for each page of an address range.
 
-The walk reads whole tables from physical memory and reports runs, not pages. It says what the *entry* is; what an empty or
-a swapped entry means for the process is for the caller to find out.
+The walk reads whole tables from physical memory and reports runs, not pages. It says what the *entry* is; what an
+empty or a swapped entry means for the process is for the caller to find out.
 """
 
 import struct
@@ -155,9 +155,7 @@ def _walk_table(
         address = upto
 
 
-def _pages(
-    mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int
-) -> Iterator[Leaf]:
+def _pages(mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int) -> Iterator[Leaf]:
     """The lowest table: the only loop that sees every page, so it makes an object per run only."""
     mask = mode.pfn_mask & ~encryption_mask
     address = run_start = start
@@ -189,8 +187,8 @@ def _pages(
 def _physical(mode: PagingMode, entry: int, encryption_mask: int) -> int:
     """The physical address in a leaf entry that may lack the present bit.
 
-    Since 6b28baca9b1f "x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation" (4.18, and stable kernels) such an
-    entry holds its page frame number inverted. No machine has RAM at the very top of the 52-bit space, so the
+    Since 6b28baca9b1f "x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation" (4.18, and stable kernels)
+    such an entry holds its page frame number inverted. No machine has RAM at the very top of the 52-bit space, so the
     topmost bits tell whether this kernel does so.
     """
     if not entry & _PRESENT and entry >> 47 & 0x1F == 0x1F:

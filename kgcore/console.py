@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How kgcore talks: results to one stream, remarks to the other, each a harmless line; and the exit statuses."""
+
+from typing import TextIO
+
+from kgcore.errors import KgcoreError
+from kgcore.text import printable
+
+__all__ = ("Console", "Status", "reason")
+
+
+class Status:
+    """Exit status."""
+
+    COMPLETE = 0
+    FAILED = 1
+    USAGE = 2
+    INCOMPLETE = 3
+
+
+class Console:
+    """Where results and remarks go; both are shown at once, so that they stand in order in a shared log.
+
+    :ivar out: what was asked for.
+    :ivar err: diagnostics and progress.
+    """
+
+    def __init__(self, out: TextIO, err: TextIO, name: str = "kgcore") -> None:
+        self.out = out
+        self.err = err
+        self.name = name
+
+    def say(self, line: str) -> None:
+        """A line of the result."""
+        print(printable(line), file=self.out, flush=True)
+
+    def remark(self, line: str) -> None:
+        """A line about the result."""
+        print(f"{self.name}: {printable(line)}", file=self.err, flush=True)
+
+    def fail(self, line: str) -> None:
+        """Why one process could not be dumped."""
+        self.remark(line)
+
+
+def reason(error: BaseException) -> str:
+    """An exception in a line."""
+    if isinstance(error, KgcoreError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"unexpected {type(error).__name__}: {error} (-v 2 shows where it happened; please report it)"

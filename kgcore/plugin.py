@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""kgcore inside drgn: ``gcore(prog, pid)``, ``%gcore``, and ``crash> gcore`` where drgn has a crash mode.
+
+drgn imports this module in every session, so what it needs itself is imported only when a command runs.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from drgn import Object, Program, ProgramFlags, TypeKind
+from drgn.commands import CommandArgumentError, CommandError, custom_command, parse_shell_command
+
+from kgcore.console import Console, reason
+from kgcore.errors import KgcoreError
+from kgcore.sources.base import Source, TaskRef
+
+if TYPE_CHECKING:
+    from kgcore.report import Report
+
+__all__ = ("gcore",)
+
+
+def gcore(
+    prog: Program,
+    pid: int | str | Object | None = None,
+    *,
+    filter: int | Literal["process"] = 0x33,  # noqa: A002  (the name that the command line and the kernel use)
+    output: str | os.PathLike[str] | BinaryIO | None = None,
+    missing: Literal["omit", "zero"] = "omit",
+    dontdump: bool = False,
+    dax: bool = False,
+    note: bool = True,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> "Report":
+    """
+    Write a process of a Linux kernel program as a core file.
+
+    >>> from kgcore import gcore
+    >>> gcore(prog, 4711)                        # writes core.4711
+    >>> gcore(prog, task, output="/tmp/it.core", filter=0x7f)
+
+    :param pid: Id of any of its threads in the initial pid namespace, address of a ``struct task_struct``, or a
+        ``struct task_struct *``. None: crash mode's current context, else the task that was current in the crash.
+    :param filter: Sum of the coredump_filter bits, or "process" for the process's own setting.
+    :param output: A file name, a directory for ``core.<tgid>`` (default: the current one), or a file object open
+        for writing bytes; it need not be seekable.
+    :param missing: What becomes of memory that is not in the dump: "omit" leaves it out of every segment, so that
+        debuggers refuse to read it; "zero" fills in zeros.
+    :param dontdump: Also memory marked ``MADV_DONTDUMP``.
+    :param dax: Also DAX mappings.
+    :param note: Add the vendor note that lists what is missing.
+    :param force: Overwrite an existing file.
+    :param progress: Called now and then with the bytes done and the bytes there are.
+    :return: What was written, and what is missing and why.
+    :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
+    """
+    from kgcore.pipeline import Options, prepare, write
+    from kgcore.sinks import FileSink, StreamSink
+
+    mask = None if filter == "process" else filter
+    if mask is not None and not 0 <= mask <= 0x7F:
+        raise ValueError(f"filter is {mask:#x}: it takes a sum of filter bits, 0 to 0x7f, or 'process'")
+    ref = _current(prog) if pid is None else _reference(pid)
+    with _source(prog) as source:
+        prepared = prepare(source, ref, Options(mask, dontdump, dax, missing, note))
+        if output is None or isinstance(output, str | os.PathLike):
+            path = os.fspath(output or ".")
+            if os.path.isdir(path):
+                path = os.path.join(path, f"core.{prepared.image.tgid}")
+            return write(prepared, FileSink(path, force=force), progress)
+        return write(prepared, StreamSink(output), progress)
+
+
+def _reference(pid: int | str | Object) -> TaskRef:
+    if isinstance(pid, str):
+        return TaskRef.parse(pid)
+    if isinstance(pid, int):
+        return TaskRef(str(pid), pid=pid, address=pid)
+    type_name = re.sub(r"\b(const|volatile) ", "", pid.type_.type_name())
+    if type_name == "struct task_struct *":
+        return _task(pid.value_())
+    if type_name == "struct task_struct":
+        return _task(pid.address_of_().value_())
+    if pid.type_.unaliased_kind() == TypeKind.INT:
+        return _reference(int(pid))
+    raise TypeError(f"a PID or a struct task_struct * is wanted, not {type_name}")
+
+
+def _task(address: int) -> TaskRef:
+    return TaskRef(f"{address:#x}", address=address)
+
+
+def _current(prog: Program) -> TaskRef:
+    """The current context of crash mode if it was used, else the task that was current when the kernel crashed."""
+    context = prog.config.get("crash_context")
+    return TaskRef("current") if context is None else _reference(context)
+
+
+@contextlib.contextmanager
+def _source(prog: Program) -> Iterator[Source]:
+    from kgcore.sources.vmcore.source import VmcoreSource
+    from kgcore.sources.vmcore.target import from_program
+
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise KgcoreError("this program is not a Linux kernel", hint="open a vmcore: drgn -c VMCORE")
+    with from_program(prog) as target:
+        yield VmcoreSource(target)
+
+
+# Commands
+
+
+class _Failures(Console):
+    """drgn prints the error that a command raises; so the reasons wait until the end instead of standing twice."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout, sys.stderr, "gcore")
+        self.lines: list[str] = []
+
+    def fail(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Program], TaskRef]) -> "list[Report]":
+    from dataclasses import replace
+
+    from kgcore.arguments import Answer, UsageError, parse_dump, refuse_terminal
+    from kgcore.extract import extract
+
+    console = _Failures()
+    try:
+        request = parse_dump(words, name)
+        refuse_terminal(request, console.out)
+        if request.tasks == (TaskRef("current"),):
+            request = replace(request, tasks=(current(prog),))
+        with _source(prog) as source:
+            outcome = extract(source, request, console)
+    except Answer as answer:
+        print(answer)
+        return []
+    except UsageError as error:
+        raise CommandArgumentError(str(error)) from error
+    except KgcoreError as error:
+        raise CommandError(reason(error)) from error
+    if console.lines:
+        raise CommandError("\n".join(console.lines))
+    return outcome.reports
+
+
+_DESCRIPTION = "write processes as core files that debuggers open"
+_USAGE = "**{}** [*OPTION*]... [*PID* | *TASK*]..."
+_LONG = "Write processes of this kernel as core files, core.<tgid> each. {} --help shows the options."
+
+
+@custom_command(
+    name="gcore",
+    description=_DESCRIPTION,
+    usage=_USAGE.format("gcore"),
+    long_description=_LONG.format("%gcore"),
+    parse=parse_shell_command,
+    enabled=lambda prog: bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL),
+)
+def _cmd_gcore(prog: Program, name: str, words: Sequence[str], **_: Any) -> "list[Report]":
+    return _run(prog, "%" + name, words, _current)
+
+
+def _register_crash_command() -> None:
+    """Add ``gcore`` to drgn's crash mode, which has no public interface yet: a drgn without it, or with another one,
+    lacks this command and nothing else."""
+    try:
+        from drgn.commands._crash.common import crash_custom_command, crash_get_context
+    except (ImportError, AttributeError):
+        return
+
+    def current(prog: Program) -> TaskRef:
+        try:
+            return _reference(crash_get_context(prog))
+        except Exception as error:
+            # Whatever it is (LookupError where nothing crashed), it means that there is no context.
+            raise KgcoreError("no current context", hint="give a PID, or choose one with set PID") from error
+
+    def run(prog: Program, name: str, words: Sequence[str], **_: Any) -> "list[Report]":
+        return _run(prog, name, words, current)
+
+    with contextlib.suppress(TypeError, AttributeError):
+        crash_custom_command(
+            name="gcore",
+            description=_DESCRIPTION,
+            usage=_USAGE.format("gcore"),
+            long_description=_LONG.format("gcore"),
+            parse=parse_shell_command,
+        )(run)
+
+
+_register_crash_command()

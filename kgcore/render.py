@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tables and the progress bar; the only module that knows rich.
+
+On a terminal tables fit its width. In a pipe they are plain columns, whole, for ``grep`` and ``awk``. What comes out of
+the dump passes :func:`kgcore.text.printable`, and is handed to rich as ``Text``, where ``[red]`` is just five letters.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TextIO
+
+from kgcore.model import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, ProcessSummary
+from kgcore.plan import CorePlan
+from kgcore.report import make_report
+from kgcore.text import plain, printable
+from kgcore.writer import Progress
+
+__all__ = ("Column", "process_json", "progress", "show_plan", "show_processes", "show_table")
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    :ivar number: it stands to the right.
+    :ivar wide: this is the one to shorten when the terminal is narrow.
+    """
+
+    title: str
+    number: bool = False
+    wide: bool = False
+
+
+def show_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], out: TextIO) -> None:
+    """Print a table. Cells may hold anything; they come out as printable text."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if out.isatty():
+        _show_on_terminal(columns, cells, out)
+        return
+    titles = [column.title for column in columns]
+    widths = [max(map(len, texts)) for texts in zip(titles, *cells, strict=True)]
+    for row in [titles, *cells]:
+        aligned = (
+            text.rjust(width) if column.number else text.ljust(width)
+            for column, text, width in zip(columns, row, widths, strict=True)
+        )
+        print("  ".join(aligned).rstrip(), file=out)
+
+
+def _show_on_terminal(columns: Sequence[Column], cells: Sequence[Sequence[str]], out: TextIO) -> None:
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    needed = 0
+    for column, *texts in zip(columns, *cells, strict=True):
+        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=not column.wide)
+        needed += 10 if column.wide else max(map(cell_len, (column.title, *texts))) + 2
+    for row in cells:
+        # To rich, only a column that may wrap may become narrower. The text in it does not wrap, though.
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+    console = Console(file=out)
+    # Where not even the rest has room the terminal breaks the lines: a PID that lost a digit is worse.
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+_PROCESS_COLUMNS = (
+    Column("PID", number=True),
+    Column("PPID", number=True),
+    Column("UID", number=True),
+    Column("THREADS", number=True),
+    Column("RSS/KiB", number=True),
+    Column("S"),
+    Column("COMM"),
+    Column("COMMAND", wide=True),
+)
+
+
+def show_processes(processes: Iterable[ProcessSummary], out: TextIO) -> None:
+    """Print the table of ``kgcore ps``."""
+    show_table(_PROCESS_COLUMNS, map(_process_row, processes), out)
+
+
+def _process_row(process: ProcessSummary) -> tuple[str, ...]:
+    """As in ps, a kernel thread's command stands in brackets. ``?``: the command line is not in the dump."""
+    comm = printable(process.comm)
+    if process.kernel_thread:
+        command = f"[{comm}]"
+    elif process.args is None:
+        command = "?"
+    else:
+        command = printable(process.args.rstrip(b"\0").replace(b"\0", b" "))
+    numbers = (process.pid, process.ppid, process.uid, process.threads, process.rss // 1024)
+    return (*map(str, numbers), process.state, comm, command)
+
+
+def process_json(process: ProcessSummary) -> dict[str, object]:
+    """A process of ``kgcore ps --json``; bytes that are no UTF-8 as ``\\xNN``, an unreadable command line as null."""
+    args = process.args
+    return {
+        "pid": process.pid,
+        "ppid": process.ppid,
+        "uid": process.uid,
+        "threads": process.threads,
+        "rss": process.rss,
+        "state": process.state,
+        "comm": plain(process.comm),
+        "args": None if args is None else [plain(arg) for arg in args.removesuffix(b"\0").split(b"\0") if args],
+        "kernel_thread": process.kernel_thread,
+        "task": f"{process.task:#x}",
+    }
+
+
+_PLAN_COLUMNS = (
+    Column("RANGE"),
+    Column("PERMS"),
+    Column("DECISION"),
+    Column("IN CORE", number=True),
+    Column("MISSING", number=True),
+    Column("NAME", wide=True),
+)
+
+
+def show_plan(plan: CorePlan, out: TextIO) -> None:
+    """Print what ``--dry-run`` shows: each mapping with the decision on it, then the totals. Sizes are bytes."""
+    report = make_report(plan)
+    rows = (
+        (
+            f"{vma.start:012x}-{vma.end:012x}",
+            _permissions(flags),
+            vma.reason,
+            str(vma.data + vma.zero),
+            str(vma.missing),
+            printable(vma.name),
+        )
+        for vma, flags in zip(report.vmas, (vma.flags for vma in plan.image.vmas), strict=True)
+    )
+    show_table(_PLAN_COLUMNS, rows, out)
+    for line in report.lines():
+        print(line, file=out)
+
+
+def _permissions(flags: int) -> str:
+    """As in /proc/PID/maps."""
+    bits = ((VM_READ, "r"), (VM_WRITE, "w"), (VM_EXEC, "x"))
+    return "".join(letter if flags & bit else "-" for bit, letter in bits) + ("s" if flags & VM_SHARED else "p")
+
+
+@contextmanager
+def progress(label: str, err: TextIO, wanted: bool) -> Iterator[Progress | None]:
+    """A progress bar with bytes, rate and time left while the block runs; nothing unless ``err`` is a terminal."""
+    if not wanted or not err.isatty():
+        yield None
+        return
+
+    from rich import progress as bars
+    from rich.console import Console
+
+    bar = bars.Progress(
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+        console=Console(file=err),
+        transient=True,  # the line "Saved core.1" takes its place
+    )
+    with bar:
+        task = bar.add_task(printable(label), total=None)
+        shown = 0.0
+
+        def update(done: int, total: int) -> None:
+            # The writer calls for every page that stands alone; the eye is content with less.
+            nonlocal shown
+            now = time.monotonic()
+            if done == total or now - shown > 0.05:
+                shown = now
+                bar.update(task, completed=done, total=total)
+
+        yield update

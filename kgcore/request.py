@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a user asked for, as plain values: the border between the command line and the work."""
+
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Literal
+
+from kgcore.sources.base import TaskRef
+
+__all__ = ("STDOUT", "CheckCommand", "Command", "DumpCommand", "DumpRequest", "Place", "PsCommand", "Show")
+
+STDOUT = "-"
+"""The name of standard output on the command line."""
+
+
+class Show(IntFlag):
+    """The channels of ``-v``, crash gcore's numbers."""
+
+    PROGRESS = 1
+    LIBRARY = 2
+    FAULTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which kernel to look into, and where its types and symbols are. None and (): find out by yourself."""
+
+    core: str | None
+    symbols: tuple[str, ...] = ()
+    symbols_from: Literal["auto", "dwarf", "btf"] = "auto"
+    debug_directories: tuple[str, ...] = ()
+    kernel_directories: tuple[str, ...] = ()
+    vmcoreinfo: str | None = None
+    architecture: str | None = None
+    qemu: str | None = None
+    live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRequest:
+    """What to write of which processes, and where to.
+
+    :ivar tasks: in the order given; never empty.
+    :ivar mask: sum of the coredump_filter bits; None: each process's own.
+    :ivar output: a file name, "-" for standard output, or None for ``core.<tgid>`` in ``directory``.
+    """
+
+    tasks: tuple[TaskRef, ...]
+    mask: int | None = 0x33
+    dontdump: bool = False
+    dax: bool = False
+    missing: Literal["omit", "zero"] = "omit"
+    note: bool = True
+    directory: str = ""
+    output: str | None = None
+    force: bool = False
+    dry_run: bool = False
+    report: str | None = None
+    show: Show = Show.FAULTS
+
+
+@dataclass(frozen=True, slots=True)
+class DumpCommand:
+    """``kgcore [PID | TASK]...``"""
+
+    place: Place
+    request: DumpRequest
+
+    @property
+    def show(self) -> Show:
+        """The channels of ``-v``."""
+        return self.request.show
+
+
+@dataclass(frozen=True, slots=True)
+class PsCommand:
+    """``kgcore ps``"""
+
+    place: Place
+    show: Show
+    json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckCommand:
+    """``kgcore check CORE``"""
+
+    core: str
+    json: bool
+
+
+Command = DumpCommand | PsCommand | CheckCommand
