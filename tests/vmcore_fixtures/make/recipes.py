@@ -115,7 +115,8 @@ VFORK_OLD = (
         without_core={"vforker": "before 5.16 a dump kills all processes that share the memory"},
     ),
 )
-CRASHER = (simple("crasher"),)
+CRASHED = (*MEMORY[:1], *THREADS, *DYNAMIC, simple("crasher"), *SPIN)
+CRASHED_SMALL = (simple("crasher", "0x33"), simple("spin", "0x33", "1"))
 MAIN = (*MEMORY, *THREADS, *DYNAMIC, *STATES, *IOURING, *IA32)
 
 HUGE_PAGES = """
@@ -143,6 +144,9 @@ DERIVED_61 = (
 )
 
 
+SMALL_DUMP = (Derived("vmcore.d1-zlib", 1, "zlib"),)
+
+
 def main_guest(name: str, suite: str, variants: tuple[Derived, ...], *more: Victim) -> Recipe:
     """A guest with every ordinary victim. The spinner comes last, alone on CPU 1."""
     vfork = VFORK_OLD if suite == "bullseye" else VFORK
@@ -150,13 +154,24 @@ def main_guest(name: str, suite: str, variants: tuple[Derived, ...], *more: Vict
     return Recipe(name, suite, victims, variants, append="isolcpus=1", setup=HUGE_PAGES, note="all ordinary victims")
 
 
-def kexec_guest(name: str, suite: str, tool: str) -> Recipe:
+def small_guest(name: str, suite: str) -> Recipe:
+    """A guest whose dump becomes small enough to be committed (reduce.py): patterns that compress, filters that leave
+    out the programs' text."""
+    victims = (
+        simple("memory", FULL, "512"),
+        *(simple(name, "0x33") for name in ("threads", "dynamic", "zleader", "nspid", "identity", "iouring")),
+        simple("spin", "0x33", "1"),
+    )
+    return Recipe(name, suite, victims, SMALL_DUMP, append="isolcpus=1", setup=HUGE_PAGES, note="committed, reduced")
+
+
+def kexec_guest(name: str, suite: str, victims: tuple[Victim, ...], variants: tuple[Derived, ...]) -> Recipe:
     """A guest that really crashes: a victim's thread is current on CPU 0, a spinner on CPU 1."""
     return Recipe(
         name,
         suite,
-        (*MEMORY[:1], *THREADS, *DYNAMIC, *CRASHER, *SPIN),
-        (Derived("vmcore.d31-zstd", 31, "zstd", tool=tool), Derived("vmcore.d17-lzo", 17, "lzo", tool=tool)),
+        victims,
+        variants,
         ram=832,
         append="isolcpus=1 crashkernel=192M",
         setup=HUGE_PAGES,
@@ -204,8 +219,9 @@ SPECIAL = (
         setup="echo 200000 > /proc/sys/vm/max_map_count",
         note="a process of more than 65534 VMAs, one of 2000 threads",
     ),
-    kexec_guest("k61-kexec", "bookworm", "trixie"),
-    kexec_guest("k72-kexec", "sid", "sid"),
+    kexec_guest("k61-kexec", "bookworm", CRASHED, derived("trixie")),
+    kexec_guest("k72-kexec", "sid", CRASHED, derived("sid")),
+    kexec_guest("k61-crash-small", "bookworm", CRASHED_SMALL, SMALL_DUMP),
 )
 RECIPES = {
     recipe.name: recipe
@@ -214,6 +230,10 @@ RECIPES = {
         main_guest("k510", "bullseye", derived("trixie")),
         main_guest("k612", "trixie", derived("trixie")),
         main_guest("k72", "sid", derived("sid")),
+        small_guest("k61-small", "bookworm"),
+        small_guest("k510-small", "bullseye"),
+        small_guest("k612-small", "trixie"),
+        small_guest("k72-small", "sid"),
         *SPECIAL,
     )
 }

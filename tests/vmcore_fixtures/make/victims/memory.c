@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* One mapping per filter bit and page state. Arguments: NAME FILTER. */
+/* One mapping per filter bit and page state. Arguments: NAME FILTER [GRAIN]. */
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
@@ -223,7 +223,7 @@ static int make_file(const char *path, uint64_t seed, uint64_t n)
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
     check(fd >= 0, path);
     for (uint64_t o = 0; o < n; o += 8) {
-        uint64_t word = splitmix64(seed ^ o);
+        uint64_t word = pattern(seed, o);
         check(write(fd, &word, n - o < 8 ? n - o : 8) > 0, "write");
     }
     fsync(fd);
@@ -334,13 +334,16 @@ static void exec_mapping(void)
 
 int main(int argc, char **argv)
 {
-    check(argc == 3, "arguments");
+    check(argc == 3 || argc == 4, "arguments");
     name = argv[1];
+    if (argc == 4)
+        grain = strtoul(argv[3], NULL, 0);
     set_filter(argv[2]);
     json_open(name);
     json_field("pid", "%d", getpid());
     json_field("tids", "[%d]", getpid());
     json_text("filter", argv[2]);
+    json_field("grain", "%lu", grain);
     json_list("mappings");
     anonymous();
     shared_anonymous();

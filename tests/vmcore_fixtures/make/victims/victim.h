@@ -35,11 +35,16 @@ static inline uint64_t splitmix64(uint64_t x)
     return x ^ (x >> 31);
 }
 
-/* The 8-byte word at offset o of a mapping with seed s is splitmix64(s ^ o). */
+/* Bytes that hold the same word: 8, or more to make dumps that compress well. A power of two. */
+static uint64_t grain = 8;
+
+/* The 8-byte word at offset o of a mapping with seed s. */
+static inline uint64_t pattern(uint64_t seed, uint64_t o) { return splitmix64(seed ^ (o & ~(grain - 1))); }
+
 static inline void fill(void *start, uint64_t seed, uint64_t from, uint64_t length)
 {
     for (uint64_t o = from; o < from + length; o += 8)
-        *(volatile uint64_t *)((char *)start + o) = splitmix64(seed ^ o);
+        *(volatile uint64_t *)((char *)start + o) = pattern(seed, o);
 }
 
 static inline void check(int good, const char *what)

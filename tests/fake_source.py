@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A source with one process for each thing that can happen, and the kgcore command on it.
+
+``python3 -m tests.fake_source ARGUMENTS`` is ``kgcore ARGUMENTS`` with this source instead of a vmcore, for tests that
+need a process of its own: signals, pipes, limits.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from kgcore.console import Console
+from kgcore.errors import KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
+from kgcore.memory import Memory, Piece, Provenance, Run
+from kgcore.model import (
+    VM_DONTDUMP,
+    VM_READ,
+    VM_WRITE,
+    FpuState,
+    MappedFile,
+    ProcessImage,
+    ProcessSummary,
+    PsInfo,
+    RegisterSet,
+    RegisterSource,
+    TaskIds,
+    TaskTimes,
+    Thread,
+    Vma,
+)
+from kgcore.request import Place, Show
+from kgcore.sources.base import Source, TaskRef
+
+COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
+MARKED = 700  # has a MADV_DONTDUMP page and a DAX page
+KERNEL_THREAD, ZOMBIE, UNKNOWN = 2, 300, 404
+THREAD = 101  # of COMPLETE
+HOSTILE = b"\x1b[31m[red]\xff\n"
+BASE = 0x7F0000000000
+LARGE_SIZE = 8 << 20
+
+_TASKS = 0xFFFF888000000000
+_SIZES = {COMPLETE: 0x3000, INCOMPLETE: 0x3000, ENDLESS: LARGE_SIZE, LARGE: LARGE_SIZE, DEFECT: 0x3000, MARKED: 0x1000}
+
+
+def task_address(pid: int) -> int:
+    return _TASKS + pid * 0x1000
+
+
+def _pid(ref: TaskRef, current: int | None) -> int:
+    pids = {COMPLETE, THREAD, INCOMPLETE, ENDLESS, LARGE, DEFECT, MARKED, KERNEL_THREAD, ZOMBIE}
+    if ref.pid is None and ref.address is None:
+        if current is None:
+            raise NoCurrentTask("nothing crashed, so no process is current", hint="kgcore ps lists them")
+        return current
+    if ref.pid in pids:
+        return ref.pid
+    for pid in pids:
+        if ref.address == task_address(pid):
+            return pid
+    raise NoSuchTask(f"no thread has the id {ref.text}", hint="kgcore ps lists the processes")
+
+
+class FakeSource(Source):
+    """:param current: the process that was current in the crash."""
+
+    def __init__(self, current: int | None = None) -> None:
+        self.current = current
+        self.asked: list[str] = []
+
+    def processes(self) -> Iterator[ProcessSummary]:
+        yield ProcessSummary(KERNEL_THREAD, 0, 0, 1, 0, "S", b"kthreadd", b"", True, task_address(KERNEL_THREAD))
+        yield ProcessSummary(
+            COMPLETE, 1, 1000, 2, 12288, "R", b"[red]work", b"/bin/work\0-x\0" + b"long" * 60 + b"\0", False, 0x1000
+        )
+        yield ProcessSummary(INCOMPLETE, 1, 0, 1, 4096, "S", HOSTILE, None, False, 0x2000)
+
+    def image(self, ref: TaskRef) -> ProcessImage:
+        self.asked.append(ref.text)
+        pid = _pid(ref, self.current)
+        if pid == KERNEL_THREAD:
+            raise KernelThread("2 (kthreadd) is a kernel thread: it has no user memory", pid=pid)
+        if pid == ZOMBIE:
+            raise NoUserMemory("300 (dead) is a zombie: its memory is gone", pid=pid)
+        tids = [COMPLETE, THREAD] if pid in (COMPLETE, THREAD) else [pid]
+        tids.sort(key=lambda tid: tid != pid)
+        return _image(COMPLETE if pid == THREAD else pid, tids)
+
+    def memory(self, image: ProcessImage) -> Memory:
+        return _FakeMemory(image.tgid)
+
+    def describe(self) -> dict[str, str]:
+        return {"format": "fake"}
+
+
+def _image(tgid: int, tids: list[int]) -> ProcessImage:
+    regs = RegisterSet(dict.fromkeys(_REGISTERS, 0), RegisterSource.ENTRY_FRAME)
+    threads = tuple(
+        Thread(
+            task_address(tid), tid, b"fake", 1, 0, TaskIds(tid, 1, tgid, tgid), TaskTimes(0, 0, 0, 0), 0, 0, regs, _FPU
+        )
+        for tid in tids
+    )
+    flags = VM_READ | VM_WRITE
+    vmas: tuple[Vma, ...] = (
+        Vma(0x1000, 0x2000, VM_READ, file=MappedFile(b"/lib/" + HOSTILE, 1, 0o100644, 4096)),
+        Vma(BASE, BASE + _SIZES[tgid], flags, anon=True),
+    )
+    if tgid == MARKED:
+        dax = MappedFile(b"/mnt/pmem", 1, 0o100644, 0x1000, dax=True)
+        vmas += (
+            Vma(BASE + 0x10000, BASE + 0x11000, flags | VM_DONTDUMP, anon=True),
+            Vma(BASE + 0x20000, BASE + 0x21000, flags, file=dax, anon=True),
+        )
+    comm = HOSTILE if tgid == INCOMPLETE else b"fake"
+    psinfo = PsInfo(1, 0, 0, 0, 0, TaskIds(tgid, 1, tgid, tgid), comm, b"fake")
+    return ProcessImage(tgid, "x86_64", threads, psinfo, vmas, ((0, 0),), 0x33, kernel="6.1.0")
+
+
+_FPU = FpuState(bytes(512))
+_REGISTERS = (
+    "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss fs_base gs_base ds es fs gs".split()
+)
+
+
+class _FakeMemory(Memory):
+    page_size = 4096
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
+        lost = BASE + 0x1000
+        if self.pid == INCOMPLETE and start <= lost < end:
+            if start < lost:
+                yield Run(start, lost - start, Provenance.PRESENT)
+            yield Run(lost, 0x1000, Provenance.SWAPPED, "swap 0")
+            if lost + 0x1000 < end:
+                yield Run(lost + 0x1000, end - lost - 0x1000, Provenance.PRESENT)
+        else:
+            yield Run(start, end - start, Provenance.PRESENT)
+
+    def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+        if self.pid == DEFECT and start >= BASE:
+            raise RuntimeError("a defect")
+        for run in self.runs(vma, start, end):
+            for at in range(run.address, run.end, 1 << 20):
+                length = min(1 << 20, run.end - at)
+                present = run.provenance is Provenance.PRESENT
+                yield Piece(run._replace(address=at, length=length), b"\xa5" * length if present else b"")
+                if self.pid == ENDLESS and at >= BASE:
+                    print("half-way", file=sys.stderr, flush=True)
+                    time.sleep(60)
+
+
+@contextlib.contextmanager
+def opened(place: Place, show: Show, console: Console) -> Iterator[Source]:
+    """In the place of ``kgcore.cli._opened``."""
+    yield FakeSource(current=COMPLETE)
+
+
+if __name__ == "__main__":
+    from kgcore import cli
+
+    cli._opened = opened
+    cli.entry()

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""BTF records, on made-up bytes."""
+
+import struct
+from dataclasses import dataclass, field
+
+import pytest
+
+from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.btf import Btf, Kind
+
+
+@dataclass
+class Writer:
+    """Puts BTF together; every ``add`` returns the id of the type."""
+
+    types: bytearray = field(default_factory=bytearray)
+    strings: bytearray = field(default_factory=lambda: bytearray(b"\0"))
+    count: int = 0
+
+    def text(self, name: str) -> int:
+        if not name:
+            return 0
+        at = len(self.strings)
+        self.strings += name.encode() + b"\0"
+        return at
+
+    def add(
+        self, kind: int, name: str = "", size: int = 0, *, vlen: int = 0, flag: bool = False, rest: bytes = b""
+    ) -> int:
+        self.types += struct.pack("<III", self.text(name), flag << 31 | kind << 24 | vlen, size) + rest
+        self.count += 1
+        return self.count
+
+    def data(self) -> bytes:
+        header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(self.types), len(self.types), len(self.strings))
+        return header + self.types + self.strings
+
+
+def enum(writer: Writer, name: str, values: dict[str, int], *, flag: bool = False) -> int:
+    rest = b"".join(struct.pack("<Ii", writer.text(key), value) for key, value in values.items())
+    return writer.add(Kind.ENUM, name, 4, vlen=len(values), flag=flag, rest=rest)
+
+
+def test_finds_types_by_name_and_kind() -> None:
+    writer = Writer()
+    number = writer.add(Kind.INT, "int", 4, rest=struct.pack("<I", 1 << 24 | 32))
+    member = struct.pack("<III", writer.text("pid"), number, 64)
+    task = writer.add(Kind.STRUCT, "task", 16, vlen=1, rest=member)
+    typedef = writer.add(Kind.TYPEDEF, "task", task)
+    btf = Btf(writer.data())
+    assert btf.find("task", Kind.STRUCT) == task
+    assert btf.find("task", Kind.TYPEDEF) == typedef
+    assert btf.find("task", Kind.UNION) is None
+    assert btf.find("tas", Kind.STRUCT) is None
+    assert len(btf) == 4
+    record = btf.record(task)
+    assert (btf.name(record.name_offset), record.size_or_type, record.vlen) == ("task", 16, 1)
+    assert [(btf.name(name), *rest) for name, *rest in btf.elements(record, struct.Struct("<III"))] == [("pid", 1, 64)]
+    assert btf.word(btf.record(number)) == 1 << 24 | 32
+
+
+def test_finds_a_name_that_occurs_twice() -> None:
+    writer = Writer()
+    writer.add(Kind.TYPEDEF, "x", 0)
+    union = writer.add(Kind.UNION, "x", 8)
+    assert Btf(writer.data()).find("x", Kind.UNION) == union
+
+
+@pytest.mark.parametrize("kind", [kind for kind in range(1, 20) if kind not in (Kind.DATASEC, Kind.FUNC_PROTO)])
+def test_steps_over_every_kind(kind: int) -> None:
+    fixed = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}.get(kind, 0)
+    each = {Kind.STRUCT: 12, Kind.UNION: 12, Kind.ENUM: 8, Kind.ENUM64: 12}.get(kind, 0)
+    writer = Writer()
+    writer.add(kind, "first", vlen=2 if each else 0, rest=bytes(fixed + 2 * each))
+    last = writer.add(Kind.PTR)
+    assert Btf(writer.data()).record(last).kind == Kind.PTR
+
+
+def test_constants() -> None:
+    writer = Writer()
+    number = enum(writer, "zone", {"DMA": 0, "TOP": 7})
+    big = writer.add(
+        Kind.ENUM64, "big", 8, vlen=1, flag=True, rest=struct.pack("<III", writer.text("BIG"), 0xFFFFFFFE, 0xFFFFFFFF)
+    )
+    btf = Btf(writer.data())
+    assert btf.find_enumerator("TOP") == (number, 7)
+    assert btf.find_enumerator("BIG") == (big, -2)
+    assert btf.find_enumerator("zone") is None
+
+
+@pytest.mark.parametrize(
+    ("new", "flag", "stored", "value"),
+    [
+        pytest.param(False, False, -1, -1, id="before 6.0, a small negative number is one"),
+        pytest.param(False, False, -(1 << 31), 1 << 31, id="before 6.0, bit 31 alone is a mask"),
+        pytest.param(True, False, -1, 0xFFFFFFFF, id="since 6.0, without the flag, unsigned"),
+        pytest.param(True, True, -1, -1, id="since 6.0, with the flag, signed"),
+    ],
+)
+def test_sign_of_enums(*, new: bool, flag: bool, stored: int, value: int) -> None:
+    writer = Writer()
+    enum(writer, "e", {"E": stored}, flag=flag)
+    if new:
+        writer.add(Kind.ENUM64, "marks the new format", 8)
+    found = Btf(writer.data()).find_enumerator("E")
+    assert found is not None
+    assert found[1] == value
+
+
+def test_damaged() -> None:
+    writer = Writer()
+    writer.add(Kind.STRUCT, "s", 8, vlen=1, rest=bytes(12))
+    good = writer.data()
+    with pytest.raises(BrokenDump, match="header"):
+        Btf(b"")
+    with pytest.raises(BrokenDump, match="header"):
+        Btf(bytes(len(good)))
+    with pytest.raises(BrokenDump, match="cut off"):
+        Btf(good[:-1])
+    too_many = bytearray(good)
+    too_many[24 + 4] = 2  # vlen
+    with pytest.raises(BrokenDump, match="within a type"):
+        Btf(bytes(too_many))
+    unknown = bytearray(good)
+    unknown[24 + 7] = 31  # kind
+    with pytest.raises(BrokenDump, match="unknown kind 31"):
+        Btf(bytes(unknown))
+    with pytest.raises(BrokenDump, match="type 2"):
+        Btf(good).record(2)
+
+
+@pytest.mark.parametrize("cut", range(0, 64, 3))
+def test_every_cut_is_told(cut: int) -> None:
+    writer = Writer()
+    writer.add(Kind.STRUCT, "s", 8, vlen=1, rest=bytes(12))
+    with pytest.raises(BrokenDump):
+        Btf(writer.data()[:-1][:cut])

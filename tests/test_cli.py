@@ -1,0 +1,654 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line from the outside: what is printed where, what is left on the disk, and the exit status."""
+
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kgcore import __version__, cli
+from kgcore.console import Console
+from kgcore.errors import TargetError
+from kgcore.model import ProcessSummary
+from kgcore.request import Place, Show
+from kgcore.sources.base import Source
+from tests.fake_source import (
+    COMPLETE,
+    DEFECT,
+    ENDLESS,
+    INCOMPLETE,
+    KERNEL_THREAD,
+    LARGE,
+    LARGE_SIZE,
+    MARKED,
+    THREAD,
+    UNKNOWN,
+    ZOMBIE,
+    FakeSource,
+    task_address,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Kgcore = Callable[..., Result]
+
+
+class Opener:
+    """Stands for the opening of dumps, and remembers what it was asked to open."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.source = FakeSource()
+
+    @contextmanager
+    def __call__(self, place: Place, show: Show, console: Console) -> Iterator[Source]:
+        self.places.append(place)
+        yield self.source
+
+
+@pytest.fixture
+def opener(monkeypatch: pytest.MonkeyPatch) -> Opener:
+    opener = Opener()
+    monkeypatch.setattr(cli, "_opened", opener)
+    return opener
+
+
+@pytest.fixture
+def kgcore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], opener: Opener
+) -> Kgcore:
+    """kgcore on the fake source, in a directory of its own that holds a ``vmcore``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KGCORE_VMCORE", raising=False)
+    (tmp_path / "vmcore").touch()
+
+    def run(*words: object) -> Result:
+        status = cli.main([str(word) for word in words])
+        return Result(status, *capfd.readouterr())
+
+    return run
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "tests.fake_source", *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def leftovers(directory: Path) -> list[str]:
+    """Everything in the directory but the dump, hidden files too."""
+    return sorted(set(os.listdir(directory)) - {"vmcore"})
+
+
+# What stands on the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("-v 8 100", "8 is out of range"),
+        ("-v -1 100", "-v"),
+        ("-v four 100", "not a number"),
+        ("-f 128 100", "128 is out of range"),
+        ("-f 0x80 100", "0x80 is out of range"),
+        ("-f 1_0 100", "not a number"),
+        ("-f all 100", "not a number"),
+        ("-v 1 -v 1 100", "given twice"),
+        ("-f 1 100 -f 2", "given twice"),
+        ("-c vmcore 100 -c vmcore", "given twice"),
+        ("--core vmcore -c vmcore", "given twice"),
+        ("-D . -D . 100", "given twice"),
+        ("-o a -o a 100", "given twice"),
+        ("--force 100 --force", "given twice"),
+        ("--dontdump --dontdump", "given twice"),
+        ("--dax --dax", "given twice"),
+        ("--dry-run --dry-run", "given twice"),
+        ("--no-kgcore-note --no-kgcore-note", "given twice"),
+        ("--missing omit --missing omit", "given twice"),
+        ("--report a --report b", "given twice"),
+        ("--symbols-from btf --symbols-from btf", "given twice"),
+        ("--architecture x86_64 --architecture x86_64", "given twice"),
+        ("--vmcoreinfo vmcore --vmcoreinfo vmcore", "given twice"),
+        ("--qemu a --qemu a", "given twice"),
+        ("-k -k", "given twice"),
+        ("ps --json --json", "given twice"),
+        ("-D . -o x 100", "not allowed with"),
+        ("-k -c vmcore", "not allowed with"),
+        ("--qemu a -c vmcore", "not allowed with"),
+        ("--qemu a -k", "not allowed with"),
+        ("-o x 100 200", "-o takes one process"),
+        ("-D nowhere 100", "not a directory"),
+        ("-D vmcore 100", "not a directory"),
+        ("--missing nothing 100", "invalid choice"),
+        ("--symbols-from stabs 100", "invalid choice"),
+        ("--architecture vax 100", "vax"),
+        ("-s nowhere 100", "no such symbol file"),
+        ("--debug-directory nowhere 100", "no such directory"),
+        ("--kernel-directory nowhere 100", "no such directory"),
+        ("--vmcoreinfo nowhere 100", "no such VMCOREINFO file"),
+        ("--dry-run --report x 100", "--report"),
+        ("--report vmcore 100", "exists"),
+        ("--unknown 100", "unrecognized arguments: --unknown"),
+        ("--forc 100", "unrecognized arguments: --forc"),
+        ("init", "'init' is neither a PID nor"),
+        ("100 0x", "'0x' is neither a PID nor"),
+        ("-100", "'-100' is neither a PID nor"),
+        ("ps 100", "unrecognized arguments: 100"),
+        ("ps --force", "unrecognized arguments: --force"),
+        ("check", "CORE"),
+        ("check a b", "unrecognized arguments: b"),
+        ("check nowhere", "no such core"),
+    ],
+)
+def test_usage_errors_answer_before_the_dump_is_opened(
+    kgcore: Kgcore, opener: Opener, tmp_path: Path, words: str, complaint: str
+) -> None:
+    status, out, err = kgcore(*words.split())
+    assert (status, out, opener.places) == (2, "", [])
+    assert complaint in err
+    assert err.startswith("kgcore: ")
+    assert err.count("\n") == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_an_empty_name_is_an_unset_variable(kgcore: Kgcore, opener: Opener) -> None:
+    assert kgcore("-c", "", COMPLETE).status == 2
+    assert kgcore("-o", "", COMPLETE).status == 2
+    assert opener.places == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["-v 4 -f 21 100 {task}", "100 -v 4 {task} -f 21", "100 {task} -v4 -f0x15", "-f 21 -- 100 {task}"],
+)
+def test_options_stand_anywhere(kgcore: Kgcore, opener: Opener, words: str) -> None:
+    task = f"{task_address(LARGE):x}"
+    status, out, _ = kgcore(*words.format(task=task).split())
+    assert (status, out) == (0, "Saved core.100\nSaved core.600\n")
+    assert opener.source.asked == ["100", task]
+
+
+def test_all_place_options_reach_the_opener(kgcore: Kgcore, opener: Opener, tmp_path: Path) -> None:
+    for name in ("a", "b", "info", "d1", "d2", "k1"):
+        (tmp_path / name).touch()
+    kgcore(
+        *"-c vmcore -s a -s b --symbols-from btf --debug-directory d1 --debug-directory d2".split(),
+        *"--kernel-directory k1 --vmcoreinfo info --architecture X86_64 100".split(),
+    )
+    assert opener.places == [
+        Place("vmcore", ("a", "b"), "btf", ("d1", "d2"), ("k1",), "info", "x86_64", qemu=None, live=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("-k 100", Place(None, live=True)), ("--qemu x:1 100", Place(None, qemu="x:1"))]
+)
+def test_a_live_kernel_needs_no_vmcore(
+    kgcore: Kgcore, opener: Opener, tmp_path: Path, words: str, expected: Place
+) -> None:
+    (tmp_path / "vmcore").unlink()
+    assert kgcore(*words.split()).status == 0
+    assert opener.places == [expected]
+
+
+def test_where_the_vmcore_is_looked_for(
+    kgcore: Kgcore, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "given").touch()
+    (tmp_path / "variable").touch()
+    kgcore(COMPLETE)
+    monkeypatch.setenv("KGCORE_VMCORE", "variable")
+    kgcore(COMPLETE)
+    kgcore("-c", "given", COMPLETE)
+    assert [place.core for place in opener.places] == ["vmcore", "variable", "given"]
+
+
+@pytest.mark.parametrize("words", ["-c nowhere 100", "100", "ps"])
+def test_a_missing_vmcore_names_all_places_and_what_kdump_left(
+    kgcore: Kgcore, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    (tmp_path / "vmcore").unlink()
+    crashes = {"/var/crash/*/vmcore": ["/var/crash/2/vmcore"], "/var/crash/*/dump.*": ["/var/crash/1/dump.1"]}
+    monkeypatch.setattr("glob.glob", lambda pattern: crashes[pattern])
+    status, _, err = kgcore(*words.split())
+    assert (status, opener.places) == (2, [])
+    for name in ("-c", "$KGCORE_VMCORE", "./vmcore", "/var/crash/1/dump.1", "/var/crash/2/vmcore"):
+        assert name in err
+
+
+def test_the_variable_does_not_fall_back(kgcore: Kgcore, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGCORE_VMCORE", "/nowhere/vmcore")
+    status, _, err = kgcore(COMPLETE)
+    assert (status, opener.places) == (2, [])
+    assert "'/nowhere/vmcore' (from $KGCORE_VMCORE)" in err
+
+
+def test_version_and_help(kgcore: Kgcore, opener: Opener) -> None:
+    assert kgcore("-V") == (0, f"kgcore {__version__}\n", "")
+    status, out, err = kgcore(COMPLETE, "--help")
+    assert (status, err, opener.places) == (0, "", [])
+    for option in (
+        *"-c -s -v -f -D -o -k -V --core --symbols --symbols-from --debug-directory --kernel-directory".split(),
+        *"--vmcoreinfo --architecture --qemu --dontdump --dax --missing --force --dry-run --report".split(),
+        *"--no-kgcore-note hugetlb".split(),
+    ):
+        assert option in out
+    assert "--json" in kgcore("ps", "-h").out
+    assert "CORE" in kgcore("check", "-h").out
+
+
+def test_mistakes_need_neither_drgn_nor_rich() -> None:
+    program = (
+        "import sys; from kgcore.cli import main; main(['--help']); main(['-v', '8']);"
+        "sys.exit(bool({'drgn', 'rich', 'construct', 'elftools'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment()).returncode == 0
+
+
+# The order of work and the exit status
+
+
+def test_arguments_are_worked_through_in_order_and_failures_do_not_stop(kgcore: Kgcore, opener: Opener) -> None:
+    status, out, err = kgcore(KERNEL_THREAD, COMPLETE, ZOMBIE, UNKNOWN, DEFECT, f"{task_address(LARGE):#x}")
+    assert status == 1
+    assert out == "Saved core.100\nSaved core.600\n"
+    assert [line.split(" (")[0] for line in err.splitlines()] == [
+        "kgcore: 2",
+        "kgcore: 300",
+        "kgcore: no thread has the id 404",
+        "kgcore: 666: unexpected RuntimeError: a defect",
+    ]
+    assert opener.source.asked == ["2", "100", "300", "404", "666", f"{task_address(LARGE):#x}"]
+
+
+def test_library_errors_show_where_a_defect_lies(kgcore: Kgcore) -> None:
+    assert "Traceback" in kgcore("-v", "2", DEFECT).err
+    assert "Traceback" not in kgcore("-v", "2", UNKNOWN).err
+    assert "Traceback" not in kgcore("-v", "5", DEFECT).err
+
+
+@pytest.mark.parametrize(
+    ("pids", "status"),
+    [
+        ([COMPLETE], 0),
+        ([INCOMPLETE], 3),
+        ([COMPLETE, INCOMPLETE], 3),
+        ([UNKNOWN], 1),
+        ([UNKNOWN, COMPLETE], 1),
+        ([INCOMPLETE, UNKNOWN], 1),
+    ],
+)
+def test_exit_status(kgcore: Kgcore, pids: list[int], status: int) -> None:
+    assert kgcore(*pids).status == status
+
+
+def test_a_dump_that_cannot_be_opened(kgcore: Kgcore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise TargetError("vmcore is no dump", hint="try file vmcore")
+
+    monkeypatch.setattr(cli, "_opened", broken)
+    assert kgcore(COMPLETE) == (1, "", "kgcore: vmcore is no dump (try file vmcore)\n")
+
+
+def test_messages_are_harmless_lines(kgcore: Kgcore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise TargetError("\x1b[31mred\nnot a line of its own")
+
+    monkeypatch.setattr(cli, "_opened", broken)
+    assert kgcore(COMPLETE).err == "kgcore: \\x1b[31mred\\nnot a line of its own\n"
+
+
+def test_a_defect_while_opening_gives_a_reason_and_no_traceback(
+    kgcore: Kgcore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(cli, "_opened", broken)
+    status, _, err = kgcore(COMPLETE)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "KeyError" in err
+    assert "Traceback" in kgcore("-v", "2", COMPLETE).err
+
+
+def test_no_argument_is_the_current_process(kgcore: Kgcore, opener: Opener) -> None:
+    status, _, err = kgcore()
+    assert status == 1
+    assert "kgcore ps" in err
+    opener.source.current = THREAD
+    assert kgcore() == (0, "Saved core.100\n", "")
+
+
+def test_what_is_missing_is_told_by_default_range_by_range(kgcore: Kgcore) -> None:
+    _, out, err = kgcore(INCOMPLETE)
+    assert out == "Saved core.200\n"
+    assert "7f0000001000-7f0000002000" in err
+    assert "swapped (swap 0)" in err
+    _, _, quiet = kgcore("-v", "0", "--force", INCOMPLETE)
+    assert "7f0000001000" not in quiet
+    assert "MISSING" in quiet
+
+
+def test_a_complete_core_needs_no_words(kgcore: Kgcore) -> None:
+    assert kgcore("-v", "7", COMPLETE).err == ""
+
+
+def test_options_reach_the_core(kgcore: Kgcore, tmp_path: Path) -> None:
+    def core(*words: str) -> bytes:
+        kgcore(*words, "--force", INCOMPLETE)
+        return (tmp_path / f"core.{INCOMPLETE}").read_bytes()
+
+    default = core()
+    assert core("-f", "51", "--missing", "omit") == default
+    assert core("-f", "process") == default
+    assert len(core("-f", "0")) < len(default)
+    assert len(core("-f", "process", "--missing", "zero")) == len(default) + 4096
+    assert b"KGCORE\0" in default
+    assert b"KGCORE\0" not in core("--no-kgcore-note")
+
+
+def test_marked_memory_is_written_when_asked_for(kgcore: Kgcore, tmp_path: Path) -> None:
+    def size(*words: str) -> int:
+        kgcore(*words, "--no-kgcore-note", "--force", MARKED)
+        return (tmp_path / f"core.{MARKED}").stat().st_size
+
+    assert size("--dontdump") == size("--dax") == size() + 4096
+    assert size("--dontdump", "--dax") == size() + 8192
+
+
+# Files
+
+
+def test_cores_are_private_files_in_the_directory_asked_for(kgcore: Kgcore, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    assert kgcore("-D", "d", THREAD).out == "Saved core.100\n"
+    core = tmp_path / "d" / "core.100"
+    assert stat.S_IMODE(core.stat().st_mode) == 0o600
+    assert core.read_bytes()[:4] == b"\x7fELF"
+    kgcore("-o", "exact", COMPLETE)
+    assert leftovers(tmp_path) == ["d", "exact"]
+    assert leftovers(tmp_path / "d") == ["core.100"]
+
+
+def test_existing_files_stay(kgcore: Kgcore, tmp_path: Path) -> None:
+    core = tmp_path / "core.100"
+    core.write_text("precious")
+    status, out, err = kgcore(COMPLETE)
+    assert (status, out, core.read_text()) == (1, "", "precious")
+    assert "core.100 exists" in err
+    assert kgcore("--force", COMPLETE).status == 0
+    assert core.read_bytes()[:4] == b"\x7fELF"
+    assert leftovers(tmp_path) == ["core.100"]
+
+
+def test_what_the_run_itself_wrote_may_be_overwritten(kgcore: Kgcore, tmp_path: Path) -> None:
+    """The same process under two names: the second core has the other thread first."""
+    assert kgcore(COMPLETE, THREAD) == (0, "Saved core.100\nSaved core.100\n", "")
+    twice = (tmp_path / "core.100").read_bytes()
+    kgcore("--force", THREAD)
+    assert (tmp_path / "core.100").read_bytes() == twice
+
+
+def test_what_the_run_failed_to_write_is_not_its_own(kgcore: Kgcore, tmp_path: Path) -> None:
+    (tmp_path / "core.100").write_text("precious")
+    status, out, err = kgcore(COMPLETE, THREAD)
+    assert (status, out, err.count("exists")) == (1, "", 2)
+    assert (tmp_path / "core.100").read_text() == "precious"
+
+
+def test_a_core_written_does_not_permit_to_overwrite_another(kgcore: Kgcore, tmp_path: Path) -> None:
+    (tmp_path / "core.600").write_text("precious")
+    assert kgcore(COMPLETE, LARGE).status == 1
+    assert (tmp_path / "core.600").read_text() == "precious"
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("target", ["victim", "nowhere"])
+def test_symbolic_links_are_not_followed(kgcore: Kgcore, tmp_path: Path, force: list[str], target: str) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "core.100").symlink_to(target)
+    assert kgcore(*force, COMPLETE).status == 1
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert leftovers(tmp_path) == ["core.100", "victim"]
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(kgcore: Kgcore, tmp_path: Path) -> None:
+    status, out, _ = kgcore("--dry-run", INCOMPLETE, COMPLETE)
+    assert status == 0
+    assert re.search(r"^7f0000000000-7f0000003000 +rw-p +anon-private +8192 +4096$", out, re.MULTILINE)
+    assert re.search(r"^process 100 .*core of 16.0 KiB$", out, re.MULTILINE)
+    assert "Saved" not in out
+    assert leftovers(tmp_path) == []
+    assert kgcore("--dry-run", UNKNOWN).status == 1
+
+
+def test_report(kgcore: Kgcore, tmp_path: Path) -> None:
+    kgcore(INCOMPLETE, UNKNOWN, COMPLETE, "--report", "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["version"], report["status"]) == (1, 1)
+    assert [(one["tgid"], one["complete"]) for one in report["processes"]] == [(200, False), (100, True)]
+    assert report["processes"][0]["missing"][0]["reason"] == "swapped"
+    assert [failure["task"] for failure in report["failures"]] == ["404"]
+    assert "no thread" in report["failures"][0]["reason"]
+    assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == 0o600
+    assert kgcore(COMPLETE, "--force", "--report", "report.json").status == 0
+
+
+# Sub-commands
+
+
+def test_ps_in_a_pipe_is_plain_and_whole(kgcore: Kgcore) -> None:
+    status, out, err = kgcore("ps")
+    assert (status, err) == (0, "")
+    rows = [line.split(maxsplit=7) for line in out.splitlines()]
+    assert rows[0] == ["PID", "PPID", "UID", "THREADS", "RSS/KiB", "S", "COMM", "COMMAND"]
+    assert rows[1] == ["2", "0", "0", "1", "0", "S", "kthreadd", "[kthreadd]"]
+    assert rows[2] == ["100", "1", "1000", "2", "12", "R", "[red]work", "/bin/work -x " + "long" * 60]
+    assert rows[3] == ["200", "1", "0", "1", "4", "S", r"\x1b[31m[red]\xff\n", "?"]
+
+
+def test_ps_json(kgcore: Kgcore, opener: Opener) -> None:
+    status, out, _ = kgcore("-c", "vmcore", "ps", "--json")
+    listing = json.loads(out)
+    assert (status, listing["version"]) == (0, 1)
+    assert [one["pid"] for one in listing["processes"]] == [2, 100, 200]
+    assert listing["processes"][1]["args"] == ["/bin/work", "-x", "long" * 60]
+    assert listing["processes"][0]["args"] == []
+    assert listing["processes"][2]["args"] is None
+    assert "\x1b" not in out
+    assert [place.core for place in opener.places] == ["vmcore"]
+
+
+def test_ps_shows_what_it_has_of_a_broken_list(kgcore: Kgcore, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[ProcessSummary]:
+        yield next(FakeSource().processes())
+        raise TargetError("the task list is broken")
+
+    monkeypatch.setattr(opener.source, "processes", broken)
+    status, out, err = kgcore("ps")
+    assert status == 1
+    assert "kthreadd" in out
+    assert "the task list is broken" in err
+
+
+def test_a_file_may_be_called_like_a_sub_command(kgcore: Kgcore, tmp_path: Path) -> None:
+    assert kgcore("-o", "ps", COMPLETE).status == 0
+    assert leftovers(tmp_path) == ["ps"]
+
+
+def test_check(kgcore: Kgcore, opener: Opener, tmp_path: Path) -> None:
+    kgcore(COMPLETE, INCOMPLETE)
+    opener.places.clear()
+    assert kgcore("check", "core.100").status == 0
+    assert kgcore("check", "core.200").status == 3
+    assert json.loads(kgcore("check", "--json", "core.200").out)
+    (tmp_path / "core.100").write_bytes(b"no core at all")
+    assert kgcore("check", "core.100").status == 1
+    assert opener.places == []
+
+
+# Standard output, pipes, full disks, signals: processes of their own
+
+
+def test_the_core_goes_to_standard_output_and_nothing_else_does(kgcore: Kgcore, tmp_path: Path) -> None:
+    kgcore(COMPLETE)
+    done = subprocess.run(command("-o", "-", COMPLETE), cwd=tmp_path, env=environment(), capture_output=True)
+    assert done.returncode == 0
+    assert done.stdout == (tmp_path / "core.100").read_bytes()
+    assert done.stderr == b"Saved core.100\n"
+
+
+def test_no_core_on_a_terminal(kgcore: Kgcore, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    status, out, err = kgcore("-o", "-", COMPLETE)
+    assert (status, out, opener.places) == (2, "", [])
+    assert "terminal" in err
+
+
+def test_a_reader_that_goes_away(kgcore: Kgcore, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("-o", "-", LARGE), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(4) == b"\x7fELF"
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(30) == 1
+    assert "pipe" in err
+    assert err.count("\n") == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_a_listing_that_nobody_reads(kgcore: Kgcore, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command("ps"), cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"kgcore: standard output was closed by its reader\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["-o", "-", COMPLETE], ["ps"], ["ps", "--json"], ["--help"], ["--dry-run", COMPLETE]]
+)
+def test_a_full_device(kgcore: Kgcore, tmp_path: Path, words: list[object]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command(*words), cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert b"No space left on device" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_file_that_cannot_grow(kgcore: Kgcore, tmp_path: Path) -> None:
+    """ulimit -f stands for the full disk: the write fails half-way. The process after it has room."""
+    done = subprocess.run(
+        command(LARGE, COMPLETE),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE_SIZE // 2, LARGE_SIZE // 2)),
+    )
+    assert (done.returncode, done.stdout) == (1, b"Saved core.100\n")
+    assert b"core.600" in done.stderr
+    assert leftovers(tmp_path) == ["core.100"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_only_whole_cores(kgcore: Kgcore, tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        command(COMPLETE, ENDLESS, LARGE),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "half-way\n"
+    assert any(name.endswith(".tmp") for name in leftovers(tmp_path))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert out == "Saved core.100\n"
+    assert err == f"kgcore: stopped by {number.name}; no half-written core was left behind\n"
+    assert leftovers(tmp_path) == ["core.100"]
+
+
+def test_an_ignored_signal_stays_ignored(kgcore: Kgcore, tmp_path: Path) -> None:
+    """nohup kgcore ... must survive the end of the session."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            command(ENDLESS), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.kill()
+    process.communicate()
+
+
+def test_no_escape_sequences_in_a_pipe(kgcore: Kgcore) -> None:
+    for words in (["ps"], ["--dry-run", INCOMPLETE], ["-v", "7", INCOMPLETE, UNKNOWN]):
+        _, out, err = kgcore(*words)
+        assert "\x1b" not in out + err
+
+
+def on_terminal(tmp_path: Path, *words: object, **variables: str) -> str:
+    """Run with a terminal for standard output and standard error, and return what it saw."""
+    primary, secondary = pty.openpty()
+    process = subprocess.Popen(
+        command(*words), cwd=tmp_path, env=environment() | variables, stdout=secondary, stderr=secondary
+    )
+    os.close(secondary)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(primary, 65536)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(primary)
+    process.wait(30)
+    return seen.decode()
+
+
+def test_progress_on_a_terminal_only_when_asked(kgcore: Kgcore, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    assert "core.600" in on_terminal(tmp_path, "-v", "1", LARGE, TERM="xterm").replace("Saved core.600", "")
+    assert "core.600" not in on_terminal(tmp_path, "-D", "d", LARGE, TERM="xterm").replace("Saved core.600", "")
+
+
+def test_hostile_names_on_a_terminal(kgcore: Kgcore, tmp_path: Path) -> None:
+    seen = on_terminal(tmp_path, "ps", TERM="xterm", COLUMNS="200", NO_COLOR="1")
+    assert r"\x1b[31m[red]\xff\n" in seen
+    assert "[red]work" in seen
+    assert "\x1b[31m" not in seen

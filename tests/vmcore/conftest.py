@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Real vmcores for tests.
+
+A fixture is a directory with a ``manifest.toml`` (tests/vmcore_fixtures/README.md). The small ones are committed;
+the whole
+ones are built by ``python3 -m tests.vmcore_fixtures.make`` into ``$KGCORE_CACHE/fixtures``. A test whose fixture is
+not there is skipped, unless KGCORE_REQUIRE_VMCORES is set (CI sets it): then it fails.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMITTED = Path(__file__).parent.parent / "vmcore_fixtures"
+CACHE = Path(os.environ.get("KGCORE_CACHE") or Path.home() / ".cache" / "kgcore") / "fixtures"
+
+MAIN = ("k510", "k61", "k612", "k72")
+"""One guest per kernel series, each with all ordinary victims."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A process of the guest.
+
+    :ivar core: the core that the guest's kernel wrote of it, if there is one.
+    :ivar said: what the program said of itself: its mappings and their patterns, its threads' registers.
+    """
+
+    name: str
+    pid: int
+    tids: tuple[int, ...]
+    filter: int
+    core: Path | None
+    fixture: "Fixture" = field(repr=False)
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        import json
+
+        path = self.fixture.path / "truth" / "victims" / f"{self.name}.json"
+        return dict(json.loads(path.read_text(errors="surrogateescape")))
+
+    @property
+    def proc(self) -> Path:
+        """/proc/PID as it was just before the dump."""
+        return self.fixture.path / "truth" / "proc" / str(self.pid)
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A guest: its dumps and what is known of its processes."""
+
+    path: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return tomllib.loads((self.path / "manifest.toml").read_text())
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def version(self) -> tuple[int, int]:
+        major, minor = str(self.manifest["release"]).split(".")[:2]
+        return int(major), int("".join(c for c in minor if c.isdigit()))
+
+    @cached_property
+    def victims(self) -> dict[str, Victim]:
+        return {
+            victim["name"]: Victim(
+                victim["name"],
+                victim["pid"],
+                tuple(victim.get("tids", ())),
+                victim.get("filter", 0),
+                self.path / victim["core"] if victim.get("core") else None,
+                self,
+            )
+            for victim in self.manifest["victims"]
+        }
+
+    def dump(self, file: str = "vmcore.elf") -> Path:
+        return self.path / file
+
+    @property
+    def vmlinux(self) -> Path:
+        return self.path / "vmlinux"
+
+
+def find(name: str, *, committed: bool = True) -> Fixture | None:
+    """The fixture of that name; the committed one if there is one, unless the whole one is asked for."""
+    for root in (COMMITTED, CACHE)[not committed :]:
+        if (root / name / "manifest.toml").exists():
+            return Fixture(root / name)
+    return None
+
+
+def need(name: str) -> Fixture:
+    """The fixture of that name; the test is skipped, or fails, if it is not there."""
+    fixture = find(name)
+    if fixture is not None:
+        return fixture
+    if (CACHE / f"{name}.unavailable").exists():
+        pytest.skip(f"KERNEL UNAVAILABLE TODAY: {name}: {(CACHE / f'{name}.unavailable').read_text().strip()}")
+    if os.environ.get("KGCORE_REQUIRE_VMCORES"):
+        pytest.fail(f"the fixture {name} has not been built: python3 -m tests.vmcore_fixtures.make {name}")
+    pytest.skip(f"the fixture {name} has not been built")
+
+
+def main_dump(fixture: Fixture) -> str:
+    """The dump of a fixture that lacks nothing."""
+    files = [dump["file"] for dump in fixture.manifest["dumps"] if dump["level"] == 0]
+    return "vmcore.elf" if "vmcore.elf" in files else str(files[0])
+
+
+@pytest.fixture(scope="session")
+def fixture_dir() -> Callable[[str], Path]:
+    """``fixture_dir("k61")``: the directory of a fixture."""
+    return lambda name: need(name).path
+
+
+@pytest.fixture(scope="session")
+def extract(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Extractor"]:
+    """``extract(fixture, pid)``: a core that kgcore wrote, and its report; each combination is written once."""
+    extractor = Extractor(tmp_path_factory.mktemp("cores"))
+    yield extractor
+    extractor.close()
+
+
+@dataclass
+class Extractor:
+    directory: Path
+    _targets: dict[Any, Any] = field(default_factory=dict)
+    _done: dict[Any, Any] = field(default_factory=dict)
+
+    def source(self, path: Path, **options: Any) -> Any:
+        """An opened dump."""
+        from kgcore.sources.vmcore.source import VmcoreSource
+        from kgcore.sources.vmcore.target import TargetOptions, open_target
+
+        key = (path, tuple(sorted(options.items())))
+        if key not in self._targets:
+            target = open_target(TargetOptions(core=str(path), **options))
+            self._targets[key] = (target, VmcoreSource(target))
+        return self._targets[key][1]
+
+    def __call__(
+        self, path: Path, task: int | str, *, symbols: tuple[str, ...] = (), **options: Any
+    ) -> tuple[Path, Any]:
+        """Extract with the given :class:`kgcore.pipeline.Options`."""
+        from kgcore.pipeline import Options, dump
+        from kgcore.sinks import FileSink
+        from kgcore.sources.base import TaskRef
+
+        key = (path, task, symbols, tuple(sorted(options.items())))
+        if key not in self._done:
+            out = self.directory / f"core.{len(self._done)}"
+            source = self.source(path, symbols=symbols)
+            report = dump(source, TaskRef.parse(str(task)), lambda _: FileSink(str(out)), Options(**options))
+            self._done[key] = (out, report)
+        path_, report = self._done[key]
+        return path_, report
+
+    def close(self) -> None:
+        for target, _ in self._targets.values():
+            target.close()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""drgn's types out of made-up BTF; real BTF is compared with DWARF in test_target.py."""
+
+import struct
+
+import pytest
+from drgn import Architecture, Platform, Program
+
+from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.btf import Btf, Kind
+from kgcore.sources.vmcore.btf_types import TypeFinder
+from tests.test_btf import Writer, enum
+
+
+def program(writer: Writer) -> Program:
+    prog = Program(Platform(Architecture.X86_64))
+    prog.register_type_finder("btf", TypeFinder(prog, Btf(writer.data())), enable_index=0)
+    return prog
+
+
+def integer(writer: Writer, name: str = "int", size: int = 4, encoding: int = 1) -> int:
+    return writer.add(Kind.INT, name, size, rest=struct.pack("<I", encoding << 24 | size * 8))
+
+
+def members(writer: Writer, *rows: tuple[str, int, int]) -> bytes:
+    return b"".join(struct.pack("<III", writer.text(name), number, offset) for name, number, offset in rows)
+
+
+def test_structure() -> None:
+    writer = Writer()
+    word = integer(writer)
+    array = writer.add(Kind.ARRAY, rest=struct.pack("<III", word, word, 3))
+    flexible = writer.add(Kind.ARRAY, rest=struct.pack("<III", word, word, 0))
+    inner = writer.add(Kind.UNION, size=4, vlen=1, rest=members(writer, ("x", word, 0)))
+    pointer = writer.add(Kind.PTR, size=word + 5)  # to the structure that follows
+    rows = members(
+        writer,
+        ("a", word, 0),
+        ("bits", word, 5 << 24 | 35),
+        ("", inner, 64),
+        ("n", array, 96),
+        ("p", pointer, 192),
+        ("f", flexible, 256),
+    )
+    outer = writer.add(Kind.STRUCT, "s", 32, vlen=6, flag=True, rest=rows)
+    assert outer == word + 5
+    kind = program(writer).type("struct s")
+    assert kind.size == 32
+    assert kind.member("bits").bit_field_size == 5
+    assert kind.member("bits").bit_offset == 35
+    assert kind.member("x").offset == 8
+    assert kind.member("n").type.length == 3
+    assert kind.member("p").type.type.member("x").offset == 8
+    assert kind.member("f").type.length is None
+
+
+def test_other_kinds() -> None:
+    writer = Writer()
+    word = integer(writer, "unsigned int", encoding=0)
+    integer(writer, "_Bool", 1, 4)
+    constant = writer.add(Kind.CONST, size=writer.add(Kind.VOLATILE, size=word))
+    writer.add(Kind.TYPEDEF, "t", writer.add(Kind.TYPE_TAG, "tag", constant))
+    enum(writer, "e", {"A": 1, "B": -1}, flag=True)
+    writer.add(Kind.FLOAT, "double", 8)
+    writer.add(Kind.ENUM, "later", 4)
+    parameters = struct.pack("<IIII", writer.text("a"), word, 0, 0)
+    proto = writer.add(Kind.FUNC_PROTO, size=0, vlen=2, rest=parameters)
+    writer.add(Kind.TYPEDEF, "fn", writer.add(Kind.PTR, size=proto))
+    prog = program(writer)
+    assert prog.type("t").type.type_name() == "const volatile unsigned int"
+    assert [tuple(value) for value in prog.type("enum e").enumerators or ()] == [("A", 1), ("B", -1)]
+    assert prog.type("_Bool").size == 1
+    assert prog.type("double").size == 8
+    assert not prog.type("enum later").is_complete()
+    assert prog.type("fn").type.type.is_variadic
+    with pytest.raises(LookupError):
+        prog.type("struct t")
+
+
+@pytest.mark.parametrize("kind", [Kind.PTR, Kind.CONST, Kind.TYPE_TAG])
+def test_types_that_refer_to_themselves(kind: int) -> None:
+    writer = Writer()
+    writer.add(Kind.TYPEDEF, "t", 2)
+    writer.add(kind, size=2)
+    with pytest.raises(BrokenDump, match="circle"):
+        program(writer).type("t")
+
+
+def test_references_to_nothing() -> None:
+    writer = Writer()
+    writer.add(Kind.TYPEDEF, "t", 99)
+    writer.add(Kind.TYPEDEF, "d", 3)
+    writer.add(Kind.DATASEC, "section")
+    rows = members(writer, ("x", 77, 0))
+    writer.add(Kind.STRUCT, "s", 4, vlen=1, rest=rows)
+    prog = program(writer)
+    with pytest.raises(BrokenDump, match="type 99"):
+        prog.type("t")
+    with pytest.raises(BrokenDump, match="as a type"):
+        prog.type("d")
+    kind = prog.type("struct s")  # making it does not look at what it is made of
+    with pytest.raises(BrokenDump, match="type 77"):
+        _ = kind.member("x").type
+
+
+def test_absurd_sizes() -> None:
+    writer = Writer()
+    integer(writer, "int", 0)
+    word = integer(writer, "long", 8)
+    writer.add(Kind.ENUM, "e", 3, vlen=1, rest=struct.pack("<Ii", writer.text("A"), 1))
+    writer.add(Kind.STRUCT, "s", 8, vlen=1, flag=True, rest=members(writer, ("x", word, 65 << 24)))
+    prog = program(writer)
+    with pytest.raises(BrokenDump, match="integer of 0 bytes"):
+        prog.type("int")
+    with pytest.raises(BrokenDump, match="enum of 3 bytes"):
+        prog.type("enum e")
+    with pytest.raises(BrokenDump, match="bit field"):
+        _ = prog.type("struct s").member("x").type

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The same moment in other containers: formats, compressors, dump levels, and with or without a vmlinux."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kgcore.errors import BrokenDump
+from kgcore.memory import Provenance
+from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, find, main_dump, need
+from tests.vmcore.corefile import Core
+
+VICTIMS = ("memory", "threads", "dynamic", "spin")
+KEEPS_PROCESSES = {0, 1, 17}
+"""Dump levels (``makedumpfile -d``) that leave the memory of processes whole."""
+LOSES_KERNEL_MEMORY = {"k72", "k72-kexec"}
+"""At level 31 makedumpfile 1.7.8 takes some of 7.2's slab pages for user memory: tasks, inodes and names are lost too."""
+
+
+def other_dumps() -> Iterator[Any]:
+    """Every dump of the fixtures that are built, but for the one that all else is compared with."""
+    for name in (*MAIN, "k61-kexec", "k72-kexec", "k61-novmcoreinfo"):
+        fixture = find(name)
+        if fixture is None:
+            yield pytest.param(name, "", 0, id=f"{name}-not-built")
+            continue
+        for dump in fixture.manifest["dumps"]:
+            if dump["file"] != main_dump(fixture) and not dump.get("error"):
+                yield pytest.param(name, dump["file"], dump["level"], id=f"{name}-{dump['file']}")
+
+
+@pytest.mark.parametrize(("name", "file", "level"), list(other_dumps()))
+def test_same_core_from_every_format(name: str, file: str, level: int, extract: Extractor) -> None:
+    fixture = need(name)
+    for victim in VICTIMS:
+        if victim not in fixture.victims:
+            continue
+        pid = fixture.victims[victim].pid
+        whole, _ = extract(fixture.dump(main_dump(fixture)), pid, mask=None, vendor_note=False)
+        if level in KEEPS_PROCESSES:
+            path, report = extract(fixture.dump(file), pid, mask=None, vendor_note=False)
+            assert path.read_bytes() == whole.read_bytes()
+            assert all(gap.reason == "file" for gap in report.missing)
+            continue
+        try:
+            path, report = extract(fixture.dump(file), pid, mask=None, vendor_note=False)
+        except BrokenDump as error:
+            assert name in LOSES_KERNEL_MEMORY
+            assert "not in the dump" in str(error) or "tables of tasks are damaged" in str(error)
+            continue
+        check_less(Core(whole), Core(path), report)
+        if name in LOSES_KERNEL_MEMORY:
+            assert set(Core(path).files) <= set(Core(whole).files)
+        else:
+            assert Core(path).files == Core(whole).files
+
+
+def check_less(whole: Core, less: Core, report: Any) -> None:
+    """A core out of a dump that lacks memory has no wrong byte, no wrong register, and lists what it lacks."""
+    assert report.missing_bytes > 0
+    assert not report.complete
+    assert {gap.reason for gap in report.missing} <= {"excluded", "file"}
+    for load in less.loads:
+        for address, data in less.segment(load):
+            assert whole.read(address, len(data)) == data
+    dumped = sum(load.p_filesz for load in less.loads) + report.missing_bytes
+    assert dumped >= sum(load.p_filesz for load in whole.loads)
+    for gap in report.missing:
+        with pytest.raises(ValueError, match="is not in"):
+            less.read(gap.start, 1)
+        with pytest.raises(ValueError, match="is not in"):
+            less.read(gap.end - 1, 1)
+    assert less.auxv == whole.auxv
+    assert list(less.threads) == list(whole.threads)
+    for tid, thread in whole.threads.items():
+        assert less.threads[tid] == thread
+
+
+@pytest.mark.parametrize("name", [name for name in MAIN if name not in LOSES_KERNEL_MEMORY])
+def test_zeros_on_request(name: str, extract: Extractor) -> None:
+    """``--missing zero`` keeps the kernel's layout, one segment per mapping, and still tells what is missing."""
+    fixture = need(name)
+    pid = fixture.victims["threads"].pid
+    whole, _ = extract(fixture.dump(), pid, mask=None, vendor_note=False)
+    path, report = extract(fixture.dump("vmcore.d31-zstd"), pid, mask=None, vendor_note=False, missing="zero")
+    one, two = Core(whole), Core(path)
+    assert one.phdrs == two.phdrs
+    assert report.missing_bytes > 0
+    assert not report.complete
+    for gap in report.missing:
+        assert two.read(gap.start, gap.end - gap.start) == bytes(gap.end - gap.start)
+
+
+# No vmlinux
+
+
+@pytest.mark.parametrize(("name", "victim"), [*((name, v) for name in MAIN for v in VICTIMS), ("k61-kexec", "crasher")])
+def test_dwarf_and_btf_give_the_same_core(name: str, victim: str, extract: Extractor) -> None:
+    fixture = need(name)
+    file = fixture.dump(main_dump(fixture))
+    pid = fixture.victims[victim].pid
+    btf, _ = extract(file, pid, mask=0x7F)
+    dwarf, _ = extract(file, pid, mask=0x7F, symbols=(str(fixture.vmlinux),))
+    assert btf.read_bytes() == dwarf.read_bytes()
+
+
+# The committed fixtures
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in COMMITTED.glob("*/manifest.toml")))
+def test_committed_fixture_is_what_its_guest_was(name: str, extract: Extractor) -> None:
+    """The frames that were left out are ones that extraction does not read: from either come the same bytes."""
+    fixture = need(name)
+    whole = find(name, committed=False)
+    if whole is None or whole.manifest["recipe_hash"] != fixture.manifest["recipe_hash"]:
+        return  # its guest has been built anew since: other processes, other addresses
+    for victim in fixture.victims.values():
+        small, report = extract(fixture.dump("vmcore"), victim.pid, mask=None, vendor_note=False)
+        large, _ = extract(whole.dump(main_dump(whole)), victim.pid, mask=None, vendor_note=False)
+        assert small.read_bytes() == large.read_bytes()
+        assert not any(gap.reason == Provenance.EXCLUDED.value for gap in report.missing)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""python3 -m tests.vmcore_fixtures.make.reduce NAME...: makes the committed fixtures out of those in the cache.
+
+A real dump of 640 MiB becomes 2 to 5 MB: kgcore extracts every victim from it while each page frame that is read is
+written down, and
+the frames that were not are marked as excluded, as makedumpfile does it (level 31 is what the header then says, since
+frames of every class are gone). Nothing else changes: headers, notes and the pages themselves are those of the dump.
+A later kgcore that reads further frames needs the fixture made anew.
+
+Needs kgcore itself (so run it with the project's virtual environment), the fixtures in the cache, and a
+vmcore.d1-zlib in them.
+"""
+
+import argparse
+import lzma
+import os
+import shutil
+import struct
+import sys
+import tomllib
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from drgn import Architecture, Platform, Program
+
+from kgcore.errors import NoCurrentTask
+from kgcore.pipeline import Options, prepare, write
+from kgcore.sinks import MemorySink
+from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore import symbols
+from kgcore.sources.vmcore.dumpfile import open_dump
+from kgcore.sources.vmcore.source import VmcoreSource
+from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.vmcoreinfo import parse
+from tests.vmcore_fixtures.make import toml
+from tests.vmcore_fixtures.make.common import HERE, cache_dir, say
+
+DUMP = "vmcore.d1-zlib"
+PAGE = 4096
+EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+PAGE_DESC = struct.Struct("<QIIQ")
+ZLIB = 1
+ALL_LEVELS = 31
+# What of /proc and of the programs is worth its bytes.
+PROC = ("maps", "status", "cmdline", "coredump_filter")
+SYSROOT = ("crasher",)
+
+
+class Recorder:
+    """A Program on a dump that writes down which page frames are read.
+
+    It consists of an ELF header alone; memory comes from another Program by a callback, page tables of the kernel
+    included.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.frames: set[int] = set()
+        self._path = str(path)
+        self._whole = open_target(TargetOptions(core=self._path, symbols_from="btf"))
+
+    def target(self) -> Target:
+        """The recording Target. What opening it needs is recorded."""
+        text = self._whole.prog["VMCOREINFO"].string_()  # with what was found by searching, before 6.0
+        prog = Program(Platform(Architecture.X86_64), vmcoreinfo=text)
+        descriptor = os.memfd_create("header")
+        ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
+        os.write(descriptor, EHDR.pack(ident, 4, 62, 1, 0, 0, 0, 0, 64, 56, 0, 0, 0, 0))
+        prog.set_core_dump(descriptor)  # which is drgn's from now on
+        prog.add_memory_segment(0, 1 << 52, self._read, True)
+        symbols.load_btf(prog, self._whole.release)
+        dump = open_dump(self._path)
+        if b"SYMBOL(kallsyms_names)" not in (dump.vmcoreinfo or b""):
+            # The search for the symbol table steps over the holes that the kernel's text has become, but it checks
+            # all parts of the table, more than reading it takes.
+            parts = sorted(value for name, value in parse(text).items() if name.startswith("SYMBOL(kallsyms_"))
+            start, end = int(parts[0], 16), int(parts[-1], 16) + PAGE
+            for address in range(start, end, PAGE):
+                prog.read(address, 1)
+        return Target(prog, dump, "btf")
+
+    def _read(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:
+        self.frames.update(range(address // PAGE, (address + count - 1) // PAGE + 1))
+        return self._whole.phys(address, count)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    for name in parser.parse_args().names:
+        reduce(cache_dir() / "fixtures" / name, HERE.parent / name)
+    return 0
+
+
+def reduce(whole: Path, small: Path) -> None:
+    """Make the committed fixture ``small`` out of ``whole``."""
+    manifest = tomllib.loads((whole / "manifest.toml").read_text())
+    recorder = Recorder(whole / DUMP)
+    with recorder.target() as target:
+        extract_all(VmcoreSource(target), manifest)
+    shutil.rmtree(small, ignore_errors=True)
+    small.mkdir()
+    write_kdump(whole / DUMP, small / "vmcore", recorder.frames)
+    copy_truth(whole, small, manifest)
+    (small / "manifest.toml").write_text(toml.dumps(reduced_manifest(manifest)))
+    say(f"{small.name}: {len(recorder.frames)} page frames, {(small / 'vmcore').stat().st_size / 1e6:.1f} MB")
+
+
+def extract_all(source: VmcoreSource, manifest: dict[str, Any]) -> None:
+    """Read all that kgcore reads of the victims, with the kernel's default filter and with each one's own."""
+    list(source.processes())
+    for victim in manifest["victims"]:
+        for mask in (None, 0x33):
+            prepared = prepare(source, TaskRef.parse(str(victim["pid"])), Options(mask=mask))
+            write(prepared, MemorySink())
+    with suppress(NoCurrentTask):  # the machine did not crash
+        source.image(TaskRef("current"))
+
+
+def write_kdump(path: Path, out: Path, frames: set[int]) -> None:
+    """Copy a kdump file (zlib) with the pages of some frames only."""
+    with path.open("rb") as file:
+        header = bytearray(file.read(PAGE))
+        block, sub_blocks, bitmap_blocks = struct.unpack_from("<III", header, 428)
+        if block != PAGE:
+            raise ValueError(f"{path}: block size {block}")
+        head = bytearray(bytes(header) + file.read(sub_blocks * PAGE))
+        struct.pack_into("<i", head, PAGE + 8, ALL_LEVELS)  # struct kdump_sub_header: dump_level
+        half = bitmap_blocks * PAGE // 2
+        ram, stored = file.read(half), file.read(half)
+        wanted = bytearray(half)
+        pages: list[bytes] = []
+        descriptors = (1 + sub_blocks + bitmap_blocks) * PAGE
+        for rank, frame in enumerate(set_bits(stored)):
+            if frame in frames:
+                wanted[frame // 8] |= 1 << frame % 8
+                file.seek(descriptors + rank * PAGE_DESC.size)
+                offset, size, flags, _ = PAGE_DESC.unpack(file.read(PAGE_DESC.size))
+                file.seek(offset)
+                data = file.read(size)
+                pages.append(zlib.decompress(data) if flags & ZLIB else data)
+    with out.open("wb") as file:
+        file.write(head + ram + wanted)
+        offset = descriptors + len(pages) * PAGE_DESC.size
+        table, body, known = bytearray(), bytearray(), dict[bytes, tuple[int, int, int]]()
+        for page in pages:
+            if page not in known:  # zero pages, and the copies that a fork left
+                packed = zlib.compress(page, 9)
+                data, flags = (packed, ZLIB) if len(packed) < PAGE else (page, 0)
+                known[page] = (offset + len(body), len(data), flags)
+                body += data
+            table += PAGE_DESC.pack(*known[page], 0)
+        file.write(table + body)
+
+
+def set_bits(bitmap: bytes) -> Iterator[int]:
+    for number, byte in enumerate(bitmap):
+        if byte:
+            yield from (number * 8 + bit for bit in range(8) if byte >> bit & 1)
+
+
+def copy_truth(whole: Path, small: Path, manifest: dict[str, Any]) -> None:
+    """The kernel's cores, xz-compressed; what the victims said; a little of /proc."""
+    for victim in manifest["victims"]:
+        if core := victim.get("core"):
+            target = small / f"{core}.xz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(lzma.compress((whole / core).read_bytes(), preset=9))
+        said = Path("truth", "victims", f"{victim['name']}.json")
+        (small / said).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(whole / said, small / said)
+        for name in PROC:
+            proc = Path("truth", "proc", str(victim["pid"]), name)
+            (small / proc).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(whole / proc, small / proc)
+    for name in SYSROOT:
+        binary = whole / "sysroot" / "victims" / name
+        if binary.exists() and name in {victim["program"] for victim in manifest["victims"]}:
+            (small / "sysroot" / "victims").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(binary, small / "sysroot" / "victims" / name)
+
+
+def reduced_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    victims = [
+        {key: f"{value}.xz" if key == "core" else value for key, value in victim.items()}
+        for victim in manifest["victims"]
+    ]
+    (dump,) = (dump for dump in manifest["dumps"] if dump["file"] == DUMP)
+    dump = dump | {"file": "vmcore", "level": 0, "reduced": True}
+    return manifest | {"dumps": [dump], "victims": victims, "note": f"{manifest['note']}; recipe: make/reduce.py"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
