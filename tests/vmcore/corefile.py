@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A core file as values, read apart from kgcore: with the standard library and the layouts of <linux/elfcore.h>."""
 
+import lzma
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from weakref import finalize
@@ -52,9 +54,10 @@ class Core:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.file: BinaryIO = self.path.open("rb")
+        packed = self.path.suffix == ".xz"  # those of the committed fixtures
+        self.file: BinaryIO = BytesIO(lzma.decompress(self.path.read_bytes())) if packed else self.path.open("rb")
         finalize(self, self.file.close)
-        self.size = self.path.stat().st_size
+        self.size = self.file.seek(0, SEEK_END)
         self.e_ident = self._at(0, 16)
         self.header = dict(zip(EHDR, struct.unpack("<HHIQQQIHHHHHH", self._at(16, 48)), strict=True))
         count = self.header["e_phnum"]

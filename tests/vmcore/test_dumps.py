@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The same moment in other containers: formats, compressors, dump levels, and with or without a vmlinux."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 
 from kgcore.errors import BrokenDump
 from kgcore.memory import Provenance
-from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, find, main_dump, need
+from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Victim, find, main_dump, need
 from tests.vmcore.corefile import Core
+from tests.vmcore.patterns import pattern
 
 VICTIMS = ("memory", "threads", "dynamic", "spin")
 KEEPS_PROCESSES = {0, 1, 17}
@@ -120,3 +122,39 @@ def test_committed_fixture_is_what_its_guest_was(name: str, extract: Extractor) 
         large, _ = extract(whole.dump(main_dump(whole)), victim.pid, mask=None, vendor_note=False)
         assert small.read_bytes() == large.read_bytes()
         assert not any(gap.reason == Provenance.EXCLUDED.value for gap in report.missing)
+
+
+# Swap
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_swapped_pages_are_told_apart(name: str, extract: Extractor) -> None:
+    """Just the pages that the victim saw leave are missing, as swapped; all others are there. None became zeros."""
+    fixture = need(name)
+    victim = fixture.victims["swapped"]
+    path, report = extract(fixture.dump(), victim.pid, mask=None)
+    missing = {page: gap.reason for gap in report.missing for page in range(gap.start, gap.end, 4096)}
+    assert set(missing.values()) == {"swapped"}
+    core = Core(path)
+    for mapping in victim.said["mappings"]:
+        pages = range(mapping["addr"], mapping["addr"] + mapping["length"], 4096)
+        gone = {page for page in pages if page in missing}
+        for page in set(pages) - gone:
+            assert core.read(page, 4096) == pattern(mapping["seed"], page - mapping["addr"], 4096)
+        for page in gone:
+            with pytest.raises(ValueError, match="is not in"):
+                core.read(page, 1)
+        assert gone
+        if mapping["kind"] == "anon-private":
+            assert gone == {mapping["addr"] + number * 4096 for number in mapping["swapped"]}
+        else:  # of shared memory pagemap does not tell
+            assert len(gone) * 4 == swapped_kib(victim, mapping["addr"])
+
+
+def swapped_kib(victim: Victim, start: int) -> int:
+    """``Swap:`` of a mapping in /proc/PID/smaps."""
+    smaps = (victim.proc / "smaps").read_text(errors="replace")
+    _, _, rest = smaps.partition(f"{start:x}-")
+    match = re.search(r"^Swap: +(\d+) kB", rest, re.MULTILINE)
+    assert match
+    return int(match[1])

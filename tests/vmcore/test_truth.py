@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Our cores against those which the guests' own kernels wrote of the same processes at the same moment."""
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +9,14 @@ import pytest
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
+from tests.vmcore.patterns import pattern
 
 VICTIMS = (
     "memory memory33 memory01 memory10 threads dynamic stopped zleader nspid identity zombie_parent tracer tracee "
     "tracee_sys iouring vforker vfork_child spin"
 ).split()
+SMALL = [f"{name}-small" for name in MAIN]
+SMALL_VICTIMS = "memory threads dynamic zleader nspid identity iouring spin".split()
 OTHER = (("k61", "python"), ("k61-la57", "memory"), ("k61-la57", "threads"), ("k61-novmcoreinfo", "memory"),
          ("k61-novmcoreinfo", "threads"), ("k61-huge1g", "huge1g"), ("k61-many", "manyvmas"),
          ("k61-many", "manythreads"))  # fmt: skip
@@ -48,7 +50,10 @@ def _ring_pages(core: Path) -> Iterator[int]:
             yield from range(start, end, 4096)
 
 
-@pytest.mark.parametrize(("name", "victim_name"), [*((k, v) for k in MAIN for v in VICTIMS), *OTHER])
+@pytest.mark.parametrize(
+    ("name", "victim_name"),
+    [*((k, v) for k in MAIN for v in VICTIMS), *((k, v) for k in SMALL for v in SMALL_VICTIMS), *OTHER],
+)
 def test_equals_the_kernels_core(name: str, victim_name: str, extract: Extractor) -> None:
     fixture = need(name)
     victim = fixture.victims[victim_name]
@@ -89,12 +94,14 @@ def test_same_bytes_every_time(name: str, extract: Extractor, tmp_path: Path) ->
 # What the victims said of themselves
 
 
-@pytest.mark.parametrize("name", MAIN)
-@pytest.mark.parametrize("victim_name", ["memory", "memory33"])
+@pytest.mark.parametrize(
+    ("name", "victim_name"), [*((k, v) for k in MAIN for v in ("memory", "memory33")), *((k, "memory") for k in SMALL)]
+)
 def test_patterns(name: str, victim_name: str, extract: Extractor) -> None:
     """Every word that the victim wrote and that the filter keeps is in the core."""
-    victim = need(name).victims[victim_name]
-    path, _ = extract(need(name).dump(), victim.pid, mask=None)
+    fixture = need(name)
+    victim = fixture.victims[victim_name]
+    path, _ = extract(fixture.dump(main_dump(fixture)), victim.pid, mask=None)
     core = Core(path)
     checked = 0
     for mapping in victim.said["mappings"]:
@@ -104,18 +111,6 @@ def test_patterns(name: str, victim_name: str, extract: Extractor) -> None:
                 data = core.read(address, length)
             except ValueError:
                 continue  # filtered; what the filter keeps is what test_equals_the_kernels_core compares
-            want = b"".join(
-                struct.pack("<Q", splitmix64(mapping["seed"] ^ at)) for at in range(offset, offset + length, 8)
-            )
-            assert data == want, mapping["name"]
+            assert data == pattern(mapping["seed"], offset, length, victim.said["grain"]), mapping["name"]
             checked += 1
     assert checked > 20
-
-
-def splitmix64(value: int) -> int:
-    """The victims' pattern (make/victims/common.h): the word at offset o of a mapping is splitmix64(seed ^ o)."""
-    mask = (1 << 64) - 1
-    value = value + 0x9E3779B97F4A7C15 & mask
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & mask
-    value = (value ^ value >> 27) * 0x94D049BB133111EB & mask
-    return value ^ value >> 31

@@ -82,6 +82,7 @@ THREADS = (simple("threads"),)
 DYNAMIC = (simple("dynamic", "0x33"),)
 SPIN = (simple("spin", FULL, "1"),)
 IOURING = (simple("iouring"),)
+SWAPPED = (simple("swapped"),)
 IA32 = (simple("ia32"),)
 PYTHON = (Victim(("python",), "python3.11", ("/victims/python.py", "python", "0x33")),)
 STATES = (
@@ -117,11 +118,15 @@ VFORK_OLD = (
 )
 CRASHED = (*MEMORY[:1], *THREADS, *DYNAMIC, simple("crasher"), *SPIN)
 CRASHED_SMALL = (simple("crasher", "0x33"), simple("spin", "0x33", "1"))
-MAIN = (*MEMORY, *THREADS, *DYNAMIC, *STATES, *IOURING, *IA32)
+MAIN = (*MEMORY, *THREADS, *DYNAMIC, *STATES, *IOURING, *SWAPPED, *IA32)
 
 HUGE_PAGES = """
 echo always > /sys/kernel/mm/transparent_hugepage/enabled
 echo 10 > /proc/sys/vm/nr_hugepages
+"""
+SWAP = """
+dd if=/dev/zero of=/disk/swap bs=1M count=32 2>/dev/null
+mkswap /disk/swap > /dev/null && swapon /disk/swap
 """
 
 
@@ -151,7 +156,8 @@ def main_guest(name: str, suite: str, variants: tuple[Derived, ...], *more: Vict
     """A guest with every ordinary victim. The spinner comes last, alone on CPU 1."""
     vfork = VFORK_OLD if suite == "bullseye" else VFORK
     victims = (*MAIN, *more, *vfork, *SPIN)
-    return Recipe(name, suite, victims, variants, append="isolcpus=1", setup=HUGE_PAGES, note="all ordinary victims")
+    setup = HUGE_PAGES + SWAP
+    return Recipe(name, suite, victims, variants, append="isolcpus=1", setup=setup, note="all ordinary victims")
 
 
 def small_guest(name: str, suite: str) -> Recipe:
