@@ -39,6 +39,7 @@ the KGCORE note, its header last  all skip it: threads, frames and mappings are 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 from kgcore.arch import ARCHES, Arch
@@ -57,13 +58,13 @@ from kgcore.elf import (
     phdr_size,
 )
 from kgcore.errors import KgcoreError
-from kgcore.filters.base import Filter, Keep, Peek
-from kgcore.memory import Memory, Provenance, Run
+from kgcore.filters.base import Filter, Keep
+from kgcore.memory import Memory, Provenance, Run, peek
 from kgcore.model import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
 from kgcore.notes import Remark, process_notes, remarks
 from kgcore.vendor import vendor_note
 
-__all__ = ("CorePlan", "MissingPolicy", "Segment", "VmaPlan", "make_plan", "peeker")
+__all__ = ("CorePlan", "MissingPolicy", "Segment", "VmaPlan", "make_plan")
 
 MissingPolicy = Literal["omit", "zero"]
 
@@ -143,8 +144,8 @@ def make_plan(
             hint=f"supported: {', '.join(sorted(ARCHES))}",
             pid=image.tgid,
         )
-    peek = peeker(memory)
-    vmas = tuple(_plan_vma(vma, keep(vma, peek), memory) for vma in image.vmas)
+    look = partial(peek, memory)
+    vmas = tuple(_plan_vma(vma, keep(vma, look), memory) for vma in image.vmas)
     remarks_ = tuple(remarks(image, arch))
 
     notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
@@ -205,21 +206,6 @@ def make_plan(
         remarks_,
         image.warnings,
     )
-
-
-def peeker(memory: Memory) -> Peek:
-    """A function that reads a few bytes within a page of a process, for filters."""
-
-    def peek(vma: Vma, address: int, size: int) -> bytes | None:
-        page = address - address % memory.page_size
-        for run, data in memory.read(vma, page, page + memory.page_size):
-            if run.provenance is Provenance.ZERO:
-                return bytes(size)
-            if run.provenance is Provenance.PRESENT:
-                return bytes(data[address - page : address - page + size])
-        return None
-
-    return peek
 
 
 def _plan_vma(vma: Vma, keep: Keep, memory: Memory) -> VmaPlan:

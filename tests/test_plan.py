@@ -4,6 +4,7 @@ import json
 import struct
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 
 from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Provenance, Run
+from kgcore.memory import Provenance, Run, peek
 from kgcore.model import VM_EXEC, VM_READ, VM_WRITE, CoreDialect, FpuState, RegisterSource
-from kgcore.plan import CorePlan, make_plan, peeker
+from kgcore.plan import CorePlan, make_plan
 from kgcore.sinks import MemorySink
 from kgcore.vendor import NT_KGCORE
 from kgcore.writer import write_core
@@ -173,10 +174,10 @@ def test_memory_that_breaks_its_promise_is_a_defect() -> None:
 
 def test_peek() -> None:
     memory = FakeMemory({(0x2000, 0x3000): (Provenance.ZERO, ""), (0x3000, 0x4000): SWAPPED})
-    peek, vma = peeker(memory), make_vma(0x1000, 4)
-    assert peek(vma, 0x1008, 4) == pattern(0x1008, 8)[:4]
-    assert peek(vma, 0x2000, 4) == bytes(4)
-    assert peek(vma, 0x3000, 4) is None
+    look, vma = partial(peek, memory), make_vma(0x1000, 4)
+    assert look(vma, 0x1008, 4) == pattern(0x1008, 8)[:4]
+    assert look(vma, 0x2000, 4) == bytes(4)
+    assert look(vma, 0x3000, 4) is None
 
 
 STATES = st.sampled_from(

@@ -162,8 +162,10 @@ class Core:
 
 def parse_prstatus(desc: bytes) -> tuple[dict[str, int], dict[str, int]]:
     assert len(desc) == 336
-    names = ("si_signo", "si_code", "si_errno", "cursig", "sigpend", "sighold", "pid", "ppid", "pgrp", "sid",
-             "utime_s", "utime_us", "stime_s", "stime_us", "cutime_s", "cutime_us", "cstime_s", "cstime_us")  # fmt: skip
+    names = (
+        "si_signo si_code si_errno cursig sigpend sighold pid ppid pgrp sid "
+        "utime_s utime_us stime_s stime_us cutime_s cutime_us cstime_s cstime_us"
+    ).split()
     fields = dict(zip(names, struct.unpack_from("<iiihxxQQiiiiQQQQQQQQ", desc), strict=True))
     regs = dict(zip(USER_REGS, struct.unpack_from("<27Q", desc, 112), strict=True))
     (fields["fpvalid"],) = struct.unpack_from("<i", desc, 328)

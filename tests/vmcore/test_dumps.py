@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ VICTIMS = ("memory", "threads", "dynamic", "spin")
 KEEPS_PROCESSES = {0, 1, 17}
 """Dump levels (``makedumpfile -d``) that leave the memory of processes whole."""
 LOSES_KERNEL_MEMORY = {"k72", "k72-kexec"}
-"""At level 31 makedumpfile 1.7.8 takes some of 7.2's slab pages for user memory: tasks, inodes and names are lost too."""
+"""At level 31 makedumpfile 1.7.8 takes some of 7.2's slab pages for user memory: tasks, inodes, names are lost too."""
 
 
 def other_dumps() -> Iterator[Any]:
@@ -45,17 +46,23 @@ def test_same_core_from_every_format(name: str, file: str, level: int, extract: 
             assert path.read_bytes() == whole.read_bytes()
             assert all(gap.reason == "file" for gap in report.missing)
             continue
-        try:
-            path, report = extract(fixture.dump(file), pid, mask=None, vendor_note=False)
-        except BrokenDump as error:
-            assert name in LOSES_KERNEL_MEMORY
-            assert "not in the dump" in str(error) or "tables of tasks are damaged" in str(error)
+        if name in LOSES_KERNEL_MEMORY and not is_there(fixture.dump(file), pid, extract):
             continue
+        path, report = extract(fixture.dump(file), pid, mask=None, vendor_note=False)
         check_less(Core(whole), Core(path), report)
         if name in LOSES_KERNEL_MEMORY:
             assert set(Core(path).files) <= set(Core(whole).files)
         else:
             assert Core(path).files == Core(whole).files
+
+
+def is_there(dump: Path, pid: int, extract: Extractor) -> bool:
+    """Whether the task itself is in the dump. If not, there must be one clear error."""
+    try:
+        extract(dump, pid, mask=None, vendor_note=False)
+    except BrokenDump as error:
+        return not re.search("not in the dump|tables of tasks are damaged", str(error))
+    return True
 
 
 def check_less(whole: Core, less: Core, report: Any) -> None:
