@@ -22,7 +22,7 @@ def build(recipe: Recipe, *, force: bool, update: bool) -> bool:
             if not force and fixture.up_to_date(recipe, kernel):
                 say(f"{recipe.name}: up to date")
             else:
-                fixture.make(recipe, kernel)
+                _make(recipe, kernel)
             marker.unlink(missing_ok=True)
     except Unavailable as error:
         marker.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,16 @@ def build(recipe: Recipe, *, force: bool, update: bool) -> bool:
         say(f"{recipe.name}: FAILED: {error}")
         return False
     return True
+
+
+def _make(recipe: Recipe, kernel: kernels.Kernel) -> None:
+    """Under emulation a guest dies by chance now and then (6.12 oopses at random): one more try."""
+    try:
+        fixture.make(recipe, kernel)
+    except BuildError as error:
+        say(f"{recipe.name}: {error}")
+        say(f"{recipe.name}: trying once more")
+        fixture.make(recipe, kernel)
 
 
 def main() -> int:
