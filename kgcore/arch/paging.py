@@ -94,7 +94,7 @@ def walk(
     :param encryption_mask: ``sme_me_mask``: the bit of an entry that says "encrypted".
     """
     pending: Leaf | None = None
-    for leaf in _walk_table(mode, 0, root, start, end, read, encryption_mask):
+    for leaf in _walk_table(mode, 0, root, start, end, read, encryption_mask, set()):
         if pending is None:
             pending = leaf
         elif leaf.kind is pending.kind and (
@@ -117,12 +117,15 @@ def _walk_table(
     end: int,
     read: Callable[[int, int], bytes | None],
     encryption_mask: int,
+    seen: set[int],
 ) -> Iterator[Leaf]:
     level = mode.levels[depth]
     entry_size = struct.calcsize(mode.entry)
     first = start >> level.shift & mode.entries - 1
     count = min((end - 1 >> level.shift) - (start >> level.shift) + 1, mode.entries - first)
-    raw = read(table + first * entry_size, count * entry_size)
+    # A table serves one place of a mapping; in damaged memory it may contain itself, and reach 2 ** 35 pages.
+    raw = None if table in seen else read(table + first * entry_size, count * entry_size)
+    seen.add(table)
     if raw is None:
         yield Leaf(start, end - start, EntryKind.BROKEN, table)
         return
@@ -145,7 +148,7 @@ def _walk_table(
             yield Leaf(address, upto - address, EntryKind.PRESENT, physical + (address & (1 << level.shift) - 1))
         elif entry & _PRESENT:
             below = entry & mode.pfn_mask & ~encryption_mask
-            yield from _walk_table(mode, depth + 1, below, address, upto, read, encryption_mask)
+            yield from _walk_table(mode, depth + 1, below, address, upto, read, encryption_mask, seen)
         elif level.can_be_leaf and entry & _PROTNONE:
             yield Leaf(address, upto - address, EntryKind.BROKEN, table)
         elif level.can_be_leaf:

@@ -7,6 +7,7 @@ and symbols do not hold (numbers of thread flags, padding of a program header) g
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 
 from drgn import FaultError, Object, ObjectNotFoundError
@@ -43,14 +44,21 @@ class Kernel:
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
     def read_u64(self, name: str) -> int | None:
-        """A 64-bit global variable; None if the kernel has none of that name or it is not in the dump."""
+        """A 64-bit global variable; None if the kernel has none of that name.
+
+        :raises FaultError: it is not in the dump.
+        """
         address = self.target.symbol_address(name)
-        if address is None:
-            return None
-        try:
-            return int(self.prog.read_u64(address))
-        except FaultError:
-            return None
+        return None if address is None else int(self.prog.read_u64(address))
+
+    @cached_property
+    def cpus(self) -> tuple[int, ...]:
+        """The numbers of all CPUs there may be.
+
+        :raises FaultError: the mask of them is not in the dump.
+        """
+        words = self.prog["__cpu_possible_mask"].bits.value_()
+        return tuple(word * 64 + bit for word, bits in enumerate(words) for bit in range(64) if bits >> bit & 1)
 
     # Tasks
 
@@ -303,6 +311,11 @@ class Kernel:
                 return int(enumerator.value)
         return 2 if self.version >= (5, 3) else 1  # BTF has no types of variables
 
+    @cached_property
+    def user_end(self) -> int:
+        """TASK_SIZE_MAX: no mapping of a process goes beyond (arch/x86/include/asm/page_64_types.h)."""
+        return (1 << (56 if self.five_level else 47)) - 4096
+
     def auxv(self, mm: Object) -> list[int]:
         """``mm->saved_auxv`` as unsigned longs. RHEL 8.6 moved it to ``mm->mm_rh``."""
         array = mm.saved_auxv
@@ -368,22 +381,26 @@ class Kernel:
         return Object(self.prog, "struct page *", address)
 
     @cached_property
-    def zero_pages(self) -> frozenset[int]:
-        """Physical addresses of the shared pages of zeros: 4 KiB and 2 MiB ones.
+    def zero_pages(self) -> tuple[tuple[int, int], ...]:
+        """The shared pages of zeros, 4 KiB and 2 MiB: physical address and size, ascending.
 
         ``huge_zero_page`` was renamed ``huge_zero_folio`` by 5691753d73a2 "mm: convert huge_zero_page to
         huge_zero_folio" (6.10); ``huge_zero_pfn`` is in both.
         """
-        found = set()
+        found = []
         small = self.target.symbol_address("empty_zero_page")
         if small is not None:
-            found.add(self.kernel_image_to_phys(small))
-        pfn = self.read_u64("huge_zero_pfn")
-        if pfn is not None and 0 < pfn < 1 << 40:
-            found.add(pfn << 12)
-        return frozenset(found)
+            with suppress(FaultError):
+                found.append((self.kernel_image_to_phys(small), 1 << 12))
+        with suppress(FaultError):
+            pfn = self.read_u64("huge_zero_pfn")
+            if pfn is not None and 0 < pfn < 1 << 40:
+                found.append((pfn << 12, 1 << 21))
+        return tuple(sorted(found))
 
     def kernel_image_to_phys(self, address: int) -> int:
         """Physical address of the kernel's own text or data (``__START_KERNEL_map`` + ``phys_base``)."""
-        base = self.read_u64("phys_base") or 0
+        base = self.target.constant("phys_base")  # VMCOREINFO has it
+        if base is None:
+            base = self.read_u64("phys_base") or 0
         return address - 0xFFFFFFFF80000000 + base & (1 << 64) - 1

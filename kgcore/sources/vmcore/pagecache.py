@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The page cache: pages of files and of shared memory that are in the dump though no page table points to them."""
 
-import struct
 from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
@@ -9,12 +8,9 @@ from typing import NamedTuple
 from drgn import FaultError, Object
 
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.trees import XA_INTERNAL, XaNode, XArrays
 
 __all__ = ("CachedPages", "EntryKind", "PageCache")
-
-# include/linux/xarray.h: an internal entry ends in 10; below 4096 it is no pointer but a sibling, retry or zero entry.
-_INTERNAL = 2
-_SMALLEST_NODE = 4096
 
 
 class EntryKind(Enum):
@@ -45,13 +41,7 @@ class PageCache:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         prog = kernel.prog
-        node = prog.type("struct xa_node")
-        members = {member.name: member for member in node.members or ()}
-        slots = members["slots"]
-        self._slots_offset = slots.offset
-        self._slots = slots.type.length or 64
-        self._shift_offset = members["shift"].offset
-        self._size = node.size or 0
+        self._arrays = XArrays(prog)
         self._page = "struct folio *" if kernel.target.has_type("struct folio") else "struct page *"
         self._uptodate = 1 << (kernel.target.constant("PG_uptodate") or 0)
 
@@ -68,42 +58,38 @@ class PageCache:
             return
         if not head:
             return
-        if head & 3 != _INTERNAL or head < _SMALLEST_NODE:
-            if first == 0:
+        if not self._arrays.is_node(head):
+            if first == 0 and head & 3 != XA_INTERNAL:
                 yield from self._entry(head, 0, 0, 0)
             return
-        yield from self._node(head - _INTERNAL, 0, first, last, 64)
+        yield from self._node(self._arrays.below(head), 0, first, last, 64)
 
-    def _node(self, address: int, base: int, first: int, last: int, shift_below: int) -> Iterator[CachedPages]:
+    def _node(self, node: XaNode | None, base: int, first: int, last: int, reach: int) -> Iterator[CachedPages]:
         """A node and all below it, of pages first to last.
 
-        :param shift_below: what its ``shift`` has to be less than: its parent's.
+        :param node: None: it is damaged or not in the dump.
+        :param reach: ``1 << reach`` pages from ``base`` on are below it.
         """
-        shift = shift_below
-        try:
-            raw = self._kernel.prog.read(address, self._size)
-            shift = raw[self._shift_offset]
-        except FaultError:
-            raw = b""
-        if shift >= shift_below:  # unreadable, or no smaller than its parent: the tree is damaged
-            low, high = max(first, base), min(last, base + (1 << shift_below) - 1)
+        if node is None:
+            low, high = max(first, base), min(last, base + (1 << reach) - 1)
             yield CachedPages(low, high - low + 1, EntryKind.LOST, 0)
             return
-        slots = struct.unpack_from(f"<{self._slots}Q", raw, self._slots_offset)
+        shift, slots = node.shift, node.slots
         low = max(0, first - base >> shift)
-        high = min(self._slots - 1, last - base >> shift)
+        high = min(len(slots) - 1, last - base >> shift)
         for slot in range(low, high + 1):
             entry = slots[slot]
             canonical = slot
-            if entry & 3 == _INTERNAL and entry < self._slots << 2:  # sibling: the rest of a large entry
+            if entry & 3 == XA_INTERNAL and entry < len(slots) << 2:  # sibling: the rest of a large entry
                 canonical = entry >> 2
                 entry = slots[canonical]
             if not entry:
                 continue
             start = base + (slot << shift)
-            if entry & 3 == _INTERNAL:
-                if entry >= _SMALLEST_NODE:
-                    yield from self._node(entry - _INTERNAL, start, first, last, shift)
+            if self._arrays.is_node(entry):
+                yield from self._node(self._arrays.below(entry, node, slot), start, first, last, shift)
+                continue
+            if entry & 3 == XA_INTERNAL:
                 continue
             yield from self._clip(self._entry(entry, start, shift, base + (canonical << shift)), first, last)
 

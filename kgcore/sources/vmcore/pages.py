@@ -7,10 +7,11 @@ pages in (get_dump_page(), mm/gup.c): private anonymous memory is zeros, a file'
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.mm import vma_find
 
 from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, walk
 from kgcore.memory import Piece, Provenance, Run
@@ -19,11 +20,20 @@ from kgcore.sources.vmcore import pagecache
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.swapentry import SwapKind, SwapTypes
+from kgcore.sources.vmcore.vmas import vma_structs
 
 __all__ = ("VmcoreMemory",)
 
 _PAGE_SHIFT = 12
+_HUGE_ORDERS = (9, 18)  # 2 MiB, 1 GiB
+_MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
 _PIECE = 1 << 20  # bytes read from the dump in one call
+
+_NOT_STORED = {
+    FrameState.EXCLUDED: (Provenance.EXCLUDED, ""),
+    FrameState.CUT_OFF: (Provenance.EXCLUDED, "beyond the end of the cut-off dump"),
+    FrameState.NO_RAM: (Provenance.UNREADABLE, "no RAM at that address"),
+}
 
 
 class _Extent(NamedTuple):
@@ -124,25 +134,31 @@ class VmcoreMemory:
         """Memory that is mapped: is it in the dump file?"""
         first = physical >> _PAGE_SHIFT
         last = first + (length >> _PAGE_SHIFT)
+        if not 0 <= first < last <= _MAX_FRAME:
+            yield _Extent(Run(address, length, Provenance.UNREADABLE, "no RAM at that address"), 0)
+            return
         for low, high, state in self._target.frames.runs(first, last):
             at = address + (low - first << _PAGE_SHIFT)
             size = high - low << _PAGE_SHIFT
             if state is FrameState.STORED:
                 yield _Extent(Run(at, size, Provenance.PRESENT), low << _PAGE_SHIFT)
-            elif self._is_zero_page(low << _PAGE_SHIFT, size):
-                yield _Extent(Run(at, size, Provenance.ZERO), 0)
-            elif state is FrameState.NO_RAM:
-                yield _Extent(Run(at, size, Provenance.UNREADABLE, "no RAM at that address"), 0)
-            elif state is FrameState.CUT_OFF:
-                yield _Extent(Run(at, size, Provenance.EXCLUDED, "beyond the end of the cut-off dump"), 0)
             else:
-                yield _Extent(Run(at, size, Provenance.EXCLUDED), 0)
+                yield from self._not_stored(at, low << _PAGE_SHIFT, size, state)
 
-    def _is_zero_page(self, physical: int, size: int) -> bool:
-        """The kernel's shared page of zeros needs no copy in the dump to be known."""
-        small, huge = self.page_size, 1 << 21
-        pages = self._kernel.zero_pages
-        return (size <= small and physical in pages) or (size <= huge and physical & -huge in pages)
+    def _not_stored(self, address: int, physical: int, length: int, state: FrameState) -> Iterator[_Extent]:
+        """Frames that the file does not hold. The kernel's shared pages of zeros need no copy in it to be known."""
+        provenance, detail = _NOT_STORED[state]
+        at, end = physical, physical + length
+        for zero, size in self._kernel.zero_pages:
+            low, high = max(at, zero), min(end, zero + size)
+            if low >= high:
+                continue
+            if at < low:
+                yield _Extent(Run(address + at - physical, low - at, provenance, detail), 0)
+            yield _Extent(Run(address + low - physical, high - low, Provenance.ZERO), 0)
+            at = high
+        if at < end:
+            yield _Extent(Run(address + at - physical, end - at, provenance, detail), 0)
 
     def _swapped(self, vma: Vma, leaf: Leaf) -> Iterator[_Extent]:
         entry = self._swap_types.decode(leaf.value)
@@ -173,7 +189,7 @@ class VmcoreMemory:
         """The vdso's pages are part of the kernel image (vdso_fault(), arch/x86/entry/vdso/vma.c)."""
         try:
             image = self._mm.context.vdso_image
-            data, size = image.data.value_(), image.size.value_()
+            data, size = image.data.value_(), -(-image.size.value_() // self.page_size) * self.page_size
             physical = self._kernel.kernel_image_to_phys(data)
         except FaultError as error:
             yield _Extent(Run(address, length, Provenance.FILE, f"vdso: {error}"), 0)
@@ -229,12 +245,22 @@ class VmcoreMemory:
             beyond = Run(address + (covered - first << _PAGE_SHIFT), end - covered << _PAGE_SHIFT, Provenance.ZERO)
             yield _Extent(beyond, 0)
 
+    @cached_property
+    def _structs(self) -> dict[int, Object]:
+        """``struct vm_area_struct *`` by start."""
+        structs: dict[int, Object] = {}
+        for found in vma_structs(self._kernel, self._mm):
+            if not isinstance(found, str):
+                with suppress(FaultError):
+                    structs.setdefault(found.vm_start.value_(), found)
+        return structs
+
     def _mapping(self, vma: Vma) -> int | None:
         """Address of the ``struct address_space`` behind a VMA; None if it cannot be found."""
         if vma.start not in self._mappings:
             try:
-                found = vma_find(self._mm, vma.start)
-                self._mappings[vma.start] = found.vm_file.f_mapping.value_() if found else 0
+                found = self._structs.get(vma.start)
+                self._mappings[vma.start] = 0 if found is None else found.vm_file.f_mapping.value_()
             except FaultError:
                 self._mappings[vma.start] = 0
         return self._mappings[vma.start] or None
@@ -246,11 +272,12 @@ class VmcoreMemory:
             return 0
         try:
             hstate = self._kernel.prog.type("struct hugetlbfs_sb_info *")
-            inode = vma_find(self._mm, vma.start).vm_file.f_inode
+            inode = self._structs[vma.start].vm_file.f_inode
             info = Object(self._kernel.prog, hstate, inode.i_sb.s_fs_info.value_())
-            return int(info.hstate.order.value_())
+            order = int(info.hstate.order.value_())
         except (FaultError, LookupError, AttributeError):
             return 9
+        return order if order in _HUGE_ORDERS else 9
 
     def _is_shmem(self, mapping: int) -> bool:
         """The file lives in memory alone: tmpfs, memfd, SysV and shared anonymous memory."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from drgn import FaultError, Object, ObjectNotFoundError
-from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu_ptr
-from drgn.helpers.linux.sched import cpu_curr
+from drgn.helpers.linux.sched import cpu_curr, task_cpu
 
 from kgcore.errors import BrokenDump
 from kgcore.model import FpuState, RegisterSet, RegisterSource
@@ -40,6 +39,7 @@ _QEMU_SIZE = 432
 _GDT_ENTRY_TLS_MIN = 12  # arch/x86/include/asm/segment.h
 _GDT_ENTRY_TLS_MAX = 14
 _LDT_ENTRIES = 8192
+_NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS with MAXSMP
 # A system call number has no place in a note about a CPU that was in user mode.
 _NO_SYSCALL = (1 << 64) - 1
 
@@ -68,23 +68,36 @@ class Cpus:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self.running = dict(self._running())
-        """Address of a ``struct task_struct`` to number of the CPU that ran it."""
+        self._lost: set[int] = set()  # CPUs of which it is not in the dump what they ran
+        self._running = dict(self._read_running())
         self._notes = list(self._qemu_notes())
         self._prstatus = [note.desc for note in kernel.target.notes if _is_prstatus(note.name, note.type, note.desc)]
 
-    def _running(self) -> Iterator[tuple[int, int]]:
+    def _read_running(self) -> Iterator[tuple[int, int]]:
+        """Address of a ``struct task_struct`` and number of the CPU that ran it."""
         prog = self._kernel.prog
         try:
-            for cpu in for_each_possible_cpu(prog):
-                try:
-                    task = cpu_curr(prog, cpu)
-                    if task and task.on_cpu:
-                        yield task.value_(), cpu
-                except FaultError:
-                    continue
+            cpus = self._kernel.cpus
         except (FaultError, LookupError):
-            return
+            cpus = tuple(range(_NR_CPUS_MAX))
+            self._lost.update(cpus)
+        for cpu in () if self._lost else cpus:
+            try:
+                task = cpu_curr(prog, cpu)
+                if task and task.on_cpu:
+                    yield task.value_(), cpu
+            except FaultError:
+                self._lost.add(cpu)
+
+    def running(self, task: Object) -> int | None:
+        """The CPU that a task was running on; None if it was not running.
+
+        :param task: ``struct task_struct *``
+        """
+        cpu = self._running.get(task.value_())
+        if cpu is None and self._lost and task.on_cpu and (own := task_cpu(task)) in self._lost:
+            return int(own)  # the task's own word for it; it may be about to leave the CPU
+        return cpu
 
     def registers(self, cpu: int, tid: int) -> CpuRegisters | None:
         """The registers of a CPU; None if no note has them.
@@ -106,9 +119,10 @@ class Cpus:
         return None
 
     def _qemu_notes(self) -> Iterator[CpuRegisters]:
+        source = RegisterSource.LIVE_CPU if self._kernel.target.live else RegisterSource.QEMU_NOTE
         for note in self._kernel.target.notes:
             if note.name == b"QEMU" and note.type == 0 and len(note.desc) >= _QEMU_SIZE:
-                yield _parse_qemu(note.desc)
+                yield _parse_qemu(note.desc, source)
 
     def _crash_note(self, cpu: int) -> CpuRegisters | None:
         """What the crash path left for a CPU: ``crash_notes``, a per-CPU buffer of ELF notes (kernel/kexec_core.c)."""
@@ -134,7 +148,7 @@ def _parse_prstatus(desc: bytes) -> CpuRegisters:
     return CpuRegisters(_truncated(values), RegisterSource.CPU_NOTE, pid=pid)
 
 
-def _parse_qemu(desc: bytes) -> CpuRegisters:
+def _parse_qemu(desc: bytes, source: RegisterSource) -> CpuRegisters:
     values = dict(zip(_QEMU_GPRS, struct.unpack_from("<18Q", desc, 8), strict=True))
     bases = {}
     for number, name in enumerate(_QEMU_SEGMENTS):
@@ -149,7 +163,7 @@ def _parse_qemu(desc: bytes) -> CpuRegisters:
         # In the kernel the user's base waits in MSR_KERNEL_GS_BASE (swapgs).
         (values["gs_base"],) = struct.unpack_from("<Q", desc, _QEMU_SIZE)
     values["orig_ax"] = _NO_SYSCALL
-    return CpuRegisters(_truncated(values), RegisterSource.QEMU_NOTE, cr3=cr3)
+    return CpuRegisters(_truncated(values), source, cr3=cr3)
 
 
 def _truncated(values: dict[str, int]) -> dict[str, int]:
@@ -211,6 +225,8 @@ def _entry_frame(kernel: Kernel, task: Object) -> dict[str, int]:
     """``task_pt_regs()``: what the thread's last entry into the kernel saved."""
     size = 8 * len(_PT_REGS)
     at = task.stack.value_() + kernel.thread_size - kernel.pt_regs_padding - size
+    if at >= 1 << 64:
+        raise FaultError("the thread's kernel stack has no possible address", task.stack.value_())
     words = struct.unpack(f"<{len(_PT_REGS)}Q", kernel.prog.read(at, size))
     return _truncated(dict(zip(_PT_REGS, words, strict=True)))
 
@@ -248,7 +264,8 @@ def _base(kernel: Kernel, task: Object, selector: int, stored: int) -> int:
         descriptor = task.thread.tls_array[index - _GDT_ENTRY_TLS_MIN]
     else:
         return 0
-    return int(descriptor.base0 | descriptor.base1 << 16 | descriptor.base2 << 24)
+    # get_desc_base(), arch/x86/include/asm/desc.h: an unsigned int
+    return int(descriptor.base0 | descriptor.base1 << 16 | descriptor.base2 << 24) & 0xFFFFFFFF
 
 
 def fpu_state(kernel: Kernel, task: Object, cpu: int | None) -> FpuState:

@@ -6,24 +6,25 @@ from functools import cached_property
 from typing import TypeVar
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.mm import cmdline, task_rss
+from drgn.helpers.linux.mm import access_remote_vm
 from drgn.helpers.linux.sched import task_state_to_char
 
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.memory import Memory, peek
-from kgcore.model import FpuState, ProcessImage, ProcessSummary, PsInfo, TaskTimes, Thread, Vma
+from kgcore.model import FpuState, ProcessImage, ProcessSummary, PsInfo, TaskIds, TaskTimes, Thread, Vma
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore import registers, vmas
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.target import Target
-from kgcore.sources.vmcore.tasks import Tasks, comm, is_kernel_thread
+from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Tasks, comm, is_kernel_thread
 
 __all__ = ("VmcoreSource",)
 
 _PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
 _AT_NULL = 0
 _MAX_AUXV = 256
+_MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
 
 _T = TypeVar("_T")
 
@@ -62,7 +63,10 @@ class VmcoreSource:
     def memory(self, image: ProcessImage) -> Memory:
         """See :meth:`kgcore.sources.base.Source.memory`."""
         task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
-        return VmcoreMemory(self._kernel, task.mm)
+        try:
+            return VmcoreMemory(self._kernel, task.mm.read_())
+        except FaultError as error:
+            raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {error}") from error
 
     # All processes
 
@@ -93,8 +97,8 @@ class VmcoreSource:
             ppid=soft(lambda: int(task.real_parent.tgid.value_()), 0),
             uid=soft(lambda: int(task.real_cred.uid.val.value_()), 0),
             threads=soft(lambda: int(task.signal.nr_threads.value_()), 1),
-            rss=0 if kernel_thread else soft(lambda: int(task_rss(holder).total) * 4096, 0),
-            state=soft(lambda: task_state_to_char(task), "?"),
+            rss=0 if kernel_thread else soft(lambda: self._tasks.rss(holder), 0),
+            state=soft(lambda: _state(task), "?"),
             comm=soft(lambda: comm(task), b""),
             args=None if kernel_thread else soft(lambda: _cmdline(holder), None),
             kernel_thread=kernel_thread,
@@ -109,9 +113,22 @@ class VmcoreSource:
         return next((thread for thread in threads if thread.mm), leader)
 
 
+def _state(task: Object) -> str:
+    try:
+        return task_state_to_char(task)
+    except Exception as error:  # drgn has none of its own for a damaged task_state_array and raises Exception itself
+        raise BrokenDump(f"a task's state cannot be told: {error}") from error
+
+
 def _cmdline(task: Object) -> bytes | None:
-    arguments = cmdline(task)
-    return None if arguments is None else b"\0".join(arguments)
+    mm = task.mm.read_()
+    if not mm:
+        return None
+    start, size = mm.arg_start.value_(), mm.arg_end.value_() - mm.arg_start.value_()
+    if not 0 <= size <= _MAX_ARGUMENTS:
+        return None
+    data: bytes = access_remote_vm(mm, start, size)
+    return b"\0".join(data.split(b"\0")[:-1])
 
 
 class _Reader:
@@ -130,7 +147,8 @@ class _Reader:
         first = threads[0]
         mm = first.mm
         self._refuse_32_bit(mm)
-        namespace = self._tasks.namespace(first)
+        initial = self._kernel.prog["init_pid_ns"].address_of_()
+        namespace = self._soft("the pid namespace", lambda: self._tasks.namespace(first), initial)
         mappings, lost = vmas.read_vmas(self._kernel, first, mm)
         self._warnings += lost
         return ProcessImage(
@@ -164,7 +182,7 @@ class _Reader:
 
     def _thread(self, task: Object, namespace: Object) -> Thread:
         tid = int(task.pid.value_())
-        cpu = self._cpus.running.get(task.value_())
+        cpu = self._cpus.running(task)
         note = None if cpu is None else self._cpus.registers(cpu, tid)
         if cpu is not None and note is None:
             self._warnings.append(
@@ -179,7 +197,7 @@ class _Reader:
             comm=comm(task),
             state=self._kernel.task_state(task),
             flags=int(task.flags.value_()),
-            ids=self._tasks.ids(task, namespace),
+            ids=self._soft(f"ids of thread {tid}", lambda: self._tasks.ids(task, namespace), TaskIds(tid, 0, 0, 0)),
             times=self._soft(f"CPU times of thread {tid}", lambda: self._tasks.times(task), TaskTimes(0, 0, 0, 0)),
             sigpend=int(task.pending.signal.sig[0].value_()),
             sighold=int(task.blocked.sig[0].value_()),
@@ -195,14 +213,16 @@ class _Reader:
         return registers.fpu_state(self._kernel, task, cpu)
 
     def _psinfo(self, leader: Object, mm: Object, namespace: Object, mappings: tuple[Vma, ...]) -> PsInfo:
-        uid, gid = self._tasks.credentials(leader)
+        nobody = (OVERFLOW_ID, OVERFLOW_ID)
+        tgid = int(leader.tgid.value_())
+        uid, gid = self._soft("the user and group id", lambda: self._tasks.credentials(leader), nobody)
         return PsInfo(
             state=self._kernel.task_state(leader),
             nice=int(leader.static_prio.value_()) - 120,
             flags=int(leader.flags.value_()),
             uid=uid,
             gid=gid,
-            ids=self._tasks.ids(leader, namespace),
+            ids=self._soft("ids of the process", lambda: self._tasks.ids(leader, namespace), TaskIds(tgid, 0, 0, 0)),
             comm=comm(leader),
             psargs=self._psargs(mm, mappings),
         )

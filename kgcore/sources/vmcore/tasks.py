@@ -2,23 +2,27 @@
 """Tasks of the crashed kernel: finding them, their threads, ids, credentials and times."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
-from drgn import FaultError, Object, container_of
-from drgn.helpers.linux.pid import find_task, for_each_task
+from drgn import FaultError, Object, TypeKind, container_of
+from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.pid import find_task, for_each_task, pid_task
 
 from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.model import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel import PF_KTHREAD, Kernel
+from kgcore.sources.vmcore.trees import XArrays
 
-__all__ = ("Tasks", "comm", "is_kernel_thread")
+__all__ = ("OVERFLOW_ID", "Tasks", "comm", "is_kernel_thread")
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _EXIT_DEAD = 0x10
 _EXIT_ZOMBIE = 0x20
-_OVERFLOW_ID = 65534
+OVERFLOW_ID = 65534  # of users and groups that have no id in a namespace
 _UID_GID_MAP_MAX_BASE_EXTENTS = 5  # include/linux/user_namespace.h
 _UID_GID_MAP_MAX_EXTENTS = 340
+_RSS_COUNTERS = ("MM_FILEPAGES", "MM_ANONPAGES", "MM_SHMEMPAGES")
 _PS_HINT = "kgcore ps lists the processes in the dump"
 
 
@@ -47,6 +51,12 @@ class Tasks:
         :raises NoCurrentTask: none was named and the dump tells of none.
         :raises KernelThread, NoUserMemory: it has no memory to dump.
         """
+        try:
+            return self._with_user_memory(ref)
+        except FaultError as error:
+            raise BrokenDump(f"{ref.text}: its task_struct is not in the dump: {error}", pid=ref.pid) from error
+
+    def _with_user_memory(self, ref: TaskRef) -> Object:
         task = self._current() if ref.pid is None and ref.address is None else self._named(ref)
         if is_kernel_thread(task):
             name = comm(task).decode(errors="backslashreplace")
@@ -82,7 +92,7 @@ class Tasks:
         :raises BrokenDump: there may be one, but what would lead to it is not in the dump.
         """
         try:
-            return find_task(self._prog, pid) or None
+            return self._lookup(pid)
         except FaultError as error:
             fault = error
         for leader in self.leaders()[0]:
@@ -93,6 +103,32 @@ class Tasks:
                 except FaultError:
                     continue
         raise BrokenDump(f"thread {pid} is not to be found: the kernel's tables of tasks are damaged: {fault}", pid=pid)
+
+    def _lookup(self, pid: int) -> Object | None:
+        """``find_task_by_pid_ns()`` in the initial namespace.
+
+        :raises FaultError: the kernel's tables are damaged or not in the dump.
+        """
+        namespace = self._prog["init_pid_ns"]
+        if not self._kernel.target.has_member("struct pid_namespace", "idr"):
+            # Before 95846ecf9dac "pid: replace pid bitmap implementation with IDR API" (4.15)
+            return find_task(self._prog, pid) or None
+        idr = namespace.idr
+        entry = XArrays(self._prog).load(idr.idr_rt.xa_head.value_(), pid - idr.idr_base.value_())
+        return pid_task(Object(self._prog, "struct pid *", entry), 0) or None if entry else None
+
+    def _all_by_id(self) -> Iterator[Object | None]:
+        """Every task that has an id; None where the table of them is damaged."""
+        if not self._kernel.target.has_member("struct pid_namespace", "idr"):
+            yield from for_each_task(self._prog)
+            return
+        for entry in XArrays(self._prog).entries(self._prog["init_pid_ns"].idr.idr_rt.xa_head.value_()):
+            try:
+                task = entry and pid_task(Object(self._prog, "struct pid *", entry), 0)
+                if entry is None or task:
+                    yield task
+            except FaultError:
+                yield None
 
     def leaders(self) -> tuple[list[Object], list[str]]:
         """All thread group leaders, and sentences about what is lost.
@@ -109,6 +145,7 @@ class Tasks:
                 while node.value_() != head.value_() and len(found) <= _PID_MAX:
                     task = container_of(node, "struct task_struct", "tasks")
                     if task.value_() in found:
+                        lost = "it runs in a circle"
                         break
                     following = node.member_(direction).read_()
                     found[task.value_()] = task
@@ -118,9 +155,10 @@ class Tasks:
             except FaultError as error:
                 lost = str(error)
         try:
-            for task in for_each_task(self._prog):
-                if task.pid.value_() == task.tgid.value_():
-                    found.setdefault(task.value_(), task)
+            for task in self._all_by_id():
+                with suppress(FaultError):  # it is that one that is lost
+                    if task is not None and task.pid.value_() == task.tgid.value_():
+                        found.setdefault(task.value_(), task)
         except FaultError as error:
             lost = str(error)
         return list(found.values()), [f"the list of processes is damaged, some may be missing: {lost}"]
@@ -143,7 +181,7 @@ class Tasks:
         if not 0 < pid <= _PID_MAX:
             raise bad
         try:
-            if find_task(self._prog, pid).value_() == address:
+            if (found := self._lookup(pid)) is not None and found.value_() == address:
                 return task
         except FaultError:
             if any(address == other.value_() for leader in self.leaders()[0] for other in self.threads(leader)[0]):
@@ -158,6 +196,7 @@ class Tasks:
 
         ``signal->thread_head`` (0c740d0afc3b, 3.14); the older list of the leader went in 6.7.
         """
+        signal = task.signal.value_()
         head = task.signal.thread_head.address_of_()
         threads: list[Object] = []
         seen: set[int] = set()
@@ -167,7 +206,10 @@ class Tasks:
                 if node.value_() in seen or len(seen) > _PID_MAX:
                     return threads, ["the list of threads runs in a circle; threads may be missing"]
                 seen.add(node.value_())
-                threads.append(container_of(node, "struct task_struct", "thread_node"))
+                thread = container_of(node, "struct task_struct", "thread_node")
+                if thread.signal.value_() != signal:
+                    return threads, [f"the list of threads breaks off after {len(threads)}: it leads elsewhere"]
+                threads.append(thread)
                 node = node.next
         except FaultError as error:
             return threads, [f"the list of threads breaks off after {len(threads)}: {error}"]
@@ -179,6 +221,8 @@ class Tasks:
         :raises NoUserMemory: none has.
         """
         group, warnings = self.threads(task)
+        if warnings and all(thread.value_() != task.value_() for thread in group):
+            group.append(task)  # it is there, wherever the list breaks off
         alive = [thread for thread in group if thread.mm]
         if not alive:
             raise self._no_memory(task)
@@ -242,7 +286,7 @@ class Tasks:
             if lower <= kid < lower + int(extent.count.value_()):
                 return int(extent.first.value_()) + kid - lower
         value = self._kernel.read_u64(overflow)
-        return _OVERFLOW_ID if value is None else value & 0xFFFFFFFF
+        return OVERFLOW_ID if value is None else value & 0xFFFFFFFF
 
     # Times
 
@@ -255,6 +299,26 @@ class Tasks:
             utime = signal.utime.value_() + sum(thread.utime.value_() for thread in group)
             stime = signal.stime.value_() + sum(thread.stime.value_() for thread in group)
         return TaskTimes(utime, stime, signal.cutime.value_(), signal.cstime.value_())
+
+    def rss(self, task: Object) -> int:
+        """Resident bytes: ``get_mm_rss()``, with what CPUs and threads have not handed in yet."""
+        constant = self._kernel.target.constant
+        kinds = [number for name in _RSS_COUNTERS if (number := constant(name)) is not None]
+        mm = task.mm.read_()
+        if not mm:  # a zombie; and drgn reads physical memory at address 0 of QEMU's ELF dumps rather than fault
+            return 0
+        counters = mm.rss_stat
+        if counters.type_.kind is TypeKind.ARRAY:
+            # A percpu_counter each since f1a7941243c1 "mm: convert mm's rss stats into percpu_counter" (6.2)
+            pages = sum(counters[kind].count.value_() for kind in kinds)
+            for cpu in self._kernel.cpus:
+                pages += sum(per_cpu_ptr(counters[kind].counters, cpu)[0].value_() for kind in kinds)
+        else:
+            pages = sum(counters.count[kind].counter.value_() for kind in kinds)
+            if self._kernel.target.has_member("struct task_struct", "rss_stat"):  # more than three possible CPUs
+                group, _ = self.threads(task)
+                pages += sum(thread.rss_stat.count[kind].value_() for thread in group for kind in kinds)
+        return int(pages) * 4096
 
 
 def _pid_nr(pid: Object, namespace: Object) -> int:

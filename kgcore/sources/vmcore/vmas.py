@@ -4,14 +4,15 @@
 from collections.abc import Iterator
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.mm import for_each_vma
 
 from kgcore.model import MappedFile, Vma
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.trees import maple_slots
 
-__all__ = ("Paths", "read_vmas")
+__all__ = ("Paths", "read_vmas", "vma_structs")
 
 _PAGE_SIZE = 4096
+_VSYSCALL = 0xFFFFFFFFFF600000
 _PATH_MAX_DEPTH = 2048  # components; PATH_MAX would be 4096 bytes
 _NAME_MAX = 4096
 _S_DAX = 1 << 13  # include/linux/fs.h; 5.8 and later, 4.9 to 5.7 alike
@@ -27,38 +28,71 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object) -> tuple[tuple[Vma, ...]
     warnings: list[str] = []
     paths = Paths(kernel, task)
     limit = int(mm.map_count.value_()) & 0x7FFFFFFF
-    try:
-        for found in for_each_vma(mm):
+    for found in vma_structs(kernel, mm):
+        if isinstance(found, str):
+            warnings.append(found)
+            continue
+        try:
             vma = _read_vma(kernel, paths, found, warnings)
-            if vma is None:
-                continue
-            if vmas and vma.start < vmas[-1].end:
-                warnings.append(f"mappings are out of order at {vma.start:#x}; those behind are lost")
-                break
-            vmas.append(vma)
-            if len(vmas) > limit + 1:
-                warnings.append(f"more mappings than the process has ({limit}); those behind are lost")
-                break
-    except (FaultError, RecursionError, ValueError) as error:
-        warnings.append(f"the list of mappings breaks off behind {vmas[-1].end if vmas else 0:#x}: {error}")
-    else:
-        if len(vmas) < limit and not warnings:
-            warnings.append(f"{limit - len(vmas)} of {limit} mappings are not to be found")
+        except FaultError as error:
+            warnings.append(f"a mapping is not in the dump: {error}")
+            continue
+        if vma is None:
+            continue
+        if vmas and vma.start < vmas[-1].end:
+            warnings.append(f"mappings are out of order at {vma.start:#x}; those behind are lost")
+            break
+        vmas.append(vma)
+        if len(vmas) > limit + 1:
+            warnings.append(f"more mappings than the process has ({limit}); those behind are lost")
+            break
+    if len(vmas) < limit and not warnings:
+        warnings.append(f"{limit - len(vmas)} of {limit} mappings are not to be found")
+    try:
+        vmas += _gate(kernel, mm)
+    except FaultError as error:
+        warnings.append(f"the vsyscall page is lost: {error}")
+    return tuple(vmas), tuple(warnings)
+
+
+def vma_structs(kernel: Kernel, mm: Object) -> Iterator[Object | str]:
+    """Each ``struct vm_area_struct *`` in address order; where some are lost, a sentence about that.
+
+    :param mm: ``struct mm_struct *``
+    """
+    try:
+        if kernel.target.has_member("struct mm_struct", "mm_mt"):
+            # 763ecb035029 "mm: remove the vma linked list" (6.1)
+            for first, last, entry in maple_slots(mm.mm_mt):
+                if entry is None:
+                    yield f"the mappings between {first:#x} and {min(last + 1, kernel.user_end):#x} are lost"
+                else:
+                    yield Object(kernel.prog, "struct vm_area_struct *", entry)
+            return
+        seen: set[int] = set()
+        vma = mm.mmap.read_()
+        while vma:
+            if vma.value_() in seen:
+                yield "the list of mappings runs in a circle; mappings may be missing"
+                return
+            seen.add(vma.value_())
+            yield vma
+            vma = vma.vm_next.read_()
+    except FaultError as error:
+        yield f"the list of mappings breaks off: {error}"
+
+
+def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:
     gate = kernel.gate_vma(mm)
     if gate is not None:
-        try:
-            vmas.append(
-                Vma(gate.vm_start.value_(), gate.vm_end.value_(), int(gate.vm_flags.value_()), name="[vsyscall]")
-            )
-        except FaultError as error:
-            warnings.append(f"the vsyscall page is lost: {error}")
-    return tuple(vmas), tuple(warnings)
+        # Where it is does not change: it is part of the ABI (arch/x86/include/uapi/asm/vsyscall.h).
+        yield Vma(_VSYSCALL, _VSYSCALL + _PAGE_SIZE, int(gate.vm_flags.value_()), name="[vsyscall]")
 
 
 def _read_vma(kernel: Kernel, paths: "Paths", found: Object, warnings: list[str]) -> Vma | None:
     vma = found[0].read_()  # one read instead of one per member
     start, end = vma.vm_start.value_(), vma.vm_end.value_()
-    if start >= end or (start | end) % _PAGE_SIZE:
+    if not start < end <= kernel.user_end or (start | end) % _PAGE_SIZE:
         warnings.append(f"a mapping that cannot be, {start:#x}-{end:#x}, is left out")
         return None
     file = None
@@ -71,6 +105,9 @@ def _read_vma(kernel: Kernel, paths: "Paths", found: Object, warnings: list[str]
         warnings.append(f"mapping {start:#x}-{end:#x}: its file is not in the dump: {error}")
         if file is None and vma.vm_file:
             file = MappedFile(None, nlink=1, mode=0, size=1 << 62)
+    else:
+        if file is not None and file.path is None:
+            warnings.append(f"mapping {start:#x}-{end:#x}: the name of its file is not to be found")
     return Vma(
         start=start,
         end=end,
@@ -170,11 +207,16 @@ class Paths:
         return formats[operation]
 
     def _absolute(self, mnt: int, dentry: Object) -> bytes:
-        names = list(self._upwards(mnt, dentry))
+        names: list[bytes] = []
+        for name in self._upwards(mnt, dentry):
+            if name is None:
+                names.clear()
+            else:
+                names.append(name)
         return b"".join(b"/" + name for name in reversed(names)) or b"/"
 
-    def _upwards(self, mnt: int, dentry: Object) -> Iterator[bytes]:
-        """``prepend_path()``: components from the file up to the process's root."""
+    def _upwards(self, mnt: int, dentry: Object) -> Iterator[bytes | None]:
+        """``prepend_path()``: components from the file up to the process's root; None at the end: forget them."""
         mount = self._mount(mnt)
         for _ in range(_PATH_MAX_DEPTH):
             at = (mount.mnt.address_of_().value_(), dentry.value_())
@@ -187,7 +229,8 @@ class Paths:
                 dentry, mount = mount.mnt_mountpoint, parent
                 continue
             if _is_root(dentry):
-                return  # moved out of its mount ("escaped")
+                yield None  # moved out of its mount ("escaped")
+                return
             yield _dentry_name(dentry)
             dentry = dentry.d_parent
         raise ValueError("a directory tree without end")

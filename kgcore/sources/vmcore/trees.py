@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The kernel's trees, read so that no damage can make the walk endless.
+
+drgn's own helpers follow whatever a node says; in a dump a node may say that it is its own child.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from typing import NamedTuple
+
+from drgn import FaultError, Object, Program
+
+__all__ = ("XA_INTERNAL", "MapleSlot", "XArrays", "XaNode", "maple_slots")
+
+# enum maple_type, include/linux/maple_tree.h (6.1)
+_MAPLE_LEAF_64 = 1
+_MAPLE_RANGE_64 = 2
+_MAPLE_ARANGE_64 = 3
+_MAPLE_NODE_MASK = 255
+_MAPLE_MAX_HEIGHT = 31  # MAPLE_HEIGHT_MAX
+# include/linux/xarray.h: an internal entry ends in 10; below 4096 it is no pointer but a sibling, retry or zero entry.
+XA_INTERNAL = 2
+_XA_SMALLEST_NODE = 4096
+_U64_MAX = (1 << 64) - 1
+
+
+class MapleSlot(NamedTuple):
+    """A range of a maple tree.
+
+    :ivar last: inclusive.
+    :ivar entry: what it holds; None: the part of the tree that would tell is damaged or not in the dump.
+    """
+
+    first: int
+    last: int
+    entry: int | None
+
+
+def maple_slots(tree: Object) -> Iterator[MapleSlot]:
+    """The entries of a maple tree and what is lost of it, ascending. What it does not hold is left out.
+
+    :param tree: ``struct maple_tree``
+    :raises FaultError: the tree's head is not in the dump.
+    """
+    root = tree.ma_root.value_()
+    if root & 3 == XA_INTERNAL and root >= _XA_SMALLEST_NODE:
+        yield from _maple_node(tree.prog_, root, 0, _U64_MAX, set(), 0)
+    elif root:
+        yield MapleSlot(0, 0, root)
+
+
+def _maple_node(prog: Program, enode: int, low: int, high: int, seen: set[int], depth: int) -> Iterator[MapleSlot]:
+    address, leaf = enode & ~_MAPLE_NODE_MASK, enode >> 3 & 0xF == _MAPLE_LEAF_64
+    ranges = None
+    if address not in seen and depth < _MAPLE_MAX_HEIGHT:
+        with suppress(FaultError):
+            ranges = _maple_ranges(prog, enode, low, high)
+    if ranges is None:
+        yield MapleSlot(low, high, None)
+        return
+    seen.add(address)  # each node is in the tree once
+    for first, last, entry in ranges:
+        if not leaf:
+            yield from _maple_node(prog, entry, first, last, seen, depth + 1)
+        elif entry and (entry & 3 != XA_INTERNAL or entry >= _XA_SMALLEST_NODE):
+            yield MapleSlot(first, last, entry)
+
+
+def _maple_ranges(prog: Program, enode: int, low: int, high: int) -> list[tuple[int, int, int]] | None:
+    """A node's slots as (first, last, entry); None if they do not cover just [low, high].
+
+    :raises FaultError: it is not in the dump.
+    """
+    kind = enode >> 3 & 0xF
+    if not _MAPLE_LEAF_64 <= kind <= _MAPLE_ARANGE_64:
+        return None
+    node = Object(prog, "struct maple_node *", enode & ~_MAPLE_NODE_MASK)[0].read_()
+    part = node.ma64 if kind == _MAPLE_ARANGE_64 else node.mr64
+    pivots, slots = part.pivot.value_(), part.slot.value_()
+    # ma_data_end(), lib/maple_tree.c
+    if kind == _MAPLE_ARANGE_64 or not pivots[-1]:
+        end = int(part.meta.end.value_())
+    else:
+        end = len(pivots) - (pivots[-1] == high)
+    if end > len(pivots):
+        return None
+    bounds = [low, *(pivot + 1 for pivot in pivots[:end]), high + 1]
+    if any(one >= two for one, two in pairwise(bounds)):
+        return None
+    return [(bounds[number], bounds[number + 1] - 1, slots[number]) for number in range(end + 1)]
+
+
+class XaNode(NamedTuple):
+    """A ``struct xa_node``: each slot stands for ``1 << shift`` indices."""
+
+    address: int
+    shift: int
+    slots: tuple[int, ...]
+
+
+class XArrays:
+    """Reads ``struct xa_node``, of which xarrays, radix trees and IDRs are made."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        node = prog.type("struct xa_node")
+        members = {member.name: member for member in node.members or ()}
+        self._offsets = {name: members[name].offset for name in ("shift", "offset", "parent", "slots")}
+        self._slots = members["slots"].type.length or 64
+        self._size = node.size or 0
+        self._chunk_shift = self._slots.bit_length() - 1  # XA_CHUNK_SHIFT
+
+    def below(self, entry: int, parent: XaNode | None = None, slot: int = 0) -> XaNode | None:
+        """The node that an entry points to; None if it is not in the dump, or not that slot's child.
+
+        :param parent: None: the entry is the head.
+        """
+        address = entry - XA_INTERNAL
+        try:
+            raw = self._prog.read(address, self._size)
+        except (FaultError, OverflowError, ValueError):
+            return None
+        shift, offset = raw[self._offsets["shift"]], raw[self._offsets["offset"]]
+        (above,) = struct.unpack_from("<Q", raw, self._offsets["parent"])
+        # xas_create() and radix_tree_extend(): so a node can be in one place only, and trees cannot be endless.
+        if parent is None:
+            fits = shift % self._chunk_shift == 0 and shift < 64
+        else:
+            fits = (shift, offset, above) == (parent.shift - self._chunk_shift, slot, parent.address)
+        slots = struct.unpack_from(f"<{self._slots}Q", raw, self._offsets["slots"])
+        return XaNode(address, shift, slots) if fits else None
+
+    @staticmethod
+    def is_node(entry: int) -> bool:
+        """Whether an entry points to a node."""
+        return entry & 3 == XA_INTERNAL and entry >= _XA_SMALLEST_NODE
+
+    def load(self, head: int, index: int) -> int:
+        """The entry of an index; 0 if there is none. For arrays without large entries.
+
+        :raises FaultError: the part of the tree that would tell is damaged.
+        """
+        if not self.is_node(head):
+            return head if index == 0 else 0
+        node, slot, entry = None, 0, head
+        while self.is_node(entry):
+            node = self.below(entry, node, slot)
+            if node is None:
+                raise FaultError("a tree's node is damaged or not in the dump", entry - XA_INTERNAL)
+            slot = index >> node.shift
+            if not 0 <= slot < len(node.slots):
+                return 0
+            entry = node.slots[slot]
+            index &= (1 << node.shift) - 1
+        return entry
+
+    def entries(self, head: int) -> Iterator[int | None]:
+        """All entries, ascending; None where a part is damaged."""
+        if not self.is_node(head):
+            if head:
+                yield head
+            return
+        yield from self._entries(self.below(head))
+
+    def _entries(self, node: XaNode | None) -> Iterator[int | None]:
+        if node is None:
+            yield None
+            return
+        for slot, entry in enumerate(node.slots):
+            if self.is_node(entry):
+                yield from self._entries(self.below(entry, node, slot))
+            elif entry and entry & 3 != XA_INTERNAL:
+                yield entry
