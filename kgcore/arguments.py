@@ -13,7 +13,17 @@ from typing import Any, NoReturn, TextIO
 
 from kgcore import __version__
 from kgcore.errors import KgcoreError
-from kgcore.request import STDOUT, CheckCommand, Command, DumpCommand, DumpRequest, Place, PsCommand, Show
+from kgcore.request import (
+    STDOUT,
+    CheckCommand,
+    Command,
+    DumpCommand,
+    DumpRequest,
+    InfoCommand,
+    Place,
+    PsCommand,
+    Show,
+)
 from kgcore.sources.base import TaskRef
 
 __all__ = ("Answer", "UsageError", "parse", "parse_dump", "refuse_terminal", "vmcore_path")
@@ -40,6 +50,7 @@ _EPILOG = (
     + """
 commands:
   kgcore ps [--json]           the processes in the dump
+  kgcore info [--json]         what the dump is, what it holds, and what that means for cores
   kgcore check CORE [--json]   whether a finished core is well-formed and complete
 
 examples:
@@ -71,6 +82,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
         case "ps":
             parsed = _ps_parser().parse_intermixed_args(words)
             return PsCommand(_place(parsed, environ), Show(parsed.show), parsed.json)
+        case "info":
+            parsed = _info_parser().parse_intermixed_args(words)
+            return InfoCommand(_place(parsed, environ), Show(parsed.show), parsed.json)
         case "check":
             parsed = _check_parser().parse_intermixed_args(words)
             return CheckCommand(_existing(parsed.core, "core"), parsed.json)
@@ -176,6 +190,7 @@ def _dump_parser() -> _Parser:
         "kgcore",
         usage="kgcore [-c VMCORE] [-s SYMBOLS]... [-v LEVEL] [-f FILTER] [-D DIR | -o FILE] [PID | TASK]...\n"
         "       kgcore ps [--json]\n"
+        "       kgcore info [--json]\n"
         "       kgcore check CORE [--json]",
         description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",
         epilog=_EPILOG,
@@ -201,6 +216,15 @@ def _drgn_parser(prog: str) -> _Parser:
 
 def _ps_parser() -> _Parser:
     parser = _Parser("kgcore ps", description="List the processes in a vmcore.")
+    _add_version(parser)
+    _add_show(parser)
+    _add_place_options(parser)
+    _flag(parser.general, "--json", help="as JSON")
+    return parser
+
+
+def _info_parser() -> _Parser:
+    parser = _Parser("kgcore info", description="Say what a vmcore is, what it holds, and what that means for cores.")
     _add_version(parser)
     _add_show(parser)
     _add_place_options(parser)
@@ -238,8 +262,14 @@ def _add_place_options(parser: _Parser) -> None:
     """Which dump, and its symbols: the names that drgn gives these options."""
     group = parser.add_argument_group("the dump")
     target = group.add_mutually_exclusive_group()
-    _option(
-        target, "-c", "--core", metavar="VMCORE", type=_name, help="the vmcore (default: $KGCORE_VMCORE, else ./vmcore)"
+    target.add_argument(
+        "-c",
+        "--core",
+        metavar="VMCORE",
+        type=_name,
+        action="append",
+        default=[],
+        help="the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own",
     )
     _flag(target, "-k", "--kernel", dest="live", help="the running kernel")
     _option(
@@ -327,7 +357,7 @@ def _take_command(words: list[str]) -> str | None:
         if word in valued:
             position += 1
         elif not word.startswith("-"):
-            return words.pop(position) if word in ("ps", "check") else None
+            return words.pop(position) if word in ("ps", "info", "check") else None
         position += 1
     return None
 
@@ -379,8 +409,15 @@ def _place(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Place:
         _existing(path, "directory")
     if parsed.vmcoreinfo:
         _existing(parsed.vmcoreinfo, "VMCOREINFO file")
+    core, *parts = parsed.core or [None]
+    for position, part in enumerate(parts, 1):
+        if part in parsed.core[:position]:
+            raise UsageError(
+                f"argument -c/--core: {part!r} is given twice", hint="a split set has several files, each once"
+            )
+        _existing(part, "vmcore")
     return Place(
-        core=None if parsed.live or parsed.qemu else vmcore_path(parsed.core, environ),
+        core=None if parsed.live or parsed.qemu else vmcore_path(core, environ),
         symbols=tuple(parsed.symbols),
         symbols_from=parsed.symbols_from,
         debug_directories=tuple(parsed.debug_directories),
@@ -389,6 +426,7 @@ def _place(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Place:
         architecture=parsed.architecture,
         qemu=parsed.qemu,
         live=parsed.live,
+        parts=tuple(parts),
     )
 
 

@@ -11,14 +11,17 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kgcore.arguments import Answer, UsageError, parse, refuse_terminal
 from kgcore.console import Console, Status, reason
 from kgcore.errors import KgcoreError
 from kgcore.model import ProcessSummary
-from kgcore.request import CheckCommand, Command, DumpCommand, Place, PsCommand, Show
+from kgcore.request import CheckCommand, Command, DumpCommand, InfoCommand, Place, PsCommand, Show
 from kgcore.sources.base import Source
+
+if TYPE_CHECKING:
+    from kgcore.sources.vmcore.target import Target
 
 __all__ = ("entry", "main")
 
@@ -67,6 +70,8 @@ def _run(command: Command, console: Console) -> int:
     match command:
         case CheckCommand():
             return _check(command, console)
+        case InfoCommand():
+            return _info(command, console)
         case PsCommand():
             with _opened(command.place, command.show, console) as source:
                 return _ps(source, command.json, console)
@@ -80,15 +85,23 @@ def _run(command: Command, console: Console) -> int:
 
 @contextlib.contextmanager
 def _opened(place: Place, show: Show, console: Console) -> Iterator[Source]:
-    """The processes of a vmcore. The first and only place that needs drgn, which is why it is imported here."""
+    """The processes of a vmcore."""
+    with _opened_target(place, show, console) as target:
+        from kgcore.sources.vmcore.source import VmcoreSource
+
+        yield VmcoreSource(target)
+
+
+@contextlib.contextmanager
+def _opened_target(place: Place, show: Show, console: Console) -> Iterator["Target"]:
+    """An opened vmcore. The first place that needs drgn, which is why it is imported here."""
     _route_library_messages(show, console)
-    from kgcore.sources.vmcore.source import VmcoreSource
     from kgcore.sources.vmcore.target import TargetOptions, open_target
 
     with open_target(TargetOptions(**dataclasses.asdict(place))) as target:
         for message in target.messages:
             console.remark(message)
-        yield VmcoreSource(target)
+        yield target
 
 
 def _route_library_messages(show: Show, console: Console) -> None:
@@ -124,6 +137,23 @@ def _ps(source: Source, as_json: bool, console: Console) -> int:
     return status
 
 
+def _info(command: InfoCommand, console: Console) -> int:
+    """A dump that is not complete is still one that was looked at successfully: the status says nothing of it."""
+    from kgcore import render
+
+    with _opened_target(command.place, command.show, console) as target:
+        from kgcore.sources.vmcore.facts import read_facts
+
+        place = command.place
+        facts = read_facts(target, (place.core, *place.parts) if place.core else ())
+    if command.json:
+        json.dump({"version": 1, **dataclasses.asdict(facts)}, console.out, indent=2)
+        console.out.write("\n")
+    else:
+        render.show_facts(facts, console.out)
+    return Status.COMPLETE
+
+
 def _check(command: CheckCommand, console: Console) -> int:
     from kgcore.check import check_core
 
@@ -136,7 +166,8 @@ def _check(command: CheckCommand, console: Console) -> int:
             console.say(line)
     if not verdict.ok:
         return Status.FAILED
-    return Status.COMPLETE if verdict.complete else Status.INCOMPLETE
+    # None: nothing says that it is complete, as in every core that the kernel wrote, and nothing speaks against it.
+    return Status.INCOMPLETE if verdict.complete is False else Status.COMPLETE
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ __all__ = (
     "VM_EXEC",
     "VM_HUGETLB",
     "VM_IO",
+    "VM_MAYSHARE",
     "VM_PFNMAP",
     "VM_READ",
     "VM_SHARED",
@@ -38,6 +39,7 @@ VM_READ = 0x1
 VM_WRITE = 0x2
 VM_EXEC = 0x4
 VM_SHARED = 0x8
+VM_MAYSHARE = 0x80  # mapped with MAP_SHARED; without VM_SHARED from a file that was opened for reading only
 VM_PFNMAP = 0x400
 VM_IO = 0x4000
 VM_HUGETLB = 0x400000

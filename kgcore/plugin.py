@@ -109,6 +109,8 @@ def _source(prog: Program) -> Iterator[Source]:
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise KgcoreError("this program is not a Linux kernel", hint="open a vmcore: drgn -c VMCORE")
     with from_program(prog) as target:
+        for message in target.messages:
+            print(f"gcore: {message}", file=sys.stderr)
         yield VmcoreSource(target)
 
 

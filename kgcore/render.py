@@ -8,15 +8,19 @@ the dump passes :func:`kgcore.text.printable`, and is handed to rich as ``Text``
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TextIO
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from kgcore.model import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, ProcessSummary
+from kgcore.model import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, ProcessSummary
 from kgcore.plan import CorePlan
 from kgcore.report import make_report
-from kgcore.text import plain, printable
+from kgcore.text import human_size, plain, printable
 from kgcore.writer import Progress
 
-__all__ = ("Column", "process_json", "progress", "show_plan", "show_processes", "show_table")
+if TYPE_CHECKING:
+    from kgcore.sources.vmcore.facts import DumpFacts
+
+__all__ = ("Column", "process_json", "progress", "show_facts", "show_plan", "show_processes", "show_table")
 
 
 class Column(NamedTuple):
@@ -114,6 +118,33 @@ def process_json(process: ProcessSummary) -> dict[str, object]:
     }
 
 
+def show_facts(facts: "DumpFacts", out: TextIO) -> None:
+    """Print what ``kgcore info`` tells, a fact a line; what is not known is left out."""
+    level = "" if facts.level is None else f", level {facts.level}"
+    rows = [
+        ("format", facts.format + ("" if facts.compression == "none" else f", {facts.compression}") + level),
+        ("size", "" if facts.size is None else human_size(facts.size)),
+        ("RAM in it", _ram(facts)),
+        ("cut off", f"at least {human_size(facts.missing_bytes)} of the file" if facts.missing_bytes else ""),
+        ("kernel", f"{facts.release} {facts.build}".strip()),
+        ("machine", facts.architecture + (f", {facts.levels}-level page tables" if facts.levels else "")),
+        ("CPUs", "" if facts.cpus is None else str(facts.cpus)),
+        ("crashed", "" if facts.crash_time is None else f"{datetime.fromtimestamp(facts.crash_time, UTC):%F %T} UTC"),
+        ("panic", facts.panic or ""),
+        ("types", facts.types),
+        ("user memory", facts.user_memory),
+        ("for cores", facts.meaning),
+    ]
+    for name, value in rows:
+        if value:
+            print(f"{name:<12} {printable(value)}", file=out)
+
+
+def _ram(facts: "DumpFacts") -> str:
+    parts = ((facts.stored, ""), (facts.excluded, " left out"), (facts.cut_off, " cut off"))
+    return ", ".join(human_size(size) + what for size, what in parts if size)
+
+
 _PLAN_COLUMNS = (
     Column("RANGE"),
     Column("PERMS"),
@@ -146,7 +177,7 @@ def show_plan(plan: CorePlan, out: TextIO) -> None:
 def _permissions(flags: int) -> str:
     """As in /proc/PID/maps."""
     bits = ((VM_READ, "r"), (VM_WRITE, "w"), (VM_EXEC, "x"))
-    return "".join(letter if flags & bit else "-" for bit, letter in bits) + ("s" if flags & VM_SHARED else "p")
+    return "".join(letter if flags & bit else "-" for bit, letter in bits) + ("s" if flags & VM_MAYSHARE else "p")
 
 
 @contextmanager

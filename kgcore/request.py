@@ -7,7 +7,17 @@ from typing import Literal
 
 from kgcore.sources.base import TaskRef
 
-__all__ = ("STDOUT", "CheckCommand", "Command", "DumpCommand", "DumpRequest", "Place", "PsCommand", "Show")
+__all__ = (
+    "STDOUT",
+    "CheckCommand",
+    "Command",
+    "DumpCommand",
+    "DumpRequest",
+    "InfoCommand",
+    "Place",
+    "PsCommand",
+    "Show",
+)
 
 STDOUT = "-"
 """The name of standard output on the command line."""
@@ -23,7 +33,10 @@ class Show(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which kernel to look into, and where its types and symbols are. None and (): find out by yourself."""
+    """Which kernel to look into, and where its types and symbols are. None and (): find out by yourself.
+
+    :ivar parts: the other files, if ``core`` is one of a split set.
+    """
 
     core: str | None
     symbols: tuple[str, ...] = ()
@@ -34,6 +47,7 @@ class Place:
     architecture: str | None = None
     qemu: str | None = None
     live: bool = False
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,15 @@ class PsCommand:
 
 
 @dataclass(frozen=True, slots=True)
+class InfoCommand:
+    """``kgcore info``"""
+
+    place: Place
+    show: Show
+    json: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CheckCommand:
     """``kgcore check CORE``"""
 
@@ -89,4 +112,4 @@ class CheckCommand:
     json: bool
 
 
-Command = DumpCommand | PsCommand | CheckCommand
+Command = DumpCommand | PsCommand | InfoCommand | CheckCommand

@@ -221,6 +221,15 @@ def test_where_the_vmcore_is_looked_for(
     kgcore(COMPLETE)
     kgcore("-c", "given", COMPLETE)
     assert [place.core for place in opener.places] == ["vmcore", "variable", "given"]
+    assert [place.parts for place in opener.places] == [(), (), ()]
+
+
+def test_a_split_set(kgcore: Kgcore, opener: Opener, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name).touch()
+    kgcore("-c", "one", COMPLETE, "--core", "two", "-c", "three")
+    assert [(place.core, place.parts) for place in opener.places] == [("one", ("two", "three"))]
+    assert kgcore("-c", "one", "-c", "nowhere", COMPLETE).status == 2
 
 
 @pytest.mark.parametrize("words", ["-c nowhere 100", "100", "ps"])

@@ -279,15 +279,36 @@ class TestKdump:
         assert "ran out of space" in dump.notices[0]
         assert states(dump, 0, 8) == [(0, 5, STORED), (5, 6, CUT_OFF), (6, 8, STORED)]
 
-    def test_part_of_a_split_set(self, tmp_path: Path) -> None:
-        dump = opened(tmp_path, kdump(range(100), range(50), split=(13, 40))[:-150])
-        assert "split" in dump.notices[0]
-        assert states(dump, 0, 60) == [
-            (0, 13, EXCLUDED),
-            (13, 38, STORED),
-            (38, 40, CUT_OFF),
-            (40, 60, EXCLUDED),
-        ]
+    def test_split_set(self, tmp_path: Path) -> None:
+        paths = []
+        for number, (start, end) in enumerate([(40, 256), (0, 13), (13, 40), (256, 256)]):
+            paths.append(tmp_path / f"part{number}")
+            data = kdump(range(100), range(50), split=(start, end))
+            paths[-1].write_bytes(data[:-150] if start == 13 else data)
+        dump = open_dump(*paths)
+        assert not dump.notices
+        assert dump.missing_bytes == 150
+        assert states(dump, 0, 60) == [(0, 38, STORED), (38, 40, CUT_OFF), (40, 50, STORED), (50, 60, EXCLUDED)]
+        assert states(dump, 45, 300) == [(45, 50, STORED), (50, 100, EXCLUDED), (100, 300, NO_RAM)]
+        assert states(dump, 14, 15) == [(14, 15, STORED)]
+        assert states(dump, 300, 400) == [(300, 400, NO_RAM)]
+        for lacking, message in (
+            (0, "part1, part2, part3 lack .* from 0x28000 to 0x100000"),
+            (1, "from 0x0 to 0xd000"),
+        ):
+            with pytest.raises(TargetError, match=f"incomplete.*{message}"):
+                open_dump(*(path for number, path in enumerate(paths) if number != lacking))
+        with pytest.raises(TargetError, match=r"incomplete: part2 lacks .* from 0x0 to 0xd000 and 0x28000 to 0x100000"):
+            open_dump(paths[2])
+        with pytest.raises(TargetError, match="given twice"):
+            open_dump(*paths, paths[2])
+        other = tmp_path / "other"
+        other.write_bytes(kdump(range(100), range(60), split=(0, 13)))
+        with pytest.raises(TargetError, match="different dumps"):
+            open_dump(paths[0], other, *paths[2:])
+        other.write_bytes(elf([(0, PAGE, PAGE)]))
+        with pytest.raises(TargetError, match="a dump of its own"):
+            open_dump(other, other)
 
     @pytest.mark.parametrize("piece", [100, 1000, 1 << 16])
     def test_flattened(self, tmp_path: Path, piece: int) -> None:
@@ -326,12 +347,33 @@ class TestNoDumps:
     @pytest.mark.parametrize(
         ("head", "message"),
         [
-            (b"\x1f\x8b\x08", r"gzip.*gzip -dk"),
-            (b"\xfd7zXZ\0", r"xz.*xz -dk"),
-            (b"\x28\xb5\x2f\xfd", r"zstd.*zstd -dk"),
-            (b"EMiL\x01\0\0\0", "LiME"),
-            (b"LibvirtQemudSave", "libvirt save image"),
-            (b"hello, world\n", "neither an ELF core nor a kdump file"),
+            (b"\x1f\x8b\x08", r"gzip.*gzip -dc \S+vmcore > \S+vmcore.unpacked"),
+            (b"\xfd7zXZ\0", r"xz.*xz -dc"),
+            (b"\x28\xb5\x2f\xfd", r"zstd.*zstd -dc"),
+            (b"BZh9", r"bzip2.*bzip2 -dc"),
+            (b"\x04\x22\x4d\x18", r"lz4.*lz4 -dc"),
+            (b"EMiL\x02\0\0\0" + bytes(24), "damaged or unknown header"),
+            (b"AVML\x02\0\0\0", "AVML.*avml-convert"),
+            (b"LibvirtQemudSave", "libvirt save image.*virsh dump --memory-only"),
+            (b"LibvirtQemudPart", "libvirt save image"),
+            (b"QEVM\0\0\0\3", "QEMU migration stream.*dump-guest-memory"),
+            (b"QFI\xfb\0\0\0\3", "qcow2"),
+            (struct.pack("<I", 0xBED2BED0), "VMware snapshot.*vmss2core"),
+            (struct.pack("<I", 0xBAD1BAD1), "VMware snapshot"),
+            (struct.pack("<I", 0xBED2BED2), "VMware snapshot"),
+            (struct.pack("<I", 0xBED3BED3), "VMware snapshot"),
+            (b"\x7fVirtualBox SavedState V2.0\n", "VirtualBox saved state.*dumpvmcore"),
+            (struct.pack("<I", 0x01282014), "Hyper-V saved state"),
+            (b"sadump\0\0", "sadump.*makedumpfile -c -d 17 -x VMLINUX /"),
+            (b"Xen saved domain, xl format\n", "saved Xen domain"),
+            (b"LinuxGuestRecord", "saved Xen domain"),
+            (struct.pack("<I", 0xF00FEBED), "Xen core"),
+            (struct.pack("<Q", 0xA8190173618F23ED), "LKCD"),
+            (b"DISKDUMP", "diskdump"),
+            (b"PAGEDU64", "Windows crash dump"),
+            (bytes(4086) + b"S1SUSPEND\0", "hibernated Linux system"),
+            (bytes(4086) + b"SWAPSPACE2", "swap area"),
+            (b"hello, world\n", "neither an ELF core nor a kdump file.*--architecture"),
             (struct.pack(">16sqq", b"makedumpfile", 2, 1).ljust(PAGE, b"\0"), "flattened dump of an unknown kind"),
             (struct.pack(">16sqq", b"makedumpfile", 1, 1)[:20], "flattened dump cut off"),
             (flattened(b"what is this"), "neither an ELF core nor a kdump file"),
@@ -397,3 +439,36 @@ def test_run_list_without_runs() -> None:
 def test_merged() -> None:
     runs = [FrameRun(1, 2, STORED), FrameRun(2, 2, NO_RAM), FrameRun(2, 5, STORED), FrameRun(5, 6, NO_RAM)]
     assert list(merged(runs)) == [FrameRun(1, 5, STORED), FrameRun(5, 6, NO_RAM)]
+
+
+class TestLinear:
+    def test_lime(self, tmp_path: Path) -> None:
+        def part(first: int, last: int, size: int | None = None) -> bytes:
+            header = struct.pack("<4sIQQ8x", b"EMiL", 1, first * PAGE, last * PAGE - 1)
+            return header + bytes((last - first) * PAGE if size is None else size)
+
+        dump = opened(tmp_path, part(16, 20) + part(0, 3) + part(20, 24, 2 * PAGE + 100))
+        assert (dump.format, dump.needs_platform, dump.missing_bytes) == ("LiME", True, 2 * PAGE - 100)
+        assert states(dump, 0, 30) == [
+            (0, 3, STORED),
+            (3, 16, NO_RAM),
+            (16, 22, STORED),
+            (22, 24, CUT_OFF),
+            (24, 30, NO_RAM),
+        ]
+
+    def test_raw_memory(self, tmp_path: Path) -> None:
+        (tmp_path / "memory").write_bytes(bytes(3 * PAGE + 5))
+        dump = open_dump(tmp_path / "memory", raw=True)
+        assert dump.format == "raw memory"
+        assert states(dump, 0, 9) == [(0, 3, STORED), (3, 9, NO_RAM)]
+
+    def test_what_has_a_name_is_not_taken_for_raw_memory(self, tmp_path: Path) -> None:
+        (tmp_path / "x").write_bytes(b"QEVM" + bytes(PAGE))
+        with pytest.raises(TargetError, match="migration"):
+            open_dump(tmp_path / "x", raw=True)
+
+
+def test_elf_without_memory(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"without any memory segment.*xl dump-core"):
+        opened(tmp_path, elf([]))

@@ -27,8 +27,8 @@ PSINFO_BY_SIGNAL = {
     "sname": "the same",
     "zomb": "follows from sname; a traced process counts as a zombie there",
 }
-# What "flag" may gain: PF_DUMPCORE and PF_SIGNALED; PF_EXITING (before 5.16) or PF_POSTCOREDUMP when a thread other than
-# the leader took the signal. What it may lose: PF_FREEZER_SKIP, which a task has while it sleeps (before 6.1).
+# What "flag" may gain: PF_DUMPCORE and PF_SIGNALED; PF_EXITING (before 5.16) or PF_POSTCOREDUMP when a thread other
+# than the leader took the signal. What it may lose: PF_FREEZER_SKIP, which a task has while it sleeps (before 6.1).
 PF_BY_SIGNAL = 0x200 | 0x400 | 0x4 | 0x8 | 0x40000000
 # linux/errno.h: what a system call that a signal interrupts puts into ax, before it is known whether it is restarted
 INTERRUPTED = {-4, -512, -513, -514, -516}

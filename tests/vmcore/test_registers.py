@@ -75,7 +75,8 @@ def test_floating_point(name: str, victim: str, extract: Extractor) -> None:
 
 def check_floating_point(notes: ThreadNotes, said: dict[str, Any]) -> None:
     fx, xstate = notes.note(NT_PRFPREG), notes.note(NT_X86_XSTATE)
-    assert fx is not None and xstate is not None
+    assert fx is not None
+    assert xstate is not None
     (xfeatures,) = struct.unpack_from("<Q", xstate, 512)
     for image in (fx, xstate):
         assert struct.unpack_from("<H", image, 0)[0] == said["fcw"]

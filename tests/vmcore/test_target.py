@@ -26,6 +26,7 @@ from kgcore.sources.vmcore import symbols
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.target import Target, TargetOptions, from_program, open_target
 from kgcore.sources.vmcore.variables import VARIABLES
+from tests.vmcore.tools import kgcore
 
 FixtureDir = Callable[[str], Path]
 
@@ -296,7 +297,7 @@ class TestPresence:
     def test_cut_off_so_far_that_it_is_of_no_use(self, fixture_dir: FixtureDir, tmp_path: Path, name: str) -> None:
         path = tmp_path / "vmcore"
         shutil.copyfile(vmcore(fixture_dir("k61"), name), path)
-        os.truncate(path, path.stat().st_size // 2)
+        os.truncate(path, path.stat().st_size // 50)  # before the kernel, which lies beyond 16 MiB
         with pytest.raises(TargetError, match="the dump is cut off"):
             btf(tmp_path, "vmcore")
 
@@ -396,6 +397,41 @@ class TestFromProgram:
         with from_program(prog) as target:
             assert target.symbols_from == "dwarf"
 
+    @pytest.mark.parametrize("name", ["vmcore.d31-elf", "vmcore.d17-zlib"])
+    @pytest.mark.parametrize("dwarf", [False, True])
+    def test_dump_deleted_meanwhile(self, fixture_dir: FixtureDir, tmp_path: Path, name: str, *, dwarf: bool) -> None:
+        """drgn has it open still; so what it holds is known."""
+        directory = fixture_dir("k61")
+        path = tmp_path / "vmcore"
+        shutil.copyfile(vmcore(directory, name), path)
+        prog = Program()
+        prog.set_core_dump(path)
+        if dwarf:
+            prog.load_debug_info([str(directory / "vmlinux")], main=True)
+        path.unlink()
+        with from_program(prog) as target:
+            assert find_task(target.prog, 1).pid == 1
+            assert not target.messages
+            assert any(state is FrameState.EXCLUDED for _, _, state in target.frames.runs(0, 1 << 20))
+
+    def test_dump_renamed_meanwhile(self, fixture_dir: FixtureDir, tmp_path: Path) -> None:
+        """Nobody knows where it is; that matters, and is said."""
+        path = tmp_path / "vmcore"
+        shutil.copyfile(vmcore(fixture_dir("k61"), "vmcore.d17-zlib"), path)
+        prog = Program()
+        prog.set_core_dump(path)
+        path.rename(tmp_path / "other")
+        with from_program(prog) as target:
+            assert find_task(target.prog, 1).pid == 1
+            assert target.dump is None
+            assert "memory left out may look like zeros" in target.messages[0]
+
+    def test_drgn_log_is_not_hidden_from_those_who_want_it(self, fixture_dir: FixtureDir) -> None:
+        """kgcore -v 2 routes it to standard error: drgn says that it has no debugging symbols."""
+        done = kgcore("-v", "2", "ps", "-c", vmcore(fixture_dir("k61"), "vmcore.d17-flat"), cwd=fixture_dir("k61"))
+        assert done.status == 0
+        assert any(line.startswith("drgn: ") for line in done.remarks)
+
     def test_no_kernel(self) -> None:
         with pytest.raises(TargetError, match="not a Linux kernel"):
             from_program(Program())
@@ -461,7 +497,6 @@ def test_describe_does_not_depend_on_the_place(fixture_dir: FixtureDir) -> None:
         words = target.describe()
     assert words["format"] == "kdump (flattened)"
     assert words["compression"] == "zlib"
-    assert words["symbols"] == "btf"
     assert words["kernel"].startswith("6.1.")
     assert not any(str(directory) in word for word in words.values())
 
@@ -471,3 +506,11 @@ def _finders_do_not_outlive_tests() -> Iterator[None]:
     """drgn keeps a dump open as long as its Program lives, and cycles of references wait for the collector."""
     yield
     gc.collect()
+
+
+def test_null_pointer_is_a_fault(fixture_dir: Callable[[str], Path]) -> None:
+    """QEMU's ELF dumps map physical memory at virtual address 0, and drgn would read the BIOS there."""
+    with open_target(TargetOptions(core=str(fixture_dir("k61") / "vmcore.elf"))) as target:
+        with pytest.raises(FaultError):
+            target.prog.read(0x3F8, 8)
+        assert len(target.phys(0x3F8, 8)) == 8

@@ -13,12 +13,16 @@ from drgn import Architecture, FaultError, Platform, Program, ProgramFlags
 
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore import vmcoreinfo
+from kgcore.sources.vmcore.assembled import assemble, segments
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
+from kgcore.sources.vmcore.fixedmaps import map_image
+from kgcore.sources.vmcore.qemu import PausedGuest
 
 __all__ = ("open_core", "open_live", "open_qemu", "read_vmcoreinfo_file")
 
 _NT_PRPSINFO = 3  # in every core of a process, in no vmcore
+_USER_END = 1 << 47  # the kernel has nothing below
 _SCAN_PIECE = 4 << 20
 _MAX_VMCOREINFO_FILE = 1 << 20
 _UTS_NAMESPACE = 400  # bytes of struct uts_namespace: all six names, wherever they start
@@ -58,29 +62,47 @@ def open_core(path: str, dump: DumpFile, text: bytes | None, architecture: str |
     """
     if any(note.name == b"CORE" and note.type == _NT_PRPSINFO for note in dump.notes):
         raise TargetError(f"{path} is the core of a process, not a vmcore", hint="kgcore check looks into such cores")
-    platform = _platform(architecture)
-    if platform is None and (dump.needs_platform or dump.architecture != "x86_64"):
-        platform = _platform(dump.architecture or "x86_64")
-    if text is None and not _has_vmcoreinfo(dump):
-        text = _find_vmcoreinfo(path, dump, platform)
-    return _open(path, lambda prog: prog.set_core_dump(path), platform, text)
+    text = text or _own_vmcoreinfo(dump)
+    machine = architecture or _machine(dump, text)
+    platform = _platform(machine)
+    if machine == dump.architecture and not dump.needs_platform:
+        platform = None  # drgn finds that out by itself
+    connect = _connector(path, dump)
+    if text is None:
+        text = _find_vmcoreinfo(path, dump, connect, platform)
+    return _open(path, connect, platform, text)
 
 
 def open_live(text: bytes | None) -> Program:
     """The running kernel. :raises TargetError: drgn cannot open it."""
-    return _open("/proc/kcore", lambda prog: prog.set_kernel(), None, text)
+    try:
+        return _open("/proc/kcore", lambda prog: prog.set_kernel(), None, text)
+    except TargetError as error:
+        hint = error.hint or "it takes a kernel with CONFIG_PROC_KCORE, and a place outside of containers"
+        raise TargetError(f"the running kernel: {error.message}", hint=hint) from error
 
 
-def open_qemu(address: str, text: bytes | None, architecture: str | None) -> Program:
-    """A QEMU guest by its QMP socket. :raises TargetError: drgn cannot connect to it."""
-    return _open(address, lambda prog: prog.set_qemu_qmp(address), _platform(architecture or "x86_64"), text)
+def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) -> Program:
+    """A QEMU guest, which is paused from now on. :raises TargetError: drgn cannot use it."""
+    try:
+        return _open(guest.address, guest.connect, _platform(architecture or guest.architecture), text)
+    except TargetError as error:
+        if text or "not the dump of" not in error.message:
+            raise
+        raise TargetError(
+            f"the guest at {guest.address} does not tell where its kernel is",
+            hint="run QEMU with -device vmcoreinfo and load the module qemu_fw_cfg in the guest, or give --vmcoreinfo",
+        ) from error
 
 
 def _platform(architecture: str | None) -> Platform | None:
     if architecture is None:
         return None
     if architecture != "x86_64":
-        raise TargetError(f"the dump is of architecture {architecture}", hint="kgcore reads dumps of x86_64")
+        raise TargetError(
+            f"the dump is of architecture {architecture}",
+            hint="kgcore reads dumps of x86_64; if this one's header is wrong, say --architecture x86_64",
+        )
     return Platform(Architecture.X86_64)
 
 
@@ -88,6 +110,8 @@ def _open(name: str, connect: Callable[[Program], None], platform: Platform | No
     try:
         prog = Program(platform, vmcoreinfo=text)
         connect(prog)
+    except TargetError:
+        raise
     except FileNotFoundError as error:
         raise TargetError(f"there is no {name}") from error
     except PermissionError as error:
@@ -96,14 +120,51 @@ def _open(name: str, connect: Callable[[Program], None], platform: Platform | No
         raise TargetError(f"drgn cannot open {name}: {error}") from error
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
         raise TargetError(f"{name} is not the dump of a Linux kernel")
+    # QEMU's ELF dumps say of physical memory that it lies at virtual address 0: a null pointer would lead to the BIOS.
+    prog.add_memory_segment(0, _USER_END, _no_kernel_memory, False)
     return prog
 
 
-def _has_vmcoreinfo(dump: DumpFile) -> bool:
-    return bool(dump.vmcoreinfo) or any(note.name == b"VMCOREINFO" and note.desc for note in dump.notes)
+def _no_kernel_memory(address: int, count: int, offset: int, physical: bool) -> bytes:
+    raise FaultError("no memory of the kernel", address)
 
 
-def _find_vmcoreinfo(path: str, dump: DumpFile, platform: Platform | None) -> bytes:
+def _connector(path: str, dump: DumpFile) -> Callable[[Program], None]:
+    """What makes a Program one of this dump."""
+    memory = segments(dump)
+
+    def connect(prog: Program) -> None:
+        if memory is None:
+            prog.set_core_dump(path)
+        else:
+            assemble(prog, dump.notes, memory)
+        if dump.missing_bytes:
+            map_image(prog)
+
+    return connect
+
+
+def _own_vmcoreinfo(dump: DumpFile) -> bytes | None:
+    """The text, where header or notes of the dump have it."""
+    if dump.vmcoreinfo:
+        return dump.vmcoreinfo
+    return next((note.desc.split(b"\0")[0] for note in dump.notes if note.name == b"VMCOREINFO" and note.desc), None)
+
+
+def _machine(dump: DumpFile, text: bytes | None) -> str:
+    """The architecture of the kernel in the dump.
+
+    The header may be of another: kexec makes ELF32 ones on request, which say i386. VMCOREINFO then has the addresses
+    of a 64-bit kernel.
+    """
+    if dump.architecture == "i386" and text:
+        table = vmcoreinfo.symbol(vmcoreinfo.parse(text), "swapper_pg_dir")
+        if table is not None and table >> 32:
+            return "x86_64"
+    return dump.architecture or "x86_64"
+
+
+def _find_vmcoreinfo(path: str, dump: DumpFile, connect: Callable[[Program], None], platform: Platform | None) -> bytes:
     """Look for VMCOREINFO in the memory that was dumped.
 
     Memory may hold several: copies, those of a kernel that was there before kexec, of a guest inside. The one is taken
@@ -112,10 +173,10 @@ def _find_vmcoreinfo(path: str, dump: DumpFile, platform: Platform | None) -> by
     :raises TargetError: there is none.
     """
     platform = platform or Platform(Architecture.X86_64)
-    reader = _open(path, lambda prog: prog.set_core_dump(path), platform, _STUB)
+    reader = _open(path, connect, platform, _STUB)
     seen: set[bytes] = set()
     for text in vmcoreinfo.candidates(_stored_memory(reader, dump), lambda at, size: _read(reader, at, size)):
-        if text not in seen and _describes(path, platform, text):
+        if text not in seen and _describes(path, connect, platform, text):
             return text
         seen.add(text)
     raise TargetError(
@@ -140,14 +201,14 @@ def _read(prog: Program, address: int, size: int) -> bytes:
     return data
 
 
-def _describes(path: str, platform: Platform, text: bytes) -> bool:
+def _describes(path: str, connect: Callable[[Program], None], platform: Platform, text: bytes) -> bool:
     """Whether a VMCOREINFO is that of the kernel in the dump: ``init_uts_ns`` must hold the release it states."""
     info = vmcoreinfo.parse(text)
     namespace, release = vmcoreinfo.symbol(info, "init_uts_ns"), info.get("OSRELEASE", "").encode()
     if namespace is None:
         return False
     try:
-        prog = _open(path, lambda prog: prog.set_core_dump(path), platform, text)
+        prog = _open(path, connect, platform, text)
         names: bytes = prog.read(namespace, _UTS_NAMESPACE)
     except (TargetError, FaultError):
         return False

@@ -90,6 +90,19 @@ def load_btf(prog: Program, release: str, file: str | None = None) -> None:
     types = TypeFinder(prog, btf)
     prog.register_type_finder(_FINDER, types, enable_index=0)
     prog.register_object_finder(_FINDER, VariableFinder(prog, types), enable_index=-1)
+    if file and not _fits(prog):
+        raise TargetError(f"{file} does not describe the kernel in the dump, {release}", hint=remedy)
+
+
+def _fits(prog: Program) -> bool:
+    """Whether the types are this kernel's: raw BTF carries no build id, but the first task is called swapper."""
+    try:
+        task = prog["init_task"]
+        return bool(
+            task.comm.string_().startswith(b"swapper") and task.pid == 0 and task.real_parent == task.address_of_()
+        )
+    except (LookupError, AttributeError, FaultError):
+        return False
 
 
 def has_btf(prog: Program) -> bool:

@@ -2,6 +2,7 @@
 """Opening a vmcore: everything between a file name and a :class:`drgn.Program` whose types and symbols work."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from typing import Literal, Self
 from drgn import FaultError, Program, ProgramFlags
 
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore import kallsyms, program, symbols, vmcoreinfo
+from kgcore.sources.vmcore import fixedmaps, kallsyms, program, symbols, vmcoreinfo
 from kgcore.sources.vmcore.debuginfo import debug_package
-from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, everything, open_dump
+from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
+from kgcore.sources.vmcore.dumpfile.codecs import LIBRARIES
+from kgcore.sources.vmcore.qemu import PausedGuest
 from kgcore.text import human_size
 
 __all__ = ("SymbolsFrom", "Target", "TargetOptions", "from_program", "open_target")
@@ -28,11 +31,13 @@ class TargetOptions:
     """What to open and how, as the command line says it.
 
     :ivar core: path of the vmcore; None with ``qemu`` or ``live``.
+    :ivar parts: paths of the other files, if the vmcore is a split set.
     :ivar symbols: files with debug information, or one with raw BTF.
     :ivar debug_directories: where to look for debug information besides drgn's places.
     :ivar kernel_directories: where to look for vmlinux and modules besides drgn's places.
     :ivar vmcoreinfo: path of a file with VMCOREINFO text, to use instead of the dump's.
-    :ivar architecture: of the dump, by drgn's name in lower case, when the dump does not tell.
+    :ivar architecture: of the dump, by drgn's name in lower case, when the dump does not tell. A file of no known
+        format is then raw memory.
     :ivar qemu: QMP socket of a running guest.
     :ivar live: the running kernel (``/proc/kcore``).
     """
@@ -45,16 +50,19 @@ class TargetOptions:
     architecture: str | None = None
     qemu: str | None = None
     live: bool = False
+    parts: tuple[str, ...] = ()
     symbols_from: SymbolsFrom = "auto"
 
 
 class Target:
     """An opened kernel.
 
+    :ivar dump: the file's own tables; None for a running kernel, and where there is no file.
     :ivar prog: types, objects, symbols and drgn's Linux helpers work on it.
     :ivar frames: which page frames the file holds.
     :ivar notes: of the dump file, in its order.
     :ivar vmcoreinfo: the kernel's VMCOREINFO.
+    :ivar live: it is a running kernel, or a guest that was running a moment ago.
     :ivar messages: what the user should know of the dump before trusting what comes out of it.
     """
 
@@ -64,11 +72,14 @@ class Target:
         dump: DumpFile | None,
         symbols_from: Literal["dwarf", "btf"],
         messages: tuple[str, ...] = (),
+        btf_file: str | None = None,
     ) -> None:
         self.prog = prog
+        self.dump = dump
         self.symbols_from = symbols_from
         self.messages = messages
-        self._dump = dump
+        self._btf_file = btf_file
+        self.live = ProgramFlags.IS_LIVE in prog.flags or isinstance(dump, PausedGuest)
         self.frames: Frames = dump.frames if dump else everything()
         self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
         self.vmcoreinfo = _vmcoreinfo_of(prog)
@@ -120,13 +131,23 @@ class Target:
         except LookupError:
             return vmcoreinfo.number(self.vmcoreinfo, f"NUMBER({name})")
 
+    @property
+    def types(self) -> str:
+        """Where types and symbols came from, in words."""
+        if self.symbols_from == "dwarf":
+            with suppress(LookupError):
+                return f"DWARF in {self.prog.main_module().debug_file_path}"
+            return "DWARF"
+        if self._btf_file:
+            return f"BTF in {self._btf_file}, symbols from the kernel's kallsyms"
+        return "the kernel's own BTF and kallsyms"
+
     def describe(self) -> dict[str, str]:
         """What this is, in words; the same wherever the file lies and wherever types and symbols came from."""
         words = {"kernel": self.release}
-        dump = self._dump
+        dump = self.dump
         if dump is None:
-            local = ProgramFlags.IS_LOCAL in self.prog.flags
-            return {"format": "running kernel" if local else "running guest"} | words
+            return {"format": "running kernel" if self.live else "unknown"} | words
         words["format"] = dump.format + (" (flattened)" if dump.flattened else "")
         words["compression"] = dump.compression
         if dump.dump_level is not None:
@@ -137,8 +158,8 @@ class Target:
 
     def close(self) -> None:
         """Let go of the file. drgn closes its own when the Program is no longer referred to."""
-        if self._dump:
-            self._dump.close()
+        if self.dump:
+            self.dump.close()
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +174,11 @@ def open_target(options: TargetOptions) -> Target:
     :raises TargetError: it cannot be opened, or its kernel not be understood; the hint says what to try.
     """
     text = program.read_vmcoreinfo_file(options.vmcoreinfo) if options.vmcoreinfo else None
-    dump = open_dump(options.core) if options.core is not None else None
+    dump: DumpFile | None = None
+    if options.core is not None:
+        dump = open_dump(options.core, *options.parts, raw=options.architecture is not None)
+    elif options.qemu:
+        dump = PausedGuest(options.qemu)
     try:
         with _quiet():
             return _with_symbols(_program(options, dump, text), dump, options)
@@ -175,26 +200,45 @@ def from_program(prog: Program) -> Target:
     """
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
         raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
-    dump = None
-    if prog.core_dump_path and ProgramFlags.IS_LIVE not in prog.flags:
-        dump = open_dump(prog.core_dump_path)
+    path = None if ProgramFlags.IS_LIVE in prog.flags else prog.core_dump_path
+    dump: DumpFile | None = None
+    unknown: tuple[str, ...] = ()
+    if path:
+        path = _still_there(path)
+        try:
+            dump = open_dump(path)
+        except TargetError as error:  # though drgn could open it
+            unknown = (f"what the dump holds cannot be told: {error.message}; memory left out may look like zeros",)
     if _has_types(prog):
-        return Target(prog, dump, "btf" if symbols.has_btf(prog) else "dwarf", _messages(dump))
-    options = TargetOptions(core=prog.core_dump_path if dump else None, symbols_from="btf")
+        return Target(prog, dump, "btf" if symbols.has_btf(prog) else "dwarf", (*unknown, *_messages(dump)))
+    options = TargetOptions(core=path if dump else None, symbols_from="btf")
     try:
         with _quiet():
-            return _with_symbols(prog, dump, options)
+            target = _with_symbols(prog, dump, options)
+        target.messages = (*unknown, *target.messages)
+        return target
     except BaseException:
         if dump is not None:
             dump.close()
         raise
 
 
+def _still_there(path: str) -> str:
+    """A name of the dump that drgn has opened, even if it was deleted since."""
+    if not os.path.exists(path):
+        for descriptor in os.listdir("/proc/self/fd"):
+            link = f"/proc/self/fd/{descriptor}"
+            with suppress(OSError):
+                if os.readlink(link) == f"{os.path.abspath(path)} (deleted)":
+                    return link
+    return path
+
+
 def _program(options: TargetOptions, dump: DumpFile | None, text: bytes | None) -> Program:
     if dump is not None and options.core is not None:
         return program.open_core(options.core, dump, text, options.architecture)
-    if options.qemu:
-        return program.open_qemu(options.qemu, text, options.architecture)
+    if isinstance(dump, PausedGuest):
+        return program.open_qemu(dump, text, options.architecture)
     if options.live:
         return program.open_live(text)
     raise TargetError("there is nothing to open", hint="name a vmcore with -c")
@@ -208,7 +252,7 @@ def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) 
     dwarf_files = [file for file in options.symbols if file not in btf_files]
     if options.symbols_from == "dwarf" or (options.symbols_from == "auto" and not btf_files):
         if symbols.load_dwarf(prog, release, dwarf_files, options.debug_directories, options.kernel_directories):
-            return Target(prog, dump, "dwarf", _messages(dump))
+            return _finished(prog, dump, "dwarf")
         if options.symbols_from == "dwarf":
             raise TargetError(
                 f"no debug information was found for kernel {release}",
@@ -223,7 +267,15 @@ def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) 
         lines = "".join(f"SYMBOL({name})={address:x}\n" for name, address in missing.items())
         prog = _program(options, dump, prog["VMCOREINFO"].string_() + lines.encode())
     symbols.load_btf(prog, release, btf_files[0] if btf_files else None)
-    return Target(prog, dump, "btf", _messages(dump))
+    return _finished(prog, dump, "btf", btf_files[0] if btf_files else None)
+
+
+def _finished(
+    prog: Program, dump: DumpFile | None, symbols_from: Literal["dwarf", "btf"], btf_file: str | None = None
+) -> Target:
+    if dump is not None and dump.missing_bytes:
+        fixedmaps.map_direct(prog)
+    return Target(prog, dump, symbols_from, _messages(dump), btf_file)
 
 
 def _has_types(prog: Program) -> bool:
@@ -260,13 +312,23 @@ def _messages(dump: DumpFile | None) -> tuple[str, ...]:
         return ()
     if not dump.missing_bytes:
         return dump.notices
-    return (f"the dump is cut off: at least {human_size(dump.missing_bytes)} are missing at its end", *dump.notices)
+    cut = f"the dump is cut off: at least {human_size(dump.missing_bytes)} are missing at its end"
+    if isinstance(dump, KdumpDump) and not dump.can_read():
+        library = LIBRARIES.get(dump.compression, "for its compression")
+        cut += f" (more of it can be read with the Python package {library})"
+    return (cut, *dump.notices)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep drgn's own warnings from the terminal; what matters of them is said in an error or a message."""
+    """Keep drgn's own warnings from the terminal; what matters of them is said in an error or a message.
+
+    Where somebody has said what becomes of log messages (the command line with ``-v 2``, drgn itself), that counts.
+    """
     logger = logging.getLogger("drgn")
+    if logger.hasHandlers():
+        yield
+        return
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a dump file holds, apart from what drgn reads out of it: its notes, and which page frames are in it.
 
-A format is a class in a module of its own with the attributes of :class:`DumpFile`, and a line in :func:`_reader`.
-LiME, raw memory and split sets would come here.
+A format is a class in a module of its own with the attributes of :class:`DumpFile`, and a line in :func:`_reader`. What
+is no format of ours is told by name in :mod:`kgcore.sources.vmcore.dumpfile.others`.
 """
 
 import os
@@ -17,35 +17,36 @@ from kgcore.sources.vmcore.dumpfile.flattened import FlattenedFile
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, everything
 from kgcore.sources.vmcore.dumpfile.kdump import SIGNATURE as KDUMP
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
+from kgcore.sources.vmcore.dumpfile.linear import LIME, LinearDump
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
+from kgcore.sources.vmcore.dumpfile.others import HEAD_SIZE, refusal
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, PlainFile, ShortFile
+from kgcore.sources.vmcore.dumpfile.split import SplitSet
 
-__all__ = ("DumpFile", "DumpNote", "FrameRun", "FrameState", "Frames", "everything", "open_dump", "parse_notes")
+__all__ = (
+    "DumpFile",
+    "DumpNote",
+    "FrameRun",
+    "FrameState",
+    "Frames",
+    "KdumpDump",
+    "LinearDump",
+    "SplitSet",
+    "everything",
+    "open_dump",
+    "parse_notes",
+)
 
-_COMPRESSED = {
-    b"\x1f\x8b": ("gzip", "gzip -dk"),
-    b"\xfd7zXZ\0": ("xz", "xz -dk"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dk"),
-    b"BZh": ("bzip2", "bzip2 -dk"),
-}
-_UNSUPPORTED = {  # known by name, so that nobody has to wonder
-    b"EMiL": "a LiME memory image",
-    b"LibvirtQemudSave": "a libvirt save image (virsh save, or virsh dump without --memory-only)",
-    b"QEVM": "a QEMU migration stream",
-    b"\xd2\xbe\xd2\xbe": "a VMware snapshot",
-    b"\xd1\xbe\xd1\xbe": "a VMware snapshot",
-    b"DISKDUMP": "a diskdump file (2.4 and early 2.6 kernels)",
-    b"SQLite format 3\0": "an SQLite database",
-}
-_HEAD = 16  # bytes that tell a format
+
+_MAGIC_SIZE = 8  # bytes
 
 
 class DumpFile(Protocol):
     """A dump file's own tables.
 
-    :ivar format: ``ELF64``, ``ELF32``, ``kdump``.
+    :ivar format: ``ELF64``, ``ELF32``, ``kdump``, ``LiME``, ``raw memory``.
     :ivar compression: of the pages: ``zlib``, ``lzo``, ``snappy``, ``zstd``, ``none``.
-    :ivar architecture: of the machine as the header has it, ``x86_64`` for the one that matters.
+    :ivar architecture: of the machine as the header has it, ``x86_64`` for the one that matters; "" if it has none.
     :ivar dump_level: makedumpfile's ``-d``, if the file tells.
     :ivar release: of the kernel, "" if the header does not tell.
     :ivar needs_platform: drgn cannot tell the architecture from this header.
@@ -71,12 +72,47 @@ class DumpFile(Protocol):
     def close(self) -> None: ...
 
 
-def open_dump(path: str | os.PathLike[str]) -> DumpFile:
+def open_dump(path: str | os.PathLike[str], *parts: str | os.PathLike[str], raw: bool = False) -> DumpFile:
     """Read the headers and tables of a dump file of any format.
 
-    :raises TargetError: it cannot be read, or is no dump file.
+    :param parts: the other files, if it is a split set.
+    :param raw: a file of no known format is raw memory.
+    :raises TargetError: it cannot be read, or is no dump file, or the files are not one whole set.
     """
-    name = Path(path)
+    dump = _open_file(Path(path), raw=raw)
+    if not parts and not (isinstance(dump, KdumpDump) and dump.split):
+        return dump
+    files = [(str(path), dump)]
+    try:
+        files += [(str(part), _open_file(Path(part), raw=False)) for part in parts]
+        return SplitSet(files)
+    except BaseException:
+        for _, opened in files:
+            opened.close()
+        raise
+
+
+def _open_file(name: Path, *, raw: bool) -> DumpFile:
+    descriptor = _descriptor(name)
+    try:
+        source = PlainFile(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        return _reader(source, str(name), raw=raw)
+    except BaseException as error:
+        source.close()
+        if isinstance(error, TargetError):
+            raise TargetError(f"{name} is not a vmcore that can be read: {error.message}", hint=error.hint) from error
+        if isinstance(error, ShortFile):
+            raise TargetError(f"{name} is cut off within its headers: {error}") from error
+        if isinstance(error, OSError):
+            raise TargetError(f"{name} cannot be read: {error.strerror}") from error
+        raise
+
+
+def _descriptor(name: Path) -> int:
+    """Open a regular file that is not empty."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -84,49 +120,42 @@ def open_dump(path: str | os.PathLike[str]) -> DumpFile:
     except OSError as error:
         hint = "vmcores are often readable by root only" if isinstance(error, PermissionError) else ""
         raise TargetError(f"{name} cannot be opened: {error.strerror}", hint=hint) from error
-    try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise TargetError(f"{name} is a directory", hint="name the vmcore in it with -c")
-        if not stat.S_ISREG(status.st_mode):
-            raise TargetError(f"{name} is not a regular file", hint="copy the dump to a file first")
-        if status.st_size == 0:
-            raise TargetError(f"{name} is empty")
-        try:
-            return _reader(PlainFile(descriptor))
-        except TargetError as error:
-            raise TargetError(f"{name} is not a vmcore that can be read: {error.message}", hint=error.hint) from error
-        except ShortFile as error:
-            raise TargetError(f"{name} is cut off within its headers: {error}") from error
-        except OSError as error:
-            raise TargetError(f"{name} cannot be read: {error.strerror}") from error
-    finally:
+    status = os.fstat(descriptor)
+    wrong = None
+    if stat.S_ISDIR(status.st_mode):
+        wrong = TargetError(f"{name} is a directory", hint="name the vmcore in it with -c")
+    elif not stat.S_ISREG(status.st_mode):
+        wrong = TargetError(f"{name} is not a regular file", hint="copy the dump to a file first")
+    elif status.st_size == 0:
+        wrong = TargetError(f"{name} is empty", hint="the disk may have been full when it was written")
+    if wrong is not None:
         os.close(descriptor)
+        raise wrong
+    return descriptor
 
 
-def _reader(source: ByteSource) -> DumpFile:
+def _reader(source: ByteSource, name: str, *, raw: bool) -> DumpFile:
     """Choose by the first bytes."""
-    head = bytes(source.read(0, min(source.size, _HEAD)))
+    head = bytes(source.read(0, min(source.size, HEAD_SIZE)))
     flattened = head.startswith(FLATTENED)
     if flattened:
         source = FlattenedFile(source)
-        head = bytes(source.read(0, min(source.size, _HEAD)))
+        head = bytes(source.read(0, min(source.size, _MAGIC_SIZE)))  # of a cut-off file not more may be there
     dump: DumpFile
     if head.startswith(b"\x7fELF"):
         dump = ElfDump(source)
     elif head.startswith(KDUMP):
         dump = KdumpDump(source)
+    elif head.startswith(LIME):
+        dump = LinearDump(source, raw=False)
+    elif known := refusal(name, head):
+        raise known
+    elif raw and not flattened:
+        dump = LinearDump(source, raw=True)
     else:
-        raise _unknown(head)
+        raise TargetError(
+            "it is neither an ELF core nor a kdump file nor a LiME image",
+            hint="if it is raw memory, say so with --architecture x86_64",
+        )
     dump.flattened = flattened
     return dump
-
-
-def _unknown(head: bytes) -> TargetError:
-    for magic, (what, command) in _COMPRESSED.items():
-        if head.startswith(magic):
-            return TargetError(f"it is compressed with {what}", hint=f"unpack it: {command} FILE")
-    for magic, what in _UNSUPPORTED.items():
-        if head.startswith(magic):
-            return TargetError(f"it is {what}, which is not supported", hint="make an ELF or kdump file of it")
-    return TargetError("it is neither an ELF core nor a kdump file")

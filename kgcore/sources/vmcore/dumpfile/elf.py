@@ -89,6 +89,11 @@ class ElfDump:
             _Segment(p[0], p[layout.p_offset], p[layout.p_paddr], p[layout.p_filesz], p[layout.p_memsz])
             for p in layout.phdr.iter_unpack(table)
         ]
+        if not any(segment.kind == _PT_LOAD for segment in self._segments):
+            raise TargetError(
+                "it is an ELF core without any memory segment",
+                hint="Xen's xl dump-core writes such files, which are not supported",
+            )
         self.frames: Frames = RunList(self._runs())
         self.notes: tuple[DumpNote, ...] = tuple(self._notes())
         self.vmcoreinfo: bytes | None = None  # but for the note

@@ -44,7 +44,7 @@ class RunList:
     _RANK = (FrameState.STORED, FrameState.CUT_OFF, FrameState.EXCLUDED)
 
     def __init__(self, runs: Iterable[FrameRun]) -> None:
-        self._runs: Sequence[FrameRun] = tuple(self._flatten(runs))
+        self._runs: Sequence[FrameRun] = tuple(merged(self._flatten(runs)))
         self._starts = [run.start for run in self._runs]
 
     @classmethod

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
-from kgcore.errors import TargetError
+from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
+from kgcore.sources.vmcore.dumpfile.codecs import decompressor
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, merged
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
@@ -68,7 +69,7 @@ _SINCE = {  # header_version that brought a field; before it, those bytes are an
 }
 _INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE: the writer ran out of space
 _OUT_OF_SPACE = "the dump is incomplete: its writer ran out of space"
-_PART = "the dump is one part of a split set: what is in the other files is missing"
+_COMPRESSED = 0x27  # of the flags of a page: compressed in any way
 _COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 
 
@@ -76,12 +77,15 @@ class KdumpDump:
     """A kdump file; itself the :class:`~kgcore.sources.vmcore.dumpfile.frames.Frames` that it holds.
 
     :ivar release: of the kernel; QEMU leaves it empty, and all of utsname but the machine.
+    :ivar split: the frames [first, behind) that this file of a split set is for; None if it is the whole dump.
+    :ivar last_frame: behind the last page frame of the machine.
     :ivar missing_bytes: how much was cut off; if the page descriptors were, at least this much.
     :raises TargetError: its headers are damaged or cut off.
     """
 
     format = "kdump"
     flattened = False
+    PART = "the dump is one part of a split set: what is in the other files is missing"
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -108,20 +112,31 @@ class KdumpDump:
                 break
         else:
             raise TargetError("it is a kdump file with a damaged header: its block size is no page size")
+        self._block = block
         self.compression = "+".join(name for bit, name in _COMPRESSIONS.items() if status & bit) or "none"
+        self._decompress = decompressor(self.compression)
         sub = _SubHeader(*layout.sub_header.unpack(source.read(block, layout.sub_header.size)))
         sub = sub._replace(**{field: 0 for field, since in _SINCE.items() if version < since})
-        self.notices = ((_OUT_OF_SPACE,) if status & _INCOMPLETE else ()) + ((_PART,) if sub.split else ())
+        self.notices = ((_OUT_OF_SPACE,) if status & _INCOMPLETE else ()) + ((self.PART,) if sub.split else ())
         self.dump_level: int | None = sub.dump_level if version >= _SINCE["dump_level"] else None
+        self.split = (sub.start_pfn, sub.end_pfn) if sub.split else None
+        self.last_frame: int = sub.max_mapnr or max_mapnr
         self._first: int = sub.start_pfn if sub.split else 0
         bitmap = (1 + sub_blocks) * block
         half = bitmap_blocks * block // 2
         self._ram, self._in_file = source.read(bitmap, half), source.read(bitmap + half, half)
-        last = sub.end_pfn if sub.split else sub.max_mapnr or max_mapnr
-        self._end: int = min(last, half * 8)
+        self._end: int = min(sub.end_pfn if sub.split else self.last_frame, half * 8)
         self._descriptors: int = bitmap + 2 * half
         self.notes: tuple[DumpNote, ...] = tuple(parse_notes(self._area(sub.offset_note, sub.size_note)))
         self.vmcoreinfo: bytes | None = self._area(sub.offset_vmcoreinfo, sub.size_vmcoreinfo) or None
+
+    def same_dump(self, other: "KdumpDump") -> bool:
+        """Whether two files of split sets are of one set: the same kernel, and page by page the same choice."""
+        mine, theirs = (
+            (dump.release, dump.dump_level, dump.last_frame, dump.vmcoreinfo, dump._ram, dump._in_file)
+            for dump in (self, other)
+        )
+        return mine == theirs
 
     def _area(self, offset: int, size: int) -> bytes:
         """Bytes that the sub-header points to; none if they are not there."""
@@ -175,6 +190,28 @@ class KdumpDump:
                     there = offset > 0 and self._source.has(offset, length)
                     yield FrameRun(frame, frame + 1, FrameState.STORED if there else FrameState.CUT_OFF)
             start = stop
+
+    def can_read(self) -> bool:
+        """Whether :meth:`page` works: the library for the compression is there."""
+        return self.compression == "none" or self._decompress is not None
+
+    def page(self, frame: int) -> bytes:
+        """The bytes of a page frame that is STORED.
+
+        drgn reads whole dumps better; of one that is cut off, libkdumpfile often reads nothing at all.
+
+        :raises ShortFile, BrokenDump: it cannot be read.
+        """
+        place = self._descriptors + self._rank(frame) * _PAGE_DESC.size
+        offset, size, flags, _ = _PAGE_DESC.unpack(self._source.read(place, _PAGE_DESC.size))
+        if size > self._block:
+            raise BrokenDump(f"a page of the dump is said to have {size} bytes")
+        data = bytes(self._source.read(offset, size))
+        if flags & _COMPRESSED and self._decompress is not None:
+            return self._decompress(data, self._block)
+        if flags & _COMPRESSED or size != self._block:
+            raise BrokenDump("a page of the dump is compressed in a way that its header does not name")
+        return data
 
     def _rank(self, frame: int) -> int:
         """How many pages of the file come before that of a frame."""

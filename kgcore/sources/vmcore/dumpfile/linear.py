@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory as it is: LiME images, and raw memory, which has no header at all.
+
+A LiME image is, for each range of RAM, a header and the bytes (LiME's doc/README.md; ``struct lime_header``, version
+1). AVML writes the same, unless it is told to compress.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from kgcore.errors import TargetError
+from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+
+__all__ = ("LIME", "Extent", "LinearDump")
+
+LIME = b"EMiL"  # 0x4C694D45, little-endian
+
+_HEADER = Struct("<4sIQQ8x")  # magic, version, s_addr, e_addr (the last byte), reserved
+_MAX_EXTENTS = 1 << 16
+_MAX_ADDRESS = 1 << 52
+_PAGE_MASK = (1 << PAGE_SHIFT) - 1
+
+
+class Extent(NamedTuple):
+    """Physical memory that lies in the file as it is; ``stored`` of its ``size`` bytes do."""
+
+    address: int
+    size: int
+    offset: int
+    stored: int
+
+
+class LinearDump:
+    """A LiME image or raw memory.
+
+    :ivar extents: ascending by address, none of them overlapping.
+    :raises TargetError: a header in it is damaged.
+    """
+
+    compression = "none"
+    architecture = ""  # neither format has a place for it
+    dump_level: int | None = None
+    release = ""
+    needs_platform = True
+    flattened = False
+    notes: tuple[DumpNote, ...] = ()
+    vmcoreinfo: bytes | None = None
+    notices: tuple[str, ...] = ()
+
+    def __init__(self, source: ByteSource, *, raw: bool) -> None:
+        self._source = source
+        self.format = "raw memory" if raw else "LiME"
+        found = [Extent(0, source.size, 0, source.size)] if raw else list(self._lime())
+        self.extents: tuple[Extent, ...] = tuple(sorted(found))
+        for extent, behind in zip(self.extents, self.extents[1:], strict=False):
+            if extent.address + extent.size > behind.address:
+                raise TargetError(f"two of its ranges hold the memory at {behind.address:#x}")
+        self.missing_bytes = sum(extent.size - extent.stored for extent in self.extents)
+        self.frames: Frames = RunList(self._runs())
+
+    def _lime(self) -> Iterator[Extent]:
+        offset = 0
+        for _ in range(_MAX_EXTENTS):
+            try:
+                magic, version, first, last = _HEADER.unpack(self._source.read(offset, _HEADER.size))
+            except ShortFile:
+                return  # nothing is left, or not even a whole header
+            if magic != LIME or version != 1 or not first <= last < _MAX_ADDRESS:
+                raise TargetError(f"it is a LiME image with a damaged or unknown header at offset {offset}")
+            offset += _HEADER.size
+            size = last + 1 - first
+            yield Extent(first, size, offset, min(size, max(0, self._source.size - offset)))
+            offset += size
+        raise TargetError(f"it is a LiME image of more than {_MAX_EXTENTS} ranges")
+
+    def _runs(self) -> Iterator[FrameRun]:
+        for address, size, _, stored in self.extents:
+            first, cut = address + _PAGE_MASK >> PAGE_SHIFT, address + stored >> PAGE_SHIFT
+            yield FrameRun(first, cut, FrameState.STORED)
+            if stored < size:
+                yield FrameRun(max(first, cut), address + size >> PAGE_SHIFT, FrameState.CUT_OFF)
+
+    def read(self, extent: Extent, offset: int, size: int) -> bytes:
+        """Bytes of an extent, as many as are there."""
+        there = min(size, extent.stored - offset)
+        return bytes(self._source.read(extent.offset + offset, there)) if there > 0 else b""
+
+    def close(self) -> None:
+        self._source.close()

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Split sets: one dump that ``makedumpfile --split`` wrote to several kdump files, each with a range of page frames.
+
+Every part has all headers, bitmaps and notes of the whole, and says which frames are its own (struct kdump_sub_header:
+split, start_pfn_64, end_pfn_64).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kgcore.errors import TargetError
+from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, merged
+from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote
+
+__all__ = ("Part", "SplitSet")
+
+_HINT = "name every file of the set, each with a -c of its own"
+
+
+class Part(NamedTuple):
+    """One file of a set and the page frames [start, end) that it is for."""
+
+    path: str
+    start: int
+    end: int
+    dump: KdumpDump
+
+
+class SplitSet:
+    """All files of a set as the one dump that they are; itself the :class:`Frames` of it.
+
+    :param files: path and contents of each, in any order; closed with the set.
+    :ivar parts: ascending.
+    :raises TargetError: they are not one whole set.
+    """
+
+    format = "kdump"
+    flattened = False
+
+    def __init__(self, files: Sequence[tuple[str, object]]) -> None:
+        self.parts = tuple(sorted(_parts(files), key=lambda part: (part.start, part.end)))
+        first = self.parts[0].dump
+        for part in self.parts[1:]:
+            if not first.same_dump(part.dump):
+                raise TargetError(f"{part.path} and {self.parts[0].path} are of different dumps", hint=_HINT)
+        _check_complete(self.parts, first.last_frame)
+        self.frames: Frames = self
+        self.compression = first.compression
+        self.architecture = first.architecture
+        self.dump_level = first.dump_level
+        self.release = first.release
+        self.needs_platform = first.needs_platform
+        self.notes: tuple[DumpNote, ...] = first.notes
+        self.vmcoreinfo = first.vmcoreinfo
+        self.missing_bytes = sum(part.dump.missing_bytes for part in self.parts)
+        self.notices = tuple(
+            f"{part.path}: {notice}" for part in self.parts for notice in part.dump.notices if notice != part.dump.PART
+        )
+
+    def runs(self, start: int, end: int) -> Iterator[FrameRun]:
+        return merged(self._runs(start, end))
+
+    def _runs(self, start: int, end: int) -> Iterator[FrameRun]:
+        for part in self.parts[:-1]:
+            yield from part.dump.runs(max(start, part.start), max(start, min(end, part.end)))
+        last = self.parts[-1]
+        yield from last.dump.runs(max(start, last.start), max(start, last.start, end))
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.dump.close()
+
+
+def _parts(files: Sequence[tuple[str, object]]) -> Iterator[Part]:
+    for path, dump in files:
+        if not isinstance(dump, KdumpDump) or dump.split is None:
+            raise TargetError(
+                f"{path} is a dump of its own, not part of a split set", hint="only split sets take -c more than once"
+            )
+        yield Part(path, *dump.split, dump)
+
+
+def _check_complete(parts: Sequence[Part], last_frame: int) -> None:
+    lacking = []
+    reached = 0
+    for part in parts:
+        if part.start < reached:
+            twin = next(other.path for other in parts if other is not part and other.end > part.start)
+            raise TargetError(f"{twin} and {part.path} hold the same memory: one of them is given twice", hint=_HINT)
+        if part.start > reached:
+            lacking.append((reached, part.start))
+        reached = part.end
+    if reached < last_frame:
+        lacking.append((reached, last_frame))
+    if lacking:
+        names = ", ".join(sorted({Path(part.path).name for part in parts}))
+        ranges = " and ".join(f"{start << PAGE_SHIFT:#x} to {end << PAGE_SHIFT:#x}" for start, end in lacking)
+        raise TargetError(
+            f"the split set is incomplete: {names} lack{'s' if len(parts) == 1 else ''} the file with the physical "
+            f"memory from {ranges}",
+            hint=_HINT,
+        )

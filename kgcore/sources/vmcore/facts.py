@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a dump is and what it holds, for ``kgcore info``; and what that means for somebody who wants cores out of it."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, TypeVar
+
+from drgn import FaultError, Object
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.panic import panic_message
+
+from kgcore.errors import KgcoreError
+from kgcore.memory import Provenance
+from kgcore.model import VM_READ, VM_WRITE, Vma
+from kgcore.sources.vmcore.dumpfile import FrameState
+from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.target import Target
+from kgcore.sources.vmcore.tasks import Tasks, is_kernel_thread
+
+__all__ = ("DumpFacts", "UserMemory", "read_facts")
+
+UserMemory = Literal["yes", "partly", "no", "unknown"]
+
+_PAGE = 4096
+_ALL_FRAMES = 1 << 40
+_SAMPLE = 64  # processes looked at
+
+# makedumpfile -d, makedumpfile.h: DL_EXCLUDE_*
+_CACHE = 2 | 4
+_USER_DATA = 8
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class DumpFacts:
+    """What ``kgcore info`` tells. None and "": the dump does not say.
+
+    :ivar format: of the file (``ELF64``, ``kdump`` ...), or ``running guest``, ``running kernel``.
+    :ivar compression: of its pages.
+    :ivar level: makedumpfile's ``-d``.
+    :ivar size: bytes of the files on the disk, holes and all.
+    :ivar stored: bytes of RAM whose contents are in the dump.
+    :ivar excluded: bytes of RAM that were left out when it was made.
+    :ivar cut_off: bytes of RAM that should be in it, but the file ends before.
+    :ivar missing_bytes: by how much the file is too short; at least.
+    :ivar release: of the kernel.
+    :ivar build: its version string (``#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1``).
+    :ivar levels: of page tables: 4 or 5.
+    :ivar crash_time: seconds since 1970; None if the kernel did not crash, or the dump does not say when.
+    :ivar panic: the message of the panic; None if there was none.
+    :ivar cpus: online.
+    :ivar types: where types came from; symbols have the same source, or with BTF the kernel's kallsyms.
+    :ivar user_memory: whether the memory of processes is in the dump.
+    :ivar meaning: what this means for cores, in a sentence.
+    :ivar notices: what else is to be known, as sentences.
+    """
+
+    format: str
+    compression: str
+    level: int | None
+    size: int | None
+    stored: int
+    excluded: int
+    cut_off: int
+    missing_bytes: int
+    release: str
+    build: str
+    architecture: str
+    levels: int | None
+    crash_time: int | None
+    panic: str | None
+    cpus: int | None
+    types: str
+    user_memory: UserMemory
+    meaning: str
+    notices: tuple[str, ...] = ()
+
+
+def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
+    """Look at a dump; what of the kernel cannot be read stays None or "".
+
+    :param files: those that the dump consists of.
+    """
+    kernel = Kernel(target)
+    prog = target.prog
+    dump = target.dump
+    pages = _count(target)
+    level = dump.dump_level if dump else None
+    user_memory: UserMemory = _soft(lambda: _user_memory(kernel), "unknown")
+    if user_memory == "unknown" and level is not None and level & _USER_DATA:
+        user_memory = "no"
+    panic = _soft(lambda: panic_message(prog), None)
+    time = target.vmcoreinfo.get("CRASHTIME", "")
+    return DumpFacts(
+        format=target.describe()["format"],
+        compression=dump.compression if dump else "none",
+        level=level,
+        size=sum(os.stat(file).st_size for file in files) if files else None,
+        stored=pages[FrameState.STORED] * _PAGE,
+        excluded=pages[FrameState.EXCLUDED] * _PAGE,
+        cut_off=pages[FrameState.CUT_OFF] * _PAGE,
+        missing_bytes=dump.missing_bytes if dump else 0,
+        release=target.release,
+        build=_soft(lambda: _text(prog["init_uts_ns"].name.version), ""),
+        architecture="x86_64",
+        levels=_soft(lambda: 5 if kernel.five_level else 4, None),
+        crash_time=int(time) if time.isdecimal() else None,
+        panic=panic.decode(errors="backslashreplace") if panic else None,
+        cpus=_soft(lambda: sum(1 for _ in for_each_online_cpu(prog)), None),
+        types=target.types,
+        user_memory=user_memory,
+        meaning=_meaning(user_memory, level, bool(pages[FrameState.CUT_OFF]), live=target.live),
+        notices=target.messages,
+    )
+
+
+def _soft(get: Callable[[], _T], default: _T) -> _T:
+    """A fact that a damaged dump may lack."""
+    try:
+        return get()
+    except (FaultError, KgcoreError, LookupError, ValueError):
+        return default
+
+
+def _text(array: Object) -> str:
+    return str(array.string_().decode(errors="backslashreplace"))
+
+
+def _count(target: Target) -> dict[FrameState, int]:
+    """Page frames by state; of a running machine they are not known."""
+    pages = dict.fromkeys(FrameState, 0)
+    if not target.live:
+        for start, end, state in target.frames.runs(0, _ALL_FRAMES):
+            pages[state] += end - start
+    return pages
+
+
+def _user_memory(kernel: Kernel) -> UserMemory:
+    """By the top page of the stack, which every process has written, of some processes.
+
+    The dump level would tell, but not every format states it, and it tells nothing of what was cut off.
+    """
+    found = list(islice(_stack_pages(kernel), _SAMPLE))
+    if not found:
+        return "unknown"
+    return "yes" if all(found) else "partly" if any(found) else "no"
+
+
+def _stack_pages(kernel: Kernel) -> Iterator[bool]:
+    """Whether the stack's top page is in the dump, process by process; not of those that have it in swap."""
+    leaders, _ = Tasks(kernel).leaders()
+    for task in leaders:
+        try:
+            if is_kernel_thread(task) or not task.mm:
+                continue
+            start = task.mm.start_stack.value_() & -_PAGE
+            memory = VmcoreMemory(kernel, task.mm)
+            vma = Vma(start, start + _PAGE, VM_READ | VM_WRITE, anon=True)
+            provenance = next(iter(memory.runs(vma, start, start + _PAGE))).provenance
+        except (FaultError, KgcoreError):
+            continue
+        if provenance in (Provenance.PRESENT, Provenance.EXCLUDED, Provenance.UNREADABLE):
+            yield provenance is Provenance.PRESENT
+
+
+def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, *, live: bool) -> str:
+    if live:
+        return "cores come out complete, but for what is swapped out"
+    if user_memory == "no" and not cut_off:
+        made = f" (makedumpfile -d {level})" if level is not None and level & _USER_DATA else ""
+        return (
+            f"user memory was left out when the dump was made{made}: cores will have threads, registers and the list "
+            "of mappings, but hardly any memory; makedumpfile -d 17 keeps it"
+        )
+    if user_memory == "unknown":
+        return "no process was found whose memory could be looked at; what is missing in a core, its report will say"
+    if user_memory != "yes" or cut_off:
+        return "some memory of processes is missing: cores will have what is there and list what is not"
+    if level is not None and level & _CACHE:
+        return (
+            f"pages of files were left out when the dump was made (makedumpfile -d {level}): cores will have all other "
+            "memory, and list these pages as missing"
+        )
+    return "cores come out complete, but for what was swapped out"

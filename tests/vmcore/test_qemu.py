@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Cores of processes in a QEMU guest that runs before and after."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("drgn")
+
+from kgcore.check import check_core
+from kgcore.errors import TargetError
+from kgcore.model import RegisterSource
+from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore.source import VmcoreSource
+from kgcore.sources.vmcore.target import TargetOptions, open_target
+from tests.vmcore.conftest import need
+from tests.vmcore.corefile import Core
+from tests.vmcore.differences import Expected, compare
+from tests.vmcore.live_guest import LiveGuest, boot
+from tests.vmcore.test_registers import NAMES
+from tests.vmcore.tools import ROOT, kgcore, tool
+
+HOLD = """
+import sys, time
+from kgcore.cli import main
+from kgcore.sources.vmcore import source
+def processes(self):
+    print("paused", flush=True)
+    {action}
+source.VmcoreSource.processes = processes
+sys.exit(main(["ps", "--qemu", sys.argv[1]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGuest]:
+    need("k61")  # whose kernel it is
+    for name in ("qemu-system-x86_64", "busybox", "cpio", "gcc", "mkfs.ext4"):
+        tool(name)
+    with boot(tmp_path_factory.mktemp("guest")) as live:
+        yield live
+
+
+def pids(guest: LiveGuest) -> dict[str, int]:
+    done = kgcore("ps", "--json", "--qemu", guest.socket, cwd=guest.work)
+    assert (done.status, done.remarks) == (0, [])
+    return {row["comm"]: row["pid"] for row in json.loads(done.raw)["processes"]}
+
+
+def wait_for(guest: LiveGuest, status: str) -> bool:
+    """Whether the guest comes to be in a state."""
+    for _ in range(100):
+        if guest.status == status:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_paused_while_open_and_running_behind(guest: LiveGuest) -> None:
+    assert guest.status == "running"
+    with open_target(TargetOptions(qemu=guest.socket)) as target:
+        assert guest.status == "paused"
+        assert target.live
+        assert target.describe()["format"] == "running guest"
+        assert not target.messages
+    assert guest.status == "running"
+
+
+def test_running_after_an_error(guest: LiveGuest) -> None:
+    with contextlib.suppress(ZeroDivisionError), open_target(TargetOptions(qemu=guest.socket)):
+        raise ZeroDivisionError
+    assert guest.status == "running"
+    done = kgcore("--qemu", guest.socket, 4194303, cwd=guest.work)
+    assert done.status == 1
+    assert guest.status == "running"
+    vmlinux = need("k612").vmlinux
+    done = kgcore("--qemu", guest.socket, "-s", vmlinux, "ps", cwd=guest.work)  # of another kernel
+    assert done.status == 1
+    assert "build id" in done.remarks[0]
+    assert guest.status == "running"
+
+
+@pytest.mark.parametrize(
+    ("action", "number"),
+    [
+        ("time.sleep(60)", signal.SIGINT),
+        ("time.sleep(60)", signal.SIGTERM),
+        ("time.sleep(60)", signal.SIGKILL),
+        ("sys.stderr.close(); sys.stdout.close(); __import__('os').abort()", None),
+    ],
+)
+def test_running_after_a_signal(guest: LiveGuest, action: str, number: int | None) -> None:
+    """To the whole process group, as a terminal does it."""
+    script = HOLD.format(action=action)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, guest.socket],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"paused\n"
+        if number is not None:
+            assert guest.status == "paused"
+            os.killpg(process.pid, number)
+        process.wait(30)
+    assert wait_for(guest, "running")
+
+
+def test_one_that_was_paused_stays_so(guest: LiveGuest) -> None:
+    guest.guest.qmp("stop")
+    assert "threads" in pids(guest)
+    assert guest.status == "paused"
+    guest.guest.qmp("cont")
+    assert guest.status == "running"
+
+
+def test_socket_in_use(guest: LiveGuest) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(guest.socket)
+        other.recv(100)
+        with pytest.raises(TargetError, match="another client seems to have it"):
+            open_target(TargetOptions(qemu=guest.socket))
+    assert guest.status == "running"
+
+
+def test_no_socket(tmp_path: Path) -> None:
+    for address, reason in ((tmp_path / "none", "No such file"), ("localhost:1", "refused"), (__file__, "refused")):
+        done = kgcore("ps", "--qemu", address, cwd=tmp_path)
+        assert done.status == 1
+        (remark,) = done.remarks
+        assert reason in remark
+        assert "-qmp unix:PATH,server=on,wait=off" in remark
+
+
+@pytest.mark.usefixtures("guest")  # which has looked for the programs that booting takes
+def test_kernel_that_hides_its_symbols(tmp_path: Path) -> None:
+    """5.10: what its VMCOREINFO lacks is found in its memory, and a second Program reads through the first."""
+    need("k510")
+    with boot(tmp_path, "bullseye") as old:
+        pid = pids(old)["threads"]
+        done = kgcore("--qemu", old.socket, "-o", tmp_path / "core", pid, cwd=tmp_path)
+        assert (done.status, done.remarks) == (0, [])
+        assert old.status == "running"
+        assert len(Core(tmp_path / "core").threads) == 7
+
+
+def test_cores_equal_the_kernels_own(guest: LiveGuest, tmp_path: Path) -> None:
+    """Last, since the guest ends: what its victims and its kernel say of the same processes, some seconds later."""
+    found = pids(guest)
+    for name in ("threads", "spin"):
+        options = ("--qemu", guest.socket, "-f", "process", "--no-kgcore-note", "-o", tmp_path / name)
+        done = kgcore(*options, found[name], cwd=tmp_path)
+        # Floating-point registers of a running thread cannot be had.
+        assert done.status == (3 if name == "spin" else 0), done.remarks
+        assert check_core(str(tmp_path / name)).ok
+    with open_target(TargetOptions(qemu=guest.socket)) as target:
+        image = VmcoreSource(target).image(TaskRef("spin", pid=found["spin"]))
+    guest.finish()
+    said = {thread["tid"]: thread for thread in guest.said("spin")["threads"]}
+    running = {tid for tid, thread in said.items() if thread["role"] == "spin"}
+    assert {thread.tid for thread in image.threads if thread.cpu is not None} == running
+    checked = 0
+    for thread in image.threads:
+        live = thread.tid in running
+        assert thread.regs.source is (RegisterSource.LIVE_CPU if live else RegisterSource.ENTRY_FRAME)
+        for name, value in said[thread.tid].get("regs", {}).items():
+            ours = NAMES.get(name, name)
+            if live and ours in thread.regs.values and ours != "ip":
+                assert thread.regs.values[ours] == value, name
+                checked += 1
+    assert checked >= 12
+    for name in ("threads", "spin"):
+        special = Expected(running=frozenset(running))
+        assert list(compare(Core(guest.core(found[name])), Core(tmp_path / name), special)) == []
