@@ -32,6 +32,7 @@ from kgcore.sinks import MemorySink
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore import symbols
 from kgcore.sources.vmcore.dumpfile import open_dump
+from kgcore.sources.vmcore.facts import read_facts
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
 from kgcore.sources.vmcore.vmcoreinfo import parse
@@ -99,6 +100,7 @@ def reduce(whole: Path, small: Path) -> None:
     manifest = tomllib.loads((whole / "manifest.toml").read_text())
     recorder = Recorder(whole / DUMP)
     with recorder.target() as target:
+        read_facts(target)
         extract_all(VmcoreSource(target), manifest)
     shutil.rmtree(small, ignore_errors=True)
     small.mkdir()
