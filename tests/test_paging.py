@@ -2,10 +2,14 @@
 """The page walk on made-up tables: every kind of entry at every level, and tables that lie."""
 
 import struct
+from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, walk
+from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, PagingMode, walk
 
 P, RW, US, PSE, PROTNONE, NX = 1, 2, 4, 1 << 7, 1 << 8, 1 << 63
 PFN = ((1 << 52) - 1) & ~0xFFF
@@ -101,6 +105,14 @@ def test_large_migration_entry(tables: Tables) -> None:
     assert leaves(tables, 0x200000, 0x400000)[0].kind is SWAP
 
 
+@pytest.mark.parametrize(("table", "index"), [(0x2000, 1), (0x3000, 1)])
+def test_large_entry_that_the_kernel_does_not_make(tables: Tables, table: int, index: int) -> None:
+    """PROTNONE without PSE: pmd_bad()."""
+    tables.set(table, index, 0x40000000 | PROTNONE)
+    start = index << (30 if table == 0x2000 else 21)
+    assert leaves(tables, start, start + 0x1000) == [Leaf(start, 0x1000, BROKEN, table)]
+
+
 def test_encryption_bit_is_not_address(tables: Tables) -> None:
     tables.set(0x3000, 0, 0x4000 | 1 << 47 | P)
     tables.set(0x4000, 0, 0x9000 | 1 << 47 | P)
@@ -121,6 +133,18 @@ def test_table_that_contains_itself_ends(tables: Tables) -> None:
     """The depth is the mode's, whatever the entries say."""
     tables.set(0x1000, 0, 0x1000 | P)
     assert sum(leaf.length for leaf in leaves(tables, 0, 0x200000)) == 0x200000
+
+
+def test_table_in_two_places_is_told(tables: Tables) -> None:
+    """It serves one place of a mapping; the walk stays as short as there are tables."""
+    tables.set(0x4000, 0, 0x9000 | P)
+    for index in range(512):
+        tables.set(0x3000, index, 0x4000 | P)
+    found = leaves(tables, 0, 1 << 30)
+    assert found[0] == Leaf(0, 0x1000, PRESENT, 0x9000)
+    assert {leaf.kind for leaf in found[2:]} == {BROKEN}
+    assert sum(leaf.length for leaf in found) == 1 << 30
+    assert tables.reads == 4
 
 
 def test_empty_top_entries_cost_one_read(tables: Tables) -> None:
@@ -144,3 +168,127 @@ def test_five_levels(tables: Tables) -> None:
     start = 1 << 48
     found = list(walk(X86_64_5LEVEL, 0x8000, start, start + 0x1000, tables.read))
     assert found == [Leaf(start, 0x1000, PRESENT, 0x9000)]
+
+
+# Any tree, against a walker that goes page by page as the CPU and the kernel do, and knows nothing of runs
+
+
+class OnePage(NamedTuple):
+    kind: EntryKind
+    value: int
+
+
+def page_by_page(mode: PagingMode, tables: Tables, root: int, address: int, mask: int) -> OnePage:
+    """One page of the naive walk: arch/x86/include/asm/pgtable.h (pte_present(), pmd_present(), pmd_leaf(), pte_pfn()),
+    and pgtable-invert.h."""
+    table = root
+    for level in mode.levels:
+        raw = tables.read(table + 8 * (address >> level.shift & 511), 8)
+        if raw is None:
+            return OnePage(BROKEN, table)
+        entry = int.from_bytes(raw, "little")
+        if entry == 0:
+            return OnePage(EMPTY, 0)
+        last = level.shift == 12
+        leaf = last or bool(level.can_be_leaf and entry & PSE)
+        if leaf and entry & (P | PROTNONE if last else P | PROTNONE | PSE):
+            frame = entry
+            if not entry & P and frame >> 47 & 0x1F == 0x1F:  # protnone_mask(); RAM is nowhere near the top
+                frame = ~frame
+            frame &= PFN & ~mask & -(1 << level.shift)
+            return OnePage(PRESENT, frame + (address & (1 << level.shift) - 1))
+        if last or (level.can_be_leaf and not entry & (P | PROTNONE)):
+            return OnePage(SWAP, entry)
+        if not entry & P:
+            return OnePage(BROKEN, table)
+        table = entry & PFN & ~mask
+    raise AssertionError("the lowest level has leaves only")
+
+
+ENCRYPTED = 1 << 46
+ROOT = 0x1000
+
+
+@st.composite
+def trees(draw: st.DrawFn, mode: PagingMode) -> Tables:
+    """A tree with a few entries per table, clustered so that runs come about; no table twice. Some tables are lost."""
+    tables = Tables()
+    following = ROOT
+
+    def entry_of_page(shift: int) -> int:
+        frame = draw(st.integers(0, 6)) * (1 << shift) + (8 << shift)
+        flags = draw(st.sampled_from([P, P, P | NX, P | ENCRYPTED, PROTNONE]))
+        if shift > 12:
+            flags |= PSE | draw(st.sampled_from([0, 1 << 12]))  # PAT
+        return (frame ^ PFN if flags & PROTNONE else frame) | flags
+
+    def make(depth: int) -> int:
+        nonlocal following
+        table, following = following, following + 0x1000
+        level = mode.levels[depth]
+        if draw(st.integers(0, 9)) == 0 and depth:
+            return table  # nobody has it
+        tables.set(table, 0, 0)
+        start = draw(st.sampled_from([0, 0, 508]))
+        for index in range(start, start + draw(st.integers(1, 4))):
+            choice = draw(st.integers(0, 9))
+            if choice == 0:
+                continue
+            if choice == 1:
+                tables.set(table, index, draw(st.integers(1, (1 << 64) - 1)) & ~(P | PROTNONE | PSE) or 2)
+            elif level.shift == 12 or (level.can_be_leaf and choice < 5):
+                tables.set(table, index, entry_of_page(level.shift))
+            else:
+                tables.set(table, index, make(depth + 1) | P | RW | US | draw(st.sampled_from([0, ENCRYPTED])))
+        return table
+
+    make(0)
+    return tables
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), st.sampled_from([X86_64_4LEVEL, X86_64_5LEVEL]))
+def test_any_tree_as_page_by_page(data: st.DataObject, mode: PagingMode) -> None:
+    tables = data.draw(trees(mode))
+    # Around the entries: at the start of the space, or at the end of a table of each level.
+    shift = data.draw(st.sampled_from([level.shift for level in mode.levels]))
+    around = data.draw(st.sampled_from([0, 1 << shift, 508 << shift, (512 << shift) - 4096 * 8]))
+    start = around + data.draw(st.integers(0, 8)) * 4096
+    end = min(start + 4096 * data.draw(st.integers(1, 1200)), 512 << mode.levels[0].shift)
+    assume(start < end)
+    found = list(walk(mode, ROOT, start, end, tables.read, ENCRYPTED))
+    assert found[0].address == start
+    assert [leaf.address + leaf.length for leaf in found] == [*(leaf.address for leaf in found[1:]), end]
+    assert all(leaf.length > 0 and leaf.length % 4096 == 0 for leaf in found)
+    for leaf in found:
+        for offset in range(0, leaf.length, 4096):
+            kind, value = page_by_page(mode, tables, ROOT, leaf.address + offset, ENCRYPTED)
+            assert kind is leaf.kind
+            assert value == leaf.value + (offset if kind is PRESENT else 0)
+    for one, two in pairwise(found):
+        joined = one.kind is two.kind and (
+            one.kind is EMPTY or (one.kind is PRESENT and one.value + one.length == two.value)
+        )
+        assert not joined, "runs are as long as can be"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.tuples(st.integers(1, 6), st.integers(0, 511)), st.integers(0, (1 << 64) - 1), max_size=60),
+    st.data(),
+)
+def test_any_garbage_is_covered(words: dict[tuple[int, int], int], data: st.DataObject) -> None:
+    """Tables of random words that may point to each other: exactly the range, ascending, in bounded time."""
+    tables = Tables()
+    for (page, index), word in words.items():
+        target = data.draw(st.integers(1, 6)) << 12
+        tables.set(page << 12, index, word if word & 3 else target | 0x67)
+    tables.set(0x1000, 0, 0x2067)
+    start = data.draw(st.integers(0, 1 << 20)) << 12
+    end = start + (data.draw(st.integers(1, 1 << 30)) << 12)
+    end = min(end, 1 << 47)
+    if start < end:
+        found = list(walk(X86_64_4LEVEL, 0x1000, start, end, tables.read))
+        assert [leaf.address for leaf in found] == [start, *(leaf.address + leaf.length for leaf in found[:-1])]
+        assert sum(leaf.length for leaf in found) == end - start
+        assert tables.reads <= 512 * 6

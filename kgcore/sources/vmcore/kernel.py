@@ -376,10 +376,6 @@ class Kernel:
         """Physical address of the memory that a ``struct page`` (or folio) at that address describes."""
         return (page - self.vmemmap) // self.page_struct_size << 12
 
-    def phys_to_page(self, physical: int) -> Object:
-        address = self.vmemmap + (physical >> 12) * self.page_struct_size
-        return Object(self.prog, "struct page *", address)
-
     @cached_property
     def zero_pages(self) -> tuple[tuple[int, int], ...]:
         """The shared pages of zeros, 4 KiB and 2 MiB: physical address and size, ascending.

@@ -83,7 +83,7 @@ class Tasks:
             if task is not None:
                 return task
         elif ref.address is not None:
-            return self._at(ref.address)
+            return self._at(ref.address, ref.text)
         raise NoSuchTask(f"no thread has the id {ref.text}", pid=ref.pid, hint=_PS_HINT)
 
     def _by_pid(self, pid: int) -> Object | None:
@@ -163,11 +163,10 @@ class Tasks:
             lost = str(error)
         return list(found.values()), [f"the list of processes is damaged, some may be missing: {lost}"]
 
-    def _at(self, address: int) -> Object:
+    def _at(self, address: int, text: str) -> Object:
         """The task at an address that a user typed: is it one?"""
-        bad = BadTask(
-            f"{address:#x} is not the address of a task_struct", address=address, hint=f"{_PS_HINT}; give a PID"
-        )
+        what = "neither the id of a thread nor" if text.isdecimal() else "not"
+        bad = BadTask(f"{text} is {what} the address of a task_struct", address=address, hint=_PS_HINT)
         if address % 8:
             raise bad
         task = Object(self._prog, "struct task_struct *", address)
