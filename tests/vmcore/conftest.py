@@ -101,9 +101,9 @@ def find(name: str, *, committed: bool = True) -> Fixture | None:
     return None
 
 
-def need(name: str) -> Fixture:
-    """The fixture of that name; the test is skipped, or fails, if it is not there."""
-    fixture = find(name)
+def need(name: str, *, committed: bool = True) -> Fixture:
+    """The fixture of that name (see :func:`find`); the test is skipped, or fails, if it is not there."""
+    fixture = find(name, committed=committed)
     if fixture is not None:
         return fixture
     if (CACHE / f"{name}.unavailable").exists():

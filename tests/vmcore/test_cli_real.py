@@ -22,7 +22,7 @@ from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import TargetOptions, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core, Phdr
-from tests.vmcore.tools import Done, kgcore
+from tests.vmcore.tools import Done, kgcore, same_bytes
 
 PAGE = 4096
 NO_SUCH_PID = 4194303
@@ -73,7 +73,7 @@ def test_the_line_of_the_issue(place: str, k61: Fixture, extract: Extractor, tmp
     reports = []
     for victim in (first, second):
         path, report = extract(k61.dump(), victim.pid, mask=21)
-        assert (tmp_path / f"core.{victim.pid}").read_bytes() == path.read_bytes()
+        assert same_bytes(tmp_path / f"core.{victim.pid}", path)
         assert Core(path).psinfo["pid"] == victim.pid
         reports.append(report)
     assert done.status == (0 if all(report.complete for report in reports) else 3)
@@ -362,7 +362,7 @@ def test_standard_output(k61: Fixture, extract: Extractor, tmp_path: Path) -> No
     assert path.read_bytes() == done.raw
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.stat().st_blocks * 512 < path.stat().st_size  # sparse
-    assert path.read_bytes() == extract(k61.dump(), victim.pid)[0].read_bytes()
+    assert same_bytes(path, extract(k61.dump(), victim.pid)[0])
 
 
 @pytest.mark.parametrize("name", MAIN)
@@ -372,10 +372,10 @@ def test_same_bytes_from_another_run(name: str, extract: Extractor, tmp_path: Pa
     victim = fixture.victims["dynamic"]
     once, _ = extract(fixture.dump(), victim.pid)
     kgcore("-c", fixture.dump(), "-o", "again", victim.pid, cwd=tmp_path)
-    assert (tmp_path / "again").read_bytes() == once.read_bytes()
+    assert same_bytes(tmp_path / "again", once)
     kgcore("-c", fixture.dump("vmcore.qemu-kdump"), "-o", "kdump", "--no-kgcore-note", victim.pid, cwd=tmp_path)
     bare, _ = extract(fixture.dump(), victim.pid, vendor_note=False)
-    assert (tmp_path / "kdump").read_bytes() == bare.read_bytes()
+    assert same_bytes(tmp_path / "kdump", bare)
 
 
 def test_symbols_make_no_difference(k61: Fixture, extract: Extractor, tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_symbols_make_no_difference(k61: Fixture, extract: Extractor, tmp_path: 
     words = ["-c", k61.dump(), "--no-kgcore-note", "-s", k61.vmlinux, "-o", "dwarf"]
     assert kgcore(*words, victim.pid, cwd=tmp_path).status == 0
     bare, _ = extract(k61.dump(), victim.pid, vendor_note=False)
-    assert (tmp_path / "dwarf").read_bytes() == bare.read_bytes()
+    assert same_bytes(tmp_path / "dwarf", bare)
 
 
 @pytest.mark.parametrize("name", MAIN)

@@ -22,7 +22,7 @@ from kgcore.sources.vmcore.target import TargetOptions, open_target
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Extractor, Fixture, need
 from tests.vmcore.corefile import Core
-from tests.vmcore.tools import kgcore
+from tests.vmcore.tools import kgcore, same_bytes
 
 ALL = 1 << 40
 
@@ -145,7 +145,7 @@ class TestKdump:
         pid = small.victims["threads"].pid
         one, _ = extract(small.dump("vmcore"), pid, mask=None, vendor_note=False)
         two, _ = extract(path, pid, mask=None, vendor_note=False)
-        assert one.read_bytes() == two.read_bytes()
+        assert same_bytes(one, two)
 
 
 def tool() -> Callable[..., None]:
@@ -269,7 +269,7 @@ def test_a_packed_dump_is_refused_with_the_command_that_unpacks_it(
     if shutil.which(name):
         subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
         unpacked = tmp_path / ("it's packed.unpacked" if odd else "vmcore")
-        assert unpacked.read_bytes() == small.read_bytes()
+        assert same_bytes(unpacked, small)
 
 
 class TestVmcoreinfo:
@@ -287,7 +287,7 @@ class TestVmcoreinfo:
         path = reshape.without_vmcoreinfo(fixture.dump("vmcore.qemu-kdump"), tmp_path / "vmcore")
         one, _ = extract(fixture.dump("vmcore.qemu-kdump"), pid, mask=None, vendor_note=False)
         two, _ = extract(path, pid, mask=None, vendor_note=False)
-        assert one.read_bytes() == two.read_bytes()
+        assert same_bytes(one, two)
 
 
 def test_lime_with_a_damaged_header(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, main_dump, n
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
 from tests.vmcore.patterns import pattern
+from tests.vmcore.tools import same_bytes
 
 VICTIMS = (
     "memory memory33 memory01 memory10 threads dynamic stopped zleader nspid identity zombie_parent tracer tracee "
@@ -88,7 +89,7 @@ def test_same_bytes_every_time(name: str, extract: Extractor, tmp_path: Path) ->
     again = Extractor(tmp_path)
     second, _ = again(fixture.dump(), fixture.victims["dynamic"].pid)
     again.close()
-    assert first.read_bytes() == second.read_bytes()
+    assert same_bytes(first, second)
 
 
 # What the victims said of themselves

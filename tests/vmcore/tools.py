@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Programs that tests run: the debuggers that read our cores, and kgcore itself as its users run it."""
 
+import filecmp
 import os
 import re
 import shutil
@@ -44,6 +45,11 @@ def run(name: str, *args: str | Path, status: int | None = 0) -> str:
     )
     assert status is None or done.returncode == status, done.stdout
     return done.stdout
+
+
+def same_bytes(one: Path, two: Path) -> bool:
+    """Whether two files are equal. (pytest would explain for minutes how many megabytes differ.)"""
+    return filecmp.cmp(one, two, shallow=False)
 
 
 def plain_environment() -> dict[str, str]:

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each branch of kernel.py on the layouts of the releases on either side of it."""
+
+import struct
+
+import pytest
+
+pytest.importorskip("drgn")
+
+from drgn import FaultError, Object
+
+from kgcore.errors import BrokenDump
+from kgcore.model import CoreDialect
+from tests.vmcore.layouts.world import PAGE_OFFSET, World
+
+THREAD = "struct thread_info { unsigned long flags; };"
+
+
+def task(world: World, **members: object) -> Object:
+    return world.pointer("struct task_struct", world.new("struct task_struct", **members))
+
+
+@pytest.mark.parametrize(
+    ("release", "version"), [("6.1.0-50-amd64", (6, 1)), ("5.10.223", (5, 10)), ("next-2024", (0, 0)), ("", (0, 0))]
+)
+def test_version(release: str, version: tuple[int, int]) -> None:
+    assert World("", release).kernel.version == version
+
+
+class TestTasks:
+    @pytest.mark.parametrize("name", ["init_stack", "init_task"])
+    def test_thread_size(self, name: str) -> None:
+        """INIT_TASK_DATA(THREAD_SIZE), include/asm-generic/vmlinux.lds.h; renamed in 6.10."""
+        world = World("")
+        world.symbols |= {f"__start_{name}": 0xFFFFFFFF82000000, f"__end_{name}": 0xFFFFFFFF82008000}
+        assert world.kernel.thread_size == 32768
+
+    def test_thread_size_unknown(self) -> None:
+        world = World("")
+        assert world.kernel.thread_size == 16384
+        world = World("")
+        world.symbols |= {"__start_init_task": 0xFFFFFFFF82000000, "__end_init_task": 0xFFFFFFFF92000000}
+        assert world.kernel.thread_size == 16384
+
+    def test_padding(self) -> None:
+        """TOP_OF_KERNEL_STACK_PADDING, arch/x86/include/asm/thread_info.h: 2 * 8 with CONFIG_X86_FRED."""
+        world = World("")
+        assert world.kernel.pt_regs_padding == 0
+        world = World("")
+        world.has("fred_entry_from_user")
+        assert world.kernel.pt_regs_padding == 16
+
+    @pytest.mark.parametrize("member", ["long state", "unsigned int __state"])
+    def test_state(self, member: str) -> None:
+        world = World(f"struct task_struct {{ {member}; }};")
+        it = task(world)
+        for value, word in ((0x402, 0x402), (-1, 0xFFFFFFFF)):
+            world.set("struct task_struct", it.value_(), {member.rsplit(maxsplit=1)[-1]: value})
+            assert world.kernel.task_state(it) == word
+
+    @pytest.mark.parametrize("member", ["struct core_state *core_state;", ""])
+    def test_sharers(self, member: str) -> None:
+        world = World(f"struct mm_struct {{ int map_count; {member} }};")
+        assert world.kernel.dumps_sharers is bool(member)
+
+    @pytest.mark.parametrize(
+        ("release", "bit"),
+        [("5.10.0", 14), ("6.1.0", 14), ("6.12.0", 14), ("6.17.0", 14), ("6.18.0", 19), ("7.2.0", 19)],
+    )
+    def test_thread_flags(self, release: str, bit: int) -> None:
+        """TIF_NEED_FPU_LOAD and TIF_FORCED_TF, arch/x86/include/asm/thread_info.h."""
+        world = World(THREAD + "struct task_struct { struct thread_info thread_info; };", release)
+        for number in range(32):
+            it = task(world, thread_info__flags=1 << number)
+            assert world.kernel.need_fpu_load(it) is (number == bit)
+            assert world.kernel.forced_tf(it) is (number == 24)
+
+    @pytest.mark.parametrize("enabled", [False, True])
+    def test_fsgsbase(self, enabled: bool) -> None:
+        """X86_FEATURE_FSGSBASE is ( 9*32+ 0), arch/x86/include/asm/cpufeatures.h."""
+        world = World("struct cpuinfo_x86 { u8 x86; u32 x86_capability[20]; };")
+        words = [0xFFFFFFFF] * 20
+        words[9] = 0xFFFFFFFE | enabled
+        world.variable("boot_cpu_data", "struct cpuinfo_x86", x86_capability=words)
+        assert world.kernel.fsgsbase is enabled
+
+    def test_shadow_stack(self) -> None:
+        old = World("struct thread_struct { long sp; }; struct task_struct { struct thread_struct thread; };")
+        assert not old.kernel.shadow_stack(task(old))
+        new = World(
+            "struct thread_struct { unsigned long features; }; struct task_struct { struct thread_struct thread; };"
+        )
+        assert new.kernel.shadow_stack(task(new, thread__features=1))
+        assert not new.kernel.shadow_stack(task(new, thread__features=2)), "ARCH_SHSTK_WRSS alone"
+
+    def test_io_bitmap_before_5_5(self) -> None:
+        world = World(
+            "struct thread_struct { unsigned long *io_bitmap_ptr; unsigned int io_bitmap_max; };"
+            "struct task_struct { struct thread_struct thread; };"
+        )
+        assert world.kernel.io_bitmap(task(world)) is None
+        bits = bytes(range(256)) * 32
+        assert world.kernel.io_bitmap(task(world, thread__io_bitmap_ptr=world.data(bits))) == bits
+
+    def test_io_bitmap(self) -> None:
+        world = World(
+            "struct io_bitmap { u64 sequence; int refcnt; unsigned int max; unsigned long bitmap[1024]; };"
+            "struct thread_struct { struct io_bitmap *io_bitmap; };"
+            "struct task_struct { struct thread_struct thread; };"
+        )
+        bits = bytes(range(256)) * 32
+        used = world.new("struct io_bitmap", max=8192, bitmap=struct.unpack("<1024Q", bits))
+        unused = world.new("struct io_bitmap", max=0, bitmap=struct.unpack("<1024Q", bits))
+        assert world.kernel.io_bitmap(task(world)) is None
+        assert world.kernel.io_bitmap(task(world, thread__io_bitmap=unused)) is None
+        assert world.kernel.io_bitmap(task(world, thread__io_bitmap=used)) == bits
+
+    def test_cpus(self) -> None:
+        world = World("struct cpumask { unsigned long bits[2]; };")
+        world.variable("__cpu_possible_mask", "struct cpumask", bits=[0b1011, 1 << 63])
+        assert world.kernel.cpus == (0, 1, 3, 127)
+
+
+class TestFpu:
+    """Where the image lies, arch/x86/include/asm/fpu/types.h and processor.h."""
+
+    STATE = "union fpregs_state { u8 padding[4096]; };"
+    FPSTATE = STATE + "struct fpstate { unsigned int size; unsigned int user_size; u64 xfd; union fpregs_state regs; };"
+    IMAGE = bytes(range(256)) * 4
+
+    def test_until_5_15(self) -> None:
+        world = World(
+            self.STATE + "struct fpu { unsigned int last_cpu; u64 x; union fpregs_state state; };"
+            "struct thread_struct { struct fpu fpu; }; struct task_struct { struct thread_struct thread; };"
+        )
+        it = task(world, thread__fpu__state=self.IMAGE)
+        world.word("fpu_kernel_xstate_size", 0xDEAD_0000_03C0)  # an unsigned int
+        assert world.kernel.fpu_image(it) == self.IMAGE[:0x3C0]
+        world.lost = set(world.memory)
+        with pytest.raises(FaultError):
+            world.kernel.fpu_image(it)
+
+    def test_without_xsave(self) -> None:
+        world = World(
+            self.STATE + "struct fpu { union fpregs_state state; };"
+            "struct thread_struct { struct fpu fpu; }; struct task_struct { struct thread_struct thread; };"
+        )
+        assert world.kernel.fpu_image(task(world, thread__fpu__state=self.IMAGE)) == self.IMAGE[:512]
+
+    def test_5_16_to_6_15(self) -> None:
+        world = World(
+            self.FPSTATE + "struct fpu { unsigned int last_cpu; struct fpstate *fpstate; };"
+            "struct thread_struct { struct fpu fpu; }; struct task_struct { struct thread_struct thread; };"
+        )
+        state = world.new("struct fpstate", size=1000, regs=self.IMAGE)
+        assert world.kernel.fpu_image(task(world, thread__fpu__fpstate=state)) == self.IMAGE[:1000]
+
+    def test_since_6_16(self) -> None:
+        """``x86_task_fpu()``: (void *)(task) + sizeof(*(task))."""
+        world = World(
+            self.FPSTATE + "struct fpu { unsigned int last_cpu; struct fpstate *fpstate; };"
+            "struct thread_struct { long sp; }; struct task_struct { struct thread_struct thread; u8 rest[120]; };"
+            "struct both { struct task_struct task; struct fpu fpu; };"
+        )
+        state = world.new("struct fpstate", size=832, regs=self.IMAGE)
+        both = world.new("struct both", fpu__fpstate=state)
+        assert world.kernel.fpu_image(world.pointer("struct task_struct", both)) == self.IMAGE[:832]
+
+    @pytest.mark.parametrize("size", [0, 511, 1 << 17, 0xFFFFFFFF])
+    def test_absurd_size(self, size: int) -> None:
+        world = World(
+            self.FPSTATE + "struct fpu { struct fpstate *fpstate; };"
+            "struct thread_struct { struct fpu fpu; }; struct task_struct { struct thread_struct thread; };"
+        )
+        state = world.new("struct fpstate", size=size)
+        with pytest.raises(BrokenDump, match=f"FPU state of {size} bytes"):
+            world.kernel.fpu_image(task(world, thread__fpu__fpstate=state))
+
+
+class TestXsaveLayout:
+    REGSET = "struct user_regset { void *get; unsigned int n; unsigned int size; unsigned int core_note_type; };"
+    FEATURES = "enum xfeature { XFEATURE_FP, XFEATURE_SSE, XFEATURE_YMM, XFEATURE_BNDREGS, XFEATURE_MAX = 5 };"
+    FPSTATE = "struct fpstate { unsigned int size; u64 xfd; u8 regs[8192]; };"
+
+    def world(self, text: str = "", words: int = 120) -> World:
+        world = World(self.REGSET + self.FEATURES + text)
+        regsets = world.allocate(5 * world.prog.type("struct user_regset").size)
+        world.symbols["x86_64_regsets"] = regsets
+        size = world.prog.type("struct user_regset").size or 0
+        for row, (kind, n) in enumerate(((1, 27), (2, 64), (0x202, words), (0x201, 1))):
+            world.set("struct user_regset", regsets + row * size, {"core_note_type": kind, "n": n})
+        self.array(world, "xstate_offsets", 0, 160, 576, 832, 0xFFFFFFFF)
+        self.array(world, "xstate_sizes", 0, 0, 256, 64, 0xFFFFFFFF)
+        world.word("xstate_fx_sw_bytes", 0xF)
+        return world
+
+    @staticmethod
+    def array(world: World, name: str, *values: int) -> None:
+        world.symbols[name] = world.data(struct.pack(f"<{len(values)}I", *values))
+
+    def test_new(self) -> None:
+        """With xstate_flags (6.1) bit 1 is CPUID.0xD ECX[1]: arch/x86/kernel/fpu/xstate.c, XSTATE_FLAG_ALIGNED64."""
+        world = self.world(self.FPSTATE)
+        self.array(world, "xstate_flags", 0, 0, 1, 2, 3)
+        image = bytes(range(240)) * 4
+        world.symbols["init_fpstate"] = world.new("struct fpstate", regs=image)
+        layout = world.kernel.xsave_layout()
+        assert layout is not None
+        assert (layout.user_size, layout.user_features) == (960, 0xF)
+        assert (layout.offsets, layout.sizes) == ({2: 576, 3: 832}, {2: 256, 3: 64})
+        assert layout.aligned == {3, 4}
+        assert layout.init_image == image
+
+    def test_old(self) -> None:
+        """Before, ``xstate_comp_offsets`` tells: what does not follow its predecessor at once is aligned."""
+        world = self.world()
+        self.array(world, "xstate_comp_offsets", 0, 160, 576, 832 + 64, 0)
+        image = bytes(range(240)) * 4
+        world.symbols["init_fpstate"] = world.data(image)  # a union fpregs_state itself
+        layout = world.kernel.xsave_layout()
+        assert layout is not None
+        assert layout.aligned == {3}
+        assert layout.init_image == image
+
+    def test_no_xsave(self) -> None:
+        assert World("").kernel.xsave_layout() is None
+        assert self.world(words=0).kernel.xsave_layout() is None
+
+    def test_absurd(self) -> None:
+        with pytest.raises(BrokenDump):
+            self.world(words=0xFFFFFFFF).kernel.xsave_layout()
+
+    def test_lost(self) -> None:
+        """What the CPU has is not to be guessed."""
+        world = self.world()
+        world.lost = {(world.symbols["xstate_fx_sw_bytes"] - PAGE_OFFSET) >> 12}
+        with pytest.raises(FaultError):
+            world.kernel.xsave_layout()
+
+
+@pytest.mark.parametrize(
+    ("release", "functions", "dialect"),
+    [
+        ("5.10.0", (), CoreDialect(0, raw_fpregs=True, xsave_layout=False)),
+        ("6.1.0", ("copy_xstate_to_uabi_buf",), CoreDialect(0, raw_fpregs=False, xsave_layout=False)),
+        ("6.4.0", ("copy_xstate_to_uabi_buf",), CoreDialect(0, raw_fpregs=False, xsave_layout=False)),
+        ("6.5.0", ("copy_xstate_to_uabi_buf",), CoreDialect(4, raw_fpregs=False, xsave_layout=False)),
+        (
+            "6.12.0",
+            ("copy_xstate_to_uabi_buf", "elf_coredump_extra_notes_write"),
+            CoreDialect(4, raw_fpregs=False, xsave_layout=True),
+        ),
+    ],
+)
+def test_dialect(release: str, functions: tuple[str, ...], dialect: CoreDialect) -> None:
+    world = World("", release)
+    world.has(*functions)
+    assert world.kernel.dialect() == dialect
+
+
+class TestAddressSpace:
+    @pytest.mark.parametrize(
+        ("text", "member"),
+        [
+            ("struct mm_struct { unsigned long flags; };", "flags"),
+            (
+                "typedef struct { unsigned long __mm_flags[1]; } mm_flags_t; struct mm_struct { mm_flags_t flags; };",
+                "flags.__mm_flags[0]",
+            ),
+        ],
+    )
+    def test_dump_filter(self, text: str, member: str) -> None:
+        """MMF_DUMP_FILTER_SHIFT 2, nine bits: include/linux/sched/coredump.h, include/linux/mm_types.h."""
+        world = World(text)
+        mm = world.new("struct mm_struct")
+        world.set("struct mm_struct", mm, {member: 0xFFFF_F803 | 0x133 << 2})
+        assert world.kernel.dump_filter(world.pointer("struct mm_struct", mm)) == 0x133
+
+    NEW = "typedef struct { unsigned long flags; } mm_context_t; struct mm_struct { mm_context_t context; };"
+    OLD = "typedef struct { unsigned short ia32_compat; } mm_context_t; struct mm_struct { mm_context_t context; };"
+    VMA = "struct vm_area_struct { unsigned long vm_start, vm_end; };"
+
+    @pytest.mark.parametrize(
+        ("text", "release", "members", "mode", "there"),
+        [
+            # MM_CONTEXT_HAS_VSYSCALL: bit 1 since 5.11; enum { EMULATE, XONLY, NONE } since 5.3
+            (NEW, "6.12.0", {"context.flags": 2}, 0, True),
+            (NEW, "6.12.0", {"context.flags": 2}, 1, True),
+            (NEW, "6.12.0", {"context.flags": 2}, 2, False),
+            (NEW, "6.12.0", {"context.flags": 0xFFFD}, 1, False),
+            (OLD, "5.10.0", {"context.ia32_compat": 0}, 1, True),
+            (OLD, "5.10.0", {"context.ia32_compat": 1}, 1, False),
+            (OLD, "5.10.0", {"context.ia32_compat": 0}, 2, False),
+            (OLD, "5.2.0", {"context.ia32_compat": 0}, 0, True),
+            (OLD, "5.2.0", {"context.ia32_compat": 0}, 1, False),
+        ],
+    )
+    def test_gate_vma(self, text: str, release: str, members: dict[str, int], mode: int, there: bool) -> None:
+        """``get_gate_vma()``, arch/x86/entry/vsyscall/vsyscall_64.c."""
+        world = World(text + self.VMA, release)
+        world.symbols["gate_vma"] = world.new("struct vm_area_struct")
+        world.word("vsyscall_mode", 0xABCD_0000_0000 << 8 | mode)  # an unsigned int
+        mm = world.new("struct mm_struct")
+        world.set("struct mm_struct", mm, members)
+        gate = world.kernel.gate_vma(world.pointer("struct mm_struct", mm))
+        assert (gate is not None) is there
+        assert gate is None or gate.value_() == world.symbols["gate_vma"]
+
+    @pytest.mark.parametrize(("enumerators", "none"), [("EMULATE, NATIVE, NONE", 2), ("EMULATE, NONE", 1)])
+    def test_vsyscall_mode_by_name(self, enumerators: str, none: int) -> None:
+        """DWARF has the names; then the release does not count."""
+        world = World(self.NEW + self.VMA + f"enum mode {{ {enumerators} }}; struct v {{ enum mode m; }};", "3.10.0")
+        world.symbols["gate_vma"] = world.new("struct vm_area_struct")
+        address = world.new("struct v")
+        world.place("vsyscall_mode", "enum mode", address)
+        mm = world.pointer("struct mm_struct", world.new("struct mm_struct", context__flags=2))
+        for mode in range(3):
+            world.set("struct v", address, {"m": mode})
+            assert (world.kernel.gate_vma(mm) is None) is (mode == none)
+
+    def test_no_vsyscall_compiled_in(self) -> None:
+        world = World(self.NEW)
+        assert world.kernel.gate_vma(world.pointer("struct mm_struct", world.new("struct mm_struct"))) is None
+
+    def test_auxv(self) -> None:
+        upstream = World("struct mm_struct { unsigned long saved_auxv[4]; };")
+        mm = upstream.new("struct mm_struct", saved_auxv=[3, 64, 0, 0])
+        assert upstream.kernel.auxv(upstream.pointer("struct mm_struct", mm)) == [3, 64, 0, 0]
+        rhel = World(
+            "struct mm_struct_rh { unsigned long saved_auxv[6]; };"
+            "struct mm_struct { unsigned long saved_auxv[4]; struct mm_struct_rh *mm_rh; };"
+        )
+        moved = rhel.new("struct mm_struct_rh", saved_auxv=[3, 64, 9, 1, 0, 0])
+        mm = rhel.new("struct mm_struct", mm_rh=moved)
+        assert rhel.kernel.auxv(rhel.pointer("struct mm_struct", mm)) == [3, 64, 9, 1, 0, 0]
+
+    def test_addresses(self) -> None:
+        """KASLR: page_offset_base, vmemmap_base and phys_base say where things are; else Documentation/arch/x86/x86_64/
+        mm.rst."""
+        plain = World("struct page { u64 words[8]; };").kernel
+        assert plain.direct_map_to_phys(0xFFFF888012345678) == 0x12345678
+        assert plain.page_to_phys(0xFFFFEA0000000000 + 64 * 5) == 0x5000
+        la57 = World("", vmcoreinfo={"NUMBER(pgtable_l5_enabled)": "1"}).kernel
+        assert (la57.page_offset, la57.vmemmap) == (0xFF11000000000000, 0xFFD4000000000000)
+        assert la57.user_end == (1 << 56) - 4096
+        world = World("struct page { u64 words[5]; };")
+        world.word("page_offset_base", 0xFFFF9C0000000000)
+        world.word("vmemmap_base", 0xFFFFF40000000000)
+        world.word("phys_base", 0x5000000)
+        kernel = world.kernel
+        assert kernel.direct_map_to_phys(0xFFFF9C0000001000) == 0x1000
+        assert kernel.page_to_phys(0xFFFFF40000000000 + 40 * 0x123) == 0x123000
+        assert kernel.kernel_image_to_phys(0xFFFFFFFF81000000) == 0x6000000
+        with pytest.raises(BrokenDump):
+            kernel.direct_map_to_phys(0xFFFF888012345678)
+
+    def test_physical_base_may_be_negative(self) -> None:
+        """KASLR moves the kernel's addresses and its place in RAM apart from each other."""
+        world = World("", vmcoreinfo={"NUMBER(phys_base)": "-287309824"})
+        assert world.kernel.kernel_image_to_phys(0xFFFFFFFF9FE00000) == 0x1FE00000 - 287309824
+
+    @pytest.mark.parametrize("name", ["page_offset_base", "vmemmap_base"])
+    def test_a_lost_base_is_not_guessed(self, name: str) -> None:
+        world = World("")
+        world.word(name, 0xFFFF9C0000000000)
+        world.lost = set(world.memory)
+        with pytest.raises(FaultError):
+            _ = world.kernel.page_offset if name == "page_offset_base" else world.kernel.vmemmap
+
+    @pytest.mark.parametrize(("text", "mask"), [("0x800000000000", 1 << 47), ("0", 0), (None, 0), ("?", 0)])
+    def test_encryption_mask(self, text: str | None, mask: int) -> None:
+        assert World("", vmcoreinfo={"NUMBER(sme_mask)": text} if text else {}).kernel.encryption_mask == mask
+
+    def test_zero_pages(self) -> None:
+        world = World("")
+        world.symbols["empty_zero_page"] = 0xFFFFFFFF82345000
+        world.word("huge_zero_pfn", 0x12200)
+        assert world.kernel.zero_pages == ((0x2345000, 4096), (0x12200000, 1 << 21))
+        world = World("")
+        world.symbols["empty_zero_page"] = 0xFFFFFFFF82345000
+        world.word("phys_base", 0)
+        world.word("huge_zero_pfn", 0x12200)
+        world.lost = set(world.memory)
+        assert world.kernel.zero_pages == (), "where they are is lost"
+        world = World("")
+        world.word("huge_zero_pfn", (1 << 64) - 1)  # ~0UL: none was made yet (mm/huge_memory.c)
+        assert world.kernel.zero_pages == ()

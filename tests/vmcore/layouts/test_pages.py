@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What stands for each page of a process: the decision table of pages.py on made-up page tables and caches."""
+
+import struct
+
+import pytest
+
+pytest.importorskip("drgn")
+
+from kgcore.memory import Piece, Provenance, Run
+from kgcore.model import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_WRITE, MappedFile, Vma
+from kgcore.sources.vmcore.dumpfile.frames import FrameState
+from kgcore.sources.vmcore.pages import VmcoreMemory
+from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
+from tests.vmcore.layouts.test_pagecache import Cache, value
+from tests.vmcore.layouts.test_swapentry import DEVICE_514, MIGRATION, POISON, entry
+from tests.vmcore.layouts.world import PAGE_OFFSET, physical
+
+TYPES = (
+    CACHE.replace("struct address_space {", "struct address_space_operations; struct address_space { void *a_ops;")
+    + """
+struct hstate { unsigned int max, order; };
+struct hugetlbfs_sb_info { long free; struct hstate *hstate; };
+struct super_block { void *s_fs_info; };
+struct inode { struct super_block *i_sb; };
+struct file { struct inode *f_inode; struct address_space *f_mapping; };
+struct vdso_image { void *data; unsigned long size; };
+typedef struct { struct vdso_image *vdso_image; } mm_context_t;
+struct vm_area_struct { unsigned long vm_start, vm_end; struct vm_area_struct *vm_next; struct file *vm_file; };
+struct mm_struct { struct vm_area_struct *mmap; unsigned long *pgd; mm_context_t context; };
+"""
+).replace("struct address_space_operations; ", "")
+P, PSE, PROTNONE = 1, 1 << 7, 1 << 8
+PFN = ((1 << 52) - 1) & ~0xFFF
+START = 0x7F00_0000_0000
+PRESENT, ZERO, SWAPPED = Provenance.PRESENT, Provenance.ZERO, Provenance.SWAPPED
+FILE, EXCLUDED, UNREADABLE = Provenance.FILE, Provenance.EXCLUDED, Provenance.UNREADABLE
+STORED = FrameState.STORED
+EVERYTHING = 1 << 40
+
+
+class Process(Cache):
+    """A process with one mapping of 16 pages at START, and a file behind it if asked for."""
+
+    def __init__(self, release: str = "6.12.0") -> None:
+        super().__init__(TYPES, release)
+        self.root = self.allocate(4096)
+        self.tables: dict[tuple[int, int], int] = {}
+        self.has(*POISON, *MIGRATION, *DEVICE_514, "shmem_aops", "ram_aops", "ext4_aops")
+        self.area = self.new("struct vm_area_struct", vm_start=START, vm_end=START + 0x10000)
+        self.mm = self.new("struct mm_struct", pgd=self.root, mmap=self.area)
+        self.frames((0, EVERYTHING, STORED))
+
+    def pte(self, page: int, word: int) -> None:
+        """The entry of a page of the mapping."""
+        self.entry(START + 4096 * page, 12, word)
+
+    def entry(self, address: int, shift: int, word: int) -> None:
+        """An entry of the table whose entries cover ``1 << shift`` bytes."""
+        table = self.root
+        for level in (39, 30, 21):
+            if level == shift:
+                break
+            below = self.tables.get((level, address >> level))
+            if below is None:
+                below = self.tables[level, address >> level] = self.allocate(4096)
+                self.write(table + 8 * (address >> level & 511), struct.pack("<Q", physical(below) | 0x67))
+            table = below
+        self.write(table + 8 * (address >> shift & 511), struct.pack("<Q", word))
+
+    def frame(self, content: bytes = b"data") -> int:
+        """A frame with something in it: its physical address."""
+        return physical(self.data(content.ljust(4096, b".")))
+
+    def file(self, operations: str, pages: int = 16) -> MappedFile:
+        """Put a file behind the mapping."""
+        self.set("struct address_space", self.mapping, {"a_ops": self.symbols[operations]})
+        file = self.new("struct file", f_mapping=self.mapping, f_inode=self.new("struct inode"))
+        self.set("struct vm_area_struct", self.area, {"vm_file": file})
+        return MappedFile(b"/f", 1, 0o100644, pages * 4096)
+
+    def cached(self, first: int, *frames: int, shift: int = 0) -> None:
+        slots = {number: self.page(frame, first + (number << shift)) for number, frame in enumerate(frames)}
+        self.head(self.node(shift, slots))
+
+    @property
+    def it(self) -> VmcoreMemory:
+        return VmcoreMemory(self.kernel, self.pointer("struct mm_struct", self.mm))
+
+    def runs(self, pages: int = 1, flags: int = VM_READ, **vma: object) -> list[tuple[int, Provenance, str]]:
+        """As (pages, provenance, detail), of the first pages of the mapping."""
+        area = Vma(START, START + 0x10000, flags, **vma)  # type: ignore[arg-type]
+        found = list(self.it.runs(area, START, START + 4096 * pages))
+        assert [run.address for run in found] == [START, *(run.end for run in found[:-1])]
+        assert found[-1].end == START + 4096 * pages
+        read = [piece.run for piece in self.it.read(area, START, START + 4096 * pages)]
+        assert sum(run.length for run in read) == 4096 * pages
+        return [(run.length // 4096, run.provenance, run.detail) for run in found]
+
+
+@pytest.fixture
+def process() -> Process:
+    return Process()
+
+
+class TestPresent:
+    def test_content(self, process: Process) -> None:
+        process.pte(0, process.frame(b"one") | P)
+        process.pte(1, process.frame(b"two") ^ PFN | PROTNONE)
+        vma = Vma(START, START + 0x10000, VM_READ)
+        (one, two) = process.it.read(vma, START, START + 8192)
+        assert one == Piece(Run(START, 4096, PRESENT), b"one".ljust(4096, b"."))
+        assert bytes(two.data) == b"two".ljust(4096, b".")
+        assert process.runs(2) == [(2, PRESENT, "")]
+
+    def test_read_that_fails_after_all(self, process: Process) -> None:
+        """The rest of the run is there."""
+        frame = physical(process.allocate(3 * 4096))
+        for page in range(3):
+            process.pte(page, frame + 4096 * page | P)
+        process.lost = {frame + 4096 >> 12}
+        pieces = list(process.it.read(Vma(START, START + 0x10000, VM_READ), START, START + 3 * 4096))
+        assert [piece.run.provenance for piece in pieces] == [PRESENT, UNREADABLE, PRESENT]
+        assert [len(piece.data) for piece in pieces] == [4096, 0, 4096]
+
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [
+            (FrameState.EXCLUDED, (EXCLUDED, "")),
+            (FrameState.CUT_OFF, (EXCLUDED, "beyond the end of the cut-off dump")),
+            (FrameState.NO_RAM, (UNREADABLE, "no RAM at that address")),
+        ],
+    )
+    def test_frame_that_is_not_in_the_file(
+        self, process: Process, state: FrameState, expected: tuple[Provenance, str]
+    ) -> None:
+        frame = physical(process.allocate(3 * 4096))
+        for page in range(3):
+            process.pte(page, frame + 4096 * page | P)
+        middle = frame + 4096 >> 12
+        hole = () if state is FrameState.NO_RAM else ((middle, middle + 1, state),)
+        process.frames((0, middle, STORED), *hole, (middle + 1, EVERYTHING, STORED))
+        assert process.runs(3) == [(1, PRESENT, ""), (1, *expected), (1, PRESENT, "")]
+
+    def test_large_page_in_part(self, process: Process) -> None:
+        process.entry(START, 21, 0x4000_0000 | P | PSE)
+        first = 0x4000_0000 >> 12
+        process.frames(
+            (0, first + 2, STORED), (first + 2, first + 5, FrameState.EXCLUDED), (first + 5, EVERYTHING, STORED)
+        )
+        assert process.runs(8) == [(2, PRESENT, ""), (3, EXCLUDED, ""), (3, PRESENT, "")]
+
+    def test_zero_page_that_was_excluded(self, process: Process) -> None:
+        """``empty_zero_page`` and the huge one are zeros, in the dump or not."""
+        process.symbols["empty_zero_page"] = 0xFFFFFFFF82345000
+        process.word("huge_zero_pfn", 0x40200)
+        process.pte(0, 0x2345000 | P)
+        process.pte(1, 0x2346000 | P)
+        process.frames((0, 0x2345, STORED), (0x2345, 0x50000, FrameState.EXCLUDED))
+        assert process.runs(2)[:1] == [(1, ZERO, "")]
+        assert process.runs(2)[1:] == [(1, EXCLUDED, "")]
+
+    def test_huge_zero_page_that_was_excluded(self, process: Process) -> None:
+        process.word("huge_zero_pfn", 0x40200)
+        process.entry(START, 21, 0x40200000 | P | PSE)
+        process.frames((0, 0x40200, STORED), (0x40200, 0x50000, FrameState.EXCLUDED))
+        assert process.runs(16) == [(16, ZERO, "")]
+
+    @pytest.mark.parametrize("pages", [4, 16])
+    def test_neighbour_of_the_huge_zero_page(self, process: Process, pages: int) -> None:
+        """What follows it in memory is no zero, though one run of page-table entries covers both."""
+        process.word("huge_zero_pfn", 0x40200)
+        half = pages // 2
+        for page in range(pages):
+            process.pte(page, (0x40400 - half + page) << 12 | P)
+        process.frames((0, 0x40200, STORED), (0x40200, 0x50000, FrameState.EXCLUDED))
+        assert process.runs(pages) == [(half, ZERO, ""), (half, EXCLUDED, "")]
+
+    @pytest.mark.parametrize("word", [PFN | P, 0xFFFF_FFFF_FFFF_F000 | P])
+    def test_frame_beyond_all_memory(self, process: Process, word: int) -> None:
+        process.frames((0, 1 << 28, STORED))
+        process.pte(0, word)
+        assert process.runs(1) == [(1, UNREADABLE, "no RAM at that address")]
+
+    @pytest.mark.parametrize("flag", [VM_IO, VM_PFNMAP])
+    def test_no_memory_of_the_process(self, process: Process, flag: int) -> None:
+        """check_vma_flags(), mm/gup.c: get_dump_page() gets none; the core has a hole."""
+        process.pte(0, process.frame() | P)
+        assert process.runs(2, VM_READ | flag) == [(2, ZERO, "")]
+
+
+class TestEntries:
+    """Entries that are not present: include/linux/swapops.h. With 6.12's numbers: 23 poison, 24 to 26 migration, 27, 28
+    device, 29, 30 exclusive, 31 markers."""
+
+    @pytest.mark.parametrize(
+        ("word", "expected"),
+        [
+            (entry(0, 77), (SWAPPED, "swap 0")),
+            (entry(22, 1 << 30), (SWAPPED, "swap 22")),
+            (entry(23, 5), (UNREADABLE, "poisoned")),
+            (entry(27, 5), (UNREADABLE, "in device memory")),
+            (entry(28, 5), (UNREADABLE, "in device memory")),
+            (entry(31, 0), (ZERO, "")),
+            (entry(31, 1), (ZERO, "")),  # uffd-wp of a page that is not there
+            (entry(31, 2), (UNREADABLE, "poisoned")),
+            (entry(31, 4), (ZERO, "")),  # MADV_GUARD_INSTALL
+        ],
+    )
+    def test_kinds(self, process: Process, word: int, expected: tuple[Provenance, str]) -> None:
+        process.pte(0, word)
+        assert process.runs() == [(1, *expected)]
+
+    @pytest.mark.parametrize("number", [24, 25, 26, 29, 30])
+    def test_page_on_its_way(self, process: Process, number: int) -> None:
+        """Migration and device-exclusive entries name the frame that still has the bytes."""
+        frame = process.frame(b"moving")
+        process.pte(0, entry(number, frame >> 12 | 3 << 40))
+        (piece,) = process.it.read(Vma(START, START + 0x10000, VM_READ), START, START + 4096)
+        assert bytes(piece.data).startswith(b"moving.")
+
+    def test_swap_error_of_6_1(self) -> None:
+        process = Process("6.1.0")
+        process.pte(0, entry(31, 0))
+        assert process.runs() == [(1, UNREADABLE, "unknown entry")]
+
+    def test_lost_table(self, process: Process) -> None:
+        process.pte(0, process.frame() | P)
+        table = process.tables[21, START >> 21]
+        process.lost = {physical(table) >> 12}
+        assert process.runs(2) == [(2, UNREADABLE, f"page table at {physical(table):#x} is not readable")]
+
+    def test_table_that_was_excluded(self, process: Process) -> None:
+        """An ELF dump reads as zeros there: not "nothing mapped"."""
+        process.pte(0, process.frame() | P)
+        table = physical(process.tables[21, START >> 21]) >> 12
+        process.frames((0, table, STORED), (table, table + 1, FrameState.EXCLUDED), (table + 1, EVERYTHING, STORED))
+        process.write(PAGE_OFFSET + (table << 12), bytes(4096))
+        assert process.runs(1)[0][1] is UNREADABLE
+
+    def test_endless_tables(self, process: Process) -> None:
+        """A table that contains itself is walked once."""
+        process.write(process.root, struct.pack("<512Q", *[physical(process.root) | 0x67] * 512))
+        area = Vma(0, (1 << 47) - 4096, VM_READ)
+        runs = list(process.it.runs(area, 0, area.end))
+        assert sum(run.length for run in runs) == area.end
+        assert len(runs) == 1
+
+
+class TestAbsent:
+    """No entry: what would a fault bring?"""
+
+    def test_anonymous(self, process: Process) -> None:
+        assert process.runs(3) == [(3, ZERO, "")]
+
+    def test_file_not_cached(self, process: Process) -> None:
+        """Its bytes are on a disk that we do not have."""
+        assert process.runs(3, file=process.file("ext4_aops")) == [(3, FILE, "")]
+
+    @pytest.mark.parametrize("operations", ["shmem_aops", "ram_aops"])
+    def test_hole_of_a_file_in_memory(self, process: Process, operations: str) -> None:
+        assert process.runs(3, file=process.file(operations)) == [(3, ZERO, "")]
+
+    def test_cached(self, process: Process) -> None:
+        frame = process.frame(b"cached")
+        process.cached(2, frame >> 12)
+        file = process.file("ext4_aops")
+        process.head(process.node(0, {3: process.page(frame >> 12, 3)}))
+        assert process.runs(3, file=file, pgoff=2) == [(1, FILE, ""), (1, PRESENT, ""), (1, FILE, "")]
+        vma = Vma(START, START + 0x10000, VM_READ, pgoff=2, file=file)
+        (piece,) = process.it.read(vma, START + 4096, START + 8192)
+        assert bytes(piece.data).startswith(b"cached.")
+
+    def test_part_of_a_large_folio(self, process: Process) -> None:
+        frames = physical(process.allocate(8 * 4096))
+        for number in range(8):
+            process.write(PAGE_OFFSET + frames + 4096 * number, f"part {number}".encode())
+        process.head(process.node(0, dict.fromkeys(range(8, 16), process.page(frames >> 12, 8))))
+        vma = Vma(START, START + 0x10000, VM_READ, pgoff=10, file=process.file("shmem_aops"))
+        pieces = list(process.it.read(vma, START, START + 7 * 4096))
+        assert [bytes(data[:6]) for _, data in pieces] == [
+            b"part 2",
+            b"part 3",
+            b"part 4",
+            b"part 5",
+            b"part 6",
+            b"part 7",
+            b"",
+        ]
+        assert pieces[-1].run.provenance is ZERO
+
+    def test_present_and_cached(self, process: Process) -> None:
+        """A page of one's own comes before the file's."""
+        process.head(process.page(process.frame(b"file") >> 12, 0))
+        process.pte(0, process.frame(b"own") | P)
+        vma = Vma(START, START + 0x10000, VM_READ | VM_WRITE, file=process.file("ext4_aops"), anon=True)
+        (piece,) = process.it.read(vma, START, START + 4096)
+        assert bytes(piece.data).startswith(b"own.")
+
+    @pytest.mark.parametrize(
+        ("operations", "expected"), [("ext4_aops", (FILE, "")), ("shmem_aops", (SWAPPED, "swap 3"))]
+    )
+    def test_value_entries(self, process: Process, operations: str, expected: tuple[Provenance, str]) -> None:
+        """A shadow of an evicted page; for shmem a swap entry: SWP_TYPE_SHIFT is 58 (BITS_PER_XA_VALUE 63 - 5)."""
+        process.head(process.node(0, {0: value(3 << 58 | 1234)}))
+        assert process.runs(1, file=process.file(operations)) == [(1, *expected)]
+
+    @pytest.mark.parametrize("operations", ["ext4_aops", "shmem_aops"])
+    def test_beyond_the_end(self, process: Process, operations: str) -> None:
+        """SIGBUS: filemap_fault(), shmem_fault(). The last page is a whole one."""
+        file = MappedFile(b"/f", 1, 0, 2 * 4096 + 1)
+        process.file(operations)
+        inside = FILE if operations == "ext4_aops" else ZERO
+        expected = [(3, FILE, ""), (2, ZERO, "")] if inside is FILE else [(5, ZERO, "")]
+        assert process.runs(5, file=file) == expected
+        assert process.runs(5, file=file, pgoff=3) == [(5, ZERO, "")]
+        assert process.runs(5, file=file, pgoff=(1 << 64) - 1) == [(5, ZERO, "")]
+
+    @pytest.mark.parametrize("size", [-1, -(1 << 63), 0])
+    def test_absurd_size(self, process: Process, size: int) -> None:
+        process.file("ext4_aops")
+        assert process.runs(5, file=MappedFile(b"/f", 1, 0, size)) == [(5, ZERO, "")]
+
+    def test_damaged_cache(self, process: Process) -> None:
+        file = process.file("shmem_aops")
+        process.head(0xFFFF_8880_FFFF_0002)
+        assert process.runs(3, file=file) == [(3, FILE, "the page cache's tree is not readable")]
+
+    def test_lost_mapping(self, process: Process) -> None:
+        file = process.file("shmem_aops")
+        process.lost = {physical(process.area) >> 12}
+        assert process.runs(3, file=file) == [(3, FILE, "")], "not known to be zeros"
+
+    def test_page_beyond_all_memory(self, process: Process) -> None:
+        """The cache holds a pointer below the array of pages: a frame of negative number."""
+        page = process.page(5, 0)
+        process.word("vmemmap_base", process.pages + 64 * 6)
+        process.head(process.node(0, {0: page}))
+        assert process.runs(1, file=process.file("ext4_aops")) == [(1, UNREADABLE, "no RAM at that address")]
+
+
+class TestHugetlb:
+    def process(self, release: str, order: int) -> Process:
+        process = Process(release)
+        hstate = process.new("struct hstate", order=order)
+        info = process.new("struct hugetlbfs_sb_info", hstate=hstate)
+        block = process.new("struct super_block", s_fs_info=info)
+        process.file("ext4_aops")  # any that is not shmem's
+        inode = process.new("struct inode", i_sb=block)
+        file = process.new("struct file", f_mapping=process.mapping, f_inode=inode)
+        process.set("struct vm_area_struct", process.area, {"vm_file": file})
+        return process
+
+    @pytest.mark.parametrize(("release", "index"), [("5.10.0", 3), ("6.6.0", 3), ("6.7.0", 3 << 9), ("7.2.0", 3 << 9)])
+    def test_unit_of_indices(self, release: str, index: int) -> None:
+        """Huge pages until a08c7193e4f1 (6.7), then base pages."""
+        process = self.process(release, 9)
+        frame = physical(process.allocate(16 * 4096, 1 << 21))
+        process.write(PAGE_OFFSET + frame + 5 * 4096, b"sixth")
+        page = process.page(frame >> 12, index)
+        process.head(process.node(0, {3: page}) if index == 3 else process.node(6, {24: page}))
+        file = MappedFile(b"/h", 1, 0, 8 << 21)
+        vma = Vma(START, START + 0x10000, VM_READ | VM_HUGETLB, pgoff=3 << 9, file=file)
+        pieces = list(process.it.read(vma, START + 5 * 4096, START + 6 * 4096))
+        assert bytes(pieces[0].data[:5]) == b"sixth"
+
+    @pytest.mark.parametrize("release", ["6.1.0", "6.12.0"])
+    def test_not_cached(self, release: str) -> None:
+        """hugetlb_no_page() brings a page of zeros."""
+        process = self.process(release, 9)
+        file = MappedFile(b"/h", 1, 0, 8 << 21)
+        assert process.runs(4, VM_READ | VM_HUGETLB, file=file) == [(4, ZERO, "")]
+
+    @pytest.mark.parametrize("order", [0, 10, 0xFFFFFFFF])
+    def test_absurd_order(self, order: int) -> None:
+        """No page is as large; the usual size it is, and nothing overflows."""
+        process = self.process("6.1.0", order)
+        frame = physical(process.allocate(4096, 1 << 21))
+        process.head(process.node(0, {3: process.page(frame >> 12, 3)}))
+        file = MappedFile(b"/h", 1, 0, 8 << 21)
+        assert process.runs(1, VM_READ | VM_HUGETLB, file=file, pgoff=3 << 9)[0][1] is PRESENT
+
+
+class TestVdso:
+    """vdso_fault(): ``image->data + (pgoff << PAGE_SHIFT)``, SIGBUS from image->size on (arch/x86/entry/vdso/vma.c)."""
+
+    def process(self, size: int) -> Process:
+        process = Process()
+        process.word("phys_base", 0)
+        data = process.data(b"vdso 0".ljust(4096, b".") + b"vdso 1")
+        image = process.new("struct vdso_image", data=0xFFFFFFFF80000000 + physical(data), size=size)
+        process.set("struct mm_struct", process.mm, {"context.vdso_image": image})
+        return process
+
+    @pytest.mark.parametrize("size", [8192, 4097])
+    def test_image(self, size: int) -> None:
+        process = self.process(size)
+        assert process.runs(3, name="[vdso]") == [(2, PRESENT, ""), (1, ZERO, "")]
+        vma = Vma(START, START + 0x10000, VM_READ, name="[vdso]")
+        (piece,) = process.it.read(vma, START + 4096, START + 8192)
+        assert bytes(piece.data[:6]) == b"vdso 1"
+
+    def test_lost_image(self) -> None:
+        process = self.process(8192)
+        process.lost = {physical(process.mm) >> 12}
+        kernel = process.kernel
+        mm = process.pointer("struct mm_struct", process.mm)
+        process.lost = set()
+        memory = VmcoreMemory(kernel, mm)
+        process.lost = {physical(process.mm) >> 12}
+        (run,) = memory.runs(Vma(START, START + 0x10000, VM_READ, name="[vdso]"), START, START + 4096)
+        assert (run.provenance, run.detail[:5]) == (FILE, "vdso:")
