@@ -24,4 +24,3 @@ def test_startup_without_vmlinux(name: str, file: str, tmp_path: Path) -> None:
     assert row["way"] == "kgcore, BTF"
     assert f"{row['seconds']:.2f}" in table
     assert row["peak_mib"] < 100
-    assert row["seconds"] < 5  # it takes 0.3 to 0.6; a busy machine shall not fail

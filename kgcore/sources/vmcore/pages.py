@@ -20,11 +20,13 @@ from kgcore.sources.vmcore import pagecache
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.swapentry import SwapKind, SwapTypes
+from kgcore.sources.vmcore.tasks import comm, is_kernel_thread
 from kgcore.sources.vmcore.vmas import vma_structs
 
 __all__ = ("VmcoreMemory",)
 
 _PAGE_SHIFT = 12
+_HUGE_PAGE = 1 << 21
 _HUGE_ORDERS = (9, 18)  # 2 MiB, 1 GiB
 _MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
 _PIECE = 1 << 20  # bytes read from the dump in one call
@@ -181,9 +183,40 @@ class VmcoreMemory:
             yield from self._vdso(vma, address, length)
         elif vma.file is None:
             # Anonymous memory; the gate page, which mode XONLY does not map (arch/x86/entry/vsyscall/vsyscall_64.c).
-            yield _Extent(Run(address, length, Provenance.ZERO), 0)
+            yield from self._untouched(address, length)
         else:
             yield from self._file(vma, address, length)
+
+    def _untouched(self, address: int, length: int) -> Iterator[_Extent]:
+        """Zeros; but for the memory that khugepaged was moving, which has lost its page table for that moment."""
+        end = address + length
+        low = min(max(address, self._collapsing), end)
+        high = min(max(address, self._collapsing + _HUGE_PAGE), end)
+        for start, stop, provenance, detail in (
+            (address, low, Provenance.ZERO, ""),
+            (low, high, Provenance.UNREADABLE, "khugepaged was moving it"),
+            (high, end, Provenance.ZERO, ""),
+        ):
+            if start < stop:
+                yield _Extent(Run(start, stop - start, provenance, detail), 0)
+
+    @cached_property
+    def _collapsing(self) -> int:
+        """Address of the huge page's worth that khugepaged was collapsing in this address space; beyond all if none.
+
+        collapse_huge_page(), mm/khugepaged.c: with mmap_lock held for writing it takes the page table away, copies the
+        pages, and maps the copy; ``khugepaged_scan.address`` says where it is.
+        """
+        try:
+            owner = self._mm.mmap_lock.owner.counter.value_() & (1 << 64) - 1
+            # Bit 0: RWSEM_READER_OWNED, kernel/locking/rwsem.c. A writer clears the word when it is done.
+            if owner and not owner & 1:
+                task = Object(self._kernel.prog, "struct task_struct *", owner & ~7)
+                if is_kernel_thread(task) and comm(task) == b"khugepaged":
+                    return int(self._kernel.prog["khugepaged_scan"].address.value_())
+        except (FaultError, LookupError, AttributeError):
+            pass  # kernels before 5.8 have mmap_sem; one without THP has no khugepaged
+        return 1 << 64
 
     def _vdso(self, vma: Vma, address: int, length: int) -> Iterator[_Extent]:
         """The vdso's pages are part of the kernel image (vdso_fault(), arch/x86/entry/vdso/vma.c)."""

@@ -96,6 +96,7 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
         "sme_me_mask": "u64",
         "pgdir_shift": "unsigned int",
         "__pgtable_l5_enabled": "unsigned int",
+        "khugepaged_scan": "struct khugepaged_scan",
         "huge_zero_page": "struct page *",
         "huge_zero_folio": "struct folio *",
         "huge_zero_pfn": "unsigned long",

@@ -27,7 +27,13 @@ struct file { struct inode *f_inode; struct address_space *f_mapping; };
 struct vdso_image { void *data; unsigned long size; };
 typedef struct { struct vdso_image *vdso_image; } mm_context_t;
 struct vm_area_struct { unsigned long vm_start, vm_end; struct vm_area_struct *vm_next; struct file *vm_file; };
-struct mm_struct { struct vm_area_struct *mmap; unsigned long *pgd; mm_context_t context; };
+struct owner_word { unsigned long counter; };
+struct rw_semaphore { struct owner_word owner; };
+struct task_struct { unsigned int flags; char comm[16]; };
+struct khugepaged_scan { unsigned long address; };
+struct mm_struct {
+    struct vm_area_struct *mmap; unsigned long *pgd; mm_context_t context; struct rw_semaphore mmap_lock;
+};
 """
 ).replace("struct address_space_operations; ", "")
 P, PSE, PROTNONE = 1, 1 << 7, 1 << 8
@@ -410,3 +416,33 @@ class TestVdso:
         process.lost = {physical(process.mm) >> 12}
         (run,) = memory.runs(Vma(START, START + 0x10000, VM_READ, name="[vdso]"), START, START + 4096)
         assert (run.provenance, run.detail[:5]) == (FILE, "vdso:")
+
+
+class TestCollapse:
+    """collapse_huge_page(), mm/khugepaged.c, caught between taking the page table away and mapping the huge page."""
+
+    AT = START + (2 << 21)
+    VMA = Vma(START, START + (8 << 21), VM_READ | VM_WRITE, anon=True)
+
+    def holding(self, process: Process, flags: int, comm: bytes, bits: int = 0) -> list[tuple[int, int, Provenance]]:
+        """What becomes of memory without page tables while a task has the mmap_lock."""
+        task = process.new("struct task_struct", flags=flags, comm=comm.ljust(16, b"\0"))
+        process.set("struct mm_struct", process.mm, {"mmap_lock.owner.counter": task | bits})
+        process.variable("khugepaged_scan", "struct khugepaged_scan", address=self.AT)
+        runs = process.it.runs(self.VMA, self.VMA.start, self.VMA.end)
+        return [(run.address, run.length, run.provenance) for run in runs]
+
+    def test_what_khugepaged_moves_is_not_zeros(self, process: Process) -> None:
+        assert self.holding(process, 0x200000, b"khugepaged") == [
+            (START, 2 << 21, ZERO),
+            (self.AT, 1 << 21, UNREADABLE),
+            (self.AT + (1 << 21), 5 << 21, ZERO),
+        ]
+
+    @pytest.mark.parametrize(
+        ("flags", "comm", "bits"),
+        [(0, b"khugepaged", 0), (0x200000, b"ksmd", 0), (0x200000, b"khugepaged", 1)],
+        ids=["a process of that name", "another kernel thread", "for reading"],
+    )
+    def test_others_may_hold_the_lock(self, process: Process, flags: int, comm: bytes, bits: int) -> None:
+        assert self.holding(process, flags, comm, bits) == [(START, 8 << 21, ZERO)]

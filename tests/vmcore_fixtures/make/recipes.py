@@ -120,7 +120,9 @@ CRASHED = (*MEMORY[:1], *THREADS, *DYNAMIC, simple("crasher"), *SPIN)
 CRASHED_SMALL = (simple("crasher", "0x33"), simple("spin", "0x33", "1"))
 MAIN = (*MEMORY, *THREADS, *DYNAMIC, *STATES, *IOURING, *SWAPPED, *IA32)
 
+# khugepaged must not move memory while it is being dumped: it takes page tables away for a moment.
 HUGE_PAGES = """
+echo 4000000000 > /sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 echo always > /sys/kernel/mm/transparent_hugepage/enabled
 echo 10 > /proc/sys/vm/nr_hugepages
 """
