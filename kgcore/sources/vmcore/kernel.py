@@ -67,8 +67,8 @@ class Kernel:
         """THREAD_SIZE: bytes of a kernel stack.
 
         The linker script gives the first task's stack just that size (INIT_TASK_DATA,
-        include/asm-generic/vmlinux.lds.h); the
-        symbols were renamed by 8f69cba096b5 "x86: Rename __{start,end}_init_task to __{start,end}_init_stack" (6.10).
+        include/asm-generic/vmlinux.lds.h); the symbols were renamed by
+        8f69cba096b5 "x86: Rename __{start,end}_init_task to __{start,end}_init_stack" (6.10).
         """
         for name in ("init_stack", "init_task"):
             start, end = self.target.symbol_address(f"__start_{name}"), self.target.symbol_address(f"__end_{name}")

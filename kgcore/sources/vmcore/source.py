@@ -231,11 +231,12 @@ class _Reader:
         """The start of the argument area, as fill_psinfo() reads it (fs/binfmt_elf.c)."""
         start = mm.arg_start.value_()
         size = min(mm.arg_end.value_() - start & (1 << 64) - 1, _PSARGS)
+        memory = VmcoreMemory(self._kernel, mm)
         data: bytes | None = b""
         for vma in mappings:
             if data is not None and vma.start < start + size and start < vma.end:
                 inside = min(start + size, vma.end) - max(start, vma.start)
-                part = peek(VmcoreMemory(self._kernel, mm), vma, max(start, vma.start), inside)
+                part = peek(memory, vma, max(start, vma.start), inside)
                 data = None if part is None else data + part
         if data is None or len(data) < size:
             self._warnings.append("the command line is not in the dump")
