@@ -3,15 +3,26 @@
 
 import os
 import random
+import re
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from kgcore.errors import TargetError
-from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, FrameRun, FrameState, everything, open_dump, parse_notes
+from kgcore.errors import BrokenDump, TargetError
+from kgcore.sources.vmcore.dumpfile import (
+    DumpFile,
+    DumpNote,
+    FrameRun,
+    FrameState,
+    KdumpDump,
+    everything,
+    open_dump,
+    parse_notes,
+)
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
 from kgcore.sources.vmcore.dumpfile.frames import RunList, merged
 
@@ -243,6 +254,22 @@ class TestKdump:
 
     def test_qemu_leaves_names_empty(self, tmp_path: Path) -> None:
         assert opened(tmp_path, kdump([1], [1], release=b"")).needs_platform
+
+    @pytest.mark.parametrize(
+        ("status", "said"),
+        [(0, ""), (1, ""), (2, ""), (4, "the Python package cramjam is needed"), (3, "'zlib\\+lzo'")],
+    )
+    def test_compression_without_libraries(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, said: str
+    ) -> None:
+        for module in ("cramjam", "lzallright"):
+            monkeypatch.setitem(sys.modules, module, None)
+        dump = opened(tmp_path, kdump([1], [1], status=status))
+        assert isinstance(dump, KdumpDump)
+        assert re.search(said, dump.cannot_read)
+        assert bool(dump.cannot_read) == bool(said)
+        with pytest.raises(BrokenDump, match=said or None):
+            dump.page(1)
 
     def test_old_versions_have_less(self, tmp_path: Path) -> None:
         assert opened(tmp_path, kdump([1], [1], version=3)).notes == ()

@@ -48,7 +48,7 @@ def segments(dump: DumpFile) -> tuple[Segment, ...] | None:
         return tuple(Segment(part.address, part.size, partial(_read_linear, dump, part)) for part in dump.extents)
     if isinstance(dump, SplitSet):
         return tuple(_split_segments(dump))
-    if isinstance(dump, KdumpDump) and (dump.missing_bytes or dump.flattened) and dump.can_read():
+    if isinstance(dump, KdumpDump) and (dump.missing_bytes or dump.flattened) and not dump.cannot_read:
         return (Segment(0, dump.last_frame << PAGE_SHIFT, partial(_read_kdump, dump)),)
     return None
 

@@ -15,7 +15,6 @@ from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore import fixedmaps, kallsyms, program, symbols, vmcoreinfo
 from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
-from kgcore.sources.vmcore.dumpfile.codecs import LIBRARIES
 from kgcore.sources.vmcore.qemu import PausedGuest
 from kgcore.text import human_size
 
@@ -64,6 +63,7 @@ class Target:
     :ivar vmcoreinfo: the kernel's VMCOREINFO.
     :ivar live: it is a running kernel, or a guest that was running a moment ago.
     :ivar messages: what the user should know of the dump before trusting what comes out of it.
+    :ivar debug_files: what the user named as files with debug information; drgn may have left some of them aside.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Target:
         self.symbols_from = symbols_from
         self.messages = messages
         self._btf_file = btf_file
+        self.debug_files: tuple[str, ...] = ()
         self.live = ProgramFlags.IS_LIVE in prog.flags or isinstance(dump, PausedGuest)
         self.frames: Frames = dump.frames if dump else everything()
         self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
@@ -252,7 +253,9 @@ def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) 
     dwarf_files = [file for file in options.symbols if file not in btf_files]
     if options.symbols_from == "dwarf" or (options.symbols_from == "auto" and not btf_files):
         if symbols.load_dwarf(prog, release, dwarf_files, options.debug_directories, options.kernel_directories):
-            return _finished(prog, dump, "dwarf")
+            target = _finished(prog, dump, "dwarf")
+            target.debug_files = tuple(dwarf_files)
+            return target
         if options.symbols_from == "dwarf":
             raise TargetError(
                 f"no debug information was found for kernel {release}",
@@ -313,9 +316,8 @@ def _messages(dump: DumpFile | None) -> tuple[str, ...]:
     if not dump.missing_bytes:
         return dump.notices
     cut = f"the dump is cut off: at least {human_size(dump.missing_bytes)} are missing at its end"
-    if isinstance(dump, KdumpDump) and not dump.can_read():
-        library = LIBRARIES.get(dump.compression, "for its compression")
-        cut += f" (more of it can be read with the Python package {library})"
+    if isinstance(dump, KdumpDump) and dump.cannot_read:
+        cut += f" (more of what is there could be read, but {dump.cannot_read})"
     return (cut, *dump.notices)
 
 

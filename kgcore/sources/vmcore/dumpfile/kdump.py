@@ -11,8 +11,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import BrokenDump, TargetError
+from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
-from kgcore.sources.vmcore.dumpfile.codecs import decompressor
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, merged
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
@@ -79,6 +79,7 @@ class KdumpDump:
     :ivar release: of the kernel; QEMU leaves it empty, and all of utsname but the machine.
     :ivar split: the frames [first, behind) that this file of a split set is for; None if it is the whole dump.
     :ivar last_frame: behind the last page frame of the machine.
+    :ivar cannot_read: why :meth:`page` does not work: the library for the compression is not there; empty if it does.
     :ivar missing_bytes: how much was cut off; if the page descriptors were, at least this much.
     :raises TargetError: its headers are damaged or cut off.
     """
@@ -114,7 +115,13 @@ class KdumpDump:
             raise TargetError("it is a kdump file with a damaged header: its block size is no page size")
         self._block = block
         self.compression = "+".join(name for bit, name in _COMPRESSIONS.items() if status & bit) or "none"
-        self._decompress = decompressor(self.compression)
+        self._decompress: Decompress | None = None
+        self.cannot_read = ""
+        if self.compression != "none":
+            try:
+                self._decompress = decompressor(self.compression)
+            except NoDecompressor as error:
+                self.cannot_read = str(error)
         sub = _SubHeader(*layout.sub_header.unpack(source.read(block, layout.sub_header.size)))
         sub = sub._replace(**{field: 0 for field, since in _SINCE.items() if version < since})
         self.notices = ((_OUT_OF_SPACE,) if status & _INCOMPLETE else ()) + ((self.PART,) if sub.split else ())
@@ -191,10 +198,6 @@ class KdumpDump:
                     yield FrameRun(frame, frame + 1, FrameState.STORED if there else FrameState.CUT_OFF)
             start = stop
 
-    def can_read(self) -> bool:
-        """Whether :meth:`page` works: the library for the compression is there."""
-        return self.compression == "none" or self._decompress is not None
-
     def page(self, frame: int) -> bytes:
         """The bytes of a page frame that is STORED.
 
@@ -210,7 +213,9 @@ class KdumpDump:
         if flags & _COMPRESSED and self._decompress is not None:
             return self._decompress(data, self._block)
         if flags & _COMPRESSED or size != self._block:
-            raise BrokenDump("a page of the dump is compressed in a way that its header does not name")
+            raise BrokenDump(
+                self.cannot_read or "a page of the dump is compressed in a way that its header does not name"
+            )
         return data
 
     def _rank(self, frame: int) -> int:
