@@ -12,16 +12,25 @@ from kgcore.sources.vmcore.btf import Btf, Kind
 
 @dataclass
 class Writer:
-    """Puts BTF together; every ``add`` returns the id of the type."""
+    """Puts BTF together; every ``add`` returns the id of the type.
+
+    :ivar strings_before: bytes of strings in what this continues.
+    """
 
     types: bytearray = field(default_factory=bytearray)
     strings: bytearray = field(default_factory=lambda: bytearray(b"\0"))
     count: int = 0
+    strings_before: int = 0
+
+    @classmethod
+    def splitting(cls, base: "Writer") -> "Writer":
+        """For split BTF, which continues the base as that is now."""
+        return cls(strings=bytearray(), count=base.count, strings_before=len(base.strings))
 
     def text(self, name: str) -> int:
         if not name:
             return 0
-        at = len(self.strings)
+        at = self.strings_before + len(self.strings)
         self.strings += name.encode() + b"\0"
         return at
 
@@ -136,3 +145,80 @@ def test_every_cut_is_told(cut: int) -> None:
     writer.add(Kind.STRUCT, "s", 8, vlen=1, rest=bytes(12))
     with pytest.raises(BrokenDump):
         Btf(writer.data()[:-1][:cut])
+
+
+def test_more_members_than_16_bits_count() -> None:
+    """As include/uapi/linux/btf.h of 7.2 has it."""
+    writer = Writer()
+    many = writer.add(Kind.ENUM, "many", 4, vlen=70_000, rest=bytes(8 * 70_000))
+    writer.add(Kind.TYPEDEF, "t", many)
+    btf = Btf(writer.data())
+    assert btf.record(many).vlen == 70_000
+    assert btf.find("t", Kind.TYPEDEF) == many + 1
+
+
+class TestSplit:
+    """BTF of a module, which continues the kernel's."""
+
+    def test_types_of_both(self) -> None:
+        base = Writer()
+        number = base.add(Kind.INT, "int", 4, rest=struct.pack("<I", 1 << 24 | 32))
+        shared = base.text("shared")
+        module = Writer.splitting(base)
+        first = module.add(Kind.TYPEDEF, "first", number)  # its name stands at the very start of the module's strings
+        rest = struct.pack("<III", shared, first, 0)
+        own = module.add(Kind.STRUCT, "own", 4, vlen=1, rest=rest)
+        kernel = Btf(base.data())
+        btf = Btf(module.data(), kernel)
+        assert (btf.first, len(btf), btf.string_length) == (first, own + 1, len(base.strings) + len(module.strings))
+        assert (kernel.first, len(kernel), kernel.string_length) == (1, number + 1, len(base.strings))
+        assert btf.find("int", Kind.INT) == number
+        assert btf.find("first", Kind.TYPEDEF) == first == number + 1
+        assert btf.find("own", Kind.STRUCT) == own
+        assert kernel.find("own", Kind.STRUCT) is None
+        assert [
+            (btf.name(name), *others) for name, *others in btf.elements(btf.record(own), struct.Struct("<III"))
+        ] == [("shared", first, 0)]
+        assert btf.word(btf.record(number)) == 1 << 24 | 32
+        assert btf.record(first).size_or_type == number
+        with pytest.raises(BrokenDump, match=f"type {own + 1}"):
+            btf.record(own + 1)
+
+    def test_own_names_go_first(self) -> None:
+        base = Writer()
+        theirs = base.add(Kind.STRUCT, "same", 4)
+        enum(base, "colour", {"RED": 1, "BLUE": 2})
+        module = Writer.splitting(base)
+        own = module.add(Kind.STRUCT, "same", 8)
+        enum(module, "colour", {"RED": 3})
+        kernel = Btf(base.data())
+        btf = Btf(module.data(), kernel)
+        assert btf.find("same", Kind.STRUCT) == own
+        assert kernel.find("same", Kind.STRUCT) == theirs
+        found = [btf.find_enumerator(name) for name in ("RED", "BLUE", "GREEN")]
+        assert found == [(own + 1, 3), (theirs + 1, 2), None]
+
+    def test_own_type_of_a_name_that_the_kernel_has(self) -> None:
+        """The name then stands in the kernel's strings alone."""
+        base = Writer()
+        base.add(Kind.TYPEDEF, "same", 0)
+        module = Writer.splitting(base)
+        module.types += struct.pack("<III", 1, Kind.UNION << 24, 4)
+        assert Btf(module.data(), Btf(base.data())).find("same", Kind.UNION) == 2
+
+    @pytest.mark.parametrize(("flag", "value"), [(False, 0xFFFFFFFF), (True, -1)])
+    def test_sign_of_enums_is_told_as_in_the_kernel(self, *, flag: bool, value: int) -> None:
+        base = Writer()
+        base.add(Kind.ENUM64, "marks the new format", 8)
+        module = Writer.splitting(base)
+        number = enum(module, "e", {"E": -1}, flag=flag)
+        assert Btf(module.data(), Btf(base.data())).find_enumerator("E") == (number, value)
+
+    @pytest.mark.parametrize("cut", range(0, 50, 3))
+    def test_every_cut_is_told(self, cut: int) -> None:
+        base = Writer()
+        base.add(Kind.TYPEDEF, "t", 0)
+        module = Writer.splitting(base)
+        module.add(Kind.STRUCT, "s", 8, vlen=1, rest=bytes(12))
+        with pytest.raises(BrokenDump):
+            Btf(module.data()[:-1][:cut], Btf(base.data()))

@@ -4,6 +4,9 @@
 BTF ("BPF Type Format"; Documentation/bpf/btf.rst, include/uapi/linux/btf.h) is a header, an array of type records of
 varying length, numbered from 1, and a table of strings. One pass finds where each record starts and what it is called;
 :mod:`kgcore.sources.vmcore.btf_types` looks at a record only when somebody asks for that type.
+
+A module (CONFIG_DEBUG_INFO_BTF_MODULES, Linux 5.11) has *split* BTF: only what the kernel's own, its base, lacks. Its
+types are numbered on from the base's last, its strings stand behind the base's, and it refers to those of either.
 """
 
 from array import array
@@ -41,6 +44,8 @@ _EACH = (0, 0, 0, 0, 12, 12, 8, 0, 0, 0, 0, 0, 0, 8, 0, 12, 0, 0, 0, 12)
 class Record(NamedTuple):
     """A ``struct btf_type``.
 
+    Up to 6.12 at least, ``vlen`` has 16 bits, the kind 5, and all bits between are zero; in 7.2 they have 24 and 7.
+
     :ivar offset: of what follows the record, in the BTF data.
     :ivar vlen: how many members, enumerators or parameters follow.
     :ivar flag: ``kind_flag``.
@@ -59,37 +64,48 @@ class Btf:
     """The types of a kernel by number and by name.
 
     :param data: from ``__start_BTF`` to ``__stop_BTF``, or a file that ``pahole --btf_encode_detached`` wrote.
+    :param base: what split BTF continues. This is then one BTF of both, where the names of ``data`` come first.
+    :ivar data: as given.
+    :ivar first: the id of the first type in ``data``.
+    :ivar string_length: of the base's strings and those in ``data``.
     :raises BrokenDump: it is not BTF, or is damaged; so do all methods.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, base: "Btf | None" = None) -> None:
         if len(data) < _HEADER.size or not data.startswith(MAGIC):
             raise BrokenDump("the kernel's type information (BTF) does not start with a BTF header")
         _, _, _, header, type_offset, type_length, string_offset, string_length = _HEADER.unpack_from(data)
         if header + max(type_offset + type_length, string_offset + string_length) > len(data):
             raise BrokenDump("the kernel's type information (BTF) is cut off")
-        self._data = data
-        self._strings = data[header + string_offset : header + string_offset + string_length]
-        self._offsets = array("I", (0,))  # of the record, by type id; id 0 is void
+        self.data = data
+        self._base = base
+        self._all: bytes = base._all + data if base else data
+        strings = data[header + string_offset : header + string_offset + string_length]
+        self._strings: bytes = base._strings + strings if base else strings
+        # Of the record, by type id; id 0 is void.
+        self._offsets: array[int] = base._offsets[:] if base else array("I", (0,))
         self._ids: dict[int, int] = {}  # name offset << 5 | kind -> the first type so called
         self._enums: list[int] = []
-        self._scan(header + type_offset, header + type_offset + type_length)
+        self.first = len(self._offsets)
+        self.string_length = len(self._strings)
+        start = len(self._all) - len(data) + header + type_offset
+        self._scan(start, start + type_length)
 
     def _scan(self, offset: int, end: int) -> None:
         """Find all records. This loop runs 100 000 times: nothing is in it that could be done later."""
-        data, offsets, first = self._data, self._offsets, self._ids.setdefault
+        data, offsets, first = self._all, self._offsets, self._ids.setdefault
         unpack = _RECORD.unpack_from
-        number = 1
+        number = self.first
         try:
             while offset < end:
                 name, info, _ = unpack(data, offset)
-                kind = info >> 24 & 31
+                kind = info >> 24 & 127
                 offsets.append(offset)
                 if name:
                     first(name << 5 | kind, number)
                 if kind == 6 or kind == 19:  # Kind.ENUM, Kind.ENUM64; looking those up takes as long as all the rest
                     self._enums.append(number)
-                offset += 12 + _FIXED[kind] + _EACH[kind] * (info & 0xFFFF)
+                offset += 12 + _FIXED[kind] + _EACH[kind] * (info & 0xFF_FFFF)
                 number += 1
         except IndexError:
             raise BrokenDump(f"the kernel's type information (BTF) has a type of unknown kind {kind}") from None
@@ -107,16 +123,16 @@ class Btf:
         if not 0 < number < len(self._offsets):
             raise BrokenDump(f"the kernel's type information (BTF) refers to type {number}, which it does not have")
         offset = self._offsets[number]
-        name, info, size_or_type = _RECORD.unpack_from(self._data, offset)
-        return Record(offset + _RECORD.size, name, info >> 24 & 31, info & 0xFFFF, bool(info >> 31), size_or_type)
+        name, info, size_or_type = _RECORD.unpack_from(self._all, offset)
+        return Record(offset + _RECORD.size, name, info >> 24 & 127, info & 0xFF_FFFF, bool(info >> 31), size_or_type)
 
     def elements(self, record: Record, layout: Struct) -> Iterator[tuple[int, ...]]:
         """The members, enumerators or parameters that follow a record."""
-        return layout.iter_unpack(self._data[record.offset : record.offset + layout.size * record.vlen])
+        return layout.iter_unpack(self._all[record.offset : record.offset + layout.size * record.vlen])
 
     def word(self, record: Record, index: int = 0) -> int:
         """One of the 32-bit words that follow a record."""
-        value: int = _WORD.unpack_from(self._data, record.offset + _WORD.size * index)[0]
+        value: int = _WORD.unpack_from(self._all, record.offset + _WORD.size * index)[0]
         return value
 
     def name(self, offset: int) -> str:
@@ -127,11 +143,13 @@ class Btf:
     def find(self, name: str, kind: int) -> int | None:
         """The id of the first type (variable, function) of that name and kind."""
         found = (self._ids.get(offset << 5 | kind) for offset in self._name_offsets(name))
-        return next((number for number in found if number is not None), None)
+        number = next((number for number in found if number is not None), None)
+        return self._base.find(name, kind) if number is None and self._base else number
 
     def find_enumerator(self, name: str) -> tuple[int, int] | None:
         """A constant of any enum: the id of the enum and the value."""
-        return next((self._enumerators[at] for at in self._name_offsets(name) if at in self._enumerators), None)
+        found = next((self._enumerators[at] for at in self._name_offsets(name) if at in self._enumerators), None)
+        return self._base.find_enumerator(name) if found is None and self._base else found
 
     def enumerators(self, record: Record) -> Iterator[tuple[int, int]]:
         """The constants of an enum: offset of the name, value."""
@@ -156,6 +174,8 @@ class Btf:
 
     @cached_property
     def _enums_have_flags(self) -> bool:
+        if self._base and self._base._enums_have_flags:
+            return True
         return any(record.flag or record.kind == Kind.ENUM64 for record in map(self.record, self._enums))
 
     @cached_property

@@ -36,6 +36,7 @@ _FINDABLE = (
 )
 _INT_SIZES = (1, 2, 4, 8, 16)
 _ENUM_INTS = {1: "char", 2: "short", 4: "int", 8: "long"}
+_CACHE_KEY = "kgcore_btf_types"
 _MAX_DEPTH = 64  # types that must be made to make one; C's declarators stay far below
 
 
@@ -43,14 +44,26 @@ class TypeFinder:
     """A type finder for :meth:`drgn.Program.register_type_finder`, and the types of variables and constants.
 
     All methods raise :class:`kgcore.errors.BrokenDump` where the BTF contradicts itself.
+
+    :param base: the finder of what ``btf`` continues, if that is a module's; it makes the types that both share.
+    :ivar btf: as given.
     """
 
-    def __init__(self, prog: Program, btf: Btf) -> None:
+    def __init__(self, prog: Program, btf: Btf, base: "TypeFinder | None" = None) -> None:
         self._prog = prog
-        self._btf = btf
+        self.btf = btf
+        self._base = base
         self._types: dict[int, Type] = {}
         self._named: dict[tuple[str, int], Type | None] = {}
         self._depth = 0
+        if base is None:
+            prog.cache.setdefault(_CACHE_KEY, self)
+
+    @staticmethod
+    def of(prog: Program) -> "TypeFinder | None":
+        """The kernel's, if one was made for that Program."""
+        found: TypeFinder | None = prog.cache.get(_CACHE_KEY)
+        return found
 
     def __call__(self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None) -> Type | None:
         if filename:  # where a type was defined is not in BTF
@@ -67,19 +80,21 @@ class TypeFinder:
         """
         key = name, kind
         if key not in self._named:
-            number = self._btf.find(name, kind)
+            number = self.btf.find(name, kind)
             self._named[key] = None if number is None else self.type(number)
         return self._named[key]
 
     def constant(self, name: str) -> Object | None:
         """An enumerator of any enum."""
-        if (found := self._btf.find_enumerator(name)) is None:
+        if (found := self.btf.find_enumerator(name)) is None:
             return None
         number, value = found
         return Object(self._prog, self.type(number), value)
 
     def type(self, number: int) -> Type:
         """The type with that BTF id."""
+        if self._base and number < self.btf.first:
+            return self._base.type(number)
         if (known := self._types.get(number)) is not None:
             return known
         if self._depth == _MAX_DEPTH:
@@ -94,7 +109,7 @@ class TypeFinder:
         return made
 
     def _make(self, number: int) -> Type:
-        prog, btf = self._prog, self._btf
+        prog, btf = self._prog, self.btf
         if number == 0:
             return prog.void_type()
         record = btf.record(number)
@@ -132,12 +147,12 @@ class TypeFinder:
 
     def _members(self, record: Record) -> list[TypeMember]:
         members = []
-        for name_offset, number, offset in self._btf.elements(record, _MEMBER):
+        for name_offset, number, offset in self.btf.elements(record, _MEMBER):
             bits = offset >> 24 if record.flag else 0
             members.append(
                 TypeMember(
                     self._bit_field(number, bits) if bits else self._later(number),
-                    self._btf.name(name_offset) or None,
+                    self.btf.name(name_offset) or None,
                     offset & 0xFF_FFFF if record.flag else offset,
                 )
             )
@@ -157,7 +172,7 @@ class TypeFinder:
     def _int(self, record: Record, name: str) -> Type:
         if record.size_or_type not in _INT_SIZES:
             raise BrokenDump(f"the kernel's type information (BTF) has an integer of {record.size_or_type} bytes")
-        encoding = self._btf.word(record) >> 24 & 15
+        encoding = self.btf.word(record) >> 24 & 15
         if encoding & _INT_BOOL:
             return self._prog.bool_type(name, record.size_or_type)
         return self._prog.int_type(name, record.size_or_type, bool(encoding & _INT_SIGNED))
@@ -165,22 +180,22 @@ class TypeFinder:
     def _enum(self, record: Record, name: str) -> Type:
         if not record.vlen:  # only declared, never defined
             return self._prog.enum_type(name or None)
-        signed = self._btf.is_signed(record)
+        signed = self.btf.is_signed(record)
         integer = _ENUM_INTS.get(record.size_or_type)
         if integer is None:
             raise BrokenDump(f"the kernel's type information (BTF) has an enum of {record.size_or_type} bytes")
         return self._prog.enum_type(
             name or None,
             self._prog.int_type(integer if signed else f"unsigned {integer}", record.size_or_type, signed),
-            [TypeEnumerator(self._btf.name(at), value) for at, value in self._btf.enumerators(record)],
+            [TypeEnumerator(self.btf.name(at), value) for at, value in self.btf.enumerators(record)],
         )
 
     def _function(self, record: Record) -> Type:
-        parameters = list(self._btf.elements(record, _PARAM))
+        parameters = list(self.btf.elements(record, _PARAM))
         if variadic := bool(parameters) and parameters[-1] == (0, 0):
             parameters.pop()
         return self._prog.function_type(
             self.type(record.size_or_type),
-            [TypeParameter(self._later(number), self._btf.name(at) or None) for at, number in parameters],
+            [TypeParameter(self._later(number), self.btf.name(at) or None) for at, number in parameters],
             variadic,
         )

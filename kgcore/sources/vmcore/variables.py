@@ -118,7 +118,7 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
         "_totalram_pages": "atomic_long_t",
         "total_swap_pages": "long",
         "nr_swap_pages": "atomic_long_t",
-        "zswap_trees": "struct xarray *[] | struct zswap_tree *[]",
+        "zswap_trees": "struct zswap_tree *[] | struct xarray *[]",  # the older one first: xarrays are older still
         "nr_zswap_trees": "unsigned int []",
     }
 )
