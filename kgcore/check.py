@@ -9,8 +9,10 @@ import json
 import os
 import struct
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple
 
 from elftools.elf.elffile import ELFFile
@@ -34,6 +36,7 @@ _SIZES = {
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE, _SIGINFO = 1, 2, 3, 6, 0x46494C45, 0x53494749
 _SHARED_ORDER = (_PRPSINFO, _SIGINFO, _AUXV, _FILE)
 _AT_PHDR = 3
+_ADDRESSES = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class Verdict:
     :ivar problems: why it is not ok, as sentences.
     :ivar lacks: why it is not complete, as sentences.
     :ivar facts: what was found: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
-        ``notes``, ``files``, ``kgcore`` (the KGCORE note). What could not be read is not there.
+        ``notes``, ``files``, ``kgcore`` (the KGCORE note), ``recovered`` (bytes by where they were found, if the note
+        has an account of them). What could not be read is not there.
     """
 
     path: str
@@ -81,6 +85,9 @@ class Verdict:
                 f"{facts['machine']}, {len(facts['threads'])} threads, {facts['segments']} segments, "
                 f"{human_size(facts['data'])} of memory, {facts.get('files', 0)} mapped files"
             )
+        if facts.get("recovered"):
+            found = ", ".join(f"{human_size(size)} {printable(where)}" for where, size in facts["recovered"].items())
+            lines.append(f"recovered: {found}")
         for title, texts in (("problem", self.problems), ("lacks", self.lacks)):
             lines += (f"{title}: {printable(text)}" for text in texts[:limit])
             if len(texts) > limit:
@@ -117,6 +124,35 @@ class _Note(NamedTuple):
     owner: str
     type: int
     desc: bytes
+
+
+class _Account(NamedTuple):
+    """What the KGCORE note says became of a mapping's bytes, or of all of them."""
+
+    parts: dict[str, int]  # "zero", "missing.swapped"; all of them add up
+    missing: dict[str, int]
+    recovered: dict[str, int]
+
+    @classmethod
+    def read(cls, content: Any) -> "_Account":
+        """:raises ValueError, TypeError, AttributeError: it is none."""
+        parts: dict[str, int] = {}
+        for key, value in content.items():
+            sizes = {f"{key}.{name}": size for name, size in value.items()} if isinstance(value, dict) else {key: value}
+            for name, size in sizes.items():
+                if type(size) is not int or not 0 <= size <= _ADDRESSES:
+                    raise ValueError(f"{name} in an account is {size!r}")
+            parts |= sizes
+        return cls(parts, dict(content.get("missing", {})), dict(content.get("recovered", {})))
+
+
+class _Mapping(NamedTuple):
+    """A row of ``vmas`` in the KGCORE note, with its account."""
+
+    start: int
+    end: int
+    kept: int
+    account: _Account
 
 
 class _Stop(Exception):
@@ -328,12 +364,11 @@ class _Checker:
             if content["format"] != _KGCORE_FORMAT:
                 self.problem(f"the KGCORE note has format {content['format']!r}; this kgcore knows {_KGCORE_FORMAT}")
                 return
-            missing = [
-                (int(start, 16), int(end, 16), str(why), str(detail)) for start, end, why, detail in content["missing"]
-            ]
+            missing = [(*_span(start, end), str(why), str(detail)) for start, end, why, detail in content["missing"]]
             omitted = content["missing_policy"] == "omit"
             self.kgcore_threads = len(content["threads"])
             warnings = [str(text) for text in content["warnings"]]
+            mappings, account = _accounts(content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self.problem(f"the KGCORE note cannot be read: {type(error).__name__}: {error}")
             return
@@ -348,6 +383,45 @@ class _Checker:
             if omitted and _overlaps(in_file, start, end):
                 self.problem(f"{start:#x}-{end:#x} is said to be missing, and yet a segment has it")
         self.lacks += warnings
+        if account is not None:
+            self.facts["recovered"] = account.recovered
+            self.check_accounts(mappings, account, omitted)
+            self.check_missing(mappings, [(start, end, why) for start, end, why, _ in missing])
+
+    def check_accounts(self, mappings: list[_Mapping], whole: _Account, omitted: bool) -> None:
+        """Does the note's account add up, and do the headers say the same?"""
+        sums: Counter[str] = Counter()
+        in_file = _Spans(_merged((load.start, load.start + load.filesz) for load in self.loads))
+        in_core = _Spans(_merged((load.start, load.end) for load in self.loads))
+        for start, end, kept, account in mappings:
+            where = f"{start:#x}-{end:#x}"
+            sums.update(account.parts)
+            total, missing = sum(account.parts.values()), sum(account.missing.values())
+            if total != end - start:
+                self.problem(f"the account of {where} adds up to {total} bytes, not to {end - start}")
+            if total - account.parts.get("filtered", 0) != kept:
+                self.problem(f"the account of {where} does not fit the {kept} bytes that were to be kept of it")
+            omitted_bytes = missing if omitted else 0
+            if (size := in_file.within(start, end)) != kept - omitted_bytes:
+                self.problem(f"{where} has {size} bytes in the file, and {kept - omitted_bytes} by its account")
+            if (size := in_core.within(start, end)) != end - start - omitted_bytes:
+                self.problem(f"{where} has {size} bytes in segments, and {end - start - omitted_bytes} by its account")
+        if +sums != +Counter(whole.parts):
+            self.problem("the account of the process is not the sum of those of its mappings")
+
+    def check_missing(self, mappings: list[_Mapping], missing: list[tuple[int, int, str]]) -> None:
+        """Do the missing ranges come to what the account says is missing?"""
+        rows = sorted(mappings, key=lambda row: row.start)
+        found: list[Counter[str]] = [Counter() for _ in rows]
+        for start, end, why in missing:
+            index = bisect_right(rows, start, key=lambda row: row.start) - 1
+            if index < 0 or not rows[index].start <= start < end <= rows[index].end:
+                self.problem(f"{start:#x}-{end:#x} is said to be missing, and lies in no mapping")
+            else:
+                found[index][why] += end - start
+        for row, sizes in zip(rows, found, strict=True):
+            if sizes != +Counter(row.account.missing):
+                self.problem(f"what is missing of {row.start:#x}-{row.end:#x} is not what its account says")
 
     def words(self, data: bytes) -> tuple[int, ...]:
         return struct.unpack_from(f"<{len(data) // self.word}{'Q' if self.word == 8 else 'I'}", data)
@@ -362,6 +436,48 @@ class _Checker:
             self.known = _merged([*((load.start, load.end) for load in self.loads), *self.missing])
         index = bisect_right(self.known, start, key=lambda span: span[0]) - 1
         return index >= 0 and end <= self.known[index][1]
+
+
+def _accounts(content: Any) -> tuple[list[_Mapping], _Account | None]:
+    """The accounts in a KGCORE note, which the first ones had not.
+
+    :raises ValueError, TypeError, KeyError, AttributeError: they cannot be read.
+    """
+    if "accounts" not in content:
+        return [], None
+    mappings = [
+        _Mapping(*_span(start, end), kept, _Account.read(account))
+        for (start, end, _, _, kept), account in zip(content["vmas"], content["accounts"], strict=True)
+    ]
+    if not all(type(mapping.kept) is int for mapping in mappings):
+        raise TypeError("the bytes kept of a mapping are no number")
+    return mappings, _Account.read(content["account"])
+
+
+def _span(start: str, end: str) -> tuple[int, int]:
+    low, high = int(start, 16), int(end, 16)
+    if not 0 <= low < high <= _ADDRESSES:
+        raise ValueError(f"{plain(start)}-{plain(end)} is no range of addresses")
+    return low, high
+
+
+class _Spans:
+    """Disjoint, ascending ranges."""
+
+    def __init__(self, spans: list[tuple[int, int]]) -> None:
+        self.spans = spans
+        self.before = [0, *accumulate(end - start for start, end in spans)]
+
+    def within(self, start: int, end: int) -> int:
+        """How many of their bytes lie in a range."""
+        return self._below(end) - self._below(start)
+
+    def _below(self, address: int) -> int:
+        index = bisect_right(self.spans, address, key=lambda span: span[0]) - 1
+        if index < 0:
+            return 0
+        start, end = self.spans[index]
+        return self.before[index] + min(address, end) - start
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -11,19 +11,38 @@ __all__ = ("Memory", "Piece", "Provenance", "Run", "peek")
 
 
 class Provenance(Enum):
-    """What is known of a range of memory. The values stand in reports and in the vendor note: do not change them."""
+    """What is known of a range of memory. The values stand in reports and in the vendor note: do not change them.
 
-    PRESENT = "present"  # the bytes are in the dump
+    :ivar stored: there are bytes to be written.
+    :ivar recovered: they come from elsewhere than the process's page tables.
+    :ivar missing: the process had bytes here that cannot be given.
+    """
+
+    stored: bool
+    recovered: bool
+    missing: bool
+
+    PRESENT = "present"  # the process's page table points to it
+    # Recovered: the process would have had to fault it in
+    PAGE_CACHE = "page-cache"  # a page of a file, of shared memory or of the vdso
+    SWAP_CACHE = "swap-cache"  # swapped out, and still or again in memory
+    ZSWAP = "zswap"  # compressed by zswap
+    ZRAM = "zram"  # compressed by a zram device that is swapped to
+    SWAP_IMAGE = "swap-image"  # from the copy of a swap space that the user gave
+    ROOT = "root"  # from a file of the user's that is proven to be the one that was mapped
+    # Nothing to be written
     ZERO = "zero"  # certainly zeros, or what the kernel's own core has as a hole
-    SWAPPED = "swapped"  # in swap space
-    FILE = "file"  # a page of a file or of shared memory that no page table points to
+    # Missing
+    SWAPPED = "swapped"  # in a swap space that is not in memory
+    FILE = "file"  # a page of a file that was not in memory
     EXCLUDED = "excluded"  # left out when the dump was made (makedumpfile), or beyond the end of a cut-off dump
     UNREADABLE = "unreadable"  # the dump promises it and yet it cannot be read; or its page table is damaged
 
-    @property
-    def missing(self) -> bool:
-        """Whether the process had bytes here that cannot be given."""
-        return self not in (Provenance.PRESENT, Provenance.ZERO)
+    def __init__(self, value: str) -> None:
+        # Attributes, not properties that look into a set: they are asked for every run.
+        self.missing = value in ("swapped", "file", "excluded", "unreadable")
+        self.stored = not self.missing and value != "zero"
+        self.recovered = self.stored and value != "present"
 
 
 class Run(NamedTuple):
@@ -31,7 +50,7 @@ class Run(NamedTuple):
 
     :ivar address: user virtual address, a multiple of the page size.
     :ivar length: bytes, a multiple of the page size, > 0.
-    :ivar detail: a few words more on a missing range (``swap 0``), else "".
+    :ivar detail: a few words more on a missing range (``on /dev/sda2, slots 12-19``), else "".
     """
 
     address: int
@@ -45,7 +64,7 @@ class Run(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A run together with its bytes; ``data`` is empty unless the provenance is PRESENT, then ``run.length`` long."""
+    """A run together with its bytes: ``run.length`` of them if the provenance is ``stored``, else none."""
 
     run: Run
     data: bytes | memoryview
@@ -67,7 +86,7 @@ class Memory(Protocol):
         """The bytes of a range, in pieces of bounded size (a few MiB of data; longer where there is none).
 
         Never raises for memory that cannot be read: such a piece says UNREADABLE, even where :meth:`runs` had
-        said PRESENT.
+        promised bytes.
         """
 
 
@@ -83,5 +102,5 @@ def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:
     for run, piece in memory.read(vma, start, end):
         if run.provenance.missing:
             return None
-        data += piece if run.provenance is Provenance.PRESENT else bytes(run.length)
+        data += piece if run.provenance.stored else bytes(run.length)
     return bytes(data[address - start :][:size])

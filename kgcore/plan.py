@@ -37,11 +37,12 @@ the KGCORE note, its header last  all skip it: threads, frames and mappings are 
 ================================  ===========================================================================
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
+from kgcore.account import Account, Gaps, left_out
 from kgcore.arch import ARCHES, Arch
 from kgcore.elf import (
     PF_R,
@@ -89,12 +90,12 @@ class Segment(NamedTuple):
 class VmaPlan(NamedTuple):
     """What becomes of a mapping.
 
-    :ivar zero: bytes of the kept part that are certainly zeros.
-    :ivar missing: ranges of the kept part that are not to be had.
+    :ivar account: of all its bytes.
+    :ivar missing: ranges of the kept part that are not to be had; neighbours have different reasons.
     """
 
     keep: Keep
-    zero: int
+    account: Account
     missing: tuple[Run, ...]
 
 
@@ -130,11 +131,13 @@ def make_plan(
     *,
     missing: MissingPolicy = "omit",
     source: Mapping[str, str] | None = None,
+    note: bool = True,
 ) -> CorePlan:
     """Plan a core.
 
     :param missing: what to do with memory that is not to be had.
-    :param source: where the process comes from, for the KGCORE note; None: write no such note.
+    :param source: where the process comes from (:meth:`kgcore.sources.base.Source.describe`); None: nobody knows.
+    :param note: write the KGCORE note, if it is known where the process comes from.
     :raises KgcoreError: kgcore does not know the architecture, or the core is larger than its ELF class allows.
     """
     arch = ARCHES.get(image.arch)
@@ -147,20 +150,22 @@ def make_plan(
     look = partial(peek, memory)
     vmas = tuple(_plan_vma(vma, keep(vma, look), memory) for vma in image.vmas)
     remarks_ = tuple(remarks(image, arch))
+    warnings = (*image.warnings, *_why_excluded(vmas, source or {}))
 
     notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
     vendor = b""
-    if source is not None:
-        note = vendor_note(
-            image,
-            source,
-            keep.describe(),
-            missing,
-            (plan.keep for plan in vmas),
-            (run for plan in vmas for run in plan.missing),
-            (f"thread {tid}: {text}" for tid, text in remarks_),
+    if source is not None and note:
+        vendor = note_bytes(
+            vendor_note(
+                image,
+                source,
+                keep.describe(),
+                missing,
+                [(plan.keep, plan.account) for plan in vmas],
+                (run for plan in vmas for run in plan.missing),
+                (*warnings, *(f"thread {tid}: {text}" for tid, text in remarks_)),
+            )
         )
-        vendor = note_bytes(note)
 
     parts = [
         (index, part)
@@ -204,26 +209,36 @@ def make_plan(
         size,
         vmas,
         remarks_,
-        image.warnings,
+        warnings,
     )
 
 
 def _plan_vma(vma: Vma, keep: Keep, memory: Memory) -> VmaPlan:
-    zero = 0
-    missing = []
+    parts: dict[Provenance, int] = {}
+    gaps = Gaps()
     if keep.length:
         at = vma.start
         for run in memory.runs(vma, vma.start, vma.start + keep.length):
             if run.address != at or run.length <= 0:
                 raise ValueError(f"memory runs are not adjacent: {run} at {at:#x}")
             at = run.end
-            if run.provenance is Provenance.ZERO:
-                zero += run.length
-            elif run.provenance.missing:
-                missing.append(run)
+            parts[run.provenance] = parts.get(run.provenance, 0) + run.length
+            if run.provenance.missing:
+                gaps.add(run)
         if at != vma.start + keep.length:
             raise ValueError(f"memory runs end at {at:#x}, not at {vma.start + keep.length:#x}")
-    return VmaPlan(keep, zero, tuple(missing))
+    return VmaPlan(keep, Account(parts, vma.end - vma.start - keep.length), tuple(gaps.runs))
+
+
+def _why_excluded(vmas: Iterable[VmaPlan], source: Mapping[str, str]) -> Iterator[str]:
+    """What there is to be said once, if memory was left out when the dump was made."""
+    if any(Provenance.EXCLUDED in plan.account.parts for plan in vmas):
+        level = source.get("dump_level", "")
+        # Of a dump that was cut off and does not tell its level we cannot know who took the memory.
+        if level.isdecimal() or (source and "cut_off_bytes" not in source):
+            sentence = left_out(int(level) if level.isdecimal() else None)
+            if sentence:
+                yield sentence
 
 
 def _parts(vma: Vma, plan: VmaPlan, policy: MissingPolicy) -> Iterator[tuple[int, int, int]]:

@@ -151,12 +151,17 @@ _PLAN_COLUMNS = (
     Column("DECISION"),
     Column("IN CORE", number=True),
     Column("MISSING", number=True),
+    Column("RECOVERED", number=True),
+    Column("ZEROS", number=True),
     Column("NAME", wide=True),
 )
 
 
 def show_plan(plan: CorePlan, out: TextIO) -> None:
-    """Print what ``--dry-run`` shows: each mapping with the decision on it, then the totals. Sizes are bytes."""
+    """Print what ``--dry-run`` shows: each mapping with the decision on it, then the totals. Sizes are bytes.
+
+    What is recovered and what is zeros is part of what will be in the core; the filter leaves out what is in no column.
+    """
     report = make_report(plan)
     rows = (
         (
@@ -165,6 +170,8 @@ def show_plan(plan: CorePlan, out: TextIO) -> None:
             vma.reason,
             str(vma.data + vma.zero),
             str(vma.missing),
+            str(sum(vma.recovered.values())),
+            str(vma.zero),
             printable(vma.name),
         )
         for vma, flags in zip(report.vmas, (vma.flags for vma in plan.image.vmas), strict=True)

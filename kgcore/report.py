@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What became of a process: what its core holds, and what it lacks and why."""
+"""What became of a process: what its core holds, and what it lacks and why.
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+As JSON it is documented in docs/report.md and described by report.schema.json beside this file; both say what a reader
+may rely on. A key that is added here is added there.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kgcore import __version__
-from kgcore.memory import Run
+from kgcore.account import Account, Gaps
+from kgcore.memory import Provenance, Run
 from kgcore.model import Vma
 from kgcore.notes import Remark
 from kgcore.plan import CorePlan
 from kgcore.text import human_size, plain, printable
 
-__all__ = ("Gap", "Report", "VmaAccount", "make_report")
+__all__ = ("Gap", "Read", "Report", "VmaAccount", "make_report")
 
 REPORT_VERSION = 1
 
@@ -35,19 +40,55 @@ class Gap(NamedTuple):
 
 
 class VmaAccount(NamedTuple):
-    """A mapping's bytes by what became of them: data + zero + missing + filtered = end - start.
+    """What became of a mapping.
 
     :ivar reason: why it was kept or left out (:class:`kgcore.filters.base.Keep`).
+    :ivar account: of all its bytes.
     """
 
     start: int
     end: int
     name: bytes
     reason: str
-    data: int
-    zero: int
-    missing: int
-    filtered: int
+    account: Account
+
+    @property
+    def data(self) -> int:
+        """Bytes that were found."""
+        return self.account.data
+
+    @property
+    def recovered(self) -> dict[str, int]:
+        """Those of them that were found elsewhere than through the page tables, by where."""
+        return self.account.recovered
+
+    @property
+    def zero(self) -> int:
+        """Bytes that are certainly zeros."""
+        return self.account.zero
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are not to be had."""
+        return sum(self.account.missing.values())
+
+    @property
+    def filtered(self) -> int:
+        """Bytes that were not asked for."""
+        return self.account.filtered
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "start": self.start,
+            "end": self.end,
+            "name": plain(self.name),
+            "reason": self.reason,
+            "data": self.data,
+            "zero": self.zero,
+            "missing": self.missing,
+            "filtered": self.filtered,
+            "account": self.account.to_json(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +121,29 @@ class Report:
     warnings: tuple[str, ...] = ()
 
     @property
+    def account(self) -> Account:
+        """What became of all its memory."""
+        return Account.sum(vma.account for vma in self.vmas)
+
+    @property
     def data(self) -> int:
         """Bytes of memory that were found."""
-        return sum(vma.data for vma in self.vmas)
+        return self.account.data
+
+    @property
+    def recovered(self) -> dict[str, int]:
+        """Those of them that were found elsewhere than through the page tables, by where."""
+        return self.account.recovered
 
     @property
     def zero(self) -> int:
         """Bytes of memory that are certainly zeros."""
-        return sum(vma.zero for vma in self.vmas)
+        return self.account.zero
 
     @property
     def filtered(self) -> int:
         """Bytes of memory that were not asked for."""
-        return sum(vma.filtered for vma in self.vmas)
+        return self.account.filtered
 
     @property
     def missing_bytes(self) -> int:
@@ -110,6 +161,7 @@ class Report:
 
     def to_json(self) -> dict[str, object]:
         """For ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""
+        account = self.account
         return {
             "version": REPORT_VERSION,
             "kgcore": __version__,
@@ -119,10 +171,11 @@ class Report:
             "complete": self.complete,
             "size": self.size,
             "stored": self.stored,
-            "data": self.data,
-            "zero": self.zero,
-            "filtered": self.filtered,
+            "data": account.data,
+            "zero": account.zero,
+            "filtered": account.filtered,
             "missing_bytes": self.missing_bytes,
+            "account": account.to_json(),
             "missing_policy": self.policy,
             "missing": [
                 {
@@ -138,7 +191,7 @@ class Report:
             "threads": self.threads,
             "remarks": [{"tid": tid, "text": plain(text)} for tid, text in self.remarks],
             "warnings": [plain(text) for text in self.warnings],
-            "vmas": [{**vma._asdict(), "name": plain(vma.name)} for vma in self.vmas],
+            "vmas": [vma.to_json() for vma in self.vmas],
         }
 
     def lines(self, limit: int = 40) -> list[str]:
@@ -149,8 +202,7 @@ class Report:
         lines = [
             f"process {self.tgid} ({printable(self.comm)}), {_count(self.threads, 'thread')}: "
             f"core of {human_size(self.size)}",
-            f"memory: {human_size(self.data)} data, {human_size(self.zero)} zeros, "
-            f"{human_size(self.filtered)} left out by the filter, {human_size(self.missing_bytes)} missing",
+            f"memory: {self.account.words()}",
         ]
         if self.missing:
             effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
@@ -163,36 +215,43 @@ class Report:
         return lines
 
 
+@dataclass(slots=True)
+class Read:
+    """What came of reading a mapping, but for what was planned to be missing.
+
+    :ivar parts: bytes by provenance.
+    :ivar late: those of them that turned out to be missing.
+    """
+
+    parts: dict[Provenance, int] = field(default_factory=dict)
+    late: Gaps = field(default_factory=Gaps)
+
+    def add(self, run: Run) -> None:
+        self.parts[run.provenance] = self.parts.get(run.provenance, 0) + run.length
+        if run.provenance.missing:
+            self.late.add(run)
+
+
 def make_report(
-    plan: CorePlan, *, path: str | None = None, stored: int = 0, late: Iterable[tuple[int, Run]] = ()
+    plan: CorePlan, *, path: str | None = None, stored: int = 0, read: Mapping[int, Read] | None = None
 ) -> Report:
     """The account of a plan, or of the core that was written from it.
 
-    :param late: ranges that turned out to be missing while they were read, each with the index of its VMA.
+    :param read: by index of the VMA; one that is not in it was not read. None: nothing was read yet.
     """
-    late_runs: dict[int, list[Run]] = {}
-    for index, run in late:
-        late_runs.setdefault(index, []).append(run)
     accounts: list[VmaAccount] = []
     gaps: list[Gap] = []
     for index, (vma, planned) in enumerate(zip(plan.image.vmas, plan.vmas, strict=True)):
         name = _name(vma)
-        runs = [(run, False) for run in planned.missing] + [(run, True) for run in late_runs.get(index, ())]
-        runs.sort()
-        gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, is_late) for run, is_late in runs)
-        missing = sum(run.length for run, _ in runs)
-        accounts.append(
-            VmaAccount(
-                vma.start,
-                vma.end,
-                name,
-                planned.keep.reason,
-                data=planned.keep.length - planned.zero - missing,
-                zero=planned.zero,
-                missing=missing,
-                filtered=vma.end - vma.start - planned.keep.length,
-            )
-        )
+        runs = [(run, False) for run in planned.missing]
+        account = planned.account
+        if read is not None and index in read:
+            found = read[index]
+            runs = sorted([*runs, *((run, True) for run in found.late.runs)], key=lambda run: run[0].address)
+            lost = {provenance: size for provenance, size in account.parts.items() if provenance.missing}
+            account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
+        gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, late) for run, late in runs)
+        accounts.append(VmaAccount(vma.start, vma.end, name, planned.keep.reason, account))
     return Report(
         tgid=plan.image.tgid,
         comm=plan.image.psinfo.comm,

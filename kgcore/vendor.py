@@ -17,6 +17,11 @@ the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses 
 ``threads``        array of objects: ``tid``, ``registers`` (their source), ``unknown`` (names), ``fpu`` (``saved``,
                    ``stale``, ``none``), ``cpu`` (null: not running)
 ``vmas``           array of [start, end, vm_flags, decision, bytes kept]
+``accounts``       array, one per VMA in the same order: what became of its bytes, all parts adding up to end - start.
+                   Objects with ``present`` (the page tables point to them), ``recovered`` (object: where they were
+                   found instead, to bytes), ``zero`` (certainly zeros), ``filtered`` (not asked for), ``missing``
+                   (object: reason to bytes); what is 0 or empty is left out. Places: values of Provenance, too
+``account``        the sum of them, an object of the same kind
 ``warnings``       array of strings
 
 It is the same for the same dump and options: no time, no host, no output path. A read that fails after the headers
@@ -24,9 +29,10 @@ were written can only stand in the report.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from kgcore import __version__
+from kgcore.account import Account
 from kgcore.elf import Note
 from kgcore.filters.base import Keep
 from kgcore.memory import Run
@@ -45,14 +51,14 @@ def vendor_note(
     source: Mapping[str, str],
     filter_settings: Mapping[str, int | bool | str],
     policy: str,
-    keeps: Iterable[Keep],
+    decisions: Sequence[tuple[Keep, Account]],
     missing: Iterable[Run],
-    remarks: Iterable[str],
+    warnings: Iterable[str],
 ) -> Note:
     """Build the note.
 
-    :param keeps: one per VMA of the image.
-    :param remarks: further warnings.
+    :param decisions: one per VMA of the image.
+    :param warnings: the image's and all others.
     """
     content = {
         "format": FORMAT,
@@ -66,9 +72,11 @@ def vendor_note(
         "threads": [_thread(thread) for thread in image.threads],
         "vmas": [
             [hex(vma.start), hex(vma.end), hex(vma.flags), keep.reason, keep.length]
-            for vma, keep in zip(image.vmas, keeps, strict=True)
+            for vma, (keep, _) in zip(image.vmas, decisions, strict=True)
         ],
-        "warnings": [plain(text) for text in (*image.warnings, *remarks)],
+        "accounts": [account.compact() for _, account in decisions],
+        "account": Account.sum(account for _, account in decisions).compact(),
+        "warnings": [plain(text) for text in warnings],
     }
     return Note(OWNER, NT_KGCORE, json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii"))
 

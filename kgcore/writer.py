@@ -2,13 +2,14 @@
 """Carries out a plan: strictly forward, a piece of memory at a time."""
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from kgcore.memory import Memory, Provenance, Run
+from kgcore.memory import Memory, Run
 from kgcore.plan import CorePlan, Segment
-from kgcore.report import Report, make_report
+from kgcore.report import Read, Report, make_report
 from kgcore.sinks import Sink
 
 __all__ = ("Progress", "write_core")
@@ -29,7 +30,7 @@ def write_core(plan: CorePlan, memory: Memory, sink: Sink, progress: Progress | 
     """
     writer = _Writer(plan, memory, sink, progress)
     writer.run()
-    return make_report(plan, path=sink.path, stored=writer.stored, late=writer.late)
+    return make_report(plan, path=sink.path, stored=writer.stored, read=writer.read)
 
 
 class _Writer:
@@ -40,7 +41,7 @@ class _Writer:
         self.progress = progress
         self.done = 0
         self.stored = 0
-        self.late: list[tuple[int, Run]] = []
+        self.read: defaultdict[int, Read] = defaultdict(Read)
 
     def run(self) -> None:
         self.put(self.plan.head)
@@ -67,20 +68,21 @@ class _Writer:
     def copy(self, segment: Segment) -> None:
         vma = self.plan.image.vmas[segment.vma]
         planned = self.plan.vmas[segment.vma].missing
+        found = self.read[segment.vma]
         at, end = segment.address, segment.address + segment.filesz
         for run, data in self.memory.read(vma, at, end):
             # The plan is a promise: a piece out of place would move everything behind it.
             if run.address != at or not 0 < run.length <= end - at:
                 raise ValueError(f"memory piece out of place: {run}, expected at {at:#x}")
             at = run.end
-            if run.provenance is Provenance.PRESENT:
+            for part in _without(run, planned):
+                found.add(part)
+            if run.provenance.stored:
                 if len(data) != run.length:
                     raise ValueError(f"memory piece {run} comes with {len(data)} bytes")
                 self.put_sparsely(data)
                 continue
             self.skip(run.length)
-            if run.provenance.missing:
-                self.late += ((segment.vma, rest) for rest in _without(run, planned))
         if at != end:
             raise ValueError(f"memory pieces end at {at:#x}, not at {end:#x}")
 

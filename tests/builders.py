@@ -27,7 +27,7 @@ from kgcore.model import (
     Vma,
     XsaveLayout,
 )
-from kgcore.sources.base import TaskRef
+from kgcore.sources.base import FileContents, TaskRef
 
 PAGE = 4096
 TGID = 4321
@@ -146,7 +146,7 @@ class FakeMemory:
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
         late = dict.fromkeys(self.fails, (Provenance.UNREADABLE, "late"))
         for run in self._runs(start, end, {**self.ranges, **late}):
-            if run.provenance is not Provenance.PRESENT:
+            if not run.provenance.stored:
                 yield Piece(run, b"")
                 continue
             for at in range(run.address, run.end, self.piece):
@@ -199,6 +199,12 @@ class FakeSource:
 
     def memory(self, image: ProcessImage) -> FakeMemory:
         return self.its_memory
+
+    def remarks(self, image: ProcessImage) -> Iterator[str]:
+        yield from ()
+
+    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
+        yield from ()
 
     def describe(self) -> dict[str, str]:
         return {"format": "made up"}

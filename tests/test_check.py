@@ -2,6 +2,7 @@
 import json
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_damage_is_named(check: Any, offset: int, data: bytes, told: str) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        (b'{"filter"', b'["filter"', "cannot be read"),
+        (b'{"account"', b'["account"', "cannot be read"),
         (b'"format":1', b'"format":2', "has format 2"),
         (b'"missing":[]', b'"missing":17', "cannot be read"),
         (b'"threads":[{', b'"threads":[[', "cannot be read"),
@@ -169,6 +170,92 @@ def test_damage_of_the_kgcore_note(check: Any, old: bytes, new: bytes, told: str
     verdict = check(core.replace(old, new))
     assert any(told in problem for problem in verdict.problems), verdict.problems
     assert verdict.complete is None
+
+
+RECOVERED = {
+    (0x600000, 0x601000): (Provenance.ZRAM, ""),
+    (0x602000, 0x603000): (Provenance.PAGE_CACHE, ""),
+    (0x603000, 0x604000): (Provenance.ZERO, ""),
+}
+
+
+def test_what_was_recovered_is_told(check: Any) -> None:
+    verdict = check(core_bytes(FakeMemory(RECOVERED)))
+    assert verdict.ok
+    assert verdict.complete is True
+    assert verdict.facts["recovered"] == {"page-cache": PAGE, "zram": PAGE}
+    assert verdict.lines()[2:] == ["recovered: 4.00 KiB page-cache, 4.00 KiB zram"]
+    assert len(check(core_bytes()).lines()) == 2  # nothing was
+
+
+def with_note(core: bytes, change: Callable[[Any], object]) -> bytes:
+    """The core with another KGCORE note, of the same size."""
+    start = core.index(b"KGCORE\0\0") + 8
+    content, size = json.JSONDecoder().raw_decode(core[start:].decode("latin-1"))
+    content |= {"kernel": "", "kgcore": "", "source": {}}  # which makes room
+    change(content)
+    changed = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+    assert len(changed) <= size
+    return core[:start] + changed.ljust(size) + core[start + size :]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda note: note["accounts"][1].update(zero=8192), "0x600000-0x604000 adds up to 20480 bytes, not to 16384"),
+        (lambda note: note["accounts"][1].pop("zero"), "0x600000-0x604000 adds up to 12288 bytes, not to 16384"),
+        (lambda note: note["accounts"][0].update(filtered=0, present=8192), "does not fit the 4096 bytes"),
+        (lambda note: note["vmas"][1].__setitem__(4, 12288), "does not fit the 12288 bytes that were to be kept"),
+        (lambda note: note["vmas"][1].__setitem__(4, 12288), "has 12288 bytes in the file, and 8192 by its account"),
+        (lambda note: note["vmas"][1].__setitem__(4, "12288"), "cannot be read"),
+        (lambda note: note["vmas"][1].__setitem__(1, "0x605000"), "adds up to 16384 bytes, not to 20480"),
+        (lambda note: note["vmas"].pop(), "cannot be read"),
+        (lambda note: note["accounts"][1].update(missing={"file": 4096}), "is not what its account says"),
+        (lambda note: note["accounts"][2].update(missing={"file": 4096}), "bytes in segments"),
+        (lambda note: note["account"].update(missing={"file": 4096}), "not the sum"),
+        (lambda note: note["account"].update(zero=0), "not the sum"),
+        (lambda note: note["account"]["recovered"].update({"page-cache": 8192, "zram": 0}), "not the sum"),
+        (lambda note: note.update(missing=[]), "is not what its account says"),
+        (lambda note: note["missing"][0].__setitem__(slice(0, 2), ["0x605000", "0x606000"]), "lies in no mapping"),
+        (lambda note: note["missing"][0].__setitem__(1, "0x601000"), "no range of addresses"),
+        (lambda note: note["missing"][0].__setitem__(1, "0x1" + 15 * "0" + "1"), "no range of addresses"),
+        (lambda note: note["account"].update(zero=-4096), "zero in an account is -4096"),
+        (lambda note: note["account"].update(zero=True), "zero in an account is True"),
+        (lambda note: note["account"].update(zero=4096.0), "zero in an account is 4096.0"),
+        (lambda note: note["account"].update(missing=[1]), "missing in an account is [1]"),
+        (lambda note: note["account"].update(missing=4096), "cannot be read"),
+        (lambda note: note["account"].update(zero={"a": {}}), "zero.a in an account is {}"),
+        (lambda note: note.update(account=[]), "cannot be read"),
+        (lambda note: note.update(accounts=6), "cannot be read"),
+        (lambda note: note.pop("account"), "cannot be read"),
+    ],
+)
+def test_accounts_that_do_not_add_up(check: Any, change: Callable[[Any], object], told: str) -> None:
+    core = bytes(core_bytes(FakeMemory({**RECOVERED, **SWAPPED})))
+    assert check(with_note(core, lambda note: note)).ok
+    verdict = check(with_note(core, change))
+    assert any(told in problem for problem in verdict.problems), verdict.problems
+
+
+def test_places_of_later_versions(check: Any) -> None:
+    """A note of format 1 may have more kinds of bytes: they count, too."""
+
+    def change(note: Any) -> None:
+        for account in (note["account"], note["accounts"][1]):
+            account["recovered"] = {"moon": 4096}
+            account["mapped"] = account.pop("zero")
+            account["present"] = 2 * PAGE if account is note["accounts"][1] else account["present"] + PAGE
+
+    verdict = check(with_note(bytes(core_bytes(FakeMemory(RECOVERED))), change))
+    assert verdict.problems == ()
+    assert verdict.facts["recovered"] == {"moon": PAGE}
+
+
+def test_notes_from_before_accounts(check: Any) -> None:
+    verdict = check(with_note(bytes(core_bytes()), lambda note: (note.pop("account"), note.pop("accounts"))))
+    assert verdict.ok
+    assert verdict.complete is True
+    assert "recovered" not in verdict.facts
 
 
 def test_a_segment_that_has_what_is_missing(check: Any) -> None:

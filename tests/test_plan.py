@@ -141,6 +141,8 @@ def test_vendor_note_says_what_elf_cannot() -> None:
         {"tid": 8, "registers": "unavailable", "unknown": ["ip", "sp"], "fpu": "none", "cpu": None},
     ]
     assert content["vmas"][1][:2] == ["0xffffffffff600000", "0xffffffffff601000"]
+    assert content["accounts"] == [{"present": 2 * PAGE, "missing": {"swapped": PAGE}}, {"present": PAGE}]
+    assert content["account"] == {"present": 3 * PAGE, "missing": {"swapped": PAGE}}
     assert content["warnings"][0] == "a\\xff b"
     assert content["kernel"] == "6.12.0-test"
 

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from kgcore import render
+from kgcore.filters.coredump import CoredumpFilter
+from kgcore.memory import Provenance
 from kgcore.model import ProcessSummary
 from kgcore.pipeline import Options, prepare
+from kgcore.plan import make_plan
 from kgcore.render import Column
 from kgcore.sources.base import TaskRef
+from tests.builders import FakeMemory, make_image, make_vma
 from tests.fake_source import INCOMPLETE, FakeSource
 
 COLUMNS = (Column("N", number=True), Column("NAME"), Column("REST", wide=True))
@@ -129,17 +133,30 @@ def test_the_plan() -> None:
     out = io.StringIO()
     render.show_plan(prepare(FakeSource(), TaskRef("200", INCOMPLETE), Options()).plan, out)
     titles, library, anonymous, *totals = out.getvalue().splitlines()
-    assert titles.split() == ["RANGE", "PERMS", "DECISION", "IN", "CORE", "MISSING", "NAME"]
+    assert titles.split() == ["RANGE", "PERMS", "DECISION", "IN", "CORE", "MISSING", "RECOVERED", "ZEROS", "NAME"]
     assert library.split() == [
         "000000001000-000000002000",
         "r--p",
         "mapped-private",
-        "0",
-        "0",
+        *"0000",
         r"/lib/\x1b[31m[red]\xff\n",
     ]
-    assert anonymous.split() == ["7f0000000000-7f0000003000", "rw-p", "anon-private", "8192", "4096"]
+    assert anonymous.split() == ["7f0000000000-7f0000003000", "rw-p", "anon-private", "8192", "4096", "0", "0"]
     assert "4.00 KiB missing" in "".join(totals)
+
+
+def test_the_plan_tells_where_memory_comes_from() -> None:
+    memory = FakeMemory({(0x600000, 0x601000): (Provenance.ZRAM, ""), (0x601000, 0x603000): (Provenance.ZERO, "")})
+    image = make_image(vmas=(make_vma(0x600000, 4, anon=True), make_vma(0x700000, 2)))
+    out = io.StringIO()
+    render.show_plan(make_plan(image, CoredumpFilter(), memory), out)
+    _, heap, untouched, _, totals = out.getvalue().splitlines()
+    assert heap.split()[3:] == ["16384", "0", "4096", "8192"]
+    assert untouched.split()[2:] == ["untouched", "0", "0", "0", "0"]
+    assert totals == (
+        "memory: 4.00 KiB from page tables, 4.00 KiB recovered (zram), 8.00 KiB zeros, "
+        "8.00 KiB left out by the filter, 0 B missing"
+    )
 
 
 def test_no_progress_unless_wanted_and_seen() -> None:

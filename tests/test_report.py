@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kgcore.report
+from kgcore.extract import Failure, Outcome
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.memory import Provenance, Run
 from kgcore.model import FpuState, RegisterSource
 from kgcore.plan import make_plan
-from kgcore.report import Report, make_report
+from kgcore.report import Read, Report, make_report
+from kgcore.sinks import MemorySink
+from kgcore.sysroot import Lacking, SysrootFile, SysrootReport
+from kgcore.writer import write_core
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 
 START = 0x7F0000000000
@@ -28,7 +35,7 @@ def test_a_complete_core() -> None:
     assert report.path is None
     first, second = report.lines()
     assert first == "process 4321 (victim), 2 threads: core of 80.0 KiB"
-    assert second == "memory: 68.0 KiB data, 0 B zeros, 4.00 KiB left out by the filter, 0 B missing"
+    assert second == "memory: 68.0 KiB from page tables, 0 B zeros, 4.00 KiB left out by the filter, 0 B missing"
 
 
 def test_missing_ranges_have_a_line_each() -> None:
@@ -79,18 +86,24 @@ def test_warnings_make_it_incomplete() -> None:
 
 
 def test_late_gaps() -> None:
-    plan = make_plan(make_image(vmas=(make_vma(START, 3, anon=True),)), CoredumpFilter(), FakeMemory())
-    late = [(0, Run(START, PAGE, Provenance.UNREADABLE, "I/O error"))]
-    report = make_report(plan, path="core.1", stored=5, late=late)
+    memory = FakeMemory({(START, START + PAGE): (Provenance.ZRAM, "")})
+    plan = make_plan(make_image(vmas=(make_vma(START, 3, anon=True),)), CoredumpFilter(), memory)
+    read = Read()
+    read.add(Run(START, PAGE, Provenance.UNREADABLE, "I/O error"))
+    read.add(Run(START + PAGE, 2 * PAGE, Provenance.PRESENT))
+    assert make_report(plan).recovered == {"zram": PAGE}
+    report = make_report(plan, path="core.1", stored=5, read={0: read})
     assert (report.data, report.missing_bytes, report.stored, report.path) == (2 * PAGE, PAGE, 5, "core.1")
+    assert report.recovered == {}
     assert "the read failed late, zeros stand for it" in report.lines()[-1]
 
 
 def test_json() -> None:
-    memory = FakeMemory({(START, START + PAGE): (Provenance.SWAPPED, "swap 0")})
+    places = {Provenance.SWAPPED: "swap 0", Provenance.PRESENT: "", Provenance.ZRAM: "", Provenance.ZERO: ""}
+    memory = FakeMemory({(START + i * PAGE, START + (i + 1) * PAGE): place for i, place in enumerate(places.items())})
     report = report_of(
         memory,
-        vmas=(make_vma(START, 2, anon=True, file=make_file(b"/\xff")),),
+        vmas=(make_vma(START, 4, anon=True, file=make_file(b"/\xff")),),
         threads=(make_thread(17, fpu=None),),
         warnings=("w",),
     )
@@ -102,15 +115,110 @@ def test_json() -> None:
     ]
     assert data["remarks"] == [{"tid": 17, "text": "its floating-point state was not found"}]
     assert data["warnings"] == ["w"]
+    account = {
+        "present": PAGE,
+        "recovered": {"zram": PAGE},
+        "zero": PAGE,
+        "filtered": 0,
+        "missing": {"swapped": PAGE},
+        "total": 4 * PAGE,
+    }
+    assert data["account"] == account
+    assert (data["data"], data["zero"], data["missing_bytes"], data["filtered"]) == (2 * PAGE, PAGE, PAGE, 0)
     assert data["vmas"] == [
         {
             "start": START,
-            "end": START + 2 * PAGE,
+            "end": START + 4 * PAGE,
             "name": "/\\xff",
             "reason": "anon-private",
-            "data": PAGE,
-            "zero": 0,
+            "data": 2 * PAGE,
+            "zero": PAGE,
             "missing": PAGE,
             "filtered": 0,
+            "account": account,
         }
     ]
+
+
+# The schema
+
+SCHEMA = json.loads((Path(kgcore.report.__file__).parent / "report.schema.json").read_text())
+
+
+def reports() -> Iterator[dict[str, Any]]:
+    """Of all that there is to be told."""
+    every = {(START + 2 * i * PAGE, START + (2 * i + 1) * PAGE): (place, "why") for i, place in enumerate(Provenance)}
+    vmas = (make_vma(START, 40, anon=True), make_vma(START + 64 * PAGE, 2), make_image().vmas[-1])
+    threads = (make_thread(17, fpu=None),)
+    memory = FakeMemory(every, fails=[(START + 39 * PAGE, START + 40 * PAGE)])
+    plan = make_plan(make_image(vmas=vmas, threads=threads, warnings=("w",)), CoredumpFilter(), memory)
+    sink = MemorySink()
+    failures = [Failure("4711", "no thread has the id 4711")]
+    sources = {place.value: 1 for place in Provenance if not place.missing}
+    gaps = tuple(Lacking(0, 1, place.value, "why") for place in Provenance if place.missing)
+    files = (SysrootFile(b"/bin/x", 9, "ab", gaps, sources), SysrootFile(b"/bin/\xff", 9, None, (), {}))
+    sysroot = SysrootReport("sysroot", files, ("r",), ("l",), ("p",))
+    done = [make_report(plan, path="core.1"), write_core(plan, memory, sink)]
+    yield Outcome(done, failures, {1: sysroot}).to_json()
+    yield Outcome([report_of()]).to_json()
+    yield Outcome().to_json()
+
+
+@pytest.mark.parametrize("report", list(reports()))
+def test_reports_are_as_the_schema_says(report: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    validator.check_schema(SCHEMA)
+    validator.validate(json.loads(json.dumps(report)))
+
+
+def walk(schema: dict[str, Any], value: Any, at: str = "") -> Iterator[str]:
+    """Where a value has keys that the schema does not describe."""
+    schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            kinds = schema.get("prefixItems", [])
+            yield from walk(kinds[number] if number < len(kinds) else schema["items"], item, at + "[]")
+    elif isinstance(value, dict) and "properties" in schema:
+        for key, item in value.items():
+            if key in schema["properties"]:
+                yield from walk(schema["properties"][key], item, f"{at}.{key}")
+            else:
+                yield f"{at}.{key}"
+
+
+def test_every_key_is_in_the_schema_and_in_the_documentation() -> None:
+    """No key is missing there, none is there that no report has; and so it is with places and reasons."""
+    for report in reports():
+        assert set(walk(SCHEMA, report)) == set()
+    document = (Path(__file__).parent.parent / "docs" / "report.md").read_text()
+    described = set(SCHEMA["properties"])
+    for definition in SCHEMA["$defs"].values():
+        assert set(definition["required"]) == set(definition["properties"]) - {"sysroot"}
+        described |= set(definition["properties"])
+    account = SCHEMA["$defs"]["account"]["properties"]
+    for key, wanted in (("recovered", "recovered"), ("missing", "missing")):
+        names = account[key]["propertyNames"]["enum"]
+        assert names == [place.value for place in Provenance if getattr(place, wanted)]
+        described |= set(names)
+    assert SCHEMA["$defs"]["gap"]["properties"]["reason"]["enum"] == account["missing"]["propertyNames"]["enum"]
+    for name in described:
+        assert f"`{name}`" in document
+
+
+def test_the_schema_is_not_lenient() -> None:
+    """It would notice a report that breaks the promise."""
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    good = json.dumps(next(reports()))
+    assert validator.is_valid(json.loads(good))
+    for old, new in (
+        ('"account"', '"accounts"'),
+        ('"total": ', '"total": -'),
+        ('"zram"', '"heaven"'),
+        ('"start"', '"begin"'),
+        ('"reason": "swapped"', '"reason": "lost"'),
+        ('"version": 1', '"version": 2'),
+    ):
+        assert old in good
+        assert not validator.is_valid(json.loads(good.replace(old, new)))

@@ -66,6 +66,11 @@ def test_a_read_that_fails_late_moves_nothing(policy: MissingPolicy) -> None:
         (START + 3 * PAGE, START + 5 * PAGE, "unreadable", True),
     ]
     assert report.exit_status == 3
+    assert report.account.parts == {
+        Provenance.PRESENT: 5 * PAGE,
+        Provenance.SWAPPED: PAGE,
+        Provenance.UNREADABLE: 2 * PAGE,
+    }
     last = plan.segments[-1]
     tail = last.offset + (START + 7 * PAGE - last.address)
     assert sink.data[tail : tail + PAGE] == pattern(START + 7 * PAGE, PAGE)
@@ -87,6 +92,37 @@ def test_a_late_failure_next_to_a_planned_gap_is_cut_to_what_is_new() -> None:
         (2 * PAGE, 3 * PAGE, True),
     ]
     assert report.data == 0
+
+
+def test_recovered_memory_is_written_and_told_from_what_it_was_planned_to_be() -> None:
+    """A late failure costs the place that should have given the page."""
+    places = [Provenance.ZRAM, Provenance.PAGE_CACHE, Provenance.ZRAM, Provenance.PRESENT]
+    memory = FakeMemory(
+        {(START + i * PAGE, START + (i + 1) * PAGE): (place, "") for i, place in enumerate(places)},
+        fails=[(START, START + PAGE)],
+    )
+    plan = make_plan(make_image(vmas=(make_vma(START, 4, anon=True),)), ALL, memory)
+    assert plan.vmas[0].account.recovered == {"page-cache": PAGE, "zram": 2 * PAGE}
+    sink = MemorySink()
+    report = write_core(plan, memory, sink)
+    assert report.recovered == {"page-cache": PAGE, "zram": PAGE}
+    assert (report.account.present, report.account.missing) == (PAGE, {"unreadable": PAGE})
+    offset = plan.segments[0].offset
+    assert sink.data[offset : offset + PAGE] == bytes(PAGE)
+    assert sink.data[offset + PAGE : offset + 4 * PAGE] == pattern(START + PAGE, 3 * PAGE)
+
+
+def test_many_pages_that_fail_late_are_one_range() -> None:
+    class Failing(FakeMemory):
+        def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+            for at in range(start, end, PAGE):
+                yield Piece(Run(at, PAGE, Provenance.UNREADABLE, f"I/O error at {at:#x}"), b"")
+
+    memory = Failing()
+    plan = make_plan(make_image(vmas=(make_vma(START, 1000, anon=True),)), ALL, memory)
+    (gap,) = write_core(plan, memory, MemorySink()).missing
+    assert (gap.start, gap.end, gap.late) == (START, START + 1000 * PAGE, True)
+    assert gap.detail == "I/O error at 0x10000; I/O error at 0x11000; I/O error at 0x12000; ..."
 
 
 @pytest.mark.parametrize(
