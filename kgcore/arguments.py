@@ -24,7 +24,7 @@ from kgcore.request import (
     PsCommand,
     Show,
 )
-from kgcore.sources.base import TaskRef
+from kgcore.sources.base import Supplies, TaskRef
 
 __all__ = ("Answer", "UsageError", "parse", "parse_dump", "refuse_terminal", "vmcore_path")
 
@@ -52,11 +52,14 @@ commands:
   kgcore ps [--json]           the processes in the dump
   kgcore info [--json]         what the dump is, what it holds, and what that means for cores
   kgcore check CORE [--json]   whether a finished core is well-formed and complete
+  kgcore check DIR [--json]    whether the files that --sysroot wrote to DIR are whole
 
 examples:
   kgcore -c vmcore 12345                             core.12345 out of ./vmcore, no debug symbols needed
   kgcore -v 4 -f 21 12345 0xffff880136d72040         two processes, by PID and by task_struct, other memory
   kgcore -c vmcore -o - 12345 | zstd > core.zst      straight into a pipe
+  kgcore --swap /dev/sda2=sda2.img 12345             with the memory that was swapped out
+  kgcore --root / --sysroot dir 12345                with the program and its libraries, for a debugger elsewhere
   kgcore -c vmcore                                   the process that was current when the kernel crashed
 
 exit status: 0 complete; 1 a process could not be dumped; 2 usage; 3 written, but the dump lacked some of it.
@@ -87,7 +90,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Command:
             return InfoCommand(_place(parsed, environ), Show(parsed.show), parsed.json)
         case "check":
             parsed = _check_parser().parse_intermixed_args(words)
-            return CheckCommand(_existing(parsed.core, "core"), parsed.json)
+            return CheckCommand(_existing(parsed.path, "core"), parsed.json)
         case _:
             parsed = _dump_parser().parse_intermixed_args(words)
             request = _request(parsed)  # first: its mistakes need no look at the disk
@@ -191,7 +194,7 @@ def _dump_parser() -> _Parser:
         usage="kgcore [-c VMCORE] [-s SYMBOLS]... [-v LEVEL] [-f FILTER] [-D DIR | -o FILE] [PID | TASK]...\n"
         "       kgcore ps [--json]\n"
         "       kgcore info [--json]\n"
-        "       kgcore check CORE [--json]",
+        "       kgcore check CORE | DIR [--json]",
         description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",
         epilog=_EPILOG,
     )
@@ -233,10 +236,13 @@ def _info_parser() -> _Parser:
 
 
 def _check_parser() -> _Parser:
-    parser = _Parser("kgcore check", description="Read a finished core back and say whether it is in order.")
+    parser = _Parser(
+        "kgcore check",
+        description="Read a finished core, or the files that --sysroot wrote, back and say whether they are in order.",
+    )
     _add_version(parser)
     _flag(parser.general, "--json", help="as JSON")
-    parser.add_argument("core", metavar="CORE")
+    parser.add_argument("path", metavar="CORE | DIR")
     return parser
 
 
@@ -330,9 +336,31 @@ def _add_dump_options(parser: _Parser) -> None:
         "(default: omit)",
     )
     _flag(group, "--no-kgcore-note", help="leave out the note that lists what is missing and why")
+    group.add_argument(
+        "--swap",
+        metavar="DEV=IMAGE",
+        type=_swap,
+        action="append",
+        default=[],
+        help="image of a swap device or swap file, called as /proc/swaps has it; may be given more than once",
+    )
+    _option(
+        group,
+        "--root",
+        metavar="DIR",
+        type=_name,
+        help="take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped",
+    )
     output = group.add_mutually_exclusive_group()
     _option(output, "-D", dest="directory", metavar="DIR", type=_name, help="write core.<tgid> there")
     _option(output, "-o", dest="output", metavar="FILE", type=_name, help="write one core to FILE; -: standard output")
+    _option(
+        group,
+        "--sysroot",
+        metavar="DIR",
+        type=_name,
+        help="also write the program, its interpreter and its libraries there, for gdb's set sysroot",
+    )
     _flag(group, "--force", help="overwrite files")
     _flag(group, "--dry-run", help="show what would be written, and write nothing")
     _option(group, "--report", metavar="FILE", type=_name, help="write what was saved and what is missing, as JSON")
@@ -396,6 +424,13 @@ def _name(text: str) -> str:
     return text
 
 
+def _swap(text: str) -> tuple[str, str]:
+    device, _, image = text.partition("=")
+    if not device or not image:
+        raise argparse.ArgumentTypeError(f"{text!r} is not DEV=IMAGE, such as /dev/sda2=sda2.img")
+    return device, image
+
+
 def _existing(path: str, what: str) -> str:
     if not os.path.exists(path):
         raise UsageError(f"no such {what}: {path!r}")
@@ -441,6 +476,8 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
         raise UsageError(f"-D: {parsed.directory!r} is not a directory")
     if parsed.dry_run and parsed.report:
         raise UsageError("--dry-run writes nothing, so it has no --report")
+    if parsed.sysroot and os.path.lexists(parsed.sysroot) and not os.path.isdir(parsed.sysroot):
+        raise UsageError(f"--sysroot: {parsed.sysroot!r} is not a directory")
     # Found out now rather than after an hour of writing cores.
     if parsed.report and os.path.lexists(parsed.report) and not parsed.force:
         raise UsageError(f"--report: {parsed.report!r} exists", hint="--force overwrites it")
@@ -457,4 +494,17 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
         dry_run=parsed.dry_run,
         report=parsed.report,
         show=parsed.show,
+        supplies=_supplies(parsed),
+        sysroot=parsed.sysroot,
     )
+
+
+def _supplies(parsed: argparse.Namespace) -> Supplies:
+    images: dict[str, str] = {}
+    for device, image in parsed.swap:
+        if device in images:
+            raise UsageError(f"argument --swap: {device!r} is given twice")
+        images[device] = _existing(image, "swap image")
+    if parsed.root and not os.path.isdir(parsed.root):
+        raise UsageError(f"--root: {parsed.root!r} is not a directory")
+    return Supplies(images, parsed.root)

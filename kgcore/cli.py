@@ -18,10 +18,12 @@ from kgcore.console import Console, Status, reason
 from kgcore.errors import KgcoreError
 from kgcore.model import ProcessSummary
 from kgcore.request import CheckCommand, Command, DumpCommand, InfoCommand, Place, PsCommand, Show
-from kgcore.sources.base import Source
+from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
 
 if TYPE_CHECKING:
+    from kgcore.check import Verdict
     from kgcore.sources.vmcore.target import Target
+    from kgcore.sysrootcheck import SysrootVerdict
 
 __all__ = ("entry", "main")
 
@@ -79,17 +81,17 @@ def _run(command: Command, console: Console) -> int:
             refuse_terminal(command.request, console.out)
             from kgcore.extract import extract
 
-            with _opened(command.place, command.show, console) as source:
+            with _opened(command.place, command.show, console, command.request.supplies) as source:
                 return extract(source, command.request, console).status
 
 
 @contextlib.contextmanager
-def _opened(place: Place, show: Show, console: Console) -> Iterator[Source]:
+def _opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
     """The processes of a vmcore."""
     with _opened_target(place, show, console) as target:
         from kgcore.sources.vmcore.source import VmcoreSource
 
-        yield VmcoreSource(target)
+        yield VmcoreSource(target, supplies)
 
 
 @contextlib.contextmanager
@@ -155,9 +157,15 @@ def _info(command: InfoCommand, console: Console) -> int:
 
 
 def _check(command: CheckCommand, console: Console) -> int:
-    from kgcore.check import check_core
+    verdict: Verdict | SysrootVerdict
+    if os.path.isdir(command.path):
+        from kgcore.sysrootcheck import check_sysroot
 
-    verdict = check_core(command.core)
+        verdict = check_sysroot(command.path)
+    else:
+        from kgcore.check import check_core
+
+        verdict = check_core(command.path)
     if command.json:
         json.dump(verdict.to_json(), console.out, indent=2)
         console.out.write("\n")

@@ -16,6 +16,7 @@ from kgcore.report import Report
 from kgcore.request import STDOUT, DumpRequest, Show
 from kgcore.sinks import FileSink, Sink, StreamSink
 from kgcore.sources.base import Source
+from kgcore.sysroot import Sysroot, SysrootReport
 
 __all__ = ("Failure", "Outcome", "extract")
 
@@ -31,17 +32,23 @@ class Failure(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of a request."""
+    """What became of a request.
+
+    :ivar sysroots: what became of the programs and libraries, by index of the process's report.
+    """
 
     reports: list[Report] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    sysroots: dict[int, SysrootReport] = field(default_factory=dict)
 
     @property
     def status(self) -> int:
         """The exit status; a process that failed weighs more than one that is incomplete."""
         if self.failures:
             return Status.FAILED
-        return Status.COMPLETE if all(report.complete for report in self.reports) else Status.INCOMPLETE
+        complete = all(report.complete for report in self.reports)
+        complete = complete and all(sysroot.complete for sysroot in self.sysroots.values())
+        return Status.COMPLETE if complete else Status.INCOMPLETE
 
     def to_json(self) -> dict[str, object]:
         """For ``--report``."""
@@ -49,9 +56,13 @@ class Outcome:
             "version": REPORT_VERSION,
             "kgcore": __version__,
             "status": self.status,
-            "processes": [report.to_json() for report in self.reports],
+            "processes": [self._process(index) for index in range(len(self.reports))],
             "failures": [failure._asdict() for failure in self.failures],
         }
+
+    def _process(self, index: int) -> dict[str, object]:
+        sysroot = self.sysroots.get(index)
+        return self.reports[index].to_json() | ({} if sysroot is None else {"sysroot": sysroot.to_json()})
 
 
 def extract(source: Source, request: DumpRequest, console: Console) -> Outcome:
@@ -62,13 +73,20 @@ def extract(source: Source, request: DumpRequest, console: Console) -> Outcome:
     outcome = Outcome()
     options = Options(request.mask, request.dontdump, request.dax, request.missing, request.note)
     own_files: set[str] = set()
+    sysroot = Sysroot(request.sysroot, force=request.force) if request.sysroot else None
     for ref in request.tasks:
         try:
             prepared = prepare(source, ref, options)
             if request.dry_run:
                 render.show_plan(prepared.plan, console.out)
-            else:
-                outcome.reports.append(_save(prepared, request, console, own_files))
+                continue
+            outcome.reports.append(_save(prepared, request, console, own_files))
+            if sysroot is not None:
+                found = sysroot.add(source, prepared.image, prepared.memory)
+                outcome.sysroots[len(outcome.reports) - 1] = found
+                for line in found.lines(bool(request.show & Show.FAULTS)):
+                    console.remark(line)
+                found.raise_problems()
         except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the user the other processes)
             text = reason(error)
             if not isinstance(error, KgcoreError):  # which names the process itself

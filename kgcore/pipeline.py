@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kgcore.filters.coredump import DEFAULT_MASK, CoredumpFilter, Dump
 from kgcore.memory import Memory
@@ -58,13 +58,22 @@ def prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
     mask = image.dump_filter if options.mask is None else options.mask
     if options.dax:
         mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
-    plan = make_plan(
-        image,
-        CoredumpFilter(int(mask), options.dontdump),
-        memory,
-        missing=options.missing,
-        source=source.describe() if options.vendor_note else None,
-    )
+
+    def planned() -> CorePlan:
+        return make_plan(
+            image,
+            CoredumpFilter(int(mask), options.dontdump),
+            memory,
+            missing=options.missing,
+            source=source.describe(),
+            note=options.vendor_note,
+        )
+
+    plan = planned()
+    remarks = tuple(source.remarks(image))
+    if remarks:  # the note inside the core is to say so too
+        image = replace(image, warnings=(*image.warnings, *remarks))
+        plan = planned()
     return Prepared(image, memory, plan)
 
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from drgn import Object, Program, ProgramFlags, TypeKind
@@ -16,7 +16,7 @@ from drgn.commands import CommandArgumentError, CommandError, custom_command, pa
 
 from kgcore.console import Console, reason
 from kgcore.errors import KgcoreError
-from kgcore.sources.base import Source, TaskRef
+from kgcore.sources.base import NO_SUPPLIES, Source, Supplies, TaskRef
 
 if TYPE_CHECKING:
     from kgcore.report import Report
@@ -34,6 +34,9 @@ def gcore(
     dontdump: bool = False,
     dax: bool = False,
     note: bool = True,
+    swap: Mapping[str, str | os.PathLike[str]] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    sysroot: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Report":
@@ -54,26 +57,43 @@ def gcore(
     :param dontdump: Also memory marked ``MADV_DONTDUMP``.
     :param dax: Also DAX mappings.
     :param note: Add the vendor note that lists what is missing.
-    :param force: Overwrite an existing file.
+    :param swap: Images of swap devices and swap files: path as /proc/swaps had it, to path of the image.
+    :param root: A directory from which to take pages of mapped files that the dump lacks, where it holds the very
+        files that were mapped.
+    :param sysroot: A directory for the program, its interpreter and its libraries, laid out for gdb's
+        ``set sysroot``; ``kgcore check`` says which of them are whole.
+    :param force: Overwrite existing files.
     :param progress: Called now and then with the bytes done and the bytes there are.
     :return: What was written, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
     """
     from kgcore.pipeline import Options, prepare, write
-    from kgcore.sinks import FileSink, StreamSink
+    from kgcore.sinks import FileSink, Sink, StreamSink
+    from kgcore.sysroot import Sysroot
 
     mask = None if filter == "process" else filter
     if mask is not None and not 0 <= mask <= 0x7F:
         raise ValueError(f"filter is {mask:#x}: it takes a sum of filter bits, 0 to 0x7f, or 'process'")
     ref = _current(prog) if pid is None else _reference(pid)
-    with _source(prog) as source:
+    supplies = Supplies({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
+    with _source(prog, supplies) as source:
         prepared = prepare(source, ref, Options(mask, dontdump, dax, missing, note))
+        sink: Sink
         if output is None or isinstance(output, str | os.PathLike):
             path = os.fspath(output or ".")
             if os.path.isdir(path):
                 path = os.path.join(path, f"core.{prepared.image.tgid}")
-            return write(prepared, FileSink(path, force=force), progress)
-        return write(prepared, StreamSink(output), progress)
+            sink = FileSink(path, force=force)
+        else:
+            sink = StreamSink(output)
+        report = write(prepared, sink, progress)
+        if sysroot is not None:
+            Sysroot(os.fspath(sysroot), force=force).add(source, prepared.image, prepared.memory).raise_problems()
+        return report
+
+
+def _path(name: str | os.PathLike[str] | None) -> str | None:
+    return None if name is None else os.fspath(name)
 
 
 def _reference(pid: int | str | Object) -> TaskRef:
@@ -102,7 +122,7 @@ def _current(prog: Program) -> TaskRef:
 
 
 @contextlib.contextmanager
-def _source(prog: Program) -> Iterator[Source]:
+def _source(prog: Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
     from kgcore.sources.vmcore.source import VmcoreSource
     from kgcore.sources.vmcore.target import from_program
 
@@ -111,7 +131,7 @@ def _source(prog: Program) -> Iterator[Source]:
     with from_program(prog) as target:
         for message in target.messages:
             print(f"gcore: {message}", file=sys.stderr)
-        yield VmcoreSource(target)
+        yield VmcoreSource(target, supplies)
 
 
 # Commands
@@ -140,7 +160,7 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
         refuse_terminal(request, console.out)
         if request.tasks == (TaskRef("current"),):
             request = replace(request, tasks=(current(prog),))
-        with _source(prog) as source:
+        with _source(prog, request.supplies) as source:
             outcome = extract(source, request, console)
     except Answer as answer:
         print(answer)

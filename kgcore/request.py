@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Literal
 
-from kgcore.sources.base import TaskRef
+from kgcore.sources.base import NO_SUPPLIES, Supplies, TaskRef
 
 __all__ = (
     "STDOUT",
@@ -57,6 +57,8 @@ class DumpRequest:
     :ivar tasks: in the order given; never empty.
     :ivar mask: sum of the coredump_filter bits; None: each process's own.
     :ivar output: a file name, "-" for standard output, or None for ``core.<tgid>`` in ``directory``.
+    :ivar supplies: what else memory may be taken from.
+    :ivar sysroot: directory for the processes' programs and libraries; None: do not write them.
     """
 
     tasks: tuple[TaskRef, ...]
@@ -71,6 +73,8 @@ class DumpRequest:
     dry_run: bool = False
     report: str | None = None
     show: Show = Show.FAULTS
+    supplies: Supplies = NO_SUPPLIES
+    sysroot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +110,12 @@ class InfoCommand:
 
 @dataclass(frozen=True, slots=True)
 class CheckCommand:
-    """``kgcore check CORE``"""
+    """``kgcore check CORE``, ``kgcore check DIR``
 
-    core: str
+    :ivar path: a core, or a directory that ``--sysroot`` wrote.
+    """
+
+    path: str
     json: bool
 
 

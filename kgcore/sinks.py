@@ -79,10 +79,16 @@ class FileSink(_Aborting):
     and a machine in trouble enough to be dumped may well be rebooted next.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, force: bool = False, directory: int | None = None) -> None:
+        """
+        :param force: replace a file.
+        :param directory: descriptor of the directory that it lies in; all but the last part of ``path`` is then for
+            messages. None: find it by its name.
+        """
         self.path: str | None = os.fspath(path)
         self._path = os.fspath(path)
         self._force = force
+        self._given = directory
         self._directory, self._name = os.path.split(self._path)
         # What a name may be long differs; what is cut off here matters only to who looks while we write.
         self._temporary = f".{self._name[:200]}.{secrets.token_hex(4)}.tmp"
@@ -95,7 +101,10 @@ class FileSink(_Aborting):
     def __enter__(self) -> Self:
         try:
             # All names are relative to this descriptor, so that nobody can swap the directory meanwhile.
-            self._dirfd = os.open(self._directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if self._given is not None:
+                self._dirfd = os.dup(self._given)
+            else:
+                self._dirfd = os.open(self._directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._check_target()
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)

@@ -6,6 +6,7 @@ need a process of its own: signals, pipes, limits.
 """
 
 import contextlib
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from kgcore.model import (
     Vma,
 )
 from kgcore.request import Place, Show
-from kgcore.sources.base import Source, TaskRef
+from kgcore.sources.base import NO_SUPPLIES, FileContents, Source, Supplies, TaskRef
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
 MARKED = 700  # has a MADV_DONTDUMP page and a DAX page
@@ -39,6 +40,12 @@ THREAD = 101  # of COMPLETE
 HOSTILE = b"\x1b[31m[red]\xff\n"
 BASE = 0x7F0000000000
 LARGE_SIZE = 8 << 20
+ELF = (
+    b"\x7fELF\2\1\1".ljust(16, b"\0")
+    + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, 0, 0, 64, 56, 0, 64, 0, 0)
+    + b"made up" * 1200
+)
+"""A program without any segments or sections."""
 
 _TASKS = 0xFFFF888000000000
 _SIZES = {COMPLETE: 0x3000, INCOMPLETE: 0x3000, ENDLESS: LARGE_SIZE, LARGE: LARGE_SIZE, DEFECT: 0x3000, MARKED: 0x1000}
@@ -68,6 +75,7 @@ class FakeSource(Source):
     def __init__(self, current: int | None = None) -> None:
         self.current = current
         self.asked: list[str] = []
+        self.supplies = NO_SUPPLIES
 
     def processes(self) -> Iterator[ProcessSummary]:
         yield ProcessSummary(KERNEL_THREAD, 0, 0, 1, 0, "S", b"kthreadd", b"", True, task_address(KERNEL_THREAD))
@@ -90,8 +98,28 @@ class FakeSource(Source):
     def memory(self, image: ProcessImage) -> Memory:
         return _FakeMemory(image.tgid)
 
+    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
+        """A program that all processes share; INCOMPLETE has an incomplete library too."""
+        yield made_up_file(b"/bin/work")
+        if image.tgid == INCOMPLETE:
+            yield made_up_file(b"/lib/" + HOSTILE, lost=1)
+
     def describe(self) -> dict[str, str]:
         return {"format": "fake"}
+
+
+def made_up_file(
+    path: bytes, content: bytes = ELF, *, lost: int | None = None, deleted: bool = False, key: object = None
+) -> FileContents:
+    """:param lost: a page that is missing."""
+
+    def read() -> Iterator[Piece]:
+        for at in range(0, len(content), 4096):
+            provenance = Provenance.FILE if at >> 12 == lost else Provenance.PAGE_CACHE
+            data = b"" if provenance.missing else content[at : at + 4096].ljust(4096, b"\0")
+            yield Piece(Run(at, 4096, provenance), data)
+
+    return FileContents(path, len(content), 0o100755, deleted, key or path, read)
 
 
 def _image(tgid: int, tids: list[int]) -> ProcessImage:
@@ -155,7 +183,7 @@ class _FakeMemory(Memory):
 
 
 @contextlib.contextmanager
-def opened(place: Place, show: Show, console: Console) -> Iterator[Source]:
+def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
     """In the place of ``kgcore.cli._opened``."""
     yield FakeSource(current=COMPLETE)
 

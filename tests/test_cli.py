@@ -22,10 +22,11 @@ from kgcore.console import Console
 from kgcore.errors import TargetError
 from kgcore.model import ProcessSummary
 from kgcore.request import Place, Show
-from kgcore.sources.base import Source
+from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
 from tests.fake_source import (
     COMPLETE,
     DEFECT,
+    ELF,
     ENDLESS,
     INCOMPLETE,
     KERNEL_THREAD,
@@ -56,11 +57,15 @@ class Opener:
 
     def __init__(self) -> None:
         self.places: list[Place] = []
+        self.supplies: list[Supplies] = []
         self.source = FakeSource()
 
     @contextmanager
-    def __call__(self, place: Place, show: Show, console: Console) -> Iterator[Source]:
+    def __call__(
+        self, place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES
+    ) -> Iterator[Source]:
         self.places.append(place)
+        self.supplies.append(supplies)
         yield self.source
 
 
@@ -126,6 +131,17 @@ def leftovers(directory: Path) -> list[str]:
         ("--no-kgcore-note --no-kgcore-note", "given twice"),
         ("--missing omit --missing omit", "given twice"),
         ("--report a --report b", "given twice"),
+        ("--root . --root .", "given twice"),
+        ("--sysroot a --sysroot a", "given twice"),
+        ("--swap /dev/a=vmcore --swap /dev/b=vmcore --swap /dev/a=vmcore", "'/dev/a' is given twice"),
+        ("--swap /dev/a 100", "'/dev/a' is not DEV=IMAGE"),
+        ("--swap =vmcore 100", "'=vmcore' is not DEV=IMAGE"),
+        ("--swap /dev/a= 100", "'/dev/a=' is not DEV=IMAGE"),
+        ("--swap /dev/a=nowhere 100", "no such swap image: 'nowhere'"),
+        ("--root nowhere 100", "--root: 'nowhere' is not a directory"),
+        ("--root vmcore 100", "--root: 'vmcore' is not a directory"),
+        ("--sysroot vmcore 100", "--sysroot: 'vmcore' is not a directory"),
+        ("ps --swap /dev/a=vmcore", "unrecognized arguments: --swap"),
         ("--symbols-from btf --symbols-from btf", "given twice"),
         ("--architecture x86_64 --architecture x86_64", "given twice"),
         ("--vmcoreinfo vmcore --vmcoreinfo vmcore", "given twice"),
@@ -259,7 +275,7 @@ def test_version_and_help(kgcore: Kgcore, opener: Opener) -> None:
     for option in (
         *"-c -s -v -f -D -o -k -V --core --symbols --symbols-from --debug-directory --kernel-directory".split(),
         *"--vmcoreinfo --architecture --qemu --dontdump --dax --missing --force --dry-run --report".split(),
-        *"--no-kgcore-note hugetlb".split(),
+        *"--no-kgcore-note --swap --root --sysroot hugetlb".split(),
     ):
         assert option in out
     assert "--json" in kgcore("ps", "-h").out
@@ -444,7 +460,7 @@ def test_symbolic_links_are_not_followed(kgcore: Kgcore, tmp_path: Path, force: 
 def test_dry_run_shows_the_plan_and_writes_nothing(kgcore: Kgcore, tmp_path: Path) -> None:
     status, out, _ = kgcore("--dry-run", INCOMPLETE, COMPLETE)
     assert status == 0
-    assert re.search(r"^7f0000000000-7f0000003000 +rw-p +anon-private +8192 +4096$", out, re.MULTILINE)
+    assert re.search(r"^7f0000000000-7f0000003000 +rw-p +anon-private +8192 +4096 +0 +0$", out, re.MULTILINE)
     assert re.search(r"^process 100 .*core of 16.0 KiB$", out, re.MULTILINE)
     assert "Saved" not in out
     assert leftovers(tmp_path) == []
@@ -461,6 +477,97 @@ def test_report(kgcore: Kgcore, tmp_path: Path) -> None:
     assert "no thread" in report["failures"][0]["reason"]
     assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == 0o600
     assert kgcore(COMPLETE, "--force", "--report", "report.json").status == 0
+
+
+def test_supplies_reach_the_source(kgcore: Kgcore, opener: Opener, tmp_path: Path) -> None:
+    """README: kgcore --swap /dev/sda2=sda2.img --root / 12345"""
+    for name in ("sda2.img", "a=b"):
+        (tmp_path / name).touch()
+    assert kgcore("--swap", "/dev/sda2=sda2.img", "--root", "/", COMPLETE, "--swap", "/swap file=a=b").status == 0
+    assert opener.supplies == [Supplies({"/dev/sda2": "sda2.img", "/swap file": "a=b"}, "/")]
+    kgcore("--force", COMPLETE)
+    assert opener.supplies[1] == NO_SUPPLIES
+
+
+# Programs and libraries
+
+
+def test_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
+    """README: kgcore --sysroot dir 12345"""
+    status, out, err = kgcore("--sysroot", "dir", COMPLETE)
+    assert (status, out) == (0, "Saved core.100\n")
+    assert err == "kgcore: sysroot dir: 1 file, all whole\n"
+    assert (tmp_path / "dir/bin/work").read_bytes() == ELF
+    assert stat.S_IMODE((tmp_path / "dir").stat().st_mode) == 0o700
+    status, out, err = kgcore("check", "dir")
+    assert (status, err) == (0, "")
+    assert out == "dir: ok, complete\n1 file, 1 whole\nwhole: /bin/work: 8.27 KiB, no symbols\n"
+
+
+def test_a_sysroot_that_is_not_whole(kgcore: Kgcore, tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    status, out, err = kgcore("--sysroot", "dir", "--report", "r.json", INCOMPLETE, COMPLETE)
+    assert (status, out) == (3, "Saved core.200\nSaved core.100\n")
+    told = [line for line in err.splitlines() if "sysroot" in line or "/lib" in line]
+    assert told == [
+        "kgcore: sysroot dir: 2 files, 1 whole, 4.00 KiB missing",
+        r"kgcore:   /lib/\x1b[31m[red]\xff\n: 4.00 KiB of 8.27 KiB missing: file",
+        "kgcore: sysroot dir: 1 file, all whole",
+    ]
+    processes = json.loads((tmp_path / "r.json").read_text())["processes"]
+    (first, second) = (process["sysroot"] for process in processes)
+    assert (first["directory"], first["complete"], first["whole"], first["missing_bytes"]) == ("dir", False, 1, 4096)
+    assert (second["complete"], second["whole"], second["missing_bytes"]) == (True, 1, 0)
+    assert [file["missing"] for file in first["files"]] == [[], [[4096, 8192, "file", ""]]]
+    assert kgcore("check", "dir").status == 3
+    verdict = json.loads(kgcore("check", "--json", "dir").out)
+    assert (verdict["version"], verdict["ok"], verdict["complete"]) == (1, True, False)
+    assert [file["whole"] for file in verdict["files"]] == [True, False]
+    quiet = kgcore("-v", "0", "--force", "--sysroot", "dir", INCOMPLETE)
+    assert "sysroot dir: 2 files" in quiet.err
+    assert "/lib/" not in quiet.err
+
+
+def test_without_sysroot_the_report_has_none(kgcore: Kgcore, tmp_path: Path) -> None:
+    kgcore("--report", "r.json", COMPLETE)
+    assert "sysroot" not in json.loads((tmp_path / "r.json").read_text())["processes"][0]
+
+
+def test_a_dry_run_writes_no_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
+    assert kgcore("--dry-run", "--sysroot", "dir", COMPLETE).status == 0
+    assert leftovers(tmp_path) == []
+
+
+def test_a_sysroot_beside_a_pipe(kgcore: Kgcore, tmp_path: Path) -> None:
+    words = command("--sysroot", "dir", "-o", "-", COMPLETE)
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True)
+    assert done.returncode == 0
+    assert done.stdout[:4] == b"\x7fELF"
+    assert done.stderr == b"Saved core.100\nkgcore: sysroot dir: 1 file, all whole\n"
+
+
+def test_files_of_a_sysroot_are_not_overwritten(kgcore: Kgcore, tmp_path: Path) -> None:
+    """The core is there all the same, and the rest of the sysroot too."""
+    (tmp_path / "dir/bin").mkdir(parents=True)
+    (tmp_path / "dir/bin/work").write_text("precious")
+    status, out, err = kgcore("--sysroot", "dir", INCOMPLETE, COMPLETE)
+    assert (status, out) == (1, "Saved core.200\nSaved core.100\n")
+    assert err.count("dir/bin/work exists (--force replaces it)") == 2
+    assert (tmp_path / "dir/bin/work").read_text() == "precious"
+    assert len(leftovers(tmp_path / "dir/lib")) == 1
+    assert kgcore("--sysroot", "dir", "--force", COMPLETE).status == 0
+    assert (tmp_path / "dir/bin/work").read_bytes() == ELF
+
+
+def test_a_directory_that_is_no_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    status, out, err = kgcore("check", "dir")
+    assert (status, out) == (1, "")
+    assert err == (
+        "kgcore: dir is a directory without kgcore-sysroot.json (check takes a core, or what --sysroot wrote)\n"
+    )
+    (tmp_path / "dir/kgcore-sysroot.json").write_text("{}")
+    assert "cannot be understood" in kgcore("check", "dir").err
 
 
 # Sub-commands

@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "kgcore"
 
-VALUES = ["kgcore", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
+VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
 ARCH = ["kgcore.arch", "kgcore.arch.*"]
 FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
 FORWARD += ["kgcore.plan", "kgcore.report", "kgcore.writer"]
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "kgcore": [*VALUES, "kgcore.check", "kgcore.pipeline", "kgcore.plugin", "kgcore.report"],  # for type checkers
     "kgcore.errors": [],
     "kgcore.text": [],
+    "kgcore.account": ["kgcore.memory", "kgcore.text"],
     "kgcore.model": ["kgcore.errors"],
     "kgcore.memory": ["kgcore.errors", "kgcore.model"],
     "kgcore.elf": VALUES,
@@ -41,6 +42,9 @@ MAY_IMPORT = {
     "kgcore.sources*": VALUES,
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
     "kgcore.check": [*VALUES],  # apart from all that writes
+    "kgcore.sysrootcheck": [*VALUES],  # so is this
+    "kgcore.linkmap": [*VALUES, *ARCH],
+    "kgcore.sysroot": [*VALUES, "kgcore.linkmap", "kgcore.sinks", "kgcore.sources.base", "kgcore.sources.buildid"],
     "kgcore.*": ["kgcore", "kgcore.*"],  # the command line, the plugin and what they share
 }
 
@@ -50,7 +54,7 @@ ONLY_IN = {
     "_drgn": ["kgcore.sources.vmcore*", "kgcore.plugin"],
     "rich": ["kgcore.render"],
     "construct": ["kgcore.elf", "kgcore.arch*"],
-    "elftools": ["kgcore.check", "kgcore.sources.vmcore*"],
+    "elftools": ["kgcore.check", "kgcore.sysrootcheck", "kgcore.sources.vmcore*"],
 }
 
 

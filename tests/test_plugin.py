@@ -20,9 +20,10 @@ from drgn.commands import CommandArgumentError, CommandError, run_command
 import kgcore
 from kgcore import plugin
 from kgcore.errors import KernelThread, KgcoreError, NoCurrentTask
-from kgcore.sources.base import Source
+from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
 from tests.fake_source import (
     COMPLETE,
+    ELF,
     INCOMPLETE,
     KERNEL_THREAD,
     LARGE,
@@ -60,7 +61,8 @@ def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeSource:
     fake = FakeSource()
 
     @contextlib.contextmanager
-    def opened(prog: drgn.Program) -> Iterator[Source]:
+    def opened(prog: drgn.Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
+        fake.supplies = supplies
         yield fake
 
     monkeypatch.setattr(plugin, "_source", opened)
@@ -135,6 +137,21 @@ def test_output_is_a_file_a_directory_or_a_stream(prog: drgn.Program, source: Fa
         plugin.gcore(prog, COMPLETE, output=end)
         end.close()
         assert pipe.read() == stream.getvalue()
+
+
+def test_supplies_and_sysroot(prog: drgn.Program, source: FakeSource, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    plugin.gcore(prog, COMPLETE, swap={"/dev/sda2": image}, root=tmp_path, sysroot=tmp_path / "dir")
+    assert source.supplies == Supplies({"/dev/sda2": str(image)}, str(tmp_path))
+    assert (tmp_path / "dir/bin/work").read_bytes() == ELF
+    (tmp_path / "dir/bin/work").write_text("precious")
+    with pytest.raises(KgcoreError, match="bin/work exists"):
+        plugin.gcore(prog, COMPLETE, force=False, output="other", sysroot=tmp_path / "dir")
+    assert os.path.exists("other")
+    run_command(prog, f"gcore --swap /dev/sda2={image} --root {tmp_path} --sysroot d2 -o third 100")
+    assert source.supplies == Supplies({"/dev/sda2": str(image)}, str(tmp_path))
+    assert Path("d2/bin/work").read_bytes() == ELF
 
 
 def test_nothing_is_overwritten_without_force(prog: drgn.Program, source: FakeSource) -> None:

@@ -2,15 +2,30 @@
 """What a source of processes offers. A vmcore is one; a live process or a core on standard input may follow."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kgcore.errors import KgcoreError
-from kgcore.memory import Memory
+from kgcore.memory import Memory, Piece
 from kgcore.model import ProcessImage, ProcessSummary
 
-__all__ = ("Source", "TaskRef")
+__all__ = ("NO_SUPPLIES", "FileContents", "Source", "Supplies", "TaskRef")
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What the user has besides the dump.
+
+    :ivar swap: path of a swap device or file, as /proc/swaps has it, to path of its image.
+    :ivar root: directory with the files of the crashed machine.
+    """
+
+    swap: Mapping[str, str] = field(default_factory=dict)
+    root: str | None = None
+
+
+NO_SUPPLIES = Supplies()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,27 @@ class TaskRef:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FileContents:
+    """A program or library that a process has mapped, as far as it is to be had.
+
+    :ivar path: its name, relative to the process's root; raw, and without the kernel's `` (deleted)``.
+    :ivar size: bytes.
+    :ivar mode: ``i_mode``.
+    :ivar deleted: it has that name no longer.
+    :ivar key: the same for the same file, however often it is asked for.
+    :ivar read: all of it, ascending and without gaps, in whole pages: the addresses of the pieces are offsets in the
+        file. What is missing says so, as in :meth:`kgcore.memory.Memory.read`.
+    """
+
+    path: bytes
+    size: int
+    mode: int
+    deleted: bool
+    key: Hashable
+    read: Callable[[], Iterator[Piece]]
+
+
 class Source(Protocol):
     """Where processes come from."""
 
@@ -60,6 +96,15 @@ class Source(Protocol):
 
     def memory(self, image: ProcessImage) -> Memory:
         """The memory of a process that :meth:`image` gave."""
+
+    def remarks(self, image: ProcessImage) -> Iterator[str]:
+        """What was found out about a process while its memory was looked at, as sentences."""
+        yield from ()
+
+    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
+        """The executable of a process that :meth:`image` gave, its interpreter and its libraries: every regular file
+        that is mapped and is an ELF file, or may be one. Where one is lost, a sentence about that. Those that still
+        have their names come first."""
 
     def describe(self) -> dict[str, str]:
         """Where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""

@@ -92,6 +92,11 @@ class Fixture:
     def vmlinux(self) -> Path:
         return self.path / "vmlinux"
 
+    @property
+    def swaps(self) -> tuple[tuple[str, str], ...]:
+        """Images of its swap spaces: (device, path) each."""
+        return tuple((swap["device"], str(self.path / swap["image"])) for swap in self.manifest.get("swaps", ()))
+
 
 def find(name: str, *, committed: bool = True) -> Fixture | None:
     """The fixture of that name; the committed one if there is one, unless the whole one is asked for."""
@@ -139,29 +144,39 @@ class Extractor:
     _targets: dict[Any, Any] = field(default_factory=dict)
     _done: dict[Any, Any] = field(default_factory=dict)
 
-    def source(self, path: Path, **options: Any) -> Any:
-        """An opened dump."""
+    def source(
+        self, path: Path, *, swap: tuple[tuple[str, str], ...] = (), root: str | None = None, **options: Any
+    ) -> Any:
+        """An opened dump. ``swap``: (device, image) each; the other options are those of TargetOptions."""
         from kgcore.sources.vmcore.source import VmcoreSource
+        from kgcore.sources.vmcore.stores import Supplies
         from kgcore.sources.vmcore.target import TargetOptions, open_target
 
-        key = (path, tuple(sorted(options.items())))
+        key = (path, swap, root, tuple(sorted(options.items())))
         if key not in self._targets:
             target = open_target(TargetOptions(core=str(path), **options))
-            self._targets[key] = (target, VmcoreSource(target))
+            self._targets[key] = (target, VmcoreSource(target, Supplies(swap=dict(swap), root=root)))
         return self._targets[key][1]
 
     def __call__(
-        self, path: Path, task: int | str, *, symbols: tuple[str, ...] = (), **options: Any
+        self,
+        path: Path,
+        task: int | str,
+        *,
+        symbols: tuple[str, ...] = (),
+        swap: tuple[tuple[str, str], ...] = (),
+        root: str | None = None,
+        **options: Any,
     ) -> tuple[Path, Any]:
         """Extract with the given :class:`kgcore.pipeline.Options`."""
         from kgcore.pipeline import Options, dump
         from kgcore.sinks import FileSink
         from kgcore.sources.base import TaskRef
 
-        key = (path, task, symbols, tuple(sorted(options.items())))
+        key = (path, task, symbols, swap, root, tuple(sorted(options.items())))
         if key not in self._done:
             out = self.directory / f"core.{len(self._done)}"
-            source = self.source(path, symbols=symbols)
+            source = self.source(path, symbols=symbols, swap=swap, root=root)
             report = dump(source, TaskRef.parse(str(task)), lambda _: FileSink(str(out)), Options(**options))
             self._done[key] = (out, report)
         path_, report = self._done[key]

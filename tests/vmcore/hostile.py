@@ -3,7 +3,7 @@
 
 ::
 
-    python3 -m tests.vmcore.hostile k61-small 0 1000    # seeds from, to: what the tests do, at length
+    python3 -m tests.vmcore.hostile k61-small 0 1000 corrupt    # seeds from, to; or "lose": the tests, at length
 
 The pages that extraction reads are taken out of the dump once; a Program on a callback then sees them with whatever a
 :class:`Damage` does to them.
@@ -39,7 +39,7 @@ from kgcore.sources.vmcore.dumpfile import FrameRun, Frames, FrameState, open_du
 from kgcore.sources.vmcore.dumpfile.frames import merged
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
-from tests.vmcore.conftest import Fixture, Victim, need
+from tests.vmcore.conftest import Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import Core
 
 PAGE = 4096
@@ -101,7 +101,7 @@ class Less:
 
 
 class Machine:
-    """A committed dump behind a callback.
+    """A dump behind a callback.
 
     :ivar damage: what reads see from now on.
     :ivar reads: what was read since :meth:`record`: physical address and size.
@@ -112,7 +112,7 @@ class Machine:
         self._damage = Damage()
         self.reads: set[tuple[int, int]] = set()
         self._pages: dict[int, bytes] = {}
-        path = str(fixture.dump("vmcore"))
+        path = str(fixture.dump(main_dump(fixture)))
         self._whole = open_target(TargetOptions(core=path, symbols_from="btf"))
         dump = open_dump(path)
         prog = Program(Platform(Architecture.X86_64), vmcoreinfo=self._whole.prog["VMCOREINFO"].string_())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Dumps that lie: kernel structures overwritten and pages lost at random, on the committed dumps.
+"""Dumps that lie: kernel structures overwritten and pages lost at random, on the committed dumps and some others.
 
 Whatever the memory holds, what comes out is a core with a report or a KgcoreError: no other exception, not after an
 endless walk, not by way of all the machine's memory. Where pages are merely lost, nothing that does come out is wrong.
@@ -16,7 +16,9 @@ pytest.importorskip("drgn")
 from tests.vmcore.conftest import COMMITTED
 from tests.vmcore.hostile import Baseline, Damage, changed, peak_memory, reset_peak_memory, run, watchdog
 
-NAMES = sorted(path.parent.name for path in COMMITTED.glob("*/manifest.toml"))
+SWAPPED = ("k510-zswap", "k61-zram", "k612-zswap", "k72-zram")
+"""With victims in compressed memory."""
+NAMES = [*sorted(path.parent.name for path in COMMITTED.glob("*/manifest.toml")), *SWAPPED]
 CORRUPTED, LOST = 50, 20
 """Seeds per dump. ``python3 -m tests.vmcore.hostile`` runs any number of others."""
 PATIENCE = 20

@@ -43,7 +43,9 @@ def test_session_prints_what_the_readme_shows(tmp_path: Path) -> None:
         assert done.stdout.replace(str(tmp_path), "/tmp") == shown, command
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/vmcore_fixtures/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/report.md", "tests/vmcore_fixtures/README.md"]
+)
 def test_links_lead_somewhere(name: str) -> None:
     text = (README.parent / name).read_text()
     headings = {

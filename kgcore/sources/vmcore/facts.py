@@ -11,12 +11,14 @@ from drgn import FaultError, Object
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.panic import panic_message
 
+from kgcore.account import left_out
 from kgcore.errors import KgcoreError
 from kgcore.memory import Provenance
 from kgcore.model import VM_READ, VM_WRITE, Vma
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.stores import Stores, Supplies
 from kgcore.sources.vmcore.target import Target
 from kgcore.sources.vmcore.tasks import Tasks, is_kernel_thread
 
@@ -153,12 +155,13 @@ def _user_memory(kernel: Kernel) -> UserMemory:
 def _stack_pages(kernel: Kernel) -> Iterator[bool]:
     """Whether the stack's top page is in the dump, process by process; not of those that have it in swap."""
     leaders, _ = Tasks(kernel).leaders()
+    stores = Stores(kernel, Supplies())
     for task in leaders:
         try:
             if is_kernel_thread(task) or not task.mm:
                 continue
             start = task.mm.start_stack.value_() & -_PAGE
-            memory = VmcoreMemory(kernel, task.mm)
+            memory = VmcoreMemory(stores, task.mm)
             vma = Vma(start, start + _PAGE, VM_READ | VM_WRITE, anon=True)
             provenance = next(iter(memory.runs(vma, start, start + _PAGE))).provenance
         except (FaultError, KgcoreError):
@@ -171,18 +174,12 @@ def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, *, live:
     if live:
         return "cores come out complete, but for what is swapped out"
     if user_memory == "no" and not cut_off:
-        made = f" (makedumpfile -d {level})" if level is not None and level & _USER_DATA else ""
-        return (
-            f"user memory was left out when the dump was made{made}: cores will have threads, registers and the list "
-            "of mappings, but hardly any memory; makedumpfile -d 17 keeps it"
-        )
+        made = left_out(level if level is not None and level & _USER_DATA else None)
+        return f"{made}: cores will have threads, registers and the list of mappings, but hardly any memory"
     if user_memory == "unknown":
         return "no process was found whose memory could be looked at; what is missing in a core, its report will say"
     if user_memory != "yes" or cut_off:
         return "some memory of processes is missing: cores will have what is there and list what is not"
     if level is not None and level & _CACHE:
-        return (
-            f"pages of files were left out when the dump was made (makedumpfile -d {level}): cores will have all other "
-            "memory, and list these pages as missing"
-        )
+        return f"{left_out(level)}: cores will have all other memory, and list these pages as missing"
     return "cores come out complete, but for what was swapped out"

@@ -376,6 +376,27 @@ class Kernel:
         """Physical address of the memory that a ``struct page`` (or folio) at that address describes."""
         return (page - self.vmemmap) // self.page_struct_size << 12
 
+    def frame_to_page(self, frame: int) -> int:
+        """Address of the ``struct page`` of a page frame."""
+        return self.vmemmap + frame * self.page_struct_size
+
+    @cached_property
+    def swap_cluster_slots(self) -> int:
+        """SWAPFILE_CLUSTER, mm/swap.h: slots of swap space that one table describes (6.18)."""
+        try:
+            return (self.prog.type("struct swap_table").size or 0) // 8 or 512
+        except LookupError:
+            return 512  # with CONFIG_THP_SWAP
+
+    def page_flags(self, frame: int, count: int) -> tuple[int, ...]:
+        """``flags`` of the ``struct page`` of adjacent page frames.
+
+        :raises FaultError: they are not in the dump.
+        """
+        size = self.page_struct_size
+        raw = self.prog.read(self.frame_to_page(frame), count * size)
+        return tuple(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), size))  # the first member
+
     @cached_property
     def zero_pages(self) -> tuple[tuple[int, int], ...]:
         """The shared pages of zeros, 4 KiB and 2 MiB: physical address and size, ascending.

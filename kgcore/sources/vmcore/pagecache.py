@@ -1,125 +1,170 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The page cache: pages of files and of shared memory that are in the dump though no page table points to them."""
 
+import stat
 from collections.abc import Iterator
-from enum import Enum
 from typing import NamedTuple
 
 from drgn import FaultError, Object
 
+from kgcore.memory import Provenance
+from kgcore.sources.vmcore.extents import Extent, missing, zeros
+from kgcore.sources.vmcore.folios import Folios
 from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.trees import XA_INTERNAL, XaNode, XArrays
+from kgcore.sources.vmcore.physical import PhysicalMemory
+from kgcore.sources.vmcore.swap import SwapSpaces
+from kgcore.sources.vmcore.trees import XaEntry, XArrays
 
-__all__ = ("CachedPages", "EntryKind", "PageCache")
+__all__ = ("CachedFile", "PageCache")
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+_ENDLESS = 1 << 62
+_HUGE_ORDERS = (9, 18)  # 2 MiB, 1 GiB
+# shmem keeps swp_entry_t values, laid out otherwise than in page tables: SWP_TYPE_SHIFT, include/linux/swapops.h
+_SWAP_TYPE_SHIFT = 58
 
 
-class EntryKind(Enum):
-    """What the cache says of pages."""
+class CachedFile(NamedTuple):
+    """A file as the page cache knows it.
 
-    PAGE = 0  # they are in memory
-    VALUE = 1  # a value entry: a shadow of evicted pages, or of shmem a swap entry
-    LOST = 2  # the part of the tree that would tell is not in the dump
-
-
-class CachedPages(NamedTuple):
-    """Adjacent pages of one entry.
-
-    :ivar first: the first page, counted as the mapping's indices are.
-    :ivar pages: how many.
-    :ivar value: PAGE: physical address of the first; VALUE: the raw entry; LOST: 0.
+    :ivar mapping: address of its ``struct address_space``.
+    :ivar size: ``i_size`` in bytes.
+    :ivar in_memory: it lives in memory alone (tmpfs, memfd, SysV, hugetlbfs): what the cache does not have is zeros.
+    :ivar shift: the cache counts in units of ``1 << shift`` pages.
     """
 
-    first: int
-    pages: int
-    kind: EntryKind
-    value: int
+    mapping: int
+    size: int
+    in_memory: bool
+    shift: int = 0
 
 
 class PageCache:
     """``struct address_space::i_pages`` read in bulk: a whole ``struct xa_node`` at a time."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory, swap: SwapSpaces) -> None:
         self._kernel = kernel
-        prog = kernel.prog
-        self._arrays = XArrays(prog)
-        self._page = "struct folio *" if kernel.target.has_type("struct folio") else "struct page *"
-        self._uptodate = 1 << (kernel.target.constant("PG_uptodate") or 0)
+        self._physical = physical
+        self._swap = swap
+        self._arrays = XArrays(kernel.prog)
+        self._folios = Folios(kernel)
 
-    def pages(self, mapping: int, first: int, last: int) -> Iterator[CachedPages]:
-        """What the cache holds of pages first to last (inclusive) of a mapping, ascending. What it does not hold is
-        left out.
+    def file(self, file: Object, *, hugetlb: bool = False) -> CachedFile:
+        """How the page cache knows an open file.
 
-        :param mapping: address of a ``struct address_space``.
+        :param file: ``struct file *``
+        :raises FaultError: that is not in the dump.
         """
+        mapping = file.f_mapping
+        in_memory = hugetlb or mapping.a_ops.value_() in self._memory_operations
+        host = mapping.host  # of a block device the inode that has the size
+        # What other files (devices, sockets) give for a page depends on their drivers, and does not end anywhere.
+        sized = stat.S_IFMT(host.i_mode.value_()) in (stat.S_IFREG, stat.S_IFBLK)
+        size = int(host.i_size.value_()) if sized else _ENDLESS
+        return CachedFile(mapping.value_(), size, in_memory, self._index_shift(file) if hugetlb else 0)
+
+    @property
+    def _memory_operations(self) -> set[int | None]:
+        symbol = self._kernel.target.symbol_address
+        return {symbol("shmem_aops"), symbol("ram_aops")} - {None, 0}
+
+    def _index_shift(self, file: Object) -> int:
+        """The page cache counts hugetlbfs in huge pages until a08c7193e4f1 "mm/filemap: remove hugetlb special
+        casing in filemap.c" (6.7)."""
+        if self._kernel.version >= (6, 7):
+            return 0
         try:
-            head = Object(self._kernel.prog, "struct address_space *", mapping).i_pages.xa_head.value_()
-        except FaultError:
-            yield CachedPages(first, last - first + 1, EntryKind.LOST, 0)
-            return
-        if not head:
-            return
-        if not self._arrays.is_node(head):
-            if first == 0 and head & 3 != XA_INTERNAL:
-                yield from self._entry(head, 0, 0, 0)
-            return
-        yield from self._node(self._arrays.below(head), 0, first, last, 64)
+            info = self._kernel.prog.type("struct hugetlbfs_sb_info *")
+            order = int(Object(self._kernel.prog, info, file.f_inode.i_sb.s_fs_info.value_()).hstate.order.value_())
+        except (FaultError, LookupError, AttributeError):
+            return 9
+        return order if order in _HUGE_ORDERS else 9
 
-    def _node(self, node: XaNode | None, base: int, first: int, last: int, reach: int) -> Iterator[CachedPages]:
-        """A node and all below it, of pages first to last.
+    def extents(self, file: CachedFile, first: int, pages: int, address: int) -> Iterator[Extent]:
+        """Pages of a file as a fault would bring them; beyond the file's end there is nothing (SIGBUS).
 
-        :param node: None: it is damaged or not in the dump.
-        :param reach: ``1 << reach`` pages from ``base`` on are below it.
+        :param first: page of the file.
+        :param address: what the first one is to be called.
         """
-        if node is None:
-            low, high = max(first, base), min(last, base + (1 << reach) - 1)
-            yield CachedPages(low, high - low + 1, EntryKind.LOST, 0)
-            return
-        shift, slots = node.shift, node.slots
-        low = max(0, first - base >> shift)
-        high = min(len(slots) - 1, last - base >> shift)
-        for slot in range(low, high + 1):
-            entry = slots[slot]
-            canonical = slot
-            if entry & 3 == XA_INTERNAL and entry < len(slots) << 2:  # sibling: the rest of a large entry
-                canonical = entry >> 2
-                entry = slots[canonical]
-            if not entry:
-                continue
-            start = base + (slot << shift)
-            if self._arrays.is_node(entry):
-                yield from self._node(self._arrays.below(entry, node, slot), start, first, last, shift)
-                continue
-            if entry & 3 == XA_INTERNAL:
-                continue
-            yield from self._clip(self._entry(entry, start, shift, base + (canonical << shift)), first, last)
+        file_end = file.size + _PAGE - 1 >> _PAGE_SHIFT
+        end = max(first, min(first + pages, file_end))
+        at = first
 
-    def _entry(self, entry: int, index: int, shift: int, canonical: int) -> Iterator[CachedPages]:
-        """One slot: 2 ** shift pages from index on, of a folio that starts at page canonical."""
-        count = 1 << shift
-        if entry & 1:
-            yield CachedPages(index, count, EntryKind.VALUE, entry)
+        def where(page: int) -> int:
+            return address + (page - first << _PAGE_SHIFT)
+
+        def gap(low: int, high: int) -> Iterator[Extent]:
+            """Pages that the cache does not have."""
+            if low < high:
+                size = high - low << _PAGE_SHIFT
+                yield zeros(where(low), size) if file.in_memory else missing(where(low), size, Provenance.FILE)
+
+        for found in self._entries(file, first, end):
+            low = max(found.first << file.shift, at)
+            high = min(found.first + found.length << file.shift, end)
+            if low < high:
+                yield from gap(at, low)
+                yield from self._entry(file, found, low, where(low), high - low << _PAGE_SHIFT)
+                at = high
+        yield from gap(at, end)
+        if end < first + pages:
+            yield zeros(where(end), first + pages - end << _PAGE_SHIFT)
+
+    def clean(self, file: CachedFile, first: int, pages: int) -> Iterator[tuple[int, int, int]]:
+        """Which pages of a file are in memory and the same as on the disk, as far as the kernel itself knows.
+
+        :param first: page of the file.
+        :return: (page, how many, physical address), ascending.
+        """
+        end = min(first + pages, file.size + _PAGE - 1 >> _PAGE_SHIFT)
+        for found in self._entries(file, first, end):
+            low, high = max(found.first, first), min(found.first + found.length, end)
+            if found.entry is None or found.entry & 1 or low >= high:
+                continue
+            folio = self._folios.read(found.entry & ~3)
+            if folio is None or folio.mapping != file.mapping or not (folio.uptodate and folio.settled):
+                continue
+            inside = low - folio.index
+            if 0 <= inside < 1 << 20:
+                yield low, high - low, folio.physical + (inside << _PAGE_SHIFT)
+
+    def _entries(self, file: CachedFile, first: int, end: int) -> Iterator[XaEntry]:
+        if first >= end:
             return
-        page = Object(self._kernel.prog, self._page, entry & ~3)
+        low, high = first >> file.shift, end - 1 >> file.shift
         try:
-            flags = page.flags
-            if self._kernel.target.has_type("memdesc_flags_t"):
-                flags = flags.f
-            if not flags.value_() & self._uptodate:
-                return
-            head = page.index.value_()
+            head = Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages.xa_head.value_()
         except FaultError:
-            yield CachedPages(index, count, EntryKind.LOST, 0)
+            yield XaEntry(low, high - low + 1, None, low)
             return
-        # A large folio stands in all its slots, each time as its head.
-        within = index - head if 0 <= index - head < 1 << 20 else index - canonical
-        physical = self._kernel.page_to_phys(entry & ~3) + (within << 12)
-        yield CachedPages(index, count, EntryKind.PAGE, physical)
+        yield from self._arrays.range(head, low, high)
 
-    @staticmethod
-    def _clip(entries: Iterator[CachedPages], first: int, last: int) -> Iterator[CachedPages]:
-        for found in entries:
-            skip = max(0, first - found.first)
-            count = min(found.pages - skip, last - found.first - skip + 1)
-            if count > 0:
-                value = found.value + (skip << 12) if found.kind is EntryKind.PAGE else found.value
-                yield CachedPages(found.first + skip, count, found.kind, value)
+    def _entry(self, file: CachedFile, found: XaEntry, page: int, address: int, length: int) -> Iterator[Extent]:
+        """The extents of one entry, from a page of the file on."""
+        lost = missing(address, length, Provenance.FILE, "the page cache's tree is not readable")
+        inside = page - (found.canonical << file.shift)
+        if found.entry is None:
+            yield lost
+        elif found.entry & 1:  # a value entry
+            if file.in_memory:
+                value = found.entry >> 1
+                number, offset = value >> _SWAP_TYPE_SHIFT, value & (1 << _SWAP_TYPE_SHIFT) - 1
+                # One entry may stand for several slots since 6.12 (shmem_swapin_folio(), mm/shmem.c).
+                yield from self._swap.extents(number, offset + inside, address, length)
+            else:
+                yield missing(address, length, Provenance.FILE)  # a shadow: it was evicted
+        else:
+            folio = self._folios.read(found.entry & ~3)
+            if folio is None:
+                yield lost
+            elif not folio.uptodate:
+                why = "" if folio.settled else "it was being written"
+                lost = missing(address, length, Provenance.FILE, why)
+                yield zeros(address, length) if file.in_memory else lost
+            else:
+                # A large folio stands in all its slots, each time as its head.
+                ahead = page - (folio.index << file.shift)
+                inside = ahead if 0 <= ahead < 1 << 20 else inside
+                physical = folio.physical + (inside << _PAGE_SHIFT)
+                yield from self._physical.extents(address, length, physical, Provenance.PAGE_CACHE)

@@ -12,10 +12,12 @@ from drgn.helpers.linux.sched import task_state_to_char
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.memory import Memory, peek
 from kgcore.model import FpuState, ProcessImage, ProcessSummary, PsInfo, TaskIds, TaskTimes, Thread, Vma
-from kgcore.sources.base import TaskRef
+from kgcore.sources.base import NO_SUPPLIES, FileContents, Supplies, TaskRef
 from kgcore.sources.vmcore import registers, vmas
+from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.target import Target
 from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Tasks, comm, is_kernel_thread
 
@@ -32,9 +34,10 @@ _T = TypeVar("_T")
 class VmcoreSource:
     """The processes of one opened dump."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, supplies: Supplies = NO_SUPPLIES) -> None:
         self._target = target
         self._kernel = Kernel(target)
+        self._stores = Stores(self._kernel, supplies)
         self._tasks = Tasks(self._kernel)
 
     @cached_property
@@ -54,7 +57,7 @@ class VmcoreSource:
         """
         task = self._tasks.find(ref)
         try:
-            return _Reader(self._kernel, self._tasks, self._cpus, task).image()
+            return _Reader(self._stores, self._tasks, self._cpus, task).image()
         except FaultError as error:
             raise BrokenDump(
                 f"{ref.text}: its kernel structures are not in the dump: {error}", address=task.value_()
@@ -64,9 +67,22 @@ class VmcoreSource:
         """See :meth:`kgcore.sources.base.Source.memory`."""
         task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
         try:
-            return VmcoreMemory(self._kernel, task.mm.read_())
+            return VmcoreMemory(self._stores, task.mm.read_())
         except FaultError as error:
             raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {error}") from error
+
+    def remarks(self, image: ProcessImage) -> Iterator[str]:
+        """See :meth:`kgcore.sources.base.Source.remarks`."""
+        if self._stores.root is not None:
+            yield from self._stores.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
+
+    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
+        """See :meth:`kgcore.sources.base.Source.files`."""
+        task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
+        try:
+            yield from mapped_programs(self._stores, task, task.mm.read_())
+        except FaultError as error:
+            yield f"the mapped files are not in the dump: {error}"
 
     # All processes
 
@@ -134,8 +150,9 @@ def _cmdline(task: Object) -> bytes | None:
 class _Reader:
     """Reads one process into a :class:`ProcessImage`, collecting what goes wrong on the way."""
 
-    def __init__(self, kernel: Kernel, tasks: Tasks, cpus: registers.Cpus, task: Object) -> None:
-        self._kernel = kernel
+    def __init__(self, stores: Stores, tasks: Tasks, cpus: registers.Cpus, task: Object) -> None:
+        self._stores = stores
+        self._kernel = stores.kernel
         self._tasks = tasks
         self._cpus = cpus
         self._task = task
@@ -231,7 +248,7 @@ class _Reader:
         """The start of the argument area, as fill_psinfo() reads it (fs/binfmt_elf.c)."""
         start = mm.arg_start.value_()
         size = min(mm.arg_end.value_() - start & (1 << 64) - 1, _PSARGS)
-        memory = VmcoreMemory(self._kernel, mm)
+        memory = VmcoreMemory(self._stores, mm)
         data: bytes | None = b""
         for vma in mappings:
             if data is not None and vma.start < start + size and start < vma.end:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
-__all__ = ("XA_INTERNAL", "MapleSlot", "XArrays", "XaNode", "maple_slots")
+__all__ = ("XA_INTERNAL", "MapleSlot", "XArrays", "XaEntry", "XaNode", "maple_slots")
 
 # enum maple_type, include/linux/maple_tree.h (6.1)
 _MAPLE_LEAF_64 = 1
@@ -100,6 +100,21 @@ class XaNode(NamedTuple):
     slots: tuple[int, ...]
 
 
+class XaEntry(NamedTuple):
+    """An entry of an xarray.
+
+    :ivar first: index.
+    :ivar length: for how many indices, from ``first`` on, it stands.
+    :ivar entry: None: the part of the tree that would tell is damaged or not in the dump.
+    :ivar canonical: the first index of a large entry, which may be before ``first``.
+    """
+
+    first: int
+    length: int
+    entry: int | None
+    canonical: int
+
+
 class XArrays:
     """Reads ``struct xa_node``, of which xarrays, radix trees and IDRs are made."""
 
@@ -155,6 +170,43 @@ class XArrays:
             entry = node.slots[slot]
             index &= (1 << node.shift) - 1
         return entry
+
+    def range(self, head: int, first: int, last: int) -> Iterator[XaEntry]:
+        """What an xarray holds at indices first to last (inclusive), ascending. Empty slots are left out.
+
+        :param head: ``xa_head``.
+        """
+        if not self.is_node(head):
+            if head and first == 0 and head & 3 != XA_INTERNAL:
+                yield XaEntry(0, 1, head, 0)
+            return
+        for found in self._range(self.below(head), 0, first, last, 64):
+            low, high = max(found.first, first), min(found.first + found.length, last + 1)
+            if low < high:
+                yield found._replace(first=low, length=high - low)
+
+    def _range(self, node: XaNode | None, base: int, first: int, last: int, reach: int) -> Iterator[XaEntry]:
+        """A node and all below it; entries may reach beyond first and last.
+
+        :param reach: ``1 << reach`` indices from ``base`` on are below it.
+        """
+        if node is None:
+            yield XaEntry(base, 1 << reach, None, base)
+            return
+        shift, slots = node.shift, node.slots
+        low = max(0, first - base >> shift)
+        high = min(len(slots) - 1, last - base >> shift)
+        for slot in range(low, high + 1):
+            entry = slots[slot]
+            canonical = slot
+            if entry & 3 == XA_INTERNAL and entry < len(slots) << 2:  # sibling: the rest of a large entry
+                canonical = entry >> 2
+                entry = slots[canonical]
+            start = base + (slot << shift)
+            if self.is_node(entry):
+                yield from self._range(self.below(entry, node, slot), start, first, last, shift)
+            elif entry and entry & 3 != XA_INTERNAL:
+                yield XaEntry(start, 1 << shift, entry, base + (canonical << shift))
 
     def entries(self, head: int) -> Iterator[int | None]:
         """All entries, ascending; None where a part is damaged."""

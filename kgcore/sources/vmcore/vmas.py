@@ -2,6 +2,7 @@
 """Mappings of a process and the names of the files behind them."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from drgn import FaultError, Object
 
@@ -138,14 +139,16 @@ def _name(kernel: Kernel, vma: Object) -> str:
 class Paths:
     """Names of files as ``d_path()`` gives them to a process (fs/d_path.c), relative to its root directory."""
 
-    def __init__(self, kernel: Kernel, task: Object) -> None:
+    def __init__(self, kernel: Kernel, task: Object | None) -> None:
+        """
+        :param task: ``struct task_struct *``; None: names start at the top of the mount tree.
+        """
         self._kernel = kernel
-        self._root: tuple[int, int] | None
-        try:
-            root = task.fs.root
-            self._root = (root.mnt.value_(), root.dentry.value_())
-        except FaultError:
-            self._root = None  # then names start at the top of the mount tree
+        self._root: tuple[int, int] | None = None
+        if task is not None:
+            with suppress(FaultError):
+                root = task.fs.root
+                self._root = (root.mnt.value_(), root.dentry.value_())
         self._files: dict[int, MappedFile] = {}
 
     def mapped_file(self, file: Object) -> MappedFile:

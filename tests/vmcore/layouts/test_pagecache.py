@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The page cache's trees, made up as include/linux/xarray.h describes them, whole and damaged."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.sources.vmcore.pagecache import EntryKind, PageCache
+from kgcore.memory import Provenance, Run
+from kgcore.sources.vmcore.extents import Extent
+from kgcore.sources.vmcore.pagecache import CachedFile, PageCache
+from kgcore.sources.vmcore.physical import PhysicalMemory
+from kgcore.sources.vmcore.swap import SwapSpaces
 from kgcore.sources.vmcore.trees import XArrays
 from tests.vmcore.layouts.world import World, physical
 
 TYPES = """
-enum pageflags { PG_locked, PG_writeback, PG_referenced, PG_uptodate };
+enum pageflags { PG_locked, PG_writeback, PG_referenced, PG_uptodate, PG_dirty, PG_swapbacked, PG_swapcache };
 struct list_head { struct list_head *next, *prev; };
 struct xa_node {
     unsigned char shift, offset, count, nr_values;
@@ -21,15 +26,15 @@ struct xa_node {
 };
 struct xarray { int xa_lock; unsigned int xa_flags; void *xa_head; };
 struct address_space { void *host; struct xarray i_pages; };
-struct page { unsigned long flags; struct list_head lru; void *mapping; unsigned long index; u64 rest[3]; };
+struct page { unsigned long flags; struct list_head lru; void *mapping; unsigned long index, private; u64 rest[2]; };
 struct folio {
     union {
-        struct { unsigned long flags; struct list_head lru; void *mapping; unsigned long index; };
+        struct { unsigned long flags; struct list_head lru; void *mapping; unsigned long index, private; };
         struct page page;
     };
 };
 """
-PAGE, VALUE, LOST = EntryKind.PAGE, EntryKind.VALUE, EntryKind.LOST
+PAGE, VALUE, LOST = Provenance.PAGE_CACHE, Provenance.SWAPPED, Provenance.FILE
 UPTODATE = 1 << 3
 INTERNAL = 2
 
@@ -42,6 +47,16 @@ def sibling(slot: int) -> int:
 def value(number: int) -> int:
     """xa_mk_value()"""
     return number << 1 | 1
+
+
+class EverySwap(SwapSpaces):
+    """Says which entry it was asked for."""
+
+    def __init__(self) -> None:
+        pass
+
+    def extents(self, number: int, first: int, address: int, length: int) -> Iterator[Extent]:
+        yield Extent(Run(address, length, VALUE), slot=number << 58 | first)
 
 
 class Cache(World):
@@ -71,10 +86,16 @@ class Cache(World):
     def head(self, entry: int) -> None:
         self.set("struct address_space", self.mapping, {"i_pages.xa_head": entry})
 
-    def found(self, first: int = 0, last: int = 4095) -> list[tuple[int, int, EntryKind, int]]:
-        """As (first, pages, kind, frame or value)."""
-        found = PageCache(self.kernel).pages(self.mapping, first, last)
-        return [(it.first, it.pages, it.kind, it.value >> 12 if it.kind is PAGE else it.value) for it in found]
+    def found(self, first: int = 0, last: int = 4095) -> list[tuple[int, int, Provenance, int]]:
+        """As (first, pages, kind, frame or swap entry); of a file in memory, whose other pages are zeros."""
+        cache = PageCache(self.kernel, PhysicalMemory(self.kernel), EverySwap())
+        file = CachedFile(self.mapping, 1 << 62, in_memory=True)
+        found: list[tuple[int, int, Provenance, int]] = []
+        for run, place, slot in cache.extents(file, first, last - first + 1, first << 12):
+            if run.provenance is not Provenance.ZERO:
+                number = place.at >> 12 if place else slot or 0
+                found.append((run.address >> 12, run.length >> 12, run.provenance, number))
+        return found
 
 
 @pytest.fixture
@@ -109,12 +130,12 @@ class TestEntries:
         upper = cache.node(6, {0: cache.node(0, {2: cache.page(6, 2)}), 1: lower})
         cache.head(cache.node(12, {0: upper, 2: cache.node(6, {63: cache.node(0, {63: cache.page(8, 12287)})})}))
         everything = [(2, 1, PAGE, 6), (65, 1, PAGE, 5), (12287, 1, PAGE, 8)]
-        assert cache.found(0, 1 << 40) == everything
+        assert cache.found(0, 1 << 20) == everything
         assert cache.found(3, 12286) == everything[1:2]
 
     def test_shadows_and_swap_entries_are_values(self, cache: Cache) -> None:
         cache.head(cache.node(0, {4: value(0x1234)}))
-        assert cache.found() == [(4, 1, VALUE, value(0x1234))]
+        assert cache.found() == [(4, 1, VALUE, 0x1234)]
 
     def test_not_uptodate(self, cache: Cache) -> None:
         """It is being read: its memory holds something else yet."""
@@ -171,9 +192,9 @@ class TestLargeFolios:
         assert cache.found() == []
 
     def test_siblings_of_a_value(self, cache: Cache) -> None:
-        """A large shmem folio in swap: one value for all its slots (6.12)."""
+        """A large shmem folio in swap: one value for all its slots (6.12), which follow one another."""
         cache.head(cache.node(0, {4: value(80), 5: sibling(4)}))
-        assert cache.found() == [(4, 1, VALUE, value(80)), (5, 1, VALUE, value(80))]
+        assert cache.found() == [(4, 1, VALUE, 80), (5, 1, VALUE, 81)]
 
 
 class TestDamage:

@@ -11,22 +11,26 @@ from kgcore.memory import Piece, Provenance, Run
 from kgcore.model import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_WRITE, MappedFile, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
 from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.stores import Stores, Supplies
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, value
 from tests.vmcore.layouts.test_swapentry import DEVICE_514, MIGRATION, POISON, entry
 from tests.vmcore.layouts.world import PAGE_OFFSET, physical
 
 TYPES = (
-    CACHE.replace("struct address_space {", "struct address_space_operations; struct address_space { void *a_ops;")
+    CACHE.replace("void *host;", "struct inode *host; void *a_ops;")
     + """
 struct hstate { unsigned int max, order; };
 struct hugetlbfs_sb_info { long free; struct hstate *hstate; };
 struct super_block { void *s_fs_info; };
-struct inode { struct super_block *i_sb; };
+struct inode { unsigned short i_mode; long i_size; struct super_block *i_sb; };
 struct file { struct inode *f_inode; struct address_space *f_mapping; };
 struct vdso_image { void *data; unsigned long size; };
 typedef struct { struct vdso_image *vdso_image; } mm_context_t;
-struct vm_area_struct { unsigned long vm_start, vm_end; struct vm_area_struct *vm_next; struct file *vm_file; };
+struct vm_area_struct { unsigned long vm_start, vm_end; struct vm_area_struct *vm_next; struct file *vm_file;
+    struct vm_operations_struct *vm_ops; void *vm_private_data; };
+struct vm_special_mapping { char *name; struct page **pages; void *fault; };
+struct vm_operations_struct { void *open, *fault; };
 struct owner_word { unsigned long counter; };
 struct rw_semaphore { struct owner_word owner; };
 struct task_struct { unsigned int flags; char comm[16]; };
@@ -35,11 +39,12 @@ struct mm_struct {
     struct vm_area_struct *mmap; unsigned long *pgd; mm_context_t context; struct rw_semaphore mmap_lock;
 };
 """
-).replace("struct address_space_operations; ", "")
+)
 P, PSE, PROTNONE = 1, 1 << 7, 1 << 8
 PFN = ((1 << 52) - 1) & ~0xFFF
 START = 0x7F00_0000_0000
 PRESENT, ZERO, SWAPPED = Provenance.PRESENT, Provenance.ZERO, Provenance.SWAPPED
+CACHED = Provenance.PAGE_CACHE
 FILE, EXCLUDED, UNREADABLE = Provenance.FILE, Provenance.EXCLUDED, Provenance.UNREADABLE
 STORED = FrameState.STORED
 EVERYTHING = 1 << 40
@@ -78,12 +83,14 @@ class Process(Cache):
         """A frame with something in it: its physical address."""
         return physical(self.data(content.ljust(4096, b".")))
 
-    def file(self, operations: str, pages: int = 16) -> MappedFile:
-        """Put a file behind the mapping."""
-        self.set("struct address_space", self.mapping, {"a_ops": self.symbols[operations]})
-        file = self.new("struct file", f_mapping=self.mapping, f_inode=self.new("struct inode"))
-        self.set("struct vm_area_struct", self.area, {"vm_file": file})
-        return MappedFile(b"/f", 1, 0o100644, pages * 4096)
+    def file(self, operations: str, size: int = 16 * 4096, *, mode: int = 0o100644, fault: str = "ops") -> MappedFile:
+        """Put a file behind the mapping. ``fault``: "ops" with a handler, "no handler", or "no ops"."""
+        inode = self.new("struct inode", i_size=size, i_mode=mode)
+        self.set("struct address_space", self.mapping, {"a_ops": self.symbols[operations], "host": inode})
+        file = self.new("struct file", f_mapping=self.mapping, f_inode=inode)
+        ops = 0 if fault == "no ops" else self.new("struct vm_operations_struct", open=1, fault=fault == "ops")
+        self.set("struct vm_area_struct", self.area, {"vm_file": file, "vm_ops": ops})
+        return MappedFile(b"/f", 1, mode, size)
 
     def cached(self, first: int, *frames: int, shift: int = 0) -> None:
         slots = {number: self.page(frame, first + (number << shift)) for number, frame in enumerate(frames)}
@@ -91,7 +98,7 @@ class Process(Cache):
 
     @property
     def it(self) -> VmcoreMemory:
-        return VmcoreMemory(self.kernel, self.pointer("struct mm_struct", self.mm))
+        return VmcoreMemory(Stores(self.kernel, Supplies()), self.pointer("struct mm_struct", self.mm))
 
     def runs(self, pages: int = 1, flags: int = VM_READ, **vma: object) -> list[tuple[int, Provenance, str]]:
         """As (pages, provenance, detail), of the first pages of the mapping."""
@@ -202,8 +209,8 @@ class TestEntries:
     @pytest.mark.parametrize(
         ("word", "expected"),
         [
-            (entry(0, 77), (SWAPPED, "swap 0")),
-            (entry(22, 1 << 30), (SWAPPED, "swap 22")),
+            (entry(0, 77), (SWAPPED, "swap space 0, of which the dump does not know")),
+            (entry(22, 1 << 30), (SWAPPED, "swap space 22, of which the dump does not know")),
             (entry(23, 5), (UNREADABLE, "poisoned")),
             (entry(27, 5), (UNREADABLE, "in device memory")),
             (entry(28, 5), (UNREADABLE, "in device memory")),
@@ -259,6 +266,35 @@ class TestAbsent:
     def test_anonymous(self, process: Process) -> None:
         assert process.runs(3) == [(3, ZERO, "")]
 
+    @pytest.mark.parametrize("fault", ["no handler", "no ops"])
+    def test_nothing_answers_the_fault(self, process: Process, fault: str) -> None:
+        """A private mapping of /dev/zero; no_page_table(), mm/gup.c: a hole."""
+        assert process.runs(3, file=process.file("ext4_aops", mode=0o20666, fault=fault)) == [(3, ZERO, "")]
+
+    @pytest.mark.parametrize(("mode", "expected"), [(0o20666, FILE), (0o600, FILE), (0o60660, ZERO), (0o100644, ZERO)])
+    def test_end_of_what_has_no_end(self, process: Process, mode: int, expected: Provenance) -> None:
+        """Drivers give what they want, whatever i_size says; files and block devices end there."""
+        assert process.runs(3, file=process.file("ext4_aops", 0, mode=mode)) == [(3, expected, "")]
+
+    def test_secret_memory(self, process: Process) -> None:
+        """memfd_secret(): the kernel's core has a hole, though its pages are there."""
+        process.pte(0, process.frame() | P)
+        file = process.file("ext4_aops")
+        process.symbols["secretmem_vm_ops"] = process.prog.read_u64(process.area + 32)
+        assert process.runs(2, file=file) == [(2, ZERO, "")]
+
+    def test_special_mapping(self, process: Process) -> None:
+        """special_mapping_fault(): an array of pages that ends in NULL."""
+        first, second = process.frame(b"one"), process.frame(b"two")
+        pages = process.data(struct.pack("<3Q", process.page(first >> 12, 0), process.page(second >> 12, 0), 0))
+        process.symbols["special_mapping_fault"] = 0x4711
+        special = process.new("struct vm_special_mapping", pages=pages)
+        ops = process.new("struct vm_operations_struct", fault=0x4711)
+        process.set("struct vm_area_struct", process.area, {"vm_ops": ops, "vm_private_data": special})
+        assert [run[:2] for run in process.runs(3, name="[uprobes]")] == [(2, PRESENT), (1, FILE)]
+        vma = Vma(START, START + 0x10000, VM_READ, name="[uprobes]")
+        assert [bytes(data[:3]) for _, data in process.it.read(vma, START, START + 8192)] == [b"one", b"two"]
+
     def test_file_not_cached(self, process: Process) -> None:
         """Its bytes are on a disk that we do not have."""
         assert process.runs(3, file=process.file("ext4_aops")) == [(3, FILE, "")]
@@ -272,7 +308,7 @@ class TestAbsent:
         process.cached(2, frame >> 12)
         file = process.file("ext4_aops")
         process.head(process.node(0, {3: process.page(frame >> 12, 3)}))
-        assert process.runs(3, file=file, pgoff=2) == [(1, FILE, ""), (1, PRESENT, ""), (1, FILE, "")]
+        assert process.runs(3, file=file, pgoff=2) == [(1, FILE, ""), (1, CACHED, ""), (1, FILE, "")]
         vma = Vma(START, START + 0x10000, VM_READ, pgoff=2, file=file)
         (piece,) = process.it.read(vma, START + 4096, START + 8192)
         assert bytes(piece.data).startswith(b"cached.")
@@ -304,7 +340,8 @@ class TestAbsent:
         assert bytes(piece.data).startswith(b"own.")
 
     @pytest.mark.parametrize(
-        ("operations", "expected"), [("ext4_aops", (FILE, "")), ("shmem_aops", (SWAPPED, "swap 3"))]
+        ("operations", "expected"),
+        [("ext4_aops", (FILE, "")), ("shmem_aops", (SWAPPED, "swap space 3, of which the dump does not know"))],
     )
     def test_value_entries(self, process: Process, operations: str, expected: tuple[Provenance, str]) -> None:
         """A shadow of an evicted page; for shmem a swap entry: SWP_TYPE_SHIFT is 58 (BITS_PER_XA_VALUE 63 - 5)."""
@@ -314,8 +351,7 @@ class TestAbsent:
     @pytest.mark.parametrize("operations", ["ext4_aops", "shmem_aops"])
     def test_beyond_the_end(self, process: Process, operations: str) -> None:
         """SIGBUS: filemap_fault(), shmem_fault(). The last page is a whole one."""
-        file = MappedFile(b"/f", 1, 0, 2 * 4096 + 1)
-        process.file(operations)
+        file = process.file(operations, size=2 * 4096 + 1)
         inside = FILE if operations == "ext4_aops" else ZERO
         expected = [(3, FILE, ""), (2, ZERO, "")] if inside is FILE else [(5, ZERO, "")]
         assert process.runs(5, file=file) == expected
@@ -324,8 +360,7 @@ class TestAbsent:
 
     @pytest.mark.parametrize("size", [-1, -(1 << 63), 0])
     def test_absurd_size(self, process: Process, size: int) -> None:
-        process.file("ext4_aops")
-        assert process.runs(5, file=MappedFile(b"/f", 1, 0, size)) == [(5, ZERO, "")]
+        assert process.runs(5, file=process.file("ext4_aops", size=size)) == [(5, ZERO, "")]
 
     def test_damaged_cache(self, process: Process) -> None:
         file = process.file("shmem_aops")
@@ -342,7 +377,8 @@ class TestAbsent:
         page = process.page(5, 0)
         process.word("vmemmap_base", process.pages + 64 * 6)
         process.head(process.node(0, {0: page}))
-        assert process.runs(1, file=process.file("ext4_aops")) == [(1, UNREADABLE, "no RAM at that address")]
+        expected = [(1, FILE, "the page cache's tree is not readable")]
+        assert process.runs(1, file=process.file("ext4_aops")) == expected
 
 
 class TestHugetlb:
@@ -351,10 +387,9 @@ class TestHugetlb:
         hstate = process.new("struct hstate", order=order)
         info = process.new("struct hugetlbfs_sb_info", hstate=hstate)
         block = process.new("struct super_block", s_fs_info=info)
-        process.file("ext4_aops")  # any that is not shmem's
-        inode = process.new("struct inode", i_sb=block)
-        file = process.new("struct file", f_mapping=process.mapping, f_inode=inode)
-        process.set("struct vm_area_struct", process.area, {"vm_file": file})
+        process.file("ext4_aops", 8 << 21)  # any that is not shmem's
+        inode = process.prog.read_u64(process.mapping)
+        process.set("struct inode", inode, {"i_sb": block})
         return process
 
     @pytest.mark.parametrize(("release", "index"), [("5.10.0", 3), ("6.6.0", 3), ("6.7.0", 3 << 9), ("7.2.0", 3 << 9)])
@@ -384,7 +419,7 @@ class TestHugetlb:
         frame = physical(process.allocate(4096, 1 << 21))
         process.head(process.node(0, {3: process.page(frame >> 12, 3)}))
         file = MappedFile(b"/h", 1, 0, 8 << 21)
-        assert process.runs(1, VM_READ | VM_HUGETLB, file=file, pgoff=3 << 9)[0][1] is PRESENT
+        assert process.runs(1, VM_READ | VM_HUGETLB, file=file, pgoff=3 << 9)[0][1] is CACHED
 
 
 class TestVdso:
@@ -401,7 +436,7 @@ class TestVdso:
     @pytest.mark.parametrize("size", [8192, 4097])
     def test_image(self, size: int) -> None:
         process = self.process(size)
-        assert process.runs(3, name="[vdso]") == [(2, PRESENT, ""), (1, ZERO, "")]
+        assert process.runs(3, name="[vdso]") == [(2, CACHED, ""), (1, ZERO, "")]
         vma = Vma(START, START + 0x10000, VM_READ, name="[vdso]")
         (piece,) = process.it.read(vma, START + 4096, START + 8192)
         assert bytes(piece.data[:6]) == b"vdso 1"
@@ -412,7 +447,7 @@ class TestVdso:
         kernel = process.kernel
         mm = process.pointer("struct mm_struct", process.mm)
         process.lost = set()
-        memory = VmcoreMemory(kernel, mm)
+        memory = VmcoreMemory(Stores(kernel, Supplies()), mm)
         process.lost = {physical(process.mm) >> 12}
         (run,) = memory.runs(Vma(START, START + 0x10000, VM_READ, name="[vdso]"), START, START + 4096)
         assert (run.provenance, run.detail[:5]) == (FILE, "vdso:")

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Ranges of a process's memory with the place where their bytes lie: what memory is put together from."""
+
+from typing import NamedTuple, Protocol
+
+from kgcore.memory import Provenance, Run
+
+__all__ = ("Extent", "Place", "Reader", "missing", "zeros")
+
+
+class Reader(Protocol):
+    """Something that holds bytes: physical memory, a compressed page, a file."""
+
+    def read(self, at: int, size: int) -> bytes:
+        """Exactly these bytes.
+
+        :raises drgn.FaultError, kgcore.errors.BrokenDump: they are not to be had after all.
+        """
+
+
+class Place(NamedTuple):
+    """Where bytes lie: in something, from some offset on."""
+
+    reader: Reader
+    at: int
+
+
+class Extent(NamedTuple):
+    """A run and where it lies.
+
+    :ivar place: of the first byte; all others follow it. None unless the provenance is ``stored``; but for EXCLUDED
+        ones it is where the bytes would be.
+    :ivar slot: of memory missing in a swap space: the slot of the first page; all others follow it.
+    """
+
+    run: Run
+    place: Place | None = None
+    slot: int | None = None
+
+
+def zeros(address: int, length: int) -> Extent:
+    """Memory that is certainly zeros."""
+    return Extent(Run(address, length, Provenance.ZERO))
+
+
+def missing(address: int, length: int, provenance: Provenance, detail: str = "") -> Extent:
+    """Memory that is not to be had."""
+    return Extent(Run(address, length, provenance, detail))

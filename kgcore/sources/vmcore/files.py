@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The programs and libraries that a process has mapped, as files: whole, as far as they are to be had."""
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from drgn import FaultError, Object
+
+from kgcore.memory import Piece
+from kgcore.model import VM_EXEC, VM_HUGETLB, MappedFile
+from kgcore.sources.base import FileContents
+from kgcore.sources.vmcore.extents import Extent
+from kgcore.sources.vmcore.pagecache import CachedFile
+from kgcore.sources.vmcore.pages import pieces
+from kgcore.sources.vmcore.stores import Stores
+from kgcore.sources.vmcore.vmas import Paths, vma_structs
+
+__all__ = ("mapped_programs",)
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+_ELF = b"\x7fELF"
+_DELETED = b" (deleted)"
+_MAX_SIZE = 1 << 44  # what ext4 and XFS allow of one file, more or less
+
+
+@dataclass
+class _Mapped:
+    """A file that is mapped, perhaps in several parts.
+
+    :ivar path: raw, as NT_FILE has it.
+    :ivar executable: one of them is executable.
+    """
+
+    path: bytes
+    named: MappedFile
+    cached: CachedFile
+    executable: bool = False
+
+    @property
+    def deleted(self) -> bool:
+        return self.named.nlink == 0 or self.path.endswith(_DELETED)
+
+
+def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileContents | str]:
+    """See :meth:`kgcore.sources.base.Source.files`.
+
+    :param task: ``struct task_struct *``, to whose root directory the paths are relative
+    :param mm: ``struct mm_struct *``
+    """
+    found: dict[tuple[bytes, int], _Mapped] = {}
+    lost: dict[str, int] = {}
+    paths = Paths(stores.kernel, task)
+    for file, flags in _opened(stores, mm):
+        mapped = file if isinstance(file, str) else _look(stores, paths, file)
+        if isinstance(mapped, str):
+            lost[mapped] = lost.get(mapped, 0) + 1
+            continue
+        if mapped is None or (flags or 0) & VM_HUGETLB:
+            continue
+        # On overlayfs the executable is not the file whose pages are mapped, and has none.
+        if flags is None and any(path == mapped.path for path, _ in found):
+            continue
+        known = found.setdefault((mapped.path, mapped.cached.mapping), mapped)
+        known.executable |= flags is None or bool(flags & VM_EXEC)
+    for mapped in sorted(found.values(), key=lambda one: one.deleted):
+        if _is_program(stores, mapped):
+            path = mapped.path.removesuffix(_DELETED)
+            key = path, mapped.cached.mapping
+            read = partial(_read, stores, mapped)
+            yield FileContents(path, mapped.cached.size, mapped.named.mode, mapped.deleted, key, read)
+    yield from (why if times == 1 else f"{why} ({times} times)" for why, times in lost.items())
+
+
+def _opened(stores: Stores, mm: Object) -> Iterator[tuple[Object | str, int | None]]:
+    """Each ``struct file *`` that is mapped, with the flags of its mapping; at last the executable, with None. What is
+    lost is a sentence."""
+    for vma in vma_structs(stores.kernel, mm):
+        if isinstance(vma, str):
+            yield vma, None
+            continue
+        try:
+            file = vma.vm_file.read_()
+            flags = int(vma.vm_flags.value_())
+        except FaultError:
+            yield "a mapping is not in the dump", None
+            continue
+        if file:
+            yield file, flags
+    try:
+        file = mm.exe_file.read_()
+    except FaultError:
+        yield "the executable is not in the dump", None
+    else:
+        if file:
+            yield file, None
+
+
+def _look(stores: Stores, paths: Paths, file: Object) -> _Mapped | str | None:
+    """What a ``struct file *`` is; None: not a regular file; a sentence: it cannot be told."""
+    try:
+        named = paths.mapped_file(file)
+        if not stat.S_ISREG(named.mode):
+            return None
+        if named.path is None:
+            return "the name of a mapped file is not to be found"
+        return _Mapped(named.path, named, stores.cache.file(file))
+    except FaultError:
+        return "a mapped file is not in the dump"
+
+
+def _is_program(stores: Stores, mapped: _Mapped) -> bool:
+    """Whether it is an ELF file. If that is not to be seen, whether it is mapped like one and has or had a name of
+    its own, as memfd_create() has not."""
+    if not 0 < mapped.cached.size <= _MAX_SIZE:
+        return False
+    for run, data in pieces(_extents(stores, mapped, 1)):
+        if run.provenance.stored:
+            return bytes(data[: len(_ELF)]) == _ELF
+        if not run.provenance.missing:
+            return False
+    return mapped.executable and not (mapped.cached.in_memory and mapped.deleted)
+
+
+def _read(stores: Stores, mapped: _Mapped) -> Iterator[Piece]:
+    return pieces(_extents(stores, mapped, -(-mapped.cached.size // _PAGE)))
+
+
+def _extents(stores: Stores, mapped: _Mapped, count: int) -> Iterator[Extent]:
+    """The first pages of a file, found under their offsets."""
+    found = stores.cache.extents(mapped.cached, 0, count, 0)
+    return stores.root.fill(mapped.named, mapped.cached, 0, found) if stores.root is not None else found

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Page frames: which of them the dump file holds, and what stands for those that it does not."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+
+from drgn import FaultError
+
+from kgcore.memory import Provenance, Run
+from kgcore.sources.vmcore.dumpfile import FrameState
+from kgcore.sources.vmcore.extents import Extent, Place, missing, zeros
+from kgcore.sources.vmcore.kernel import Kernel
+
+__all__ = ("PhysicalMemory",)
+
+_PAGE_SHIFT = 12
+_MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
+_PAGES_AT_ONCE = 1 << 12  # struct pages read in one call
+
+_NOT_STORED = {
+    FrameState.EXCLUDED: (Provenance.EXCLUDED, ""),
+    FrameState.CUT_OFF: (Provenance.EXCLUDED, "beyond the end of the cut-off dump"),
+    FrameState.NO_RAM: (Provenance.UNREADABLE, "no RAM at that address"),
+}
+
+
+class PhysicalMemory:
+    """The machine's memory, as far as the dump holds it."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._target = kernel.target
+
+    def read(self, at: int, size: int) -> bytes:
+        """See :meth:`kgcore.sources.vmcore.extents.Reader.read`; ``at`` is a physical address."""
+        return self._target.phys(at, size)
+
+    def stored(self, address: int, size: int) -> bytes | None:
+        """Bytes within one page frame; None if the dump does not hold it."""
+        frame = address >> _PAGE_SHIFT
+        if not 0 <= frame < _MAX_FRAME:
+            return None
+        for _, _, state in self._target.frames.runs(frame, frame + 1):
+            if state is not FrameState.STORED:
+                return None
+        try:
+            return self._target.phys(address, size)
+        except FaultError:
+            return None
+
+    def extents(
+        self, address: int, length: int, physical: int, provenance: Provenance = Provenance.PRESENT
+    ) -> Iterator[Extent]:
+        """Memory of a process that lies in page frames: what of it is in the dump file?
+
+        :param address: of the process.
+        :param provenance: of what is in the file.
+        """
+        first = physical >> _PAGE_SHIFT
+        last = first + (length >> _PAGE_SHIFT)
+        if not 0 <= first < last <= _MAX_FRAME:
+            yield missing(address, length, Provenance.UNREADABLE, "no RAM at that address")
+            return
+        for low, high, state in self._target.frames.runs(first, last):
+            at = address + (low - first << _PAGE_SHIFT)
+            if state is FrameState.STORED:
+                yield from self._stored(at, low, high, provenance)
+            else:
+                yield from self._not_stored(at, low << _PAGE_SHIFT, high - low << _PAGE_SHIFT, state)
+
+    def _stored(self, address: int, first: int, last: int, provenance: Provenance) -> Iterator[Extent]:
+        at = first
+        for frame in self._poisoned(first, last):
+            if at < frame:
+                yield self._extent(address, first, at, frame, provenance)
+            where = address + (frame - first << _PAGE_SHIFT)
+            yield missing(where, 1 << _PAGE_SHIFT, Provenance.UNREADABLE, "the hardware lost it")
+            at = frame + 1
+        if at < last:
+            yield self._extent(address, first, at, last, provenance)
+
+    def _extent(self, address: int, first: int, low: int, high: int, provenance: Provenance) -> Extent:
+        run = Run(address + (low - first << _PAGE_SHIFT), high - low << _PAGE_SHIFT, provenance)
+        return Extent(run, Place(self, low << _PAGE_SHIFT))
+
+    def _not_stored(self, address: int, physical: int, length: int, state: FrameState) -> Iterator[Extent]:
+        """Frames that the file does not hold. The kernel's shared pages of zeros need no copy in it to be known."""
+        provenance, detail = _NOT_STORED[state]
+
+        def lost(low: int, high: int) -> Extent:
+            return Extent(Run(address + low - physical, high - low, provenance, detail), Place(self, low))
+
+        at, end = physical, physical + length
+        for zero, size in self._kernel.zero_pages:
+            low, high = max(at, zero), min(end, zero + size)
+            if low >= high:
+                continue
+            if at < low:
+                yield lost(at, low)
+            yield zeros(address + low - physical, high - low)
+            at = high
+        if at < end:
+            yield lost(at, end)
+
+    def _poisoned(self, first: int, last: int) -> Iterator[int]:
+        """Frames whose memory failed (PG_hwpoison): hardly a machine has any, and the kernel counts them."""
+        if not self._any_poisoned:
+            return
+        for low in range(first, last, _PAGES_AT_ONCE):
+            with suppress(FaultError):
+                flags = self._kernel.page_flags(low, min(_PAGES_AT_ONCE, last - low))
+                yield from (low + at for at, word in enumerate(flags) if word & self._any_poisoned)
+
+    @cached_property
+    def _any_poisoned(self) -> int:
+        """The mask of PG_hwpoison if any frame may have it (``num_poisoned_pages``, mm/memory-failure.c), else 0."""
+        bit = self._kernel.target.constant("PG_hwpoison")
+        try:
+            return 1 << bit if bit is not None and self._kernel.read_u64("num_poisoned_pages") else 0
+        except FaultError:
+            return 0

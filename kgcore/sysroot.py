@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Writes the programs and libraries of processes, as far as they are to be had, laid out for gdb's ``set sysroot``.
+
+A manifest beside them says what each of them lacks: in the file itself that is zeros, which nothing tells from others.
+"""
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from kgcore import __version__
+from kgcore.errors import OutputError
+from kgcore.linkmap import link_names
+from kgcore.memory import Memory, Piece
+from kgcore.model import ProcessImage
+from kgcore.sinks import FileSink
+from kgcore.sources.base import FileContents, Source
+from kgcore.sources.buildid import build_id
+from kgcore.text import human_size, plain, printable
+
+__all__ = ("MANIFEST", "Lacking", "Sysroot", "SysrootFile", "SysrootReport")
+
+MANIFEST = "kgcore-sysroot.json"
+MANIFEST_VERSION = 1
+_FORMAT = "kgcore-sysroot"
+
+_DELETED = b" (deleted)"
+_PATH_MAX = 4096
+_REASONS_TOLD = 3
+_COMPARED = 1 << 20  # bytes at once
+
+
+class Lacking(NamedTuple):
+    """A part of a file that is not to be had.
+
+    :ivar start: offset in the file.
+    :ivar end: offset behind it.
+    :ivar reason: value of :class:`kgcore.memory.Provenance`.
+    :ivar detail: a few words more, or "".
+    """
+
+    start: int
+    end: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SysrootFile:
+    """A file that was written.
+
+    :ivar path: beneath the directory; begins with a slash; raw.
+    :ivar build_id: as hexadecimal digits; None if it has none, or it is missing.
+    :ivar sources: where its bytes come from: value of the provenance to bytes.
+    :ivar deleted: it had no name any more.
+    """
+
+    path: bytes
+    size: int
+    build_id: str | None
+    missing: tuple[Lacking, ...]
+    sources: dict[str, int]
+    deleted: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return not self.missing
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(gap.end - gap.start for gap in self.missing)
+
+    def line(self) -> str:
+        """What it lacks, for people."""
+        reasons = [f"{gap.reason} ({gap.detail})" if gap.detail else gap.reason for gap in self.missing]
+        told = list(dict.fromkeys(reasons))
+        more = "; ..." if len(told) > _REASONS_TOLD else ""
+        return printable(
+            f"{plain(self.path)}: {human_size(self.missing_bytes)} of {human_size(self.size)} missing: "
+            f"{'; '.join(told[:_REASONS_TOLD])}{more}"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """For the manifest, whose reader has to find the file: bytes that are no UTF-8 become surrogates."""
+        return {
+            "path": os.fsdecode(self.path),
+            "size": self.size,
+            "build_id": self.build_id,
+            "whole": self.whole,
+            "deleted": self.deleted,
+            "missing": [[gap.start, gap.end, gap.reason, plain(gap.detail)] for gap in self.missing],
+            "sources": self.sources,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SysrootReport:
+    """What became of the files of one process.
+
+    :ivar directory: where they are.
+    :ivar remarks: what else there is to know, as sentences.
+    :ivar lost: files that are not there at all, as sentences.
+    :ivar problems: files that could not be written, as sentences.
+    """
+
+    directory: str
+    files: tuple[SysrootFile, ...]
+    remarks: tuple[str, ...]
+    lost: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all files are there and whole."""
+        return not (self.lost or self.problems) and all(file.whole for file in self.files)
+
+    def raise_problems(self) -> None:
+        """
+        :raises OutputError: a file could not be written.
+        """
+        if self.problems:
+            raise OutputError("; ".join(self.problems))
+
+    def to_json(self) -> dict[str, object]:
+        """For ``--report``."""
+        return {
+            "directory": plain(self.directory),
+            "complete": self.complete,
+            "whole": sum(file.whole for file in self.files),
+            "missing_bytes": sum(file.missing_bytes for file in self.files),
+            "files": [{**file.to_json(), "path": plain(file.path)} for file in self.files],
+            "remarks": [plain(text) for text in self.remarks],
+            "lost": [plain(text) for text in self.lost],
+            "problems": [plain(text) for text in self.problems],
+        }
+
+    def lines(self, details: bool = True) -> list[str]:
+        """For people, safe for a terminal, but for the problems.
+
+        :param details: a line for each file that is not whole.
+        """
+        whole = sum(file.whole for file in self.files)
+        missing = sum(file.missing_bytes for file in self.files)
+        count = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
+        state = ", all whole" if whole == len(self.files) else f", {whole} whole, {human_size(missing)} missing"
+        lines = [f"sysroot {printable(self.directory)}: {count}{state if self.files else ''}"]
+        if details:
+            lines += (f"  {file.line()}" for file in self.files if not file.whole)
+        lines += (f"  {printable(text)}" for text in (*self.lost, *self.remarks))
+        return lines
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What is learnt of a file while it is read.
+
+    :ivar size: of the file: the last page counts only as far as it is part of it.
+    """
+
+    size: int
+    missing: list[Lacking] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+
+    def follow(self, pieces: Iterator[Piece]) -> Iterator[tuple[int, bytes | memoryview]]:
+        """(length, bytes) of each piece; no bytes: zeros."""
+        at = 0
+        for run, data in pieces:
+            if run.address != at or run.length <= 0:
+                raise ValueError(f"a file's pieces are not adjacent: {run}, expected at {at:#x}")
+            at = run.end
+            length = min(run.end, self.size) - run.address
+            if length <= 0:
+                break
+            reason = run.provenance.value
+            if run.provenance.missing:
+                self._lacks(Lacking(run.address, run.address + length, reason, run.detail))
+            else:
+                self.sources[reason] = self.sources.get(reason, 0) + length
+            yield length, data[:length] if run.provenance.stored else b""
+        if at < self.size:
+            raise ValueError(f"a file's pieces end at {at:#x}, not at {self.size:#x}")
+
+    def _lacks(self, gap: Lacking) -> None:
+        if self.missing and self.missing[-1][1:] == (gap.start, gap.reason, gap.detail):
+            self.missing[-1] = self.missing[-1]._replace(end=gap.end)
+        else:
+            self.missing.append(gap)
+
+
+@dataclass(slots=True)
+class _Manifest:
+    """What is known of a directory.
+
+    :ivar files: by path.
+    :ivar lost: files that are not there, as sentences; the keys.
+    """
+
+    files: dict[str, Any] = field(default_factory=dict)
+    lost: dict[str, None] = field(default_factory=dict)
+
+
+class Sysroot:
+    """A directory that one run fills. Processes share files; what was there before stays unless ``force``."""
+
+    def __init__(self, directory: str, *, force: bool = False) -> None:
+        self._directory = directory
+        self._force = force
+        self._written: dict[bytes, tuple[Hashable, SysrootFile]] = {}
+        self._links: dict[bytes, bytes] = {}
+        self._manifest: _Manifest | None = None
+
+    def add(self, source: Source, image: ProcessImage, memory: Memory) -> SysrootReport:
+        """Write the files of a process.
+
+        :raises OutputError: nothing can be written there.
+        """
+        if self._manifest is None:
+            self._manifest = self._read_manifest()
+        files: list[SysrootFile] = []
+        remarks: list[str] = []
+        lost: list[str] = []
+        problems: list[str] = []
+        for contents in source.files(image):
+            if isinstance(contents, str):
+                lost.append(contents)
+                continue
+            try:
+                file = self._file(contents)
+            except _CannotTake as why:
+                lost.append(f"{plain(contents.path)} is left out: {why}")
+            except OutputError as error:
+                problems.append(str(error))
+            else:
+                files.append(file)
+                if file.deleted:
+                    remarks.append(f"{plain(file.path)} had been deleted; it has its old name here")
+        remarks += self._make_links(image, memory)
+        remarks += (text for text in source.remarks(image) if text not in image.warnings)
+        self._write_manifest(files, [f"process {image.tgid}: {plain(text)}" for text in lost])
+        return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems))
+
+    # Files
+
+    def _file(self, contents: FileContents) -> SysrootFile:
+        """
+        :raises OutputError: it cannot be written.
+        :raises _CannotTake: it cannot be called like that.
+        """
+        path, parts = contents.path, _parts(contents.path)
+        key, known = self._written.get(path, (None, None))
+        if known is not None and key == contents.key:
+            return known
+        if path in self._links:
+            raise _CannotTake("another process calls another file so")
+        shown = self._shown(path)
+        trace = _Trace(contents.size)
+        with self._within(parts[:-1], shown) as directory:
+            if not self._same(contents, directory, parts[-1], trace):
+                if known is not None:
+                    raise _CannotTake("another file of that name was written already: give each its own directory")
+                trace = _Trace(contents.size)
+                self._write(contents, directory, shown, trace)
+            identity = _build_id(directory, parts[-1])
+        file = SysrootFile(path, contents.size, identity, tuple(trace.missing), trace.sources, contents.deleted)
+        self._written[path] = contents.key, file
+        return file
+
+    def _write(self, contents: FileContents, directory: int, shown: str, trace: _Trace) -> None:
+        with FileSink(shown, force=self._force, directory=directory) as sink:
+            for length, data in trace.follow(contents.read()):
+                if data:
+                    sink.write(data)
+                else:
+                    sink.skip(length)
+            sink.commit()
+
+    def _same(self, contents: FileContents, directory: int, name: bytes, trace: _Trace) -> bool:
+        """Whether there is a file of that name already, byte for byte what would be written."""
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != contents.size:
+                return False
+            for length, data in trace.follow(contents.read()):
+                for at in range(0, length, _COMPARED):
+                    part = min(_COMPARED, length - at)
+                    if os.read(descriptor, part) != (data[at : at + part] or bytes(part)):
+                        return False
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    # Names that lead to them
+
+    def _make_links(self, image: ProcessImage, memory: Memory) -> Iterator[str]:
+        for name, address in link_names(image, memory):
+            vma = next((vma for vma in image.vmas if vma.start <= address < vma.end), None)
+            path = vma.file.path if vma is not None and vma.file is not None else None
+            if path is None or not name.startswith(b"/"):
+                continue
+            target = path.removesuffix(_DELETED)
+            if target in self._written and self._links.get(name) != target:
+                try:
+                    self._link(name, target)
+                except (_CannotTake, OutputError) as error:
+                    yield f"no link {plain(name)} to {plain(target)} was made: {error}"
+
+    def _link(self, name: bytes, target: bytes) -> None:
+        """Make a relative symbolic link. The directories that the name goes through and leaves by ".." are made too,
+        since debuggers take the same way.
+
+        :raises OutputError, _CannotTake: it cannot be made.
+        """
+        parts: list[bytes] = []
+        words = [part for part in name.split(b"/") if part not in (b"", b".")]
+        for part in words:
+            if part != b"..":
+                parts.append(part)
+            elif not parts:
+                raise _CannotTake("it leads out of the directory")
+            else:
+                with self._within(_parts(b"/" + b"/".join(parts)), plain(name)):
+                    parts.pop()
+        path = b"/" + b"/".join(parts)
+        parts = _parts(path)
+        if path == target:
+            return
+        if path in self._written:
+            raise _CannotTake("there is a file of that name")
+        wanted = b"../" * (len(parts) - 1) + b"/".join(_parts(target))
+        with self._within(parts[:-1], self._shown(path)) as directory:
+            try:
+                if not _is_link(directory, parts[-1], wanted):
+                    if self._force and _is_link(directory, parts[-1]):
+                        os.unlink(parts[-1], dir_fd=directory)
+                    os.symlink(wanted, parts[-1], dir_fd=directory)
+            except OSError as error:
+                raise OutputError(f"cannot create {self._shown(path)}: {error.strerror}") from error
+        self._links[path] = self._links[name] = target
+
+    # The directory
+
+    def _shown(self, path: bytes) -> str:
+        return os.path.join(self._directory, os.fsdecode(path).lstrip("/"))
+
+    @contextlib.contextmanager
+    def _within(self, parts: list[bytes], shown: str) -> Iterator[int]:
+        """A descriptor of a directory beneath ours, which is made if need be. No symbolic link is followed.
+
+        :param shown: what it is for, for messages.
+        :raises OutputError: it cannot be had.
+        """
+        try:
+            os.makedirs(self._directory, 0o700, exist_ok=True)
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise OutputError(f"cannot create {self._directory}: {error.strerror}") from error
+        try:
+            for part in parts:
+                try:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, 0o700, dir_fd=descriptor)
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    lower = os.open(part, flags, dir_fd=descriptor)
+                except OSError as error:
+                    raise OutputError(f"cannot create {shown}: {plain(part)}: {error.strerror}") from error
+                os.close(descriptor)
+                descriptor = lower
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    # The manifest
+
+    def _read_manifest(self) -> "_Manifest":
+        """What earlier runs wrote.
+
+        :raises OutputError: there is something else of that name.
+        """
+        path = os.path.join(self._directory, MANIFEST)
+        try:
+            with open(path, "rb") as file:
+                content = json.load(file)
+            if (content["format"], content["version"]) == (_FORMAT, MANIFEST_VERSION):
+                entries = {str(entry["path"]): entry for entry in content["files"]}
+                return _Manifest(entries, dict.fromkeys(map(str, content["lost"])))
+        except FileNotFoundError:
+            return _Manifest()
+        except OSError as error:
+            raise OutputError(f"cannot create {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        if self._force:
+            return _Manifest()
+        raise OutputError(f"{path} is no list that this kgcore understands", hint="--force replaces it")
+
+    def _write_manifest(self, files: list[SysrootFile], lost: list[str]) -> None:
+        assert self._manifest is not None
+        entries = self._manifest.files
+        entries |= {os.fsdecode(file.path): file.to_json() for file in files}
+        self._manifest.lost |= dict.fromkeys(lost)
+        content = {
+            "format": _FORMAT,
+            "version": MANIFEST_VERSION,
+            "kgcore": __version__,
+            "files": [entries[path] for path in sorted(entries)],
+            "lost": list(self._manifest.lost),
+        }
+        path = os.path.join(self._directory, MANIFEST)
+        with self._within([], path) as directory, FileSink(path, force=True, directory=directory) as sink:
+            sink.write(json.dumps(content, indent=1).encode() + b"\n")
+            sink.commit()
+
+
+class _CannotTake(Exception):
+    """A name out of a dump that is none we may use."""
+
+
+def _parts(path: bytes) -> list[bytes]:
+    """The components of an absolute path.
+
+    :raises _CannotTake: it leads elsewhere, or is none.
+    """
+    parts = [part for part in path.split(b"/") if part]
+    if not path.startswith(b"/") or len(path) > _PATH_MAX or b"\0" in path or {b".", b".."} & set(parts) or not parts:
+        raise _CannotTake("it is no proper name")
+    if parts == [MANIFEST.encode()]:
+        raise _CannotTake("the list of the files is called so")
+    return parts
+
+
+def _is_link(directory: int, name: bytes, target: bytes | None = None) -> bool:
+    try:
+        found = os.readlink(name, dir_fd=directory)
+    except OSError:
+        return False
+    return target is None or found == target
+
+
+def _build_id(directory: int, name: bytes) -> str | None:
+    """Of a file that was just written."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        found = build_id(lambda at, size: os.pread(descriptor, size, at) if at < 1 << 62 else None)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None if found is None else found.hex()

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``--swap DEV=IMAGE``: memory out of images of swap devices and swap files.
+
+Without them it is missing, and it is said where it would be; with them it is what the victims wrote, and what the
+kernel read from the same device for its core.
+"""
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+drgn = pytest.importorskip("drgn")
+
+from kgcore.errors import TargetError
+from kgcore.memory import Provenance
+from kgcore.sources.base import Supplies, TaskRef
+from kgcore.sources.vmcore.source import VmcoreSource
+from kgcore.sources.vmcore.swap import images
+from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
+from tests.vmcore.corefile import Core
+from tests.vmcore.differences import Expected, compare
+from tests.vmcore.patterns import contents
+from tests.vmcore.tools import kgcore
+
+PAGE = 4096
+FIXTURES = [f"{name}-zram" for name in MAIN]
+VICTIMS = ["swap_disk", "swap_disk_child", "swap_file"]
+DEVICES = {"swap_disk": "/dev/vdc", "swap_disk_child": "/dev/vdc", "swap_file": "/disk/swap"}
+
+
+def swapped(victim: Victim) -> Iterator[tuple[int, int]]:
+    """(address, slot) of each page that was in its swap space alone, as the victim saw it itself."""
+    for mapping in victim.said["mappings"]:
+        for page, slot in zip(mapping["swapped"], mapping["swap_offset"], strict=True):
+            if page not in mapping["swap_cached"]:
+                yield mapping["addr"] + page * PAGE, slot
+
+
+def image(fixture: Fixture, device: str) -> Path:
+    return Path(dict(fixture.swaps)[device])
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+@pytest.mark.parametrize("victim_name", VICTIMS)
+def test_without_an_image_it_is_said_where_the_pages_are(name: str, victim_name: str, extract: Extractor) -> None:
+    fixture = need(name)
+    victim = fixture.victims[victim_name]
+    _, report = extract(fixture.dump(), victim.pid, mask=None)
+    memory_of = extract.source(fixture.dump())
+    process = memory_of.image(TaskRef.parse(str(victim.pid)))
+    memory = memory_of.memory(process)
+    missing = {page: gap for gap in report.missing for page in range(gap.start, gap.end, PAGE)}
+    told = 0
+    for address, slot in swapped(victim):
+        vma = next(vma for vma in process.vmas if vma.start <= address < vma.end)
+        (run,) = memory.runs(vma, address, address + PAGE)
+        if run.provenance is Provenance.ZERO:
+            continue  # 6.12 and later know of pages of zeros without the device
+        assert (run.provenance, run.detail) == (Provenance.SWAPPED, f"on {DEVICES[victim_name]}, slot {slot}")
+        if address in missing:  # else it is marked MADV_DONTDUMP
+            assert missing[address].reason == "swapped"
+            assert missing[address].detail.startswith(f"on {DEVICES[victim_name]}, slot")
+            told += 1
+    assert told > 20
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+@pytest.mark.parametrize("victim_name", VICTIMS)
+def test_with_an_image_every_byte_is_there(name: str, victim_name: str, extract: Extractor) -> None:
+    fixture = need(name)
+    victim = fixture.victims[victim_name]
+    device = DEVICES[victim_name]
+    given = ((device, str(image(fixture, device))),)
+    path, report = extract(fixture.dump(), victim.pid, swap=given, mask=None, vendor_note=False)
+    core = Core(path)
+    assert report.missing == ()
+    assert victim.core is not None
+    orphan = Expected(tracer_died=victim_name.endswith("_child"))  # its core was taken after its parent's
+    assert list(compare(Core(victim.core), core, orphan)) == []
+    checked = 0
+    for mapping in victim.said["mappings"]:
+        for offset, length in mapping["ranges"]:
+            if mapping["name"] != "dontdump":
+                assert core.read(mapping["addr"] + offset, length) == contents(mapping, offset, length)
+                checked += length
+    assert checked > 1 << 18
+    assert report.recovered["swap-image"] >= 25 * PAGE
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_an_image_of_another_device_helps_nobody(name: str, extract: Extractor) -> None:
+    fixture = need(name)
+    victim = fixture.victims["swap_disk"]
+    given = (("/disk/swap", str(image(fixture, "/disk/swap"))),)
+    _, bare = extract(fixture.dump(), victim.pid, mask=None)
+    _, report = extract(fixture.dump(), victim.pid, swap=given, mask=None)
+    assert report.missing == bare.missing
+    assert "swap-image" not in report.recovered
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_the_swap_cache_comes_first(name: str, extract: Extractor, tmp_path: Path) -> None:
+    """The image holds what was once written; a page in memory is newer, and is what counts."""
+    fixture = need(name)
+    victim = fixture.victims["swap_disk"]
+    spoilt = tmp_path / "spoilt"
+    spoilt.write_bytes(bytes(1 << 10) + image(fixture, "/dev/vdc").read_bytes()[1 << 10 : PAGE] + b"\xee" * (32 << 20))
+    os.truncate(spoilt, image(fixture, "/dev/vdc").stat().st_size)
+    path, report = extract(fixture.dump(), victim.pid, swap=(("/dev/vdc", str(spoilt)),), mask=None)
+    core = Core(path)
+    slots = dict(swapped(victim))
+    cached = 0
+    for mapping in victim.said["mappings"]:
+        for page in mapping["swap_cached"]:
+            address = mapping["addr"] + page * PAGE
+            if mapping["name"] != "dontdump":
+                assert core.read(address, PAGE) == contents(mapping, page * PAGE, PAGE)
+                cached += 1
+    assert cached >= 8
+    assert any(core.read(address, PAGE) == b"\xee" * PAGE for address in slots)
+    assert report.recovered["swap-cache"] >= cached * PAGE
+
+
+# What is no image
+
+
+@pytest.fixture
+def opened() -> Iterator[Target]:
+    with open_target(TargetOptions(core=str(need("k61-zram").dump()))) as target:
+        yield target
+
+
+def refuse(target: Target, path: Path, device: str = "/dev/vdc") -> TargetError:
+    with pytest.raises(TargetError) as caught:
+        VmcoreSource(target, Supplies({device: str(path)}))
+    return caught.value
+
+
+def header(pages: int, *, version: int = 1, magic: bytes = b"SWAPSPACE2") -> bytes:
+    return struct.pack("<1024sII", b"", version, pages - 1).ljust(PAGE - 10, b"\0") + magic
+
+
+def test_a_device_that_the_kernel_does_not_swap_to(opened: Target, tmp_path: Path) -> None:
+    error = refuse(opened, image(need("k61-zram"), "/dev/vdc"), "/dev/sda2")
+    assert error.message == "this kernel does not swap to /dev/sda2"
+    assert "it swaps to: /dev/zram0, " in error.hint
+    assert "/dev/vdc, /disk/swap" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        (b"", "it is empty", "the first byte"),
+        (bytes(1 << 20), "its first page does not end with SWAPSPACE2", "encrypted"),
+        (header(8192, magic=b"S1SUSPEND\0"), "a hibernated system has overwritten it", ""),
+        (b"LUKS\xba\xbe".ljust(PAGE, b"\0"), "it is encrypted (LUKS)", "decrypted device"),
+        (bytes(512) + b"EFI PART" + bytes(PAGE), "it is a whole disk", "partition alone"),
+        (b"\x1f\x8b" + bytes(PAGE), "it is compressed with gzip", "unpack it: gzip"),
+        (b"QFI\xfb" + bytes(PAGE), "it is a QEMU disk image (qcow2)", ""),
+        (header(8192, version=2), "its header says 8192 pages, and the kernel uses 8192", ""),
+        (header(4096), "its header says 4096 pages, and the kernel uses 8192", "another one"),
+    ],
+)
+def test_a_wrong_image_is_refused(opened: Target, tmp_path: Path, content: bytes, message: str, hint: str) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    error = refuse(opened, path)
+    assert error.message.startswith(f"{path} is no image of /dev/vdc: ")
+    assert message in error.message
+    assert hint in error.hint
+
+
+def test_what_is_neither_a_file_nor_a_device(opened: Target, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert "neither a file nor a block device" in refuse(opened, tmp_path / "fifo").message
+    assert "neither a file nor a block device" in refuse(opened, tmp_path).message
+    assert "No such file" in refuse(opened, tmp_path / "gone").message
+
+
+def test_one_device_under_two_names(tmp_path: Path) -> None:
+    """/proc/swaps escapes blanks; both spellings mean the same."""
+    assert images._escaped("/a b\\c\n") == r"/a\040b\134c\012"
+
+
+def test_a_block_device(extract: Extractor, tmp_path: Path) -> None:
+    fixture = need("k61-zram")
+    copy = tmp_path / "disk"
+    shutil.copyfile(image(fixture, "/dev/vdc"), copy)
+    done = subprocess.run(["losetup", "--find", "--show", "-r", copy], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no loop device: {done.stderr.strip()}")
+    device = done.stdout.strip()
+    try:
+        _, report = extract(fixture.dump(), fixture.victims["swap_disk"].pid, swap=(("/dev/vdc", device),), mask=None)
+        assert report.missing == ()
+    finally:
+        subprocess.run(["losetup", "-d", device])
+
+
+# Images that are damaged
+
+
+def test_what_lies_beyond_the_end_of_an_image_is_missing(extract: Extractor, tmp_path: Path) -> None:
+    fixture = need("k61-zram")
+    victim = fixture.victims["swap_disk"]
+    slots = sorted(slot for _, slot in swapped(victim))
+    middle = slots[len(slots) // 2]
+    short = tmp_path / "short"
+    short.write_bytes(image(fixture, "/dev/vdc").read_bytes()[: middle * PAGE + 100])  # a page in part is none
+    _, report = extract(fixture.dump(), victim.pid, swap=(("/dev/vdc", str(short)),), mask=None)
+    assert {gap.reason for gap in report.missing} == {"swapped"}
+    for gap in report.missing:
+        assert gap.detail.startswith("on /dev/vdc, beyond the end of its image, slot")
+    # Those marked MADV_DONTDUMP are not asked for.
+    unasked = {
+        mapping["addr"] + page * PAGE
+        for mapping in victim.said["mappings"]
+        if mapping["name"] == "dontdump"
+        for page in mapping["swapped"]
+    }
+    gone = {address for address, slot in swapped(victim) if slot >= middle} - unasked
+    assert {page for gap in report.missing for page in range(gap.start, gap.end, PAGE)} == gone
+
+
+def test_what_cannot_be_read_after_all_is_a_late_gap(
+    extract: Extractor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fixture = need("k61-zram")
+    victim = fixture.victims["swap_file"]
+    address, bad = next(iter(swapped(victim)))
+    real = os.pread
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        if at <= bad * PAGE < at + size and size <= 1 << 20 and at:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, size, at)
+
+    swap = (("/disk/swap", str(image(fixture, "/disk/swap"))),)
+    extract.source(fixture.dump(), swap=swap, symbols=())  # opened before reading fails
+    monkeypatch.setattr(os, "pread", pread)
+    path, report = extract(fixture.dump(), victim.pid, swap=swap, mask=None, missing="zero", dax=True)
+    assert [(gap.start, gap.end, gap.reason, gap.late) for gap in report.missing] == [
+        (address, address + PAGE, "unreadable", True)
+    ]
+    assert "Input/output error" in report.missing[0].detail
+    core = Core(path)
+    assert core.read(address, PAGE) == bytes(PAGE)
+    mapping = next(
+        found for found in victim.said["mappings"] if found["addr"] <= address < found["addr"] + found["length"]
+    )
+    offset = address - mapping["addr"] + PAGE
+    assert core.read(address + PAGE, PAGE) == contents(mapping, offset, PAGE)
+
+
+# As its users see it
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    fixture = need("k61-zram")
+    pid = fixture.victims["swap_file"].pid
+    words = ["-c", fixture.dump(), "-f", "process"]
+    assert kgcore(*words, pid, cwd=tmp_path).status == 3
+    given = f"/disk/swap={image(fixture, '/disk/swap')}"
+    done = kgcore(*words, "--force", "--swap", given, "--report", "r.json", pid, cwd=tmp_path)
+    assert (done.status, done.remarks) == (0, [])
+    (process,) = json.loads((tmp_path / "r.json").read_text())["processes"]
+    assert process["complete"]
+    text = json.dumps(process)
+    assert re.search(r'"swap-image": \d{6}', text)
+    wrong = kgcore(*words, "--swap", f"/dev/sda={image(fixture, '/dev/vdc')}", pid, cwd=tmp_path)
+    assert wrong.status == 1
+    assert len(wrong.remarks) == 1
+    assert wrong.remarks[0].startswith("kgcore: this kernel does not swap to /dev/sda (it swaps to: ")
+    assert not any(name.startswith(".") for name in os.listdir(tmp_path))
