@@ -18,7 +18,7 @@ def build(recipe: Recipe, *, force: bool, update: bool) -> bool:
     marker = cache_dir() / "fixtures" / f"{recipe.name}.unavailable"
     try:
         with locked(f"fixture-{recipe.name}"):
-            kernel = kernels.kernel(recipe.suite, update=update)
+            kernel = kernels.kernel(recipe.suite, recipe.flavour, update=update)
             if not force and fixture.up_to_date(recipe, kernel):
                 say(f"{recipe.name}: up to date")
             else:

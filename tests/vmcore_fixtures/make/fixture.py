@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from .recipes import Derived, Recipe
 OUTPUT_SIZE = 4 << 30
 DISK_SIZE = 2 << 30
 CORES_TIMEOUT = 600
+# As /proc/swaps names them, and what they are called in the fixture; a guest need not have them all.
+SWAPS = {"/dev/vdc": "swap-disk.img", "/disk/swap": "swap-file.img"}
 SOURCES = ("dumps.py", "fixture.py", "initramfs.py", "makedumpfile.py", "qemu.py")
 
 
@@ -84,6 +87,7 @@ class _Maker:
         self.work = work
         self.target = target
         self.dumps: list[Dump] = []
+        self.swaps: list[dict[str, str]] = []
         self.cmdline = f"console=ttyS0 panic=-1 loglevel=4 {recipe.append}".strip()
 
     def make(self) -> None:
@@ -91,10 +95,12 @@ class _Maker:
         self._say("building the guest")
         initrd = initramfs.build(self.recipe, self.kernel, self.work, self.target / "sysroot")
         self._disk("disk", DISK_SIZE)
-        run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", self.work / "disk"])
+        # Where a swap file lies must be known without a journal (_swap_images).
+        features = ["-O", "^has_journal"] if self.recipe.swap_mib else []
+        run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", *features, self.work / "disk"])
         self._disk("output", OUTPUT_SIZE)
-        if self.recipe.kexec:
-            self._disk("vmcore", OUTPUT_SIZE)
+        for name, size in self._third.items():
+            self._disk(name, size)
         with qemu.Guest(self._arguments(initrd), self.target / "serial.log") as guest:
             if self.recipe.kexec:
                 self._crash(guest)
@@ -102,9 +108,18 @@ class _Maker:
                 self._dump(guest)
         self._harvest()
         self._derive()
-        (self.target / "vmlinux").symlink_to(Path("../../kernels", self.kernel.release, "vmlinux"))
+        if self.kernel.has_debug:
+            for name in ("vmlinux", "debug-modules"):
+                (self.target / name).symlink_to(Path("../../kernels", self.kernel.release, name))
         self._manifest()
         self._say("done")
+
+    @property
+    def _third(self) -> dict[str, int]:
+        """The third disk, if the guest has one, and its size."""
+        if self.recipe.kexec:
+            return {"vmcore": OUTPUT_SIZE}
+        return {"swap": self.recipe.swap_mib << 20} if self.recipe.swap_mib else {}
 
     def _say(self, text: str) -> None:
         say(f"{self.recipe.name}: {text}")
@@ -117,9 +132,13 @@ class _Maker:
         arguments = ["-machine", "pc", "-cpu", self.recipe.cpu, "-smp", "2", "-m", str(self.recipe.ram)]
         arguments += ["-kernel", str(self.kernel.directory / "vmlinuz"), "-initrd", str(initrd)]
         arguments += ["-append", self.cmdline]
-        for name in ("disk", "output", *(["vmcore"] if self.recipe.kexec else [])):
+        for name in ("disk", "output", *self._third):
             arguments += ["-drive", f"file={self.work / name},format=raw,if=none,id={name},cache=unsafe"]
             arguments += ["-device", f"virtio-blk-pci,drive={name}"]
+        if self.recipe.numa:
+            for node in range(2):
+                arguments += ["-object", f"memory-backend-ram,id=node{node},size={self.recipe.ram // 2}M"]
+                arguments += ["-numa", f"node,memdev=node{node},cpus={node}"]
         if self.recipe.vmcoreinfo:
             arguments += ["-device", "vmcoreinfo"]
         return arguments
@@ -134,11 +153,32 @@ class _Maker:
         if self.recipe.qemu_kdump:
             guest.dump(self.target / "vmcore.qemu-flat", "kdump-zlib")
             self.dumps.append(Dump("vmcore.qemu-flat", "qemu-kdump-flattened", 0, "zlib"))
+        self._swap_images()
+        for moment in range(2, self.recipe.moments + 1):
+            guest.qmp("cont")
+            time.sleep(0.1 * moment)
+            guest.qmp("stop")
+            guest.dump(self.target / f"vmcore-{moment}.elf", "elf")
+            self.dumps.append(Dump(f"vmcore-{moment}.elf", "qemu-elf", 0))
         guest.qmp("cont")
         guest.send("go\n")
         self._say("taking the kernel's cores")
         guest.wait_for("DONE", CORES_TIMEOUT)
         guest.wait_end(60)
+
+    def _swap_images(self) -> None:
+        """Copies of the swap devices, of the same moment as the dump. (The guest had all of its pages written.)"""
+        if not self.recipe.swap_mib:
+            return
+        for device, image in SWAPS.items():
+            if device.startswith("/dev/"):
+                shutil.copyfile(self.work / "swap", self.target / image)
+            else:
+                inside = device.removeprefix("/disk")
+                run(["debugfs", "-R", f"dump {inside} {self.target / image}", self.work / "disk"])
+            if (self.target / image).exists():
+                make_sparse(self.target / image)
+                self.swaps.append({"device": device, "image": image})
 
     def _crash(self, guest: qemu.Guest) -> None:
         guest.wait_for("READY", self.recipe.boot_timeout)
@@ -160,8 +200,9 @@ class _Maker:
         run(["tar", "-x", "--no-same-owner", "-f", self.work / "output", "-C", self.target], timeout=600)
         shutil.rmtree(self.target / "truth/cores", ignore_errors=True)
         (self.target / "cores").rename(self.target / "truth/cores")
-        if self.recipe.elf:
-            make_sparse(self.target / "vmcore.elf")
+        for dump in self.dumps:
+            if dump.format == "qemu-elf":
+                make_sparse(self.target / dump.file)
 
     def _derive(self) -> None:
         self._say("deriving dumps")
@@ -226,6 +267,8 @@ class _Maker:
             "recipe_hash": self.hash,
             "suite": recipe.suite,
             "release": self.kernel.release,
+            "flavour": recipe.flavour,
+            "vmlinux": self.kernel.has_debug,
             "qemu": qemu.version(),
             "cmdline": self.cmdline,
             "cpu": recipe.cpu,
@@ -235,6 +278,7 @@ class _Maker:
             "note": recipe.note,
             "packages": self.kernel.packages,
             "dumps": [{key: value for key, value in vars(dump).items() if value != ""} for dump in self.dumps],
+            **({"swaps": self.swaps} if self.swaps else {}),
             "victims": victims,
         }
         (self.target / "manifest.toml").write_text(toml.dumps(values))

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.vmcore.patterns import stock
 
 from .common import GUEST, HERE, VICTIMS, BuildError, run
 from .kernels import Kernel
@@ -51,7 +54,7 @@ def install(path: Path, *roots: Path) -> None:
 def build(recipe: Recipe, kernel: Kernel, work: Path, sysroot: Path) -> Path:
     """Make the initial ramdisk in the work directory; what debuggers want of it also goes to the sysroot."""
     root = work / "root"
-    _base(root, kernel, GUEST / "init")
+    _base(root, kernel, GUEST / "init", [*recipe.modules, *MODULES])
     for part in ("tmp", "truth", "recipe", "victims"):
         (root / part).mkdir(parents=True)
     compile_c(GUEST / "capture.c", root / "bin/capture")
@@ -65,15 +68,22 @@ def build(recipe: Recipe, kernel: Kernel, work: Path, sysroot: Path) -> Path:
     shutil.copy2(tar, root / "bin/gnutar")
     for library in libraries(tar):
         install(library, root)
+    if recipe.swap_mib:
+        compile_c(GUEST / "swapon.c", root / "bin/swapon_with")
+        compile_c(GUEST / "swapfirst.c", root / "bin/swapfirst")
+        shutil.copy2(GUEST / "swap", root / "recipe/swap")
+        (root / "recipe/stock").write_bytes(stock())
     (root / "recipe/setup").write_text(recipe.setup + "\n")
-    (root / "recipe/victims").write_text("".join(v.start_line() + "\n" for v in recipe.victims))
+    (root / "recipe/victims").write_text(
+        "".join(line + "\n" for v in recipe.victims for line in (*v.before, v.start_line()))
+    )
     (root / "recipe/cores").write_text("".join(line + "\n" for v in recipe.victims for line in v.core_lines()))
     if recipe.kexec:
         _add_crash_kernel(root, kernel, work)
     return pack(root, work / "initrd")
 
 
-def _base(root: Path, kernel: Kernel, init: Path) -> None:
+def _base(root: Path, kernel: Kernel, init: Path, wanted: Sequence[str] = MODULES) -> None:
     """Busybox, the modules and the first process."""
     for part in ("bin", "proc", "sys", "dev", "modules"):
         (root / part).mkdir(parents=True)
@@ -84,7 +94,7 @@ def _base(root: Path, kernel: Kernel, init: Path) -> None:
     for applet in run([busybox, "--list"]).split():
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")
-    modules = kernel.modules(MODULES)
+    modules = kernel.modules(wanted)
     for name, data in modules.items():
         (root / "modules" / f"{name}.ko").write_bytes(data)
     (root / "modules/order").write_text("\n".join(modules) + "\n")

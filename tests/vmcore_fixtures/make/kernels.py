@@ -7,6 +7,7 @@ import json
 import lzma
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,12 @@ from pathlib import Path
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import Package, Suite, locked
 
-META = "linux-image-cloud-amd64"
+FLAVOURS = {"cloud": "cloud-amd64", "full": "amd64"}
+# The cloud kernels come with DWARF. That of the others is too big a download; and so is what they have of drivers.
+DEBUG_FLAVOURS = frozenset({"cloud"})
+# zram and zsmalloc (a module up to 6.12): their types are of use. One pattern, because tar wants each to match.
+DEBUG_MODULES = "./usr/lib/debug/lib/modules/*/z[rs][am]*.ko*"
+WITHOUT = ("gpu/*", "net/*", "media/*", "staging/*", "sound/*")
 # A suite whose kernel comes and goes: its absence must not fail a build.
 MOVING_SUITES = frozenset({"sid"})
 
@@ -26,16 +32,28 @@ class Kernel:
     suite: str
     release: str
     packages: dict[str, str]
+    flavour: str = "cloud"
 
     @property
     def directory(self) -> Path:
-        """Where its files lie: vmlinuz, vmlinux, modules/."""
+        """Where its files lie: vmlinuz, modules/, and (not of every flavour) vmlinux, debug-modules/."""
         return cache_dir() / "kernels" / self.release
 
     @property
     def version(self) -> str:
         """The Debian version of the image package."""
         return next(iter(self.packages.values()))
+
+    @property
+    def has_debug(self) -> bool:
+        """Whether there is a vmlinux with DWARF."""
+        return self.flavour in DEBUG_FLAVOURS
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything of it is in the cache."""
+        wanted = ["vmlinuz", "modules", *(["vmlinux", "debug-modules"] if self.has_debug else [])]
+        return all((self.directory / name).exists() for name in wanted)
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -51,7 +69,7 @@ class Kernel:
             return lzma.decompress(path.read_bytes())
         return path.read_bytes()
 
-    def modules(self, wanted: list[str]) -> dict[str, bytes]:
+    def modules(self, wanted: Sequence[str]) -> dict[str, bytes]:
         """Modules by name with all they depend on, dependencies first; those built in or unknown are left out."""
         order: dict[str, bytes] = {}
 
@@ -70,21 +88,20 @@ class Kernel:
         return order
 
 
-def kernel(suite: str, *, update: bool = False) -> Kernel:
+def kernel(suite: str, flavour: str = "cloud", *, update: bool = False) -> Kernel:
     """The kernel of a suite: the one recorded in the cache, or (first time, or update) the suite's newest."""
-    record = cache_dir() / "kernels" / f"suite-{suite}.json"
+    name = suite if flavour == "cloud" else f"{suite}-{flavour}"
+    record = cache_dir() / "kernels" / f"suite-{name}.json"
     with locked(f"kernel-{suite}"):
         known = Kernel(**json.loads(record.read_text())) if record.exists() else None
-        if known and not (known.directory / "vmlinux").exists():
-            known = None
-        if known and not update:
+        if known and not update and known.complete:
             return known
         try:
-            fresh = _fetch(suite)
+            fresh = _fetch(suite, flavour, known if known and not update else None)
         except BuildError as error:
             if suite not in MOVING_SUITES:
                 raise
-            if known:
+            if known and known.complete:
                 say(f"{suite}: no newer kernel to be had, keeping {known.release}: {error}")
                 return known
             raise Unavailable(f"the kernel of {suite} is not to be had: {error}") from error
@@ -92,46 +109,73 @@ def kernel(suite: str, *, update: bool = False) -> Kernel:
         return fresh
 
 
-def _fetch(name: str) -> Kernel:
+def _fetch(name: str, flavour: str, known: Kernel | None) -> Kernel:
+    """Bring the newest kernel into the cache; or, of a known one that is there in part, the rest."""
     suite = Suite(name)
+    if known and (packages := _cached(known)):
+        _unpack(known, packages)
+        return known
     suite.update()
-    match = re.search(r"linux-image-(\S+-cloud-amd64)\b", suite.field(META, "Depends"))
+    meta = f"linux-image-{FLAVOURS[flavour]}"
+    match = re.search(rf"linux-image-(\d\S*-{FLAVOURS[flavour]})(?![\w-])", suite.field(meta, "Depends"))
     if not match:
-        raise BuildError(f"{name}: {META} depends on no kernel image")
+        raise BuildError(f"{name}: {meta} depends on no kernel image")
     release = match[1]
     image = suite.download(f"linux-image-{release}")
-    debug = suite.download(f"linux-image-{release}-dbg")
-    packages = [image, debug]
+    packages = [image]
+    if flavour in DEBUG_FLAVOURS:
+        packages.append(suite.download(f"linux-image-{release}-dbg"))
     depends = suite.field(image.name, "Depends")
     # Since 2025 or so the modules and the image come in packages of their own.
     for split in re.findall(rf"linux-(?:modules|binary)-{re.escape(release)}", depends):
         packages.append(suite.download(split))
-    found = Kernel(name, release, {package.name: package.version for package in packages})
-    if not (found.directory / "vmlinux").exists():
+    found = Kernel(name, release, {package.name: package.version for package in packages}, flavour)
+    if not found.complete:
         _unpack(found, packages)
     return found
 
 
+def _cached(known: Kernel) -> list[Package]:
+    """The packages of a kernel, if all of them are in the cache."""
+    packages: list[Package] = []
+    for name, version in known.packages.items():
+        for path in (cache_dir() / "debs").glob(f"{name}_{version.rpartition(':')[2]}_*.deb"):
+            packages.append(Package(name, version, path))
+    return packages if len(packages) == len(known.packages) else []
+
+
 def _unpack(found: Kernel, packages: list[Package]) -> None:
+    """Unpack what of a kernel is not in the cache yet; what is there may be in use."""
     say(f"{found.suite}: unpacking {found.release}")
-    temporary = found.directory.with_name(f".{found.release}.new")
+    target = found.directory
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
+    image, debug = temporary / "image", temporary / "debug"
     for package in packages:
-        if package.name.endswith("-dbg"):
-            package.extract(temporary / "debug", "./usr/lib/debug/*vmlinux*")
-        else:
-            package.extract(temporary / "image")
-    _place(temporary, "image/**/vmlinuz*", "vmlinuz")
-    _place(temporary, "debug/**/vmlinux*", "vmlinux")
-    _place(temporary, f"image/**/lib/modules/{found.release}", "modules")
-    shutil.rmtree(temporary / "image")
-    shutil.rmtree(temporary / "debug")
-    shutil.rmtree(found.directory, ignore_errors=True)
-    temporary.rename(found.directory)
+        if not package.name.endswith("-dbg"):
+            if not ((target / "vmlinuz").exists() and (target / "modules").exists()):
+                package.extract(image, *(f"--exclude=*/{pattern}" for pattern in WITHOUT), ".")
+            continue
+        if not (target / "vmlinux").exists():
+            package.extract(debug, "./usr/lib/debug/*vmlinux*")
+            _place(temporary, "debug/**/vmlinux*", target / "vmlinux")
+        if not (target / "debug-modules").exists():
+            package.extract(debug, DEBUG_MODULES)
+            modules = temporary / "debug-modules"
+            modules.mkdir()
+            for path in debug.rglob("z*.ko*"):
+                path.rename(modules / path.name)
+            modules.rename(target / "debug-modules")
+    if image.exists():
+        _place(temporary, "image/**/vmlinuz*", target / "vmlinuz")
+        _place(temporary, f"image/**/lib/modules/{found.release}", target / "modules")
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _place(root: Path, pattern: str, name: str) -> None:
+def _place(root: Path, pattern: str, target: Path) -> None:
     found = [path for path in root.glob(pattern) if not path.is_symlink()]
     if not found:
-        raise BuildError(f"{root.name}: the packages hold no {pattern}")
-    found[0].rename(root / name)
+        raise BuildError(f"{target.parent.name}: the packages hold no {pattern}")
+    if not target.exists():
+        found[0].rename(target)

@@ -19,6 +19,8 @@ class Victim:
     arguments: tuple[str, ...] = ()
     # Shell lines that take its cores; by default each process gets SIGABRT and is waited for.
     cores: tuple[str, ...] | None = None
+    # Shell lines that are run before it is started.
+    before: tuple[str, ...] = ()
     # Processes without a core of their own, and why.
     without_core: dict[str, str] = field(default_factory=dict)
 
@@ -64,6 +66,16 @@ class Recipe:
     # Crash it for real, with a crash kernel that brings /proc/vmcore; no core of the kernel's own then.
     kexec: bool = False
     boot_timeout: int = 300
+    # Which kernel of the suite: cloud, or full.
+    flavour: str = "cloud"
+    # Two nodes of memory, a CPU each.
+    numa: bool = False
+    # How many moments to dump (the first is the one for which there is anything else).
+    moments: int = 1
+    # Further modules.
+    modules: tuple[str, ...] = ()
+    # The size of a third disk to swap to; with one the guest has the shell functions of guest/swap.
+    swap_mib: int = 0
     note: str = ""
 
 
@@ -84,6 +96,9 @@ SPIN = (simple("spin", FULL, "1"),)
 IOURING = (simple("iouring"),)
 SWAPPED = (simple("swapped"),)
 IA32 = (simple("ia32"),)
+PAGE_CACHE = (
+    Victim(("pagecache",), "pagecache", ("pagecache", FULL), before=("echo 16 > /proc/sys/vm/nr_hugepages",)),
+)
 PYTHON = (Victim(("python",), "python3.11", ("/victims/python.py", "python", "0x33")),)
 STATES = (
     simple("stopped"),
@@ -157,9 +172,17 @@ SMALL_DUMP = (Derived("vmcore.d1-zlib", 1, "zlib"),)
 def main_guest(name: str, suite: str, variants: tuple[Derived, ...], *more: Victim) -> Recipe:
     """A guest with every ordinary victim. The spinner comes last, alone on CPU 1."""
     vfork = VFORK_OLD if suite == "bullseye" else VFORK
-    victims = (*MAIN, *more, *vfork, *SPIN)
-    setup = HUGE_PAGES + SWAP
-    return Recipe(name, suite, victims, variants, append="isolcpus=1", setup=setup, note="all ordinary victims")
+    victims = (*MAIN, *PAGE_CACHE, *more, *vfork, *SPIN)
+    return Recipe(
+        name,
+        suite,
+        victims,
+        variants,
+        append="isolcpus=1",
+        setup=HUGE_PAGES + SWAP,
+        modules=("overlay",),
+        note="all ordinary victims",
+    )
 
 
 def small_guest(name: str, suite: str) -> Recipe:
@@ -188,6 +211,191 @@ def kexec_guest(name: str, suite: str, victims: tuple[Victim, ...], variants: tu
         vmcoreinfo=False,
         kexec=True,
         note="a real crash: /proc/vmcore of a crash kernel; no kernel cores",
+    )
+
+
+ZRAM_MODULES = ("zram", "lzo", "lzo_rle", "lz4", "lz4hc", "zstd", "deflate", "loop")
+# The host's makedumpfile takes slab pages of later kernels for user memory.
+NEW_ENOUGH = {"trixie": "trixie", "sid": "sid"}
+ZRAM_ALGORITHMS = {
+    "bullseye": ("lzo", "lzo-rle", "lz4", "lz4hc", "zstd", "deflate"),
+    "bookworm": ("lzo", "lzo-rle", "lz4", "lz4hc", "zstd", "deflate"),
+    "trixie": ("lz4", "lz4hc", "zstd", "deflate"),
+    "sid": ("lz4", "lz4hc", "zstd", "deflate"),
+}
+# Large folios of 64 KiB, and huge ones in shared memory, for those that ask.
+SWAP_HUGE = """
+for sizes in shmem_enabled hugepages-64kB/enabled; do
+    file=/sys/kernel/mm/transparent_hugepage/$sizes
+    case $sizes in shmem*) word=advise ;; *) word=madvise ;; esac
+    [ -e $file ] && echo $word > $file
+done
+"""
+
+
+# What of memory can be swapped out in which way; what is shared apart, because getting it out takes all else along.
+SWAP_STATES = ("forked", "moved", "cow", "thp", "mthp")
+SWAP_SHARED = ("uffd", "thp_shared", "shared")
+
+
+def swap_dumps(suite: str) -> tuple[Derived, ...]:
+    """The variants of the guests that swap."""
+    return Derived("vmcore.d1-zlib", 1, "zlib"), derived_31(suite)
+
+
+def derived_31(suite: str) -> Derived:
+    """Without the memory of processes."""
+    return Derived("vmcore.d31-zlib", 31, "zlib", tool=NEW_ENOUGH.get(suite, "host"))
+
+
+def swapper(name: str, *scenarios: str, before: str = "") -> Victim:
+    """A victim whose memory is swapped out in the ways named; with "forked" it has a child."""
+    names = (name, f"{name}_child") if "forked" in scenarios else (name,)
+    return Victim(names, "swap", (name, FULL, *scenarios), before=(before,) if before else ())
+
+
+def zram_guest(name: str, suite: str) -> Recipe:
+    """A guest with a zram device for each compressor, each with a victim of its own; a swap disk; a swap file."""
+    algorithms = ZRAM_ALGORITHMS[suite]
+    victims = [
+        swapper(f"zram_{algorithm.replace('-', '_')}", "content", "gaps", before=f"zram {algorithm}")
+        for algorithm in algorithms
+    ]
+    victims += [
+        swapper("zram_states", *SWAP_STATES, before=f"zram {algorithms[0]}"),
+        swapper("zram_shared", *SWAP_SHARED),
+        swapper("zram_everything", "gaps", "everything"),
+        swapper("zram_writeback", "writeback", "gaps", before="loop_device; zram zstd backing_dev=/dev/loop0"),
+        swapper("swap_disk", "forked", "moved", "cow", "content:200", "cached", before="swap_disk"),
+        swapper("swap_disk_shared", "uffd", "shared"),
+        swapper("swap_disk_everything", "gaps", "everything"),
+        swapper("swap_file", "cached", "content:200", "gaps", before="swap_file"),
+    ]
+    if suite == "sid":  # the cloud kernel has zswap too (in front of zram it would be in the way)
+        victims.append(swapper("zswap_zsmalloc_zstd", "content", "gaps", before="zswap zsmalloc zstd"))
+    if suite in ("trixie", "sid"):  # since 6.12
+        victims += [
+            swapper(
+                f"zram_{algorithm}_dictionary",
+                "stock",
+                "gaps",
+                before=f"zswap_off; zram {algorithm} 'algorithm_params=algo={algorithm} dict=/recipe/stock'",
+            )
+            for algorithm in ("zstd", "lz4")
+        ]
+    return Recipe(
+        name,
+        suite,
+        tuple(victims),
+        swap_dumps(suite),
+        ram=512,
+        setup=HUGE_PAGES + SWAP_HUGE,
+        qemu_kdump=False,
+        modules=ZRAM_MODULES,
+        swap_mib=32,
+        note="swap: zram of every compressor, a disk, a file",
+    )
+
+
+ZSWAP_MODULES = ("crc32c_generic", "lzo", "lzo_rle", "lz4", "lz4hc", "zstd", "deflate", "zsmalloc", "z3fold", "zbud")
+ZSWAP_ALGORITHMS = ("lzo", "lzo-rle", "lz4", "lz4hc", "zstd", "deflate")
+ZSWAP_POOLS = {
+    "bullseye": ("zbud", "z3fold", "zsmalloc"),
+    "bookworm": ("zbud", "z3fold", "zsmalloc"),
+    "trixie": ("zbud", "zsmalloc"),
+    "sid": ("zsmalloc",),
+}
+
+
+def zswap_guest(name: str, suite: str) -> Recipe:
+    """A guest that swaps to a disk with zswap in front of it: every pool, every compressor. The cloud kernels have none
+    (up to 6.12), and of the others there is no vmlinux."""
+    victims = [swapper("swap_disk", "content:200", before="swap_disk")]
+    for pool in ZSWAP_POOLS[suite]:
+        for algorithm in ZSWAP_ALGORITHMS if pool == "zsmalloc" else ("lzo", "zstd"):
+            label = f"zswap_{pool}_{algorithm.replace('-', '_')}"
+            victims.append(swapper(label, "content", "gaps", before=f"zswap {pool} {algorithm}"))
+    victims += [
+        swapper("zswap_states", *SWAP_STATES, "cached"),
+        swapper("zswap_shared", *SWAP_SHARED),
+        swapper("zswap_everything", "gaps", "everything"),
+    ]
+    if suite in ("bullseye", "bookworm"):  # later there is no such choice
+        parameter = "/sys/module/zswap/parameters/same_filled_pages_enabled"
+        victims.append(swapper("zswap_unsame", "content", before=f"echo N > {parameter}"))
+    victims.append(simple("hwpoison"))
+    return Recipe(
+        name,
+        suite,
+        tuple(victims),
+        swap_dumps(suite),
+        ram=512,
+        setup=HUGE_PAGES + SWAP_HUGE,
+        qemu_kdump=False,
+        flavour="full",
+        modules=ZSWAP_MODULES,
+        swap_mib=256,  # half of it must remain free: else pages that are read leave the swap cache
+        note="swap: zswap of every pool and compressor over a disk; no vmlinux",
+    )
+
+
+def numa_guest(name: str, suite: str) -> Recipe:
+    """A guest in which memory is on its way from one node to the other as it is dumped, perhaps: since 6.3 many pages
+    are unmapped before the first is copied, before that to meet one takes luck."""
+    victim = Victim(
+        ("migrating",), "migrating", ("migrating", FULL), cores=("touch /tmp/stop; sleep 2", "core migrating")
+    )
+    return Recipe(
+        name,
+        suite,
+        (victim,),
+        ram=384,
+        setup=HUGE_PAGES,
+        qemu_kdump=False,
+        numa=True,
+        moments=3,
+        note="pages being moved between two nodes",
+    )
+
+
+# Programs and libraries on a disk, as on any machine: those of the initial ramdisk can never leave memory.
+ON_DISK = """
+mkdir -p /disk/root
+cp -a /victims /lib /lib64 /disk/root/
+for directory in victims lib lib64; do mount --bind /disk/root/$directory /$directory; done
+"""
+DROP_CACHES = "sync; echo 3 > /proc/sys/vm/drop_caches"
+
+
+def disk_guest(name: str, suite: str) -> Recipe:
+    """A guest whose programs are files of a disk, and in the page cache in parts only."""
+    upgrade = "cp /victims/dynamic /victims/new && mv /victims/new /victims/dynamic"
+    libc = "/lib/x86_64-linux-gnu/libc.so.6"
+    victims = (
+        Victim(("upgraded",), "dynamic", ("upgraded", "0x33")),  # a newer file takes its place after that
+        Victim(("dynamic",), "dynamic", ("dynamic", "0x33"), before=(upgrade, DROP_CACHES)),
+        # Of what is mapped, only what was touched stays; the program is read whole, of a library a part.
+        Victim(
+            ("threads",),
+            "threads",
+            ("threads", FULL),
+            before=(
+                DROP_CACHES,
+                "cat /victims/dynamic > /dev/null",
+                f"dd if={libc} of=/dev/null bs=4096 skip=100 count=16",
+            ),
+        ),
+    )
+    variants = (Derived("vmcore.d17-lzo", 17, "lzo"), Derived("vmcore.d23-zlib", 23, "zlib"), derived_31(suite))
+    return Recipe(
+        name,
+        suite,
+        victims,
+        variants,
+        ram=448,
+        setup=HUGE_PAGES + ON_DISK + DROP_CACHES,
+        qemu_kdump=False,
+        note="programs on a disk, in the page cache in parts",
     )
 
 
@@ -242,6 +450,22 @@ RECIPES = {
         small_guest("k510-small", "bullseye"),
         small_guest("k612-small", "trixie"),
         small_guest("k72-small", "sid"),
+        zram_guest("k61-zram", "bookworm"),
+        zram_guest("k510-zram", "bullseye"),
+        zram_guest("k612-zram", "trixie"),
+        zram_guest("k72-zram", "sid"),
+        zswap_guest("k61-zswap", "bookworm"),
+        zswap_guest("k510-zswap", "bullseye"),
+        zswap_guest("k612-zswap", "trixie"),
+        zswap_guest("k72-zswap", "sid"),
+        disk_guest("k61-disk", "bookworm"),
+        disk_guest("k510-disk", "bullseye"),
+        disk_guest("k612-disk", "trixie"),
+        disk_guest("k72-disk", "sid"),
+        numa_guest("k61-numa", "bookworm"),
+        numa_guest("k510-numa", "bullseye"),
+        numa_guest("k612-numa", "trixie"),
+        numa_guest("k72-numa", "sid"),
         *SPECIAL,
     )
 }
