@@ -13,8 +13,10 @@ __all__ = ("SwapEntry", "SwapKind", "SwapTypes")
 _TYPE_SHIFT = 59
 _OFFSET_SHIFT = 9
 _OFFSET_MASK = (1 << 50) - 1
-# Entries that hold a page frame keep flags above it: SWP_PFN_BITS, 0d206b5d2e0d "mm/swap: add swp_offset_pfn()" (6.1).
-_PFN_MASK = (1 << 40) - 1
+# Entries that hold a page frame keep the page's "accessed" and "dirty" above it: SWP_PFN_BITS, which follows from
+# MAX_PHYSMEM_BITS, arch/x86/include/asm/sparsemem.h; 0d206b5d2e0d "mm/swap: add swp_offset_pfn()" (6.1).
+_PFN_BITS = 46 - 12
+_PFN_BITS_5LEVEL = 52 - 12
 
 _MARKER_UFFD_WP = 1 << 0
 _MARKER_POISONED = 1 << 1
@@ -59,6 +61,7 @@ class SwapTypes:
     device_private: range
     device_exclusive: range
     marker: range
+    pfn_mask: int
 
     @classmethod
     def of(cls, kernel: Kernel) -> "SwapTypes":
@@ -88,7 +91,9 @@ class SwapTypes:
         for count in counts:
             ranges.append(range(first, first + count))
             first += count
-        return cls(ranges[0].start, *ranges)
+        pfn_bits = _PFN_BITS_5LEVEL if kernel.five_level else _PFN_BITS
+        poison, moving, in_device, exclusively, markers = ranges
+        return cls(poison.start, poison, moving, in_device, exclusively, markers, (1 << pfn_bits) - 1)
 
     def decode(self, pte: int) -> SwapEntry:
         """Understand an entry as a page table holds it (not as an xarray does)."""
@@ -97,11 +102,11 @@ class SwapTypes:
         if number < self.max_swapfiles:
             return SwapEntry(SwapKind.SWAP, number, offset)
         if number in self.migration or number in self.device_exclusive:
-            return SwapEntry(SwapKind.PAGE, number, offset & _PFN_MASK)
+            return SwapEntry(SwapKind.PAGE, number, offset & self.pfn_mask)
         if number in self.hwpoison:
-            return SwapEntry(SwapKind.POISONED, number, offset & _PFN_MASK)
+            return SwapEntry(SwapKind.POISONED, number, offset & self.pfn_mask)
         if number in self.device_private:
-            return SwapEntry(SwapKind.DEVICE, number, offset & _PFN_MASK)
+            return SwapEntry(SwapKind.DEVICE, number, offset & self.pfn_mask)
         if number in self.marker:
             if offset & _MARKER_GUARD:
                 return SwapEntry(SwapKind.GUARD, number, offset)

@@ -228,7 +228,7 @@ class TestEntries:
     def test_page_on_its_way(self, process: Process, number: int) -> None:
         """Migration and device-exclusive entries name the frame that still has the bytes."""
         frame = process.frame(b"moving")
-        process.pte(0, entry(number, frame >> 12 | 3 << 40))
+        process.pte(0, entry(number, frame >> 12 | 3 << 34))
         (piece,) = process.it.read(Vma(START, START + 0x10000, VM_READ), START, START + 4096)
         assert bytes(piece.data).startswith(b"moving.")
 

@@ -61,8 +61,8 @@ CASES = (
 )
 
 
-def types(case: Case) -> SwapTypes:
-    world = World("", case.release)
+def types(case: Case, vmcoreinfo: dict[str, str] | None = None) -> SwapTypes:
+    world = World("", case.release, vmcoreinfo)
     world.has(*case.functions)
     return SwapTypes.of(world.kernel)
 
@@ -93,13 +93,17 @@ def test_low_bits_are_flags() -> None:
 
 
 @pytest.mark.parametrize("number", [28, 30])
-def test_frame_number_lies_below_the_flags(number: int) -> None:
-    """SWP_MIG_YOUNG_BIT and SWP_MIG_DIRTY_BIT stand above SWP_PFN_BITS = MAX_PHYSMEM_BITS - PAGE_SHIFT = 40
-    (include/linux/swapops.h)."""
+@pytest.mark.parametrize("levels", [4, 5])
+def test_frame_number_lies_below_the_flags(number: int, levels: int) -> None:
+    """SWP_MIG_YOUNG_BIT and SWP_MIG_DIRTY_BIT stand above SWP_PFN_BITS = MAX_PHYSMEM_BITS - PAGE_SHIFT
+    (include/linux/swapops.h); the former is 46, or 52 with five levels of page tables."""
     case = next(case for case in CASES if case.release == "6.12.0")
-    found = types(case).decode(entry(24, 0x12345 | 3 << 40))
+    known = types(case, {"NUMBER(pgtable_l5_enabled)": str(int(levels == 5))})
+    bits = 34 if levels == 4 else 40
+    found = known.decode(entry(24, 0x12345 | 3 << bits))
     assert (found.kind, found.value) == (P, 0x12345)
-    assert types(case).decode(entry(number, 0x777)).value == 0x777
+    assert known.decode(entry(24, (1 << bits) - 1)).value == (1 << bits) - 1
+    assert known.decode(entry(number, 0x777)).value == 0x777
 
 
 @pytest.mark.parametrize(("flags", "kind"), [(0, M), (1, M), (2, H), (3, H), (4, SwapKind.GUARD), (5, SwapKind.GUARD)])
