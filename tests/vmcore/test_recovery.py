@@ -19,6 +19,8 @@ from tests.vmcore.patterns import contents
 
 PAGE = 4096
 FIXTURES = [f"{name}-{kind}" for name in MAIN for kind in ("zram", "zswap")]
+LEVEL_31 = [name for name in FIXTURES if not name.startswith("k72")]
+"""Not 7.2: no makedumpfile that there is leaves its slab pages alone (LOSES_KERNEL_MEMORY in test_dumps.py)."""
 
 
 def _victims() -> Iterator[tuple[str, str]]:
@@ -56,7 +58,7 @@ def nowhere(victim: Victim) -> dict[int, str]:
         ):
             if slot in written_back(victim.fixture, kind):
                 found[start + number * PAGE] = "swapped"
-        found |= {start + number * PAGE: "unreadable" for number in victim.said.get("poisoned", ())}
+        found |= {start + number * PAGE: "unreadable" for number in mapping.get("poisoned", ())}
     return found
 
 
@@ -116,7 +118,7 @@ def test_every_place(name: str, extract: Extractor) -> None:
     assert wanted <= set(recovered)
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@pytest.mark.parametrize("name", LEVEL_31)
 def test_user_memory_excluded(name: str, extract: Extractor) -> None:
     """makedumpfile level 31 leaves out the memory of processes, not what zram and zswap hold of it."""
     fixture = need(name)

@@ -36,9 +36,8 @@ ALLOCATORS = {
     "k72-zswap": ("zsmalloc",),
 }
 COMPRESSORS = {"zsmalloc": ("lzo", "lzo_rle", "lz4", "lz4hc", "zstd", "deflate")}
-# Of 6.12 makedumpfile 1.7.2, the host's, takes slab pages for user memory, so that not even a process is found there;
-# with 1.7.6 all is as in the others. Of 7.2 1.7.8 still does.
-LEVEL_31 = ("k510-zswap", "k61-zswap")
+# Of 7.2 makedumpfile, 1.7.8 too, takes slab pages for user memory, so that not even a process is found there.
+LEVEL_31 = ("k510-zswap", "k61-zswap", "k612-zswap")
 # A victim for each allocator with each compressor that there is with it: content, and gaps.
 PACKED = [
     (name, f"zswap_{allocator}_{compressor}")
