@@ -288,7 +288,8 @@ def _add_place_options(parser: _Parser) -> None:
         type=_name,
         action="append",
         default=[],
-        help="vmlinux, a module's debug file, or raw BTF; may be given more than once (default: found, or not needed)",
+        help="vmlinux, a module's debug file, raw BTF or a System.map; may be given more than once "
+        "(default: found, or not needed)",
     )
     _option(
         group,

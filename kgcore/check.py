@@ -26,12 +26,14 @@ _KGCORE = ("KGCORE", 0x4B474352)
 _KGCORE_FORMAT = 1
 _NOTES_LIMIT = 1 << 28  # a note segment beyond this size is damage, not data
 
-_MACHINES = {"EM_X86_64": "x86_64", "EM_386": "i386"}
+# What people call them; the last one is a 64-bit program whose dumping thread was in 32-bit code.
+_MACHINES = {("EM_X86_64", 64): "x86_64", ("EM_X86_64", 32): "x32", ("EM_386", 32): "i386", ("EM_386", 64): "i386"}
 # (machine, class): sizes of elf_prstatus and elf_prpsinfo, offsets of pr_pid and pr_fpvalid
 _SIZES = {
     ("EM_X86_64", 64): (336, 136, 32, 328),
     ("EM_386", 32): (144, 124, 24, 140),
-    ("EM_X86_64", 32): (296, 124, 24, 288),  # x32
+    ("EM_X86_64", 32): (296, 124, 24, 288),
+    ("EM_386", 64): (336, 136, 32, 328),
 }
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE, _SIGINFO = 1, 2, 3, 6, 0x46494C45, 0x53494749
 _SHARED_ORDER = (_PRPSINFO, _SIGINFO, _AUXV, _FILE)
@@ -200,7 +202,7 @@ class _Checker:
             raise _Stop from error
         self.machine, self.elf_class = str(header["e_machine"]), int(elf.elfclass)
         self.facts["class"] = self.elf_class
-        self.facts["machine"] = _MACHINES.get(self.machine, plain(self.machine))
+        self.facts["machine"] = _MACHINES.get((self.machine, self.elf_class), plain(self.machine))
         if header["e_type"] != "ET_CORE":
             self.problem(f"this ELF file is no core: e_type is {header['e_type']}")
             raise _Stop

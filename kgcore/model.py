@@ -134,6 +134,7 @@ class Thread:
     :ivar ioperm: 8192 bytes, 1 = denied, if the task has an I/O permission bitmap.
     :ivar shstk: a user shadow stack is enabled (``thread.features & 1``).
     :ivar cpu: the CPU it was running on when the dump was made, else None.
+    :ivar tls: its thread-local segments: number of the GDT entry and the descriptor as the CPU has it, 8 bytes.
     :ivar forced_tf: the kernel itself set the trap flag (TIF_FORCED_TF); it does not show it to users.
     """
 
@@ -152,6 +153,7 @@ class Thread:
     shstk: bool = False
     cpu: int | None = None
     forced_tf: bool = False
+    tls: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ class CoreDialect:
 class ProcessImage:
     """A whole process.
 
-    :ivar arch: key into :data:`kgcore.arch.ARCHES` (``"x86_64"``).
+    :ivar arch: key into :data:`kgcore.arch.ARCHES` (``"x86_64"``, ``"ia32"``).
     :ivar threads: all threads that still have the address space; the requested one (else the leader) first.
     :ivar vmas: in address order, the gate VMA (``[vsyscall]``) last.
     :ivar auxv: (a_type, a_val) pairs up to and with AT_NULL.

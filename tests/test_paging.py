@@ -9,7 +9,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, PagingMode, walk
+from kgcore.arch.paging import (
+    I386_2LEVEL,
+    I386_PAE,
+    X86_64_4LEVEL,
+    X86_64_5LEVEL,
+    EntryKind,
+    Leaf,
+    PagingMode,
+    walk,
+)
 
 P, RW, US, PSE, PROTNONE, NX = 1, 2, 4, 1 << 7, 1 << 8, 1 << 63
 PFN = ((1 << 52) - 1) & ~0xFFF
@@ -170,6 +179,36 @@ def test_five_levels(tables: Tables) -> None:
     assert found == [Leaf(start, 0x1000, PRESENT, 0x9000)]
 
 
+def test_two_levels() -> None:
+    """Entries of 4 bytes, pages of 4 MiB, and nothing inverted (pgtable-2level.h)."""
+    root, table = bytearray(4096), bytearray(4096)
+
+    def read(address: int, size: int) -> bytes:
+        return bytes({0x1000: root, 0x2000: table}[address & ~0xFFF][address & 0xFFF :][:size])
+
+    entries = [(table, 0, 0xFFFFF000 | P), (table, 1, 0x9000 | PROTNONE), (table, 2, 0xFFFFF000 | PROTNONE)]
+    entries += [(table, 3, 5 << 9 | 3 << 1), (root, 0, 0x2000 | P | RW), (root, 1, 0x00C00000 | 1 << 12 | P | PSE)]
+    for where, index, entry in entries:
+        struct.pack_into("<I", where, index * 4, entry)
+    found = list(walk(I386_2LEVEL, 0x1000, 0, 0x801000, read))
+    assert found == [
+        Leaf(0, 0x1000, PRESENT, 0xFFFFF000),
+        Leaf(0x1000, 0x1000, PRESENT, 0x9000),
+        Leaf(0x2000, 0x1000, PRESENT, 0xFFFFF000),
+        Leaf(0x3000, 0x1000, SWAP, 5 << 9 | 3 << 1),
+        Leaf(0x4000, 0x3FC000, EMPTY, 0),
+        Leaf(0x400000, 0x400000, PRESENT, 0xC00000),
+        Leaf(0x800000, 0x1000, EMPTY, 0),
+    ]
+    assert (I386_2LEVEL.swap.type(5 << 9 | 3 << 1), I386_2LEVEL.swap.offset(5 << 9 | 3 << 1)) == (3, 5)
+
+
+def test_pae_swap_entries() -> None:
+    """pgtable-3level.h: as x86_64's."""
+    entry = 3 << 59 | (~5 & (1 << 50) - 1) << 9
+    assert (I386_PAE.swap.type(entry), I386_PAE.swap.offset(entry)) == (3, 5)
+
+
 # Any tree, against a walker that goes page by page as the CPU and the kernel do, and knows nothing of runs
 
 
@@ -247,7 +286,7 @@ def trees(draw: st.DrawFn, mode: PagingMode) -> Tables:
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.data(), st.sampled_from([X86_64_4LEVEL, X86_64_5LEVEL]))
+@given(st.data(), st.sampled_from([X86_64_4LEVEL, X86_64_5LEVEL, I386_PAE]))
 def test_any_tree_as_page_by_page(data: st.DataObject, mode: PagingMode) -> None:
     tables = data.draw(trees(mode))
     # Around the entries: at the start of the space, or at the end of a table of each level.

@@ -64,11 +64,12 @@ class Arch:
     """An architecture as the dumping task sees it: a ``struct user_regset_view`` and the widths of its ABI.
 
     :ivar machine: ``e_machine``.
-    :ivar greg_size: bytes of a register in ``elf_gregset_t``; with the class it gives ``struct elf_prstatus``.
-    :ivar gregs: a thread's ``elf_gregset_t`` as values, in order.
+    :ivar greg_size: bytes of a register in ``pr_reg``; with the class it gives ``struct elf_prstatus``.
+    :ivar gregs: a thread's registers as ``pr_reg`` has them, in order.
     :ivar uid_size: bytes of ``__kernel_uid_t`` in ``struct elf_prpsinfo``.
     :ivar regsets: the view's rows behind NT_PRSTATUS.
     :ivar remarks: what of a thread's registers could not be put into a note, as sentences.
+    :ivar pr_reg_size: bytes of ``pr_reg``, where the structure is made for more registers than the view has; else 0.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Arch:
     regsets: tuple[RegSet, ...]
     extra: tuple[ProcessNote, ...] = ()
     remarks: Callable[[ProcessImage, Thread], tuple[str, ...]] = _no_remarks
+    pr_reg_size: int = 0
 
     @property
     def word_size(self) -> int:
@@ -156,12 +158,13 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool) -> bytes:
     """NT_PRSTATUS. No signal was delivered: ``pr_info`` and ``pr_cursig`` are 0."""
     word = (1 << 8 * arch.word_size) - 1
     gregs = arch.gregs(thread)
+    pr_reg = struct.pack(f"<{len(gregs)}{'Q' if arch.greg_size == 8 else 'I'}", *gregs).ljust(arch.pr_reg_size, b"\0")
     times: list[int] = []
     for ns in (thread.times.utime, thread.times.stime, thread.times.cutime, thread.times.cstime):
         seconds, rest = divmod(ns, 1_000_000_000)  # ns_to_kernel_old_timeval()
         times += (seconds & word, rest // 1000)
     return bytes(
-        _prstatus(arch.word_size, len(gregs) * arch.greg_size).build(
+        _prstatus(arch.word_size, len(pr_reg)).build(
             {
                 "si_signo": 0,
                 "si_code": 0,
@@ -171,7 +174,7 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool) -> bytes:
                 "pr_sighold": thread.sighold & word,
                 **_ids(thread.ids),
                 "pr_times": times,
-                "pr_reg": struct.pack(f"<{len(gregs)}{'Q' if arch.greg_size == 8 else 'I'}", *gregs),
+                "pr_reg": pr_reg,
                 "pr_fpvalid": int(fpvalid),
             }
         )

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ("X86_64_4LEVEL", "X86_64_5LEVEL", "EntryKind", "Leaf", "Level", "PagingMode", "walk")
+__all__ = (
+    "I386_2LEVEL",
+    "I386_PAE",
+    "X86_64_4LEVEL",
+    "X86_64_5LEVEL",
+    "EntryKind",
+    "Leaf",
+    "Level",
+    "PagingMode",
+    "SwapLayout",
+    "walk",
+)
 
 
 class EntryKind(Enum):
@@ -49,6 +60,29 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class SwapLayout:
+    """How an entry of the lowest level holds a ``swp_entry_t``, which has five bits of type.
+
+    :ivar pfn_bits: of the offset, where that is a page frame number with flags above (SWP_PFN_BITS).
+    :ivar inverted: the offset is stored inverted, since the L1TF fixes of 4.18.
+    """
+
+    type_shift: int
+    offset_shift: int
+    offset_bits: int
+    pfn_bits: int
+    inverted: bool
+
+    def type(self, entry: int) -> int:
+        """``__swp_type()``."""
+        return entry >> self.type_shift & 0x1F
+
+    def offset(self, entry: int) -> int:
+        """``__swp_offset()``."""
+        return (~entry if self.inverted else entry) >> self.offset_shift & (1 << self.offset_bits) - 1
+
+
+@dataclass(frozen=True, slots=True)
 class PagingMode:
     """A paging mode of an architecture.
 
@@ -57,6 +91,7 @@ class PagingMode:
     :ivar entries: entries in a table.
     :ivar pfn_mask: the bits of an entry that are a physical address.
     :ivar large_page_mask: bits of those that are not address in a large page's entry (PAT).
+    :ivar swap: how its entries hold swap entries.
     """
 
     levels: tuple[Level, ...]
@@ -64,6 +99,7 @@ class PagingMode:
     entries: int
     pfn_mask: int
     large_page_mask: int
+    swap: SwapLayout
 
 
 _PRESENT = 1 << 0
@@ -74,8 +110,19 @@ _PROTNONE = 1 << 8
 _X86_64_PFN = ((1 << 52) - 1) & ~0xFFF
 _X86_64_LOWER = (Level(39), Level(30, can_be_leaf=True), Level(21, can_be_leaf=True), Level(12))
 
-X86_64_4LEVEL = PagingMode(_X86_64_LOWER, "Q", 512, _X86_64_PFN, 1 << 12)
-X86_64_5LEVEL = PagingMode((Level(48), *_X86_64_LOWER), "Q", 512, _X86_64_PFN, 1 << 12)
+# arch/x86/include/asm/pgtable_64.h, pgtable-3level.h (52 physical bits since L1TF, page_32_types.h), pgtable-2level.h;
+# SWP_PFN_BITS: MAX_PHYSMEM_BITS of sparsemem.h
+_X86_64_SWAP = SwapLayout(59, 9, 50, 34, inverted=True)
+_5LEVEL_SWAP = SwapLayout(59, 9, 50, 40, inverted=True)
+_PAE_SWAP = SwapLayout(59, 9, 50, 24, inverted=True)
+_2LEVEL_SWAP = SwapLayout(1, 9, 23, 20, inverted=False)
+
+X86_64_4LEVEL = PagingMode(_X86_64_LOWER, "Q", 512, _X86_64_PFN, 1 << 12, _X86_64_SWAP)
+X86_64_5LEVEL = PagingMode((Level(48), *_X86_64_LOWER), "Q", 512, _X86_64_PFN, 1 << 12, _5LEVEL_SWAP)
+# The top table has four entries, of which nothing but P and the address counts. The tables below are x86_64's.
+I386_PAE = PagingMode((Level(30), Level(21, can_be_leaf=True), Level(12)), "Q", 512, _X86_64_PFN, 1 << 12, _PAE_SWAP)
+# Bits 13 to 20 of a 4 MiB page are address bits 32 to 39, which Linux does not use in this mode.
+I386_2LEVEL = PagingMode((Level(22, can_be_leaf=True), Level(12)), "I", 1024, 0xFFFFF000, 0x3FF000, _2LEVEL_SWAP)
 
 
 def walk(

@@ -5,11 +5,22 @@ Kernel: arch/x86/kernel/ptrace.c (``getreg``, ``genregs_get``, ``ioperm_get``).
 """
 
 from kgcore.arch.base import ProcessNote, RegSet
-from kgcore.arch.xsave import UserFpu, layout_note, user_fpu
+from kgcore.arch.xsave import UserFpu, is_fsave, layout_note, user_fpu
 from kgcore.model import ProcessImage, Thread
 
-__all__ = ("IOPERM", "NT_X86_XSTATE", "XSAVE_LAYOUT", "XSTATE", "remarks", "thread_fpu", "user_regs")
+__all__ = (
+    "IOPERM",
+    "NT_PRFPREG",
+    "NT_X86_XSTATE",
+    "XSAVE_LAYOUT",
+    "XSTATE",
+    "fxsave",
+    "remarks",
+    "thread_fpu",
+    "user_regs",
+)
 
+NT_PRFPREG = 2
 NT_386_IOPERM = 0x201
 NT_X86_XSTATE = 0x202
 NT_X86_XSAVE_LAYOUT = 0x205
@@ -32,6 +43,12 @@ def thread_fpu(image: ProcessImage, thread: Thread) -> UserFpu | None:
     return None if thread.fpu is None else user_fpu(thread.fpu, image.xsave, raw=image.dialect.raw_fpregs)
 
 
+def fxsave(image: ProcessImage, thread: Thread) -> bytes | None:
+    """``xfpregs_get``: NT_PRFPREG of a 64-bit view, NT_PRXFPREG of a 32-bit one."""
+    fpu = thread_fpu(image, thread)
+    return None if fpu is None else fpu.fxsave
+
+
 def _ioperm(image: ProcessImage, thread: Thread) -> bytes | None:
     return None if thread.ioperm is None else thread.ioperm[:IO_BITMAP_BYTES].ljust(IO_BITMAP_BYTES, b"\xff")
 
@@ -52,7 +69,7 @@ def remarks(image: ProcessImage, thread: Thread) -> tuple[str, ...]:
     fpu = thread_fpu(image, thread)
     if fpu is None:
         return ("its floating-point state was not found",)
-    if fpu.fxsave is None:
+    if fpu.fxsave is None and not (thread.fpu is not None and is_fsave(thread.fpu)):
         return ("its floating-point state is cut short in the dump and was left out",)
     if fpu.omitted:
         features = ", ".join(map(str, fpu.omitted))

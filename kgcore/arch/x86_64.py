@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""64-bit tasks on x86_64: ``user_x86_64_view`` in arch/x86/kernel/ptrace.c."""
+"""Tasks in 64-bit mode, of 64-bit and of x32 programs: ``user_x86_64_view`` in arch/x86/kernel/ptrace.c."""
 
 import struct
+from dataclasses import replace
 
 from kgcore.arch.base import Arch, RegSet
-from kgcore.arch.x86 import IOPERM, XSAVE_LAYOUT, XSTATE, remarks, thread_fpu, user_regs
+from kgcore.arch.x86 import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
 from kgcore.arch.xsave import user_ssp
 from kgcore.elf import EM_X86_64
 from kgcore.model import ProcessImage, Thread
 
-__all__ = ("GREGS", "X86_64")
+__all__ = ("GREGS", "X32", "X86_64")
 
-NT_PRFPREG = 2
 NT_X86_SHSTK = 0x204
 
 # struct user_regs_struct, by the names of struct pt_regs
@@ -22,11 +22,6 @@ GREGS = tuple(
 
 def _gregs(thread: Thread) -> tuple[int, ...]:
     return user_regs(thread, GREGS, 8)
-
-
-def _prfpreg(image: ProcessImage, thread: Thread) -> bytes | None:
-    fpu = thread_fpu(image, thread)
-    return None if fpu is None else fpu.fxsave
 
 
 def _shstk(image: ProcessImage, thread: Thread) -> bytes | None:
@@ -45,7 +40,7 @@ X86_64 = Arch(
     gregs=_gregs,
     uid_size=4,
     regsets=(
-        RegSet(b"CORE", NT_PRFPREG, _prfpreg),
+        RegSet(b"CORE", NT_PRFPREG, fxsave),
         IOPERM,
         XSTATE,
         RegSet(b"LINUX", NT_X86_SHSTK, _shstk),  # since 6.6
@@ -53,3 +48,7 @@ X86_64 = Arch(
     extra=(XSAVE_LAYOUT,),
     remarks=remarks,
 )
+
+# struct compat_elf_prstatus, whose registers are the 64-bit ones (arch/x86/include/asm/elfcore-compat.h), and struct
+# compat_elf_prpsinfo, whose ids have 16 bits
+X32 = replace(X86_64, name="x32", elf_class=32, uid_size=2)

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 
 from kgcore.model import FpuState, XsaveLayout
 
-__all__ = ("FXSAVE_SIZE", "XFEATURE_CET_USER", "UserFpu", "layout_note", "user_fpu", "user_ssp")
+__all__ = (
+    "FSAVE_SIZE",
+    "FXSAVE_SIZE",
+    "XFEATURE_CET_USER",
+    "UserFpu",
+    "is_fsave",
+    "layout_note",
+    "user_fpu",
+    "user_ssp",
+)
 
 XFEATURE_MASK_FP = 1 << 0
 XFEATURE_MASK_SSE = 1 << 1
@@ -26,6 +35,8 @@ XCOMP_BV_COMPACTED = 1 << 63
 # struct fxregs_state, struct xregs_state
 MXCSR, ST_SPACE, XMM_SPACE, PADDING, SW_RESERVED = 24, 32, 160, 416, 464
 FXSAVE_SIZE = 512
+FSAVE_SIZE = 108
+_FREGS_SIZE = 112  # struct fregs_state: FNSAVE's image, and a word of the kernel's own
 EXTENDED = FXSAVE_SIZE + 64  # behind struct xstate_header: xfeatures, xcomp_bv, reserved[6]
 
 # fpstate_init_fxstate(): cwd 0x37f, mxcsr MXCSR_DEFAULT, all else 0
@@ -44,6 +55,11 @@ class UserFpu:
     fxsave: bytes | None
     xstate: bytes | None
     omitted: tuple[int, ...] = ()
+
+
+def is_fsave(fpu: FpuState) -> bool:
+    """Whether the CPU had no FXSAVE: 32-bit kernels then save the x87 alone."""
+    return len(fpu.image) == _FREGS_SIZE
 
 
 def user_fpu(fpu: FpuState, layout: XsaveLayout | None, *, raw: bool) -> UserFpu:

@@ -18,6 +18,16 @@ PT_LOAD = 1
 PT_NOTE = 4
 USER_REGS = ("r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di", "orig_ax",
              "ip", "cs", "flags", "sp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs")  # fmt: skip
+USER_REGS32 = ("bx", "cx", "dx", "si", "di", "bp", "ax", "ds", "es", "fs", "gs", "orig_ax", "ip", "cs", "flags", "sp",
+               "ss")  # fmt: skip
+# EI_CLASS and e_machine: sizes of NT_PRSTATUS and of its part in front of the registers, offset of pr_fpvalid
+EM_386, EM_X86_64 = 3, 62
+PRSTATUS = {
+    (64, EM_X86_64): (336, 112, 328),
+    (32, EM_386): (144, 72, 140),
+    (32, EM_X86_64): (296, 72, 288),  # x32
+    (64, EM_386): (336, 112, 328),  # a 64-bit program whose dumping thread is in 32-bit code
+}
 
 
 class Phdr(NamedTuple):
@@ -50,7 +60,11 @@ class ThreadNotes:
 
 
 class Core:
-    """A 64-bit core."""
+    """A core of either class.
+
+    :ivar bits: its class.
+    :ivar view: class and machine.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -59,16 +73,30 @@ class Core:
         finalize(self, self.file.close)
         self.size = self.file.seek(0, SEEK_END)
         self.e_ident = self._at(0, 16)
-        self.header = dict(zip(EHDR, struct.unpack("<HHIQQQIHHHHHH", self._at(16, 48)), strict=True))
+        self.bits = 32 * self.e_ident[4]
+        self.word = "Q" if self.bits == 64 else "I"
+        ehdr, shdr, phdr = (
+            f"<HHI3{self.word}IHHHHHH",
+            f"<II4{self.word}II2{self.word}",
+            f"<{'II6Q' if self.bits == 64 else '8I'}",
+        )
+        raw = self._at(16, struct.calcsize(ehdr))
+        self.header = dict(zip(EHDR, struct.unpack(ehdr, raw), strict=True))
+        self.view = (self.bits, self.header["e_machine"])
         count = self.header["e_phnum"]
         self.section: tuple[int, ...] | None = None
         if count == 0xFFFF:
-            self.section = struct.unpack("<IIQQQQIIQQ", self._at(self.header["e_shoff"], 64))
+            self.section = struct.unpack(shdr, self._at(self.header["e_shoff"], struct.calcsize(shdr)))
             count = self.section[7]
-        raw = self._at(self.header["e_phoff"], 56 * count)
-        self.phdrs = [Phdr(*fields) for fields in struct.iter_unpack("<IIQQQQQQ", raw)]
+        raw = self._at(self.header["e_phoff"], struct.calcsize(phdr) * count)
+        self.phdrs = [self._phdr(fields) for fields in struct.iter_unpack(phdr, raw)]
         self.loads = [phdr for phdr in self.phdrs if phdr.p_type == PT_LOAD]
         self.note_phdrs = [phdr for phdr in self.phdrs if phdr.p_type == PT_NOTE]
+
+    def _phdr(self, fields: tuple[int, ...]) -> Phdr:
+        if self.bits == 32:  # p_flags stands elsewhere there
+            fields = (fields[0], fields[6], *fields[1:6], fields[7])
+        return Phdr(*fields)
 
     def _at(self, offset: int, size: int) -> bytes:
         self.file.seek(offset)
@@ -116,7 +144,7 @@ class Core:
         notes = [note for note in self.notes if note.type not in process_wide]
         starts = [number for number, note in enumerate(notes) if (note.owner, note.type) == ("CORE", 1)]
         for start, end in zip(starts, [*starts[1:], len(notes)], strict=True):
-            prstatus, regs = parse_prstatus(notes[start].desc)
+            prstatus, regs = parse_prstatus(notes[start].desc, self.view)
             threads[prstatus["pid"]] = ThreadNotes(prstatus, regs, tuple(notes[start + 1 : end]))
         return threads
 
@@ -124,11 +152,12 @@ class Core:
     def psinfo(self) -> dict[str, int | bytes]:
         desc = self.process_note(3) or b""
         names = "state sname zomb nice flag uid gid pid ppid pgrp sid fname psargs".split()
-        return dict(zip(names, struct.unpack("<bcbb4xQIIiiii16s80s", desc), strict=True))
+        layout = "<bcbb4xQIIiiii16s80s" if self.bits == 64 else "<bcbbIHHiiii16s80s"
+        return dict(zip(names, struct.unpack(layout, desc), strict=True))
 
     @cached_property
     def auxv(self) -> list[tuple[int, int]]:
-        return list(struct.iter_unpack("<QQ", self.process_note(6) or b""))
+        return list(struct.iter_unpack(f"<2{self.word}", self.process_note(6) or b""))
 
     @cached_property
     def files(self) -> list[tuple[int, int, int, bytes]]:
@@ -136,10 +165,12 @@ class Core:
         desc = self.process_note(0x46494C45)
         if desc is None:
             return []
-        count, page_size = struct.unpack_from("<QQ", desc)
+        size = self.bits // 8
+        count, page_size = struct.unpack_from(f"<2{self.word}", desc)
         assert page_size == 4096
-        names = desc[16 + 24 * count :].split(b"\0")
-        return [(*struct.unpack_from("<QQQ", desc, 16 + 24 * number), names[number]) for number in range(count)]
+        names = desc[(2 + 3 * count) * size :].split(b"\0")
+        rows = struct.iter_unpack(f"<3{self.word}", desc[2 * size : (2 + 3 * count) * size])
+        return [(*row, name) for row, name in zip(rows, names, strict=False)]
 
     def read(self, address: int, size: int) -> bytes:
         """Memory, over adjacent segments. Raises ValueError where no segment has bytes."""
@@ -160,13 +191,18 @@ class Core:
             yield load.p_vaddr + done, self._at(load.p_offset + done, min(1 << 20, load.p_filesz - done))
 
 
-def parse_prstatus(desc: bytes) -> tuple[dict[str, int], dict[str, int]]:
-    assert len(desc) == 336
+def parse_prstatus(desc: bytes, view: tuple[int, int] = (64, EM_X86_64)) -> tuple[dict[str, int], dict[str, int]]:
+    size, registers_at, fpvalid_at = PRSTATUS[view]
+    assert len(desc) == size
     names = (
         "si_signo si_code si_errno cursig sigpend sighold pid ppid pgrp sid "
         "utime_s utime_us stime_s stime_us cutime_s cutime_us cstime_s cstime_us"
     ).split()
-    fields = dict(zip(names, struct.unpack_from("<iiihxxQQiiiiQQQQQQQQ", desc), strict=True))
-    regs = dict(zip(USER_REGS, struct.unpack_from("<27Q", desc, 112), strict=True))
-    (fields["fpvalid"],) = struct.unpack_from("<i", desc, 328)
+    word = "Q" if view[0] == 64 else "I"
+    fields = dict(zip(names, struct.unpack_from(f"<iiihxx2{word}iiii8{word}", desc), strict=True))
+    order, registers = (USER_REGS, "<27Q") if view[1] == EM_X86_64 else (USER_REGS32, "<17I")
+    regs = dict(zip(order, struct.unpack_from(registers, desc, registers_at), strict=True))
+    (fields["fpvalid"],) = struct.unpack_from("<i", desc, fpvalid_at)
+    unused = (*range(registers_at + struct.calcsize(registers), fpvalid_at), *range(fpvalid_at + 4, size))
+    assert not any(desc[at] for at in unused)
     return fields, regs

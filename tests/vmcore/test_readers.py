@@ -320,9 +320,9 @@ def test_lldb_values(name: str, extract: Extractor) -> None:
 # elfutils
 
 
-def eu_stack(core: Path, victim: Victim) -> dict[int, list[str]]:
+def eu_stack(core: Path, binary: Path) -> dict[int, list[str]]:
     """Thread id -> frames, each "address function". Its status is 1 when it cannot go beyond the first one."""
-    text = run("eu-stack", f"--core={core}", "-e", program(victim), status=None)
+    text = run("eu-stack", f"--core={core}", "-e", binary, status=None)
     blocks = re.split(r"^TID (\d+):$", text, flags=re.MULTILINE)[1:]
     return {
         int(tid): re.findall(r"^#\d+ +(0x\w+.*)$", block, re.MULTILINE)
@@ -333,11 +333,11 @@ def eu_stack(core: Path, victim: Victim) -> dict[int, list[str]]:
 @pytest.mark.parametrize("name", ENDS)
 def test_eu_stack(name: str, extract: Extractor) -> None:
     victim = need(name).victims["dynamic"]
-    found = eu_stack(ours(extract, victim, mask=EVERYTHING), victim)  # with the libraries' text in it
+    found = eu_stack(ours(extract, victim, mask=EVERYTHING), program(victim))  # with the libraries' text in it
     assert set(found) == set(victim.tids)
     for frames in found.values():
         assert in_group((frame.split()[-1] for frame in frames), LEVELS) == LEVELS
-    assert eu_stack(ours(extract, victim), victim) == eu_stack(kernels(victim), victim)
+    assert eu_stack(ours(extract, victim), program(victim)) == eu_stack(kernels(victim), program(victim))
 
 
 @pytest.mark.parametrize("name", ENDS)

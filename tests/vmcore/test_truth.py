@@ -14,7 +14,7 @@ from tests.vmcore.tools import same_bytes
 
 VICTIMS = (
     "memory memory33 memory01 memory10 threads dynamic stopped zleader nspid identity zombie_parent tracer tracee "
-    "tracee_sys iouring vforker vfork_child spin"
+    "tracee_sys iouring vforker vfork_child ia32 spin"
 ).split()
 SMALL = [f"{name}-small" for name in MAIN]
 SMALL_VICTIMS = "memory threads dynamic zleader nspid identity iouring spin".split()

@@ -42,13 +42,16 @@ class Segment(NamedTuple):
     read: Read
 
 
-def segments(dump: DumpFile) -> tuple[Segment, ...] | None:
-    """The memory of a dump that drgn does not read by itself, or not well; None for all others."""
+def segments(dump: DumpFile, *, small: bool = False) -> tuple[Segment, ...] | None:
+    """The memory of a dump that drgn does not read by itself, or not well; None for all others.
+
+    :param small: it is of a 32-bit machine, whose memory above 4 GiB libkdumpfile does not find.
+    """
     if isinstance(dump, LinearDump):
         return tuple(Segment(part.address, part.size, partial(_read_linear, dump, part)) for part in dump.extents)
     if isinstance(dump, SplitSet):
         return tuple(_split_segments(dump))
-    if isinstance(dump, KdumpDump) and (dump.missing_bytes or dump.flattened) and not dump.cannot_read:
+    if isinstance(dump, KdumpDump) and (dump.missing_bytes or dump.flattened or small) and not dump.cannot_read:
         return (Segment(0, dump.last_frame << PAGE_SHIFT, partial(_read_kdump, dump)),)
     return None
 

@@ -17,6 +17,7 @@ from kgcore.memory import Provenance
 from kgcore.model import VM_READ, VM_WRITE, Vma
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores, Supplies
 from kgcore.sources.vmcore.target import Target
@@ -51,7 +52,7 @@ class DumpFacts:
     :ivar missing_bytes: by how much the file is too short; at least.
     :ivar release: of the kernel.
     :ivar build: its version string (``#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1``).
-    :ivar levels: of page tables: 4 or 5.
+    :ivar levels: of page tables: 4 or 5; 2 or 3 (PAE) of a 32-bit kernel.
     :ivar crash_time: seconds since 1970; None if the kernel did not crash, or the dump does not say when.
     :ivar panic: the message of the panic; None if there was none.
     :ivar cpus: online.
@@ -87,7 +88,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
 
     :param files: those that the dump consists of.
     """
-    kernel = Kernel(target)
+    kernel = kernel_of(target)
     prog = target.prog
     dump = target.dump
     pages = _count(target)
@@ -108,8 +109,8 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         missing_bytes=dump.missing_bytes if dump else 0,
         release=target.release,
         build=_soft(lambda: _text(prog["init_uts_ns"].name.version), ""),
-        architecture="x86_64",
-        levels=_soft(lambda: 5 if kernel.five_level else 4, None),
+        architecture=kernel.architecture,
+        levels=_soft(lambda: len(kernel.paging_mode.levels), None),
         crash_time=int(time) if time.isdecimal() else None,
         panic=panic.decode(errors="backslashreplace") if panic else None,
         cpus=_soft(lambda: sum(1 for _ in for_each_online_cpu(prog)), None),

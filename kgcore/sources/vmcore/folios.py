@@ -43,14 +43,14 @@ class Folios:
     def read(self, address: int) -> Folio | None:
         """The page whose ``struct page`` is at an address; None if that is not in the dump."""
         kernel = self._kernel
-        if address < kernel.vmemmap:
+        if not kernel.is_page(address):
             return None
         try:
             raw = kernel.prog.read(address, kernel.page_struct_size)
         except (FaultError, OverflowError, ValueError):
             return None
-        flags = int.from_bytes(raw[:8], "little")  # the first member in all releases
-        index, private, mapping = (int.from_bytes(raw[at : at + 8], "little") for at in self._offsets.values())
+        flags = kernel.word_at(raw, 0)  # the first member in all releases
+        index, private, mapping = (kernel.word_at(raw, at) for at in self._offsets.values())
         return Folio(
             physical=kernel.page_to_phys(address),
             index=index,

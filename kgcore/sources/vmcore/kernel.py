@@ -6,12 +6,15 @@ and symbols do not hold (numbers of thread flags, padding of a program header) g
 """
 
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 
 from drgn import FaultError, Object, ObjectNotFoundError
 
+from kgcore.arch import x86_64_task
+from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, PagingMode
 from kgcore.errors import BrokenDump
 from kgcore.model import CoreDialect, XsaveLayout
 from kgcore.sources.vmcore.target import Target
@@ -22,6 +25,7 @@ __all__ = ("Kernel",)
 PF_KTHREAD = 0x00200000
 
 _NT_X86_XSTATE = 0x202
+_USER_CS = 0x33  # arch/x86/include/asm/segment.h
 _MM_CONTEXT_HAS_VSYSCALL = 1 << 1
 # include/linux/mm_types.h, include/linux/sched/coredump.h: MMF_DUMP_FILTER_SHIFT, and nine filter bits.
 _MMF_DUMP_FILTER_SHIFT = 2
@@ -33,6 +37,13 @@ _MAX_XSAVE = 1 << 16
 class Kernel:
     """The crashed kernel's answers. Cheap to make: each probe happens when first asked for, once."""
 
+    architecture = "x86_64"
+    # Bytes of a long, and of a pointer
+    word_size = 8
+    _min_fpu = 512  # bytes of FXSAVE's image
+    # struct user_regset of what ptrace() shows: arch/x86/kernel/ptrace.c
+    _regsets = "x86_64_regsets"
+
     def __init__(self, target: Target) -> None:
         self.target = target
         self.prog = target.prog
@@ -42,6 +53,18 @@ class Kernel:
         """Release as two numbers; for what cannot be probed. (0, 0) if the release is not to be understood."""
         match = re.match(r"(\d+)\.(\d+)", self.target.release)
         return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    def read_word(self, name: str) -> int | None:
+        """A global variable of an unsigned long's size; None if the kernel has none of that name.
+
+        :raises FaultError: it is not in the dump.
+        """
+        address = self.target.symbol_address(name)
+        return None if address is None else int(self.prog.read_word(address))
+
+    def word_at(self, raw: bytes, at: int) -> int:
+        """An unsigned long in memory that was read."""
+        return int.from_bytes(raw[at : at + self.word_size], "little")
 
     def read_u64(self, name: str) -> int | None:
         """A 64-bit global variable; None if the kernel has none of that name.
@@ -58,7 +81,8 @@ class Kernel:
         :raises FaultError: the mask of them is not in the dump.
         """
         words = self.prog["__cpu_possible_mask"].bits.value_()
-        return tuple(word * 64 + bit for word, bits in enumerate(words) for bit in range(64) if bits >> bit & 1)
+        width = 8 * self.word_size
+        return tuple(word * width + bit for word, bits in enumerate(words) for bit in range(width) if bits >> bit & 1)
 
     # Tasks
 
@@ -126,6 +150,11 @@ class Kernel:
         except (FaultError, ObjectNotFoundError):
             return True  # 5.9 and later on every CPU since 2012
 
+    @cached_property
+    def lazy_gs(self) -> bool:
+        """Of a 32-bit kernel: see there."""
+        return False
+
     def shadow_stack(self, task: Object) -> bool:
         """ARCH_SHSTK_SHSTK of ``thread.features``.
 
@@ -170,7 +199,7 @@ class Kernel:
         else:
             state = fpu.state.address_of_().value_()
             length = self._read_u32("fpu_kernel_xstate_size") or 512
-        if not 512 <= length <= _MAX_XSAVE:
+        if not self._min_fpu <= length <= _MAX_XSAVE:
             raise BrokenDump(f"FPU state of {length} bytes", address=task.value_())
         return bytes(self.prog.read(state, length))
 
@@ -208,8 +237,8 @@ class Kernel:
         )
 
     def _xstate_regset_words(self) -> int:
-        """``n`` of the NT_X86_XSTATE row of ``x86_64_regsets`` (arch/x86/kernel/ptrace.c); 0 without XSAVE."""
-        address = self.target.symbol_address("x86_64_regsets")
+        """``n`` of the NT_X86_XSTATE row of the regsets (arch/x86/kernel/ptrace.c); 0 without XSAVE."""
+        address = self.target.symbol_address(self._regsets)
         if address is None:
             return 0
         table = Object(self.prog, "struct user_regset *", address)
@@ -267,6 +296,45 @@ class Kernel:
             xsave_layout=self.target.symbol_address("elf_coredump_extra_notes_write") is not None,
         )
 
+    # Programs
+
+    def arch(self, mm: Object, cs: int) -> str:
+        """Which of :data:`kgcore.arch.ARCHES` the kernel would write a core for.
+
+        :param cs: code segment of the dumping thread.
+        """
+        compat = self.compat_program(mm)
+        # Without a code segment that can be, the program's usual one
+        return x86_64_task(32 if compat else 64, self.long_mode(cs) if cs & 3 == 3 else not compat)
+
+    def compat_program(self, mm: Object) -> bool:
+        """Whether it is a 32-bit program, ia32 or x32: of the ELF class that its cores have, too.
+
+        ``mm->binfmt`` writes the core (do_coredump(), fs/coredump.c), and fs/compat_binfmt_elf.c is binfmt_elf.c once
+        more for such programs.
+        """
+        handler = mm.binfmt.value_()
+        formats = {self.target.symbol_address(name): name for name in ("elf_format", "compat_elf_format")}
+        if handler and handler in formats:
+            return formats[handler] == "compat_elf_format"
+        # The end of the address space, as TIF_ADDR32 had it at exec()
+        return 0 < int(mm.task_size.value_()) < 1 << 32
+
+    def long_mode(self, cs: int) -> bool:
+        """``user_64bit_mode()`` (arch/x86/include/asm/ptrace.h): a user's code segment is a 64-bit one."""
+        return cs in (_USER_CS, self._other_user_cs)
+
+    @cached_property
+    def _other_user_cs(self) -> int:
+        """The one that Xen gives its paravirtualised guests (CONFIG_PARAVIRT_XXL)."""
+        address = self.target.symbol_address("pv_info")
+        if address is None or not self.target.has_member("struct pv_info", "extra_user_64bit_cs"):
+            return _USER_CS
+        try:
+            return int(Object(self.prog, "struct pv_info *", address).extra_user_64bit_cs.value_())
+        except FaultError:
+            return _USER_CS
+
     # Address spaces
 
     def dump_filter(self, mm: Object) -> int:
@@ -316,14 +384,19 @@ class Kernel:
         """TASK_SIZE_MAX: no mapping of a process goes beyond (arch/x86/include/asm/page_64_types.h)."""
         return (1 << (56 if self.five_level else 47)) - 4096
 
-    def auxv(self, mm: Object) -> list[int]:
-        """``mm->saved_auxv`` as unsigned longs. RHEL 8.6 moved it to ``mm->mm_rh``."""
+    def auxv(self, mm: Object, word_size: int) -> tuple[int, ...]:
+        """``mm->saved_auxv`` as words of the program: two share an unsigned long if it is a 32-bit one.
+
+        RHEL 8.6 moved it to ``mm->mm_rh``.
+        """
         array = mm.saved_auxv
         if self.target.has_member("struct mm_struct", "mm_rh") and self.target.has_member(
             "struct mm_struct_rh", "saved_auxv"
         ):
             array = mm.mm_rh.saved_auxv
-        return [int(value) for value in array.value_()]
+        values = [int(value) for value in array.value_()]
+        raw = struct.pack(f"<{len(values)}{'Q' if self.word_size == 8 else 'I'}", *values)
+        return struct.unpack(f"<{len(raw) // word_size}{'Q' if word_size == 8 else 'I'}", raw)
 
     def root_table(self, mm: Object) -> int:
         """Physical address of the process's top page table (``mm->pgd``)."""
@@ -346,6 +419,11 @@ class Kernel:
     def page_offset(self) -> int:
         fallback = 0xFF11000000000000 if self.five_level else 0xFFFF888000000000
         return self.read_u64("page_offset_base") or fallback
+
+    @cached_property
+    def paging_mode(self) -> PagingMode:
+        """How the tables of processes are to be walked."""
+        return X86_64_5LEVEL if self.five_level else X86_64_4LEVEL
 
     @cached_property
     def five_level(self) -> bool:
@@ -380,6 +458,10 @@ class Kernel:
         """Address of the ``struct page`` of a page frame."""
         return self.vmemmap + frame * self.page_struct_size
 
+    def is_page(self, page: int) -> bool:
+        """Whether there may be a ``struct page`` at an address."""
+        return page >= self.vmemmap
+
     @cached_property
     def swap_cluster_slots(self) -> int:
         """SWAPFILE_CLUSTER, mm/swap.h: slots of swap space that one table describes (6.18)."""
@@ -388,6 +470,22 @@ class Kernel:
         except LookupError:
             return 512  # with CONFIG_THP_SWAP
 
+    @property
+    def swap_type_shift(self) -> int:
+        """SWP_TYPE_SHIFT, include/linux/swapops.h: what of a ``swp_entry_t`` is offset, below the 5 bits of type.
+
+        This is how the kernel keeps them everywhere but in page tables; an xarray takes one bit from a word.
+        """
+        return 8 * self.word_size - 1 - 5
+
+    def swap_type(self, entry: int) -> int:
+        """``swp_type()``: the number of the swap space."""
+        return entry >> self.swap_type_shift
+
+    def swap_offset(self, entry: int) -> int:
+        """``swp_offset()``."""
+        return entry & (1 << self.swap_type_shift) - 1
+
     def page_flags(self, frame: int, count: int) -> tuple[int, ...]:
         """``flags`` of the ``struct page`` of adjacent page frames.
 
@@ -395,7 +493,7 @@ class Kernel:
         """
         size = self.page_struct_size
         raw = self.prog.read(self.frame_to_page(frame), count * size)
-        return tuple(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), size))  # the first member
+        return tuple(self.word_at(raw, at) for at in range(0, len(raw), size))  # the first member
 
     @cached_property
     def zero_pages(self) -> tuple[tuple[int, int], ...]:
@@ -410,7 +508,7 @@ class Kernel:
             with suppress(FaultError):
                 found.append((self.kernel_image_to_phys(small), 1 << 12))
         with suppress(FaultError):
-            pfn = self.read_u64("huge_zero_pfn")
+            pfn = self.read_word("huge_zero_pfn")
             if pfn is not None and 0 < pfn < 1 << 40:
                 found.append((pfn << 12, 1 << 21))
         return tuple(sorted(found))

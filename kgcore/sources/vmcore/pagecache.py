@@ -20,9 +20,6 @@ __all__ = ("CachedFile", "PageCache")
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
 _ENDLESS = 1 << 62
-_HUGE_ORDERS = (9, 18)  # 2 MiB, 1 GiB
-# shmem keeps swp_entry_t values, laid out otherwise than in page tables: SWP_TYPE_SHIFT, include/linux/swapops.h
-_SWAP_TYPE_SHIFT = 58
 
 
 class CachedFile(NamedTuple):
@@ -74,12 +71,13 @@ class PageCache:
         casing in filemap.c" (6.7)."""
         if self._kernel.version >= (6, 7):
             return 0
+        orders = [level.shift - _PAGE_SHIFT for level in self._kernel.paging_mode.levels if level.can_be_leaf]
         try:
             info = self._kernel.prog.type("struct hugetlbfs_sb_info *")
             order = int(Object(self._kernel.prog, info, file.f_inode.i_sb.s_fs_info.value_()).hstate.order.value_())
         except (FaultError, LookupError, AttributeError):
-            return 9
-        return order if order in _HUGE_ORDERS else 9
+            return min(orders)
+        return order if order in orders else min(orders)
 
     def extents(self, file: CachedFile, first: int, pages: int, address: int) -> Iterator[Extent]:
         """Pages of a file as a fault would bring them; beyond the file's end there is nothing (SIGBUS).
@@ -148,8 +146,8 @@ class PageCache:
             yield lost
         elif found.entry & 1:  # a value entry
             if file.in_memory:
-                value = found.entry >> 1
-                number, offset = value >> _SWAP_TYPE_SHIFT, value & (1 << _SWAP_TYPE_SHIFT) - 1
+                value = found.entry >> 1  # shmem keeps swp_entry_t values
+                number, offset = self._kernel.swap_type(value), self._kernel.swap_offset(value)
                 # One entry may stand for several slots since 6.12 (shmem_swapin_folio(), mm/shmem.c).
                 yield from self._swap.extents(number, offset + inside, address, length)
             else:

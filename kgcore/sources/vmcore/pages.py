@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object
 
-from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, walk
+from kgcore.arch.paging import EntryKind, Leaf, walk
 from kgcore.errors import BrokenDump
 from kgcore.memory import Piece, Provenance, Run
 from kgcore.model import VM_IO, VM_PFNMAP, Vma
@@ -104,7 +104,7 @@ class VmcoreMemory:
         """
         self._stores = stores
         self._kernel = kernel = stores.kernel
-        self._mode = X86_64_5LEVEL if kernel.five_level else X86_64_4LEVEL
+        self._mode = kernel.paging_mode
         self._root = kernel.root_table(mm)
         self._swap_types = SwapTypes.of(kernel)
         self._faults = Faults(stores, mm)

@@ -117,6 +117,6 @@ class PhysicalMemory:
         """The mask of PG_hwpoison if any frame may have it (``num_poisoned_pages``, mm/memory-failure.c), else 0."""
         bit = self._kernel.target.constant("PG_hwpoison")
         try:
-            return 1 << bit if bit is not None and self._kernel.read_u64("num_poisoned_pages") else 0
+            return 1 << bit if bit is not None and self._kernel.read_word("num_poisoned_pages") else 0
         except FaultError:
             return 0

@@ -6,10 +6,12 @@ do not, the facts are found here and given to it. All of drgn's exceptions end h
 PermissionError, ValueError, LookupError and plain Exception.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from drgn import Architecture, FaultError, Platform, Program, ProgramFlags
+from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, ProgramFlags
 
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore import vmcoreinfo
@@ -17,10 +19,12 @@ from kgcore.sources.vmcore.assembled import assemble, segments
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
 from kgcore.sources.vmcore.fixedmaps import map_image
+from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
 
 __all__ = ("open_core", "open_live", "open_qemu", "read_vmcoreinfo_file")
 
+_I386 = "i386"
 _NT_PRPSINFO = 3  # in every core of a process, in no vmcore
 _USER_END = 1 << 47  # the kernel has nothing below
 _SCAN_PIECE = 4 << 20
@@ -64,13 +68,58 @@ def open_core(path: str, dump: DumpFile, text: bytes | None, architecture: str |
         raise TargetError(f"{path} is the core of a process, not a vmcore", hint="kgcore check looks into such cores")
     text = text or _own_vmcoreinfo(dump)
     machine = architecture or _machine(dump, text)
-    platform = _platform(machine)
-    if machine == dump.architecture and not dump.needs_platform:
-        platform = None  # drgn finds that out by itself
-    connect = _connector(path, dump)
+    way = _way(machine)
     if text is None:
-        text = _find_vmcoreinfo(path, dump, connect, platform)
-    return _open(path, connect, platform, text)
+        text, machine = _find_vmcoreinfo(path, dump, way)
+        way = _way(machine)
+    # Where the header says so, drgn finds the platform out by itself.
+    told = machine == dump.architecture and not dump.needs_platform
+    return way.open(path, dump, None if told else way.platform, text)
+
+
+def _open_64(path: str, dump: DumpFile, platform: Platform | None, text: bytes) -> Program:
+    return _open(path, _connector(path, dump), platform, text)
+
+
+def _open_32(path: str, dump: DumpFile, platform: Platform | None, text: bytes) -> Program:
+    """The dump of a 32-bit kernel, see :mod:`kgcore.sources.vmcore.lowmem`."""
+    way = _WAYS[_I386]
+    physical = _open(path, _connector(path, dump, small=way.small), way.platform, _STUB)
+    low = LowMemory.find(physical, vmcoreinfo.parse(text))
+
+    def virtual(prog: Program) -> None:
+        assemble(prog, dump.notes, ())
+        low.give(prog)
+
+    return _open(path, virtual, Platform(Architecture.I386), text)
+
+
+class _Way(NamedTuple):
+    """How dumps of an architecture are opened.
+
+    :ivar platform: of the Program that reads physical memory: always one with 64-bit addresses.
+    :ivar small: see :func:`kgcore.sources.vmcore.assembled.segments`.
+    :ivar open: with path, dump, platform (None: drgn knows), VMCOREINFO.
+    """
+
+    platform: Platform
+    small: bool
+    open: Callable[[str, DumpFile, Platform | None, bytes], Program]
+
+
+_WAYS = {
+    "x86_64": _Way(Platform(Architecture.X86_64), False, _open_64),
+    _I386: _Way(Platform(Architecture.I386, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN), True, _open_32),
+}
+
+
+def _way(architecture: str) -> _Way:
+    if architecture not in _WAYS:
+        raise TargetError(
+            f"the dump is of architecture {architecture}",
+            hint="kgcore reads dumps of x86_64 and i386; if this one's header is wrong, say --architecture x86_64",
+        )
+    return _WAYS[architecture]
 
 
 def open_live(text: bytes | None) -> Program:
@@ -85,7 +134,12 @@ def open_live(text: bytes | None) -> Program:
 def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) -> Program:
     """A QEMU guest, which is paused from now on. :raises TargetError: drgn cannot use it."""
     try:
-        return _open(guest.address, guest.connect, _platform(architecture or guest.architecture), text)
+        if architecture not in (None, guest.architecture):
+            raise TargetError(
+                f"running guests are read of {guest.architecture} only",
+                hint="dump it: dump-guest-memory in QEMU's monitor",
+            )
+        return _open(guest.address, guest.connect, _way(guest.architecture).platform, text)
     except TargetError as error:
         if text or "not the dump of" not in error.message:
             raise
@@ -93,17 +147,6 @@ def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) 
             f"the guest at {guest.address} does not tell where its kernel is",
             hint="run QEMU with -device vmcoreinfo and load the module qemu_fw_cfg in the guest, or give --vmcoreinfo",
         ) from error
-
-
-def _platform(architecture: str | None) -> Platform | None:
-    if architecture is None:
-        return None
-    if architecture != "x86_64":
-        raise TargetError(
-            f"the dump is of architecture {architecture}",
-            hint="kgcore reads dumps of x86_64; if this one's header is wrong, say --architecture x86_64",
-        )
-    return Platform(Architecture.X86_64)
 
 
 def _open(name: str, connect: Callable[[Program], None], platform: Platform | None, text: bytes | None) -> Program:
@@ -120,6 +163,8 @@ def _open(name: str, connect: Callable[[Program], None], platform: Platform | No
         raise TargetError(f"drgn cannot open {name}: {error}") from error
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
         raise TargetError(f"{name} is not the dump of a Linux kernel")
+    if LowMemory.of(prog) is not None:
+        return prog
     # QEMU's ELF dumps say of physical memory that it lies at virtual address 0: a null pointer would lead to the BIOS.
     prog.add_memory_segment(0, _USER_END, _no_kernel_memory, False)
     return prog
@@ -129,9 +174,12 @@ def _no_kernel_memory(address: int, count: int, offset: int, physical: bool) -> 
     raise FaultError("no memory of the kernel", address)
 
 
-def _connector(path: str, dump: DumpFile) -> Callable[[Program], None]:
-    """What makes a Program one of this dump."""
-    memory = segments(dump)
+def _connector(path: str, dump: DumpFile, *, small: bool = False) -> Callable[[Program], None]:
+    """What makes a Program one of this dump.
+
+    :param small: of a 32-bit machine.
+    """
+    memory = segments(dump, small=small)
 
     def connect(prog: Program) -> None:
         if memory is None:
@@ -157,27 +205,30 @@ def _machine(dump: DumpFile, text: bytes | None) -> str:
     The header may be of another: kexec makes ELF32 ones on request, which say i386. VMCOREINFO then has the addresses
     of a 64-bit kernel.
     """
-    if dump.architecture == "i386" and text:
-        table = vmcoreinfo.symbol(vmcoreinfo.parse(text), "swapper_pg_dir")
-        if table is not None and table >> 32:
-            return "x86_64"
-    return dump.architecture or "x86_64"
+    machine = _I386 if re.fullmatch("i[3-6]86", dump.architecture) else dump.architecture or "x86_64"
+    return (_described(text) if text and machine in _WAYS else None) or machine
 
 
-def _find_vmcoreinfo(path: str, dump: DumpFile, connect: Callable[[Program], None], platform: Platform | None) -> bytes:
-    """Look for VMCOREINFO in the memory that was dumped.
+def _described(text: bytes) -> str | None:
+    """Which of the two a VMCOREINFO is of; None if it does not tell."""
+    table = vmcoreinfo.symbol(vmcoreinfo.parse(text), "swapper_pg_dir")
+    return None if table is None else "x86_64" if table >> 32 else _I386
+
+
+def _find_vmcoreinfo(path: str, dump: DumpFile, way: _Way) -> tuple[bytes, str]:
+    """Look for VMCOREINFO in the memory that was dumped: its text, and the architecture it is of.
 
     Memory may hold several: copies, those of a kernel that was there before kexec, of a guest inside. The one is taken
     by which the kernel's page tables lead to a kernel of that release.
 
     :raises TargetError: there is none.
     """
-    platform = platform or Platform(Architecture.X86_64)
-    reader = _open(path, connect, platform, _STUB)
+    reader = _open(path, _connector(path, dump, small=way.small), way.platform, _STUB)
     seen: set[bytes] = set()
     for text in vmcoreinfo.candidates(_stored_memory(reader, dump), lambda at, size: _read(reader, at, size)):
-        if text not in seen and _describes(path, connect, platform, text):
-            return text
+        machine = _described(text) or "x86_64"
+        if text not in seen and _describes(path, dump, _WAYS[machine], text):
+            return text, machine
         seen.add(text)
     raise TargetError(
         f"{path} has no VMCOREINFO, neither as a note nor in its memory",
@@ -201,14 +252,14 @@ def _read(prog: Program, address: int, size: int) -> bytes:
     return data
 
 
-def _describes(path: str, connect: Callable[[Program], None], platform: Platform, text: bytes) -> bool:
+def _describes(path: str, dump: DumpFile, way: _Way, text: bytes) -> bool:
     """Whether a VMCOREINFO is that of the kernel in the dump: ``init_uts_ns`` must hold the release it states."""
     info = vmcoreinfo.parse(text)
     namespace, release = vmcoreinfo.symbol(info, "init_uts_ns"), info.get("OSRELEASE", "").encode()
     if namespace is None:
         return False
     try:
-        prog = _open(path, connect, platform, text)
+        prog = way.open(path, dump, way.platform, text)
         names: bytes = prog.read(namespace, _UTS_NAMESPACE)
     except (TargetError, FaultError):
         return False

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""User-mode registers of threads, asleep or on a CPU when the machine stopped (x86_64).
+"""User-mode registers of threads, asleep or on a CPU when the machine stopped.
 
 A sleeping thread's registers are the ``struct pt_regs`` at the top of its kernel stack. A thread that was running in
 user mode has left nothing there: its registers are in the note about its CPU, which QEMU or the crash path wrote.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,9 +16,10 @@ from drgn.helpers.linux.sched import cpu_curr, task_cpu
 
 from kgcore.errors import BrokenDump
 from kgcore.model import FpuState, RegisterSet, RegisterSource
+from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.kernel import Kernel
 
-__all__ = ("CpuRegisters", "Cpus", "FpuState", "fpu_state", "user_registers")
+__all__ = ("CpuRegisters", "Cpus", "FpuState", "fpu_state", "tls_segments", "user_registers")
 
 # struct pt_regs, arch/x86/include/asm/ptrace.h: the same 21 words in all releases (with FRED the upper halves of
 # cs and ss hold other things).
@@ -27,8 +28,8 @@ _PT_REGS = ("r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "a
 # struct user_regs_struct, arch/x86/include/asm/user_64.h: pr_reg of NT_PRSTATUS
 _USER_REGS = (*_PT_REGS, "fs_base", "gs_base", "ds", "es", "fs", "gs")
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
-# struct elf_prstatus: pr_pid at 32, pr_reg at 112
-_PRSTATUS_SIZE = 336
+# struct pt_regs of i386, and struct user_regs_struct, arch/x86/include/asm/user_32.h
+_REGS_32 = tuple("bx cx dx si di bp ax ds es fs gs orig_ax ip cs flags sp ss".split())
 _NT_PRSTATUS = 1
 # QEMU, target/i386/arch_dump.c: QEMUCPUState: version, size, 18 registers, 10 segments, 5 control registers, and since
 # version 2.12 kernel_gs_base
@@ -36,8 +37,7 @@ _QEMU_GPRS = ("ax", "bx", "cx", "dx", "si", "di", "sp", "bp",
               "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "ip", "flags")  # fmt: skip
 _QEMU_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "ldt", "tr", "gdt", "idt")
 _QEMU_SIZE = 432
-_GDT_ENTRY_TLS_MIN = 12  # arch/x86/include/asm/segment.h
-_GDT_ENTRY_TLS_MAX = 14
+_GDT_TLS_ENTRIES = 3  # arch/x86/include/asm/segment.h
 _LDT_ENTRIES = 8192
 _NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS with MAXSMP
 # A system call number has no place in a note about a CPU that was in user mode.
@@ -71,7 +71,8 @@ class Cpus:
         self._lost: set[int] = set()  # CPUs of which it is not in the dump what they ran
         self._running = dict(self._read_running())
         self._notes = list(self._qemu_notes())
-        self._prstatus = [note.desc for note in kernel.target.notes if _is_prstatus(note.name, note.type, note.desc)]
+        self._layout = layout = _LAYOUTS[kernel.architecture]
+        self._prstatus = [note.desc for note in kernel.target.notes if layout.is_prstatus(note)]
 
     def _read_running(self) -> Iterator[tuple[int, int]]:
         """Address of a ``struct task_struct`` and number of the CPU that ran it."""
@@ -109,12 +110,12 @@ class Cpus:
             if note is not None:
                 return note
             # The file's own list has the same notes, but no longer says of which CPU each is.
-            found = [note for note in map(_parse_prstatus, self._prstatus) if tid and note.pid == tid]
+            found = [note for note in map(self._layout.parse_prstatus, self._prstatus) if tid and note.pid == tid]
             return found[0] if len(found) == 1 else None
         if cpu < len(self._notes):
             return self._notes[cpu]
         if cpu < len(self._prstatus):  # QEMU again: one per CPU in order, "pid" being the CPU's number plus one
-            note = _parse_prstatus(self._prstatus[cpu])
+            note = self._layout.parse_prstatus(self._prstatus[cpu])
             return CpuRegisters(note.values, note.source) if note.pid == cpu + 1 else None
         return None
 
@@ -131,21 +132,11 @@ class Cpus:
             buffer = per_cpu_ptr(prog["crash_notes"], cpu).value_()
             namesz, descsz, kind = struct.unpack("<III", prog.read(buffer, 12))
             name = prog.read(buffer + 12, 4)
-            if kind != _NT_PRSTATUS or namesz != 5 or name != b"CORE" or descsz != _PRSTATUS_SIZE:
+            if kind != _NT_PRSTATUS or namesz != 5 or name != b"CORE" or descsz != self._layout.prstatus_size:
                 return None
-            return _parse_prstatus(prog.read(buffer + 20, descsz))
+            return self._layout.parse_prstatus(prog.read(buffer + 20, descsz))
         except (FaultError, ObjectNotFoundError):
             return None
-
-
-def _is_prstatus(name: bytes, kind: int, desc: bytes) -> bool:
-    return name == b"CORE" and kind == _NT_PRSTATUS and len(desc) == _PRSTATUS_SIZE
-
-
-def _parse_prstatus(desc: bytes) -> CpuRegisters:
-    values = dict(zip(_USER_REGS, struct.unpack_from("<27Q", desc, 112), strict=True))
-    (pid,) = struct.unpack_from("<i", desc, 32)
-    return CpuRegisters(_truncated(values), RegisterSource.CPU_NOTE, pid=pid)
 
 
 def _parse_qemu(desc: bytes, source: RegisterSource) -> CpuRegisters:
@@ -184,6 +175,7 @@ def user_registers(kernel: Kernel, task: Object, tid: int, cpu: CpuRegisters | N
     :param task: ``struct task_struct *``
     :param cpu: what a note says of the CPU that the thread was running on; None: it was not running, or no note has it.
     """
+    layout = _LAYOUTS[kernel.architecture]
     warnings = []
     if cpu is not None and cpu.user_mode:
         if _belongs(kernel, task, tid, cpu):
@@ -195,15 +187,15 @@ def user_registers(kernel: Kernel, task: Object, tid: int, cpu: CpuRegisters | N
         values = _entry_frame(kernel, task)
     except FaultError as error:
         warnings.append(f"thread {tid}: registers are not in the dump: {error}")
-        unknown = dict.fromkeys(_USER_REGS, 0)
+        unknown = dict.fromkeys(layout.user_regs, 0)
         return Found(RegisterSet(unknown, RegisterSource.UNAVAILABLE, frozenset(unknown)), tuple(warnings))
     if values["cs"] & 3 != 3:
         warnings.append(f"thread {tid}: its last kernel entry was not from user mode (cs {values['cs']:#x})")
-    values |= _segments(kernel, task)
+    values |= layout.segments(kernel, task)
     if cpu is not None and _belongs(kernel, task, tid, cpu):
         # The kernel leaves the user's FS and GS alone while it runs; the task's own copy dates from its last
         # switch-out.
-        values |= {name: cpu.values[name] for name in ("fs_base", "gs_base", "ds", "es", "fs", "gs")}
+        values |= {name: cpu.values[name] for name in layout.kept(kernel)}
     return Found(RegisterSet(values, RegisterSource.ENTRY_FRAME), tuple(warnings))
 
 
@@ -223,12 +215,12 @@ def _belongs(kernel: Kernel, task: Object, tid: int, cpu: CpuRegisters) -> bool:
 
 def _entry_frame(kernel: Kernel, task: Object) -> dict[str, int]:
     """``task_pt_regs()``: what the thread's last entry into the kernel saved."""
-    size = 8 * len(_PT_REGS)
+    layout = _LAYOUTS[kernel.architecture]
+    size = layout.word_size * len(layout.pt_regs)
     at = task.stack.value_() + kernel.thread_size - kernel.pt_regs_padding - size
-    if at >= 1 << 64:
+    if at >= 1 << 8 * layout.word_size:
         raise FaultError("the thread's kernel stack has no possible address", task.stack.value_())
-    words = struct.unpack(f"<{len(_PT_REGS)}Q", kernel.prog.read(at, size))
-    return _truncated(dict(zip(_PT_REGS, words, strict=True)))
+    return layout.registers(layout.pt_regs, kernel.prog.read(at, size))
 
 
 def _segments(kernel: Kernel, task: Object) -> dict[str, int]:
@@ -250,6 +242,11 @@ def _segments(kernel: Kernel, task: Object) -> dict[str, int]:
     }
 
 
+def _segments_32(kernel: Kernel, task: Object) -> dict[str, int]:
+    """What of a thread that is not running is not in its ``struct pt_regs`` (arch/x86/kernel/process_32.c)."""
+    return {"gs": int(task.thread.gs.value_()) & 0xFFFF} if kernel.lazy_gs else {}
+
+
 def _base(kernel: Kernel, task: Object, selector: int, stored: int) -> int:
     """``x86_fsbase_read_task()``: a selector in FS or GS decides, unless the CPU lets user space set the base."""
     if selector == 0 or kernel.fsgsbase:
@@ -260,12 +257,22 @@ def _base(kernel: Kernel, task: Object, selector: int, stored: int) -> int:
         if not ldt or index >= min(ldt.nr_entries.value_(), _LDT_ENTRIES):
             return 0
         descriptor = ldt.entries[index]
-    elif _GDT_ENTRY_TLS_MIN <= index <= _GDT_ENTRY_TLS_MAX:
-        descriptor = task.thread.tls_array[index - _GDT_ENTRY_TLS_MIN]
+    elif 0 <= (number := index - _LAYOUTS[kernel.architecture].tls_min) < _GDT_TLS_ENTRIES:
+        descriptor = task.thread.tls_array[number]
     else:
         return 0
     # get_desc_base(), arch/x86/include/asm/desc.h: an unsigned int
     return int(descriptor.base0 | descriptor.base1 << 16 | descriptor.base2 << 24) & 0xFFFFFFFF
+
+
+def tls_segments(kernel: Kernel, task: Object) -> tuple[tuple[int, int], ...]:
+    """``thread.tls_array``: the thread's own segments, as entries of the GDT.
+
+    :raises FaultError: they are not in the dump.
+    """
+    array = task.thread.tls_array.address_of_().value_()
+    descriptors = struct.unpack(f"<{_GDT_TLS_ENTRIES}Q", kernel.prog.read(array, 8 * _GDT_TLS_ENTRIES))
+    return tuple(enumerate(descriptors, _LAYOUTS[kernel.architecture].tls_min))
 
 
 def fpu_state(kernel: Kernel, task: Object, cpu: int | None) -> FpuState:
@@ -281,3 +288,62 @@ def fpu_state(kernel: Kernel, task: Object, cpu: int | None) -> FpuState:
         pkru = int(task.thread.pkru.value_())
     stale = cpu is not None and not kernel.need_fpu_load(task)
     return FpuState(kernel.fpu_image(task), stale, pkru)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where a kernel's structures have which registers.
+
+    :ivar pr_pid: where NT_PRSTATUS has the task; ``pr_reg``: and its registers.
+    :ivar tls_min: GDT_ENTRY_TLS_MIN.
+    :ivar segments: registers of a sleeping thread that are in ``task->thread``.
+    :ivar kept: user's registers that a CPU still has while it is in the kernel.
+    """
+
+    word_size: int
+    pt_regs: tuple[str, ...]
+    user_regs: tuple[str, ...]
+    prstatus_size: int
+    pr_pid: int
+    pr_reg: int
+    tls_min: int
+    segments: Callable[[Kernel, Object], dict[str, int]]
+    kept: Callable[[Kernel], tuple[str, ...]]
+
+    def is_prstatus(self, note: DumpNote) -> bool:
+        return note.name == b"CORE" and note.type == _NT_PRSTATUS and len(note.desc) == self.prstatus_size
+
+    def parse_prstatus(self, desc: bytes) -> CpuRegisters:
+        values = self.registers(self.user_regs, desc[self.pr_reg :])
+        (pid,) = struct.unpack_from("<i", desc, self.pr_pid)
+        return CpuRegisters(values, RegisterSource.CPU_NOTE, pid=pid)
+
+    def registers(self, names: tuple[str, ...], raw: bytes) -> dict[str, int]:
+        words = struct.unpack_from(f"<{len(names)}{'Q' if self.word_size == 8 else 'I'}", raw)
+        return _truncated(dict(zip(names, words, strict=True)))
+
+
+_LAYOUTS = {
+    "x86_64": _Layout(
+        word_size=8,
+        pt_regs=_PT_REGS,
+        user_regs=_USER_REGS,
+        prstatus_size=336,
+        pr_pid=32,
+        pr_reg=112,
+        tls_min=12,
+        segments=_segments,
+        kept=lambda kernel: ("fs_base", "gs_base", "ds", "es", "fs", "gs"),
+    ),
+    "i386": _Layout(
+        word_size=4,
+        pt_regs=_REGS_32,
+        user_regs=_REGS_32,
+        prstatus_size=144,
+        pr_pid=24,
+        pr_reg=72,
+        tls_min=6,
+        segments=_segments_32,
+        kept=lambda kernel: ("gs",) if kernel.lazy_gs else (),
+    ),
+}

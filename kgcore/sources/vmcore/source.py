@@ -6,16 +6,28 @@ from functools import cached_property
 from typing import TypeVar
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.mm import access_remote_vm
 from drgn.helpers.linux.sched import task_state_to_char
 
+from kgcore.arch import ARCHES, Arch
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.memory import Memory, peek
-from kgcore.model import FpuState, ProcessImage, ProcessSummary, PsInfo, TaskIds, TaskTimes, Thread, Vma
+from kgcore.model import (
+    VM_READ,
+    VM_WRITE,
+    FpuState,
+    ProcessImage,
+    ProcessSummary,
+    PsInfo,
+    RegisterSet,
+    TaskIds,
+    TaskTimes,
+    Thread,
+    Vma,
+)
 from kgcore.sources.base import NO_SUPPLIES, FileContents, Supplies, TaskRef
 from kgcore.sources.vmcore import registers, vmas
 from kgcore.sources.vmcore.files import mapped_programs
-from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.target import Target
@@ -25,6 +37,7 @@ __all__ = ("VmcoreSource",)
 
 _PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
 _AT_NULL = 0
+_PAGE = 4096
 _MAX_AUXV = 256
 _MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
 
@@ -36,7 +49,7 @@ class VmcoreSource:
 
     def __init__(self, target: Target, supplies: Supplies = NO_SUPPLIES) -> None:
         self._target = target
-        self._kernel = Kernel(target)
+        self._kernel = kernel_of(target)
         self._stores = Stores(self._kernel, supplies)
         self._tasks = Tasks(self._kernel)
 
@@ -116,7 +129,7 @@ class VmcoreSource:
             rss=0 if kernel_thread else soft(lambda: self._tasks.rss(holder), 0),
             state=soft(lambda: _state(task), "?"),
             comm=soft(lambda: comm(task), b""),
-            args=None if kernel_thread else soft(lambda: _cmdline(holder), None),
+            args=None if kernel_thread else soft(lambda: _cmdline(self._stores, holder), None),
             kernel_thread=kernel_thread,
             task=task.value_(),
         )
@@ -136,15 +149,18 @@ def _state(task: Object) -> str:
         raise BrokenDump(f"a task's state cannot be told: {error}") from error
 
 
-def _cmdline(task: Object) -> bytes | None:
+def _cmdline(stores: Stores, task: Object) -> bytes | None:
     mm = task.mm.read_()
     if not mm:
         return None
     start, size = mm.arg_start.value_(), mm.arg_end.value_() - mm.arg_start.value_()
     if not 0 <= size <= _MAX_ARGUMENTS:
         return None
-    data: bytes = access_remote_vm(mm, start, size)
-    return b"\0".join(data.split(b"\0")[:-1])
+    # Their mapping, as far as it matters: what was never touched cannot be arguments.
+    first, last = start & -_PAGE, start + size + _PAGE - 1 & -_PAGE
+    memory = VmcoreMemory(stores, mm)
+    data = peek(memory, Vma(first, last, VM_READ | VM_WRITE, anon=True), start, size) if size else b""
+    return None if data is None else b"\0".join(data.split(b"\0")[:-1])
 
 
 class _Reader:
@@ -163,18 +179,19 @@ class _Reader:
         self._warnings += warnings
         first = threads[0]
         mm = first.mm
-        self._refuse_32_bit(mm)
         initial = self._kernel.prog["init_pid_ns"].address_of_()
         namespace = self._soft("the pid namespace", lambda: self._tasks.namespace(first), initial)
-        mappings, lost = vmas.read_vmas(self._kernel, first, mm)
+        read = tuple(self._thread(thread, namespace) for thread in threads)
+        arch = self._arch(mm, read[0].regs)
+        mappings, lost = vmas.read_vmas(self._kernel, first, mm, arch.word_size)
         self._warnings += lost
         return ProcessImage(
             tgid=int(first.tgid.value_()),
-            arch="x86_64",
-            threads=tuple(self._thread(thread, namespace) for thread in threads),
+            arch=arch.name,
+            threads=read,
             psinfo=self._psinfo(first.group_leader, mm, namespace, mappings),
             vmas=mappings,
-            auxv=self._auxv(mm),
+            auxv=self._auxv(mm, arch),
             dump_filter=self._kernel.dump_filter(mm),
             dialect=self._kernel.dialect(),
             xsave=self._soft("the layout of the FPU state", self._kernel.xsave_layout, None),
@@ -190,12 +207,12 @@ class _Reader:
             self._warnings.append(f"{what} is not in the dump: {error}")
             return default
 
-    def _refuse_32_bit(self, mm: Object) -> None:
-        compat = self._kernel.target.symbol_address("compat_elf_format")
-        if compat is not None and mm.binfmt.value_() == compat:
-            raise KgcoreError(
-                f"process {self._task.tgid.value_()} is a 32-bit program; this version of kgcore knows 64-bit ones only"
-            )
+    def _arch(self, mm: Object, first: RegisterSet) -> Arch:
+        """How the kernel would have its core.
+
+        :param first: registers of the dumping thread.
+        """
+        return ARCHES[self._kernel.arch(mm, first.values["cs"])]
 
     def _thread(self, task: Object, namespace: Object) -> Thread:
         tid = int(task.pid.value_())
@@ -224,6 +241,7 @@ class _Reader:
             shstk=self._kernel.shadow_stack(task),
             cpu=cpu,
             forced_tf=self._kernel.forced_tf(task),
+            tls=self._soft(f"TLS segments of thread {tid}", lambda: registers.tls_segments(self._kernel, task), ()),
         )
 
     def _fpu(self, task: Object, cpu: int | None) -> FpuState | None:
@@ -260,8 +278,8 @@ class _Reader:
             return None
         return data
 
-    def _auxv(self, mm: Object) -> tuple[tuple[int, int], ...]:
-        words = self._kernel.auxv(mm)[:_MAX_AUXV]
+    def _auxv(self, mm: Object, arch: Arch) -> tuple[tuple[int, int], ...]:
+        words = self._kernel.auxv(mm, arch.word_size)[:_MAX_AUXV]
         pairs: list[tuple[int, int]] = []
         for kind, value in zip(words[::2], words[1::2], strict=False):
             pairs.append((kind, value))

@@ -5,18 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from kgcore.arch.paging import SwapLayout
 from kgcore.sources.vmcore.kernel import Kernel
 
 __all__ = ("SwapEntry", "SwapKind", "SwapTypes")
-
-# x86_64, arch/x86/include/asm/pgtable_64.h: type in bits 59-63; offset, inverted, in bits 9-58.
-_TYPE_SHIFT = 59
-_OFFSET_SHIFT = 9
-_OFFSET_MASK = (1 << 50) - 1
-# Entries that hold a page frame keep the page's "accessed" and "dirty" above it: SWP_PFN_BITS, which follows from
-# MAX_PHYSMEM_BITS, arch/x86/include/asm/sparsemem.h; 0d206b5d2e0d "mm/swap: add swp_offset_pfn()" (6.1).
-_PFN_BITS = 46 - 12
-_PFN_BITS_5LEVEL = 52 - 12
 
 _MARKER_UFFD_WP = 1 << 0
 _MARKER_POISONED = 1 << 1
@@ -55,13 +47,13 @@ class SwapTypes:
     poison, migration, device memory, markers, swap-in errors.
     """
 
+    layout: SwapLayout
     max_swapfiles: int
     hwpoison: range
     migration: range
     device_private: range
     device_exclusive: range
     marker: range
-    pfn_mask: int
 
     @classmethod
     def of(cls, kernel: Kernel) -> "SwapTypes":
@@ -91,22 +83,23 @@ class SwapTypes:
         for count in counts:
             ranges.append(range(first, first + count))
             first += count
-        pfn_bits = _PFN_BITS_5LEVEL if kernel.five_level else _PFN_BITS
         poison, moving, in_device, exclusively, markers = ranges
-        return cls(poison.start, poison, moving, in_device, exclusively, markers, (1 << pfn_bits) - 1)
+        swap = kernel.paging_mode.swap
+        return cls(swap, poison.start, poison, moving, in_device, exclusively, markers)
 
     def decode(self, pte: int) -> SwapEntry:
         """Understand an entry as a page table holds it (not as an xarray does)."""
-        number = pte >> _TYPE_SHIFT
-        offset = ~pte >> _OFFSET_SHIFT & _OFFSET_MASK
+        number, offset = self.layout.type(pte), self.layout.offset(pte)
+        # Entries that hold a page frame keep flags above it: 0d206b5d2e0d "mm/swap: add swp_offset_pfn()" (6.1).
+        frame = offset & (1 << self.layout.pfn_bits) - 1
         if number < self.max_swapfiles:
             return SwapEntry(SwapKind.SWAP, number, offset)
         if number in self.migration or number in self.device_exclusive:
-            return SwapEntry(SwapKind.PAGE, number, offset & self.pfn_mask)
+            return SwapEntry(SwapKind.PAGE, number, frame)
         if number in self.hwpoison:
-            return SwapEntry(SwapKind.POISONED, number, offset & self.pfn_mask)
+            return SwapEntry(SwapKind.POISONED, number, frame)
         if number in self.device_private:
-            return SwapEntry(SwapKind.DEVICE, number, offset & self.pfn_mask)
+            return SwapEntry(SwapKind.DEVICE, number, frame)
         if number in self.marker:
             if offset & _MARKER_GUARD:
                 return SwapEntry(SwapKind.GUARD, number, offset)

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from drgn import FaultError, MissingDebugInfoError, Program
+from drgn import FaultError, MissingDebugInfoError, Program, SymbolIndex
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from kgcore.errors import BrokenDump, TargetError
@@ -63,17 +63,18 @@ def _wrong_symbols(prog: Program, release: str, files: Sequence[str], error: Exc
     )
 
 
-def load_btf(prog: Program, release: str, file: str | None = None) -> None:
+def load_btf(prog: Program, release: str, file: str | None = None, symbols: SymbolIndex | None = None) -> None:
     """Register finders for the types in the kernel's BTF and the symbols in its kallsyms.
 
     VMCOREINFO must name the parts of kallsyms (see :func:`kgcore.sources.vmcore.kallsyms.amended`).
 
     :param file: raw BTF to use instead of the dump's.
+    :param symbols: to use instead of kallsyms.
     :raises TargetError: the kernel has no BTF or no kallsyms, or they are damaged.
     """
     remedy = f"install {debug_package(release)} and give its vmlinux with -s"
     try:
-        prog.register_symbol_finder(_FINDER, load_vmlinux_kallsyms(prog), enable_index=0)
+        prog.register_symbol_finder(_FINDER, symbols or load_vmlinux_kallsyms(prog), enable_index=0)
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
         raise TargetError(f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=remedy) from error
     try:
@@ -87,6 +88,13 @@ def load_btf(prog: Program, release: str, file: str | None = None) -> None:
         raise TargetError(f"the kernel's type information (BTF) is not in the dump: {error}", hint=remedy) from error
     except BrokenDump as error:
         raise TargetError(error.message, hint=remedy) from error
+    try:
+        prog.symbol("init_task")
+    except LookupError as error:
+        raise TargetError(
+            "the kernel's symbol table (kallsyms) has no variables: the kernel is without CONFIG_KALLSYMS_ALL",
+            hint=f"{remedy}, or its System.map besides the BTF",
+        ) from error
     types = TypeFinder(prog, btf)
     prog.register_type_finder(_FINDER, types, enable_index=0)
     prog.register_object_finder(_FINDER, VariableFinder(prog, types), enable_index=-1)

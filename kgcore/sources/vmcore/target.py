@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal, Self
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import Architecture, FaultError, Program, ProgramFlags
 
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore import fixedmaps, kallsyms, program, symbols, vmcoreinfo
+from kgcore.sources.vmcore import fixedmaps, kallsyms, program, symbols, systemmap, vmcoreinfo
 from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
+from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
 from kgcore.text import human_size
 
@@ -23,6 +24,7 @@ __all__ = ("SymbolsFrom", "Target", "TargetOptions", "from_program", "open_targe
 SymbolsFrom = Literal["auto", "dwarf", "btf"]
 
 _PAGE = 4096
+_ARCHES_32 = frozenset({Architecture.I386})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +75,22 @@ class Target:
         symbols_from: Literal["dwarf", "btf"],
         messages: tuple[str, ...] = (),
         btf_file: str | None = None,
+        map_file: str | None = None,
     ) -> None:
         self.prog = prog
         self.dump = dump
         self.symbols_from = symbols_from
         self.messages = messages
         self._btf_file = btf_file
+        self._map_file = map_file
         self.debug_files: tuple[str, ...] = ()
         self.live = ProgramFlags.IS_LIVE in prog.flags or isinstance(dump, PausedGuest)
         self.frames: Frames = dump.frames if dump else everything()
         self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
         self.vmcoreinfo = _vmcoreinfo_of(prog)
         self.release = self.vmcoreinfo.get("OSRELEASE", "")
+        low = LowMemory.of(prog)
+        self._phys: Callable[[int, int], bytes] = partial(prog.read, physical=True) if low is None else low.physical
         # Probes are asked again and again; caches of this object's own, so that they go when it goes.
         self.symbol_address: Callable[[str], int | None] = cache(self._symbol_address)
         self.has_type: Callable[[str], bool] = cache(self._has_type)
@@ -98,8 +104,7 @@ class Target:
 
         :raises drgn.FaultError: it is not in the dump.
         """
-        data: bytes = self.prog.read(address, size, physical=True)
-        return data
+        return self._phys(address, size)
 
     def _symbol_address(self, name: str) -> int | None:
         """The address of a kernel symbol, None if there is none."""
@@ -139,8 +144,9 @@ class Target:
             with suppress(LookupError):
                 return f"DWARF in {self.prog.main_module().debug_file_path}"
             return "DWARF"
-        if self._btf_file:
-            return f"BTF in {self._btf_file}, symbols from the kernel's kallsyms"
+        if self._btf_file or self._map_file:
+            btf = f"BTF in {self._btf_file}" if self._btf_file else "the kernel's own BTF"
+            return f"{btf}, symbols from " + (self._map_file or "the kernel's kallsyms")
         return "the kernel's own BTF and kallsyms"
 
     def describe(self) -> dict[str, str]:
@@ -194,14 +200,16 @@ def open_target(options: TargetOptions) -> Target:
 def from_program(prog: Program) -> Target:
     """A Program that somebody else opened, with the debug information they loaded, if they did.
 
-    One without types gets those of the dump itself; where that takes opening the dump anew (kernels before 6.0), the
-    target's Program is another one.
+    One without types gets those of the dump itself; where that takes opening the dump anew (kernels before 6.0, and all
+    32-bit ones), the target's Program is another one.
 
     :raises TargetError: it is not a Linux kernel, or its types are not to be had.
     """
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
         raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
     path = None if ProgramFlags.IS_LIVE in prog.flags else prog.core_dump_path
+    if prog.platform is not None and prog.platform.arch in _ARCHES_32:
+        return _opened_anew(prog, path)
     dump: DumpFile | None = None
     unknown: tuple[str, ...] = ()
     if path:
@@ -222,6 +230,17 @@ def from_program(prog: Program) -> Target:
         if dump is not None:
             dump.close()
         raise
+
+
+def _opened_anew(prog: Program, path: str | None) -> Target:
+    """drgn opens dumps of 32-bit kernels, but cannot read their memory; see :mod:`kgcore.sources.vmcore.lowmem`."""
+    if not path:
+        raise TargetError("running kernels are read of x86_64 only", hint="make a dump, and open that")
+    files: tuple[str, ...] = ()
+    with suppress(LookupError):
+        file = prog.main_module().debug_file_path
+        files = (file,) if file else ()
+    return open_target(TargetOptions(core=_still_there(path), symbols=files))
 
 
 def _still_there(path: str) -> str:
@@ -250,9 +269,15 @@ def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) 
     info = _vmcoreinfo_of(prog)
     release = info.get("OSRELEASE", "")
     btf_files = [file for file in options.symbols if symbols.is_raw_btf(file)]
-    dwarf_files = [file for file in options.symbols if file not in btf_files]
+    maps = [file for file in options.symbols if systemmap.is_system_map(file)]
+    dwarf_files = [file for file in options.symbols if file not in btf_files and file not in maps]
     if options.symbols_from == "dwarf" or (options.symbols_from == "auto" and not btf_files):
-        if symbols.load_dwarf(prog, release, dwarf_files, options.debug_directories, options.kernel_directories):
+        directories = options.debug_directories, options.kernel_directories
+        if symbols.load_dwarf(prog, release, dwarf_files, *directories):
+            if moved := _moved(prog, info):
+                line = f"KERNELOFFSET={moved:x}\n".encode()
+                prog = _program(options, dump, prog["VMCOREINFO"].string_() + line)
+                symbols.load_dwarf(prog, release, dwarf_files, *directories)
             target = _finished(prog, dump, "dwarf")
             target.debug_files = tuple(dwarf_files)
             return target
@@ -262,23 +287,40 @@ def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) 
                 hint=f"install {debug_package(release)}, or name its vmlinux with -s",
             )
     try:
-        missing = kallsyms.amended(info, _reader(prog))
+        missing = {} if maps else kallsyms.amended(info, _reader(prog))
     except BrokenDump as error:
         hint = f"install {debug_package(release)} and give its vmlinux with -s"
         raise TargetError(error.message, hint=hint) from error
     if missing:  # drgn takes these from VMCOREINFO only, and VMCOREINFO only when it opens something
         lines = "".join(f"SYMBOL({name})={address:x}\n" for name, address in missing.items())
         prog = _program(options, dump, prog["VMCOREINFO"].string_() + lines.encode())
-    symbols.load_btf(prog, release, btf_files[0] if btf_files else None)
-    return _finished(prog, dump, "btf", btf_files[0] if btf_files else None)
+    named = systemmap.read_symbols(maps[0], vmcoreinfo.symbol(info, "_stext")) if maps else None
+    symbols.load_btf(prog, release, btf_files[0] if btf_files else None, named)
+    return _finished(prog, dump, "btf", btf_files[0] if btf_files else None, maps[0] if maps else None)
+
+
+def _moved(prog: Program, info: Mapping[str, str]) -> int:
+    """How far KASLR has moved a kernel that does not say so: VMCOREINFO of i386 has no KERNELOFFSET."""
+    start = vmcoreinfo.symbol(info, "_stext")
+    if LowMemory.of(prog) is None or "KERNELOFFSET" in info or start is None:
+        return 0
+    try:
+        linked: int = prog.symbol("_stext").address
+    except LookupError:
+        return 0
+    return start - linked
 
 
 def _finished(
-    prog: Program, dump: DumpFile | None, symbols_from: Literal["dwarf", "btf"], btf_file: str | None = None
+    prog: Program,
+    dump: DumpFile | None,
+    symbols_from: Literal["dwarf", "btf"],
+    btf_file: str | None = None,
+    map_file: str | None = None,
 ) -> Target:
     if dump is not None and dump.missing_bytes:
         fixedmaps.map_direct(prog)
-    return Target(prog, dump, symbols_from, _messages(dump), btf_file)
+    return Target(prog, dump, symbols_from, _messages(dump), btf_file, map_file)
 
 
 def _has_types(prog: Program) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, PlatformFlags, Program
 
 __all__ = ("XA_INTERNAL", "MapleSlot", "XArrays", "XaEntry", "XaNode", "maple_slots")
 
@@ -23,7 +23,11 @@ _MAPLE_MAX_HEIGHT = 31  # MAPLE_HEIGHT_MAX
 # include/linux/xarray.h: an internal entry ends in 10; below 4096 it is no pointer but a sibling, retry or zero entry.
 XA_INTERNAL = 2
 _XA_SMALLEST_NODE = 4096
-_U64_MAX = (1 << 64) - 1
+
+
+def _word_size(prog: Program) -> int:
+    """Bytes of an unsigned long, which all these trees are made of."""
+    return 8 if prog.platform is None or PlatformFlags.IS_64_BIT in prog.platform.flags else 4
 
 
 class MapleSlot(NamedTuple):
@@ -46,7 +50,7 @@ def maple_slots(tree: Object) -> Iterator[MapleSlot]:
     """
     root = tree.ma_root.value_()
     if root & 3 == XA_INTERNAL and root >= _XA_SMALLEST_NODE:
-        yield from _maple_node(tree.prog_, root, 0, _U64_MAX, set(), 0)
+        yield from _maple_node(tree.prog_, root, 0, (1 << 8 * _word_size(tree.prog_)) - 1, set(), 0)
     elif root:
         yield MapleSlot(0, 0, root)
 
@@ -126,6 +130,10 @@ class XArrays:
         self._slots = members["slots"].type.length or 64
         self._size = node.size or 0
         self._chunk_shift = self._slots.bit_length() - 1  # XA_CHUNK_SHIFT
+        size = _word_size(prog)
+        self._word_bits = 8 * size
+        self._words = struct.Struct(f"<{self._slots}{'Q' if size == 8 else 'I'}")
+        self._word = struct.Struct("<Q" if size == 8 else "<I")
 
     def below(self, entry: int, parent: XaNode | None = None, slot: int = 0) -> XaNode | None:
         """The node that an entry points to; None if it is not in the dump, or not that slot's child.
@@ -138,13 +146,13 @@ class XArrays:
         except (FaultError, OverflowError, ValueError):
             return None
         shift, offset = raw[self._offsets["shift"]], raw[self._offsets["offset"]]
-        (above,) = struct.unpack_from("<Q", raw, self._offsets["parent"])
+        (above,) = self._word.unpack_from(raw, self._offsets["parent"])
         # xas_create() and radix_tree_extend(): so a node can be in one place only, and trees cannot be endless.
         if parent is None:
-            fits = shift % self._chunk_shift == 0 and shift < 64
+            fits = shift % self._chunk_shift == 0 and shift < self._word_bits
         else:
             fits = (shift, offset, above) == (parent.shift - self._chunk_shift, slot, parent.address)
-        slots = struct.unpack_from(f"<{self._slots}Q", raw, self._offsets["slots"])
+        slots = self._words.unpack_from(raw, self._offsets["slots"])
         return XaNode(address, shift, slots) if fits else None
 
     @staticmethod
@@ -180,7 +188,7 @@ class XArrays:
             if head and first == 0 and head & 3 != XA_INTERNAL:
                 yield XaEntry(0, 1, head, 0)
             return
-        for found in self._range(self.below(head), 0, first, last, 64):
+        for found in self._range(self.below(head), 0, first, last, self._word_bits):
             low, high = max(found.first, first), min(found.first + found.length, last + 1)
             if low < high:
                 yield found._replace(first=low, length=high - low)

@@ -19,11 +19,13 @@ _NAME_MAX = 4096
 _S_DAX = 1 << 13  # include/linux/fs.h; 5.8 and later, 4.9 to 5.7 alike
 
 
-def read_vmas(kernel: Kernel, task: Object, mm: Object) -> tuple[tuple[Vma, ...], tuple[str, ...]]:
+def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> tuple[tuple[Vma, ...], tuple[str, ...]]:
     """All mappings in address order, the gate VMA last, and sentences about what went wrong.
 
     :param task: ``struct task_struct *``, to whose root directory the paths are relative
     :param mm: ``struct mm_struct *``
+    :param word_size: bytes of an address in the core. A 32-bit program whose code goes to 64-bit mode can map memory
+        above 4 GiB, for which the core has no addresses. (The kernel cuts them off.)
     """
     vmas: list[Vma] = []
     warnings: list[str] = []
@@ -43,6 +45,9 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object) -> tuple[tuple[Vma, ...]
         if vmas and vma.start < vmas[-1].end:
             warnings.append(f"mappings are out of order at {vma.start:#x}; those behind are lost")
             break
+        if vma.end > 1 << 8 * word_size:
+            warnings.append(f"mapping {vma.start:#x}-{vma.end:#x} is left out: a 32-bit core has no such addresses")
+            continue
         vmas.append(vma)
         if len(vmas) > limit + 1:
             warnings.append(f"more mappings than the process has ({limit}); those behind are lost")

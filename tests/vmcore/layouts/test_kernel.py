@@ -258,6 +258,55 @@ def test_dialect(release: str, functions: tuple[str, ...], dialect: CoreDialect)
     assert world.kernel.dialect() == dialect
 
 
+class TestPrograms:
+    MM = (
+        "struct linux_binfmt { void *module; };"
+        "struct mm_struct { unsigned long task_size; struct linux_binfmt *binfmt; };"
+    )
+    IA32_END, END = 0xFFFFE000, (1 << 47) - 4096  # IA32_PAGE_OFFSET, TASK_SIZE_MAX
+
+    def program(self, world: World, binfmt: str, end: int) -> bool:
+        address = world.symbols.get(binfmt) or (world.new("struct linux_binfmt") if binfmt else 0)
+        mm = world.new("struct mm_struct", binfmt=address, task_size=end)
+        return world.kernel.compat_program(world.pointer("struct mm_struct", mm))
+
+    @pytest.mark.parametrize("end", [IA32_END, END, 0])
+    def test_the_format_decides(self, end: int) -> None:
+        world = World(self.MM)
+        for name in ("elf_format", "compat_elf_format"):
+            world.variable(name, "struct linux_binfmt")
+        assert self.program(world, "compat_elf_format", end)
+        assert not self.program(world, "elf_format", end)
+
+    @pytest.mark.parametrize("known", [(), ("elf_format",)])
+    @pytest.mark.parametrize("binfmt", ["", "another"])
+    def test_else_the_address_space_does(self, known: tuple[str, ...], binfmt: str) -> None:
+        """No such symbol, or another format (a.out had one)."""
+        world = World(self.MM)
+        for name in known:
+            world.variable(name, "struct linux_binfmt")
+        assert self.program(world, binfmt, self.IA32_END)
+        assert not self.program(world, binfmt, self.END)
+        assert not self.program(world, binfmt, 0)
+
+    def test_code_segments(self) -> None:
+        """__USER32_CS 0x23, __USER_CS 0x33; of the process's own table: arch/x86/include/asm/segment.h."""
+        for world in (World(""), World("struct pv_info { char *name; };")):
+            world.word("pv_info", 0xE033)
+            assert [cs for cs in (0x33, 0x23, 0x0F, 0x1B, 0xE033, 0x10, 0) if world.kernel.long_mode(cs)] == [0x33]
+
+    @pytest.mark.parametrize(("other", "found"), [(0x33, [0x33]), (0xE033, [0x33, 0xE033])])
+    def test_code_segment_of_xen(self, other: int, found: list[int]) -> None:
+        """FLAT_USER_CS64, arch/x86/xen/enlighten_pv.c."""
+        world = World("struct pv_info { u16 extra_user_64bit_cs; char *name; };")
+        world.variable("pv_info", "struct pv_info", extra_user_64bit_cs=other)
+        assert [cs for cs in (0x33, 0x23, 0xE023, 0xE033) if world.kernel.long_mode(cs)] == found
+        lost = World("struct pv_info { u16 extra_user_64bit_cs; char *name; };")
+        lost.variable("pv_info", "struct pv_info", extra_user_64bit_cs=other)
+        lost.lost = set(lost.memory)
+        assert [cs for cs in (0x33, 0x23, 0xE033) if lost.kernel.long_mode(cs)] == [0x33]
+
+
 class TestAddressSpace:
     @pytest.mark.parametrize(
         ("text", "member"),
@@ -325,14 +374,21 @@ class TestAddressSpace:
     def test_auxv(self) -> None:
         upstream = World("struct mm_struct { unsigned long saved_auxv[4]; };")
         mm = upstream.new("struct mm_struct", saved_auxv=[3, 64, 0, 0])
-        assert upstream.kernel.auxv(upstream.pointer("struct mm_struct", mm)) == [3, 64, 0, 0]
+        assert upstream.kernel.auxv(upstream.pointer("struct mm_struct", mm), 8) == (3, 64, 0, 0)
         rhel = World(
             "struct mm_struct_rh { unsigned long saved_auxv[6]; };"
             "struct mm_struct { unsigned long saved_auxv[4]; struct mm_struct_rh *mm_rh; };"
         )
         moved = rhel.new("struct mm_struct_rh", saved_auxv=[3, 64, 9, 1, 0, 0])
         mm = rhel.new("struct mm_struct", mm_rh=moved)
-        assert rhel.kernel.auxv(rhel.pointer("struct mm_struct", mm)) == [3, 64, 9, 1, 0, 0]
+        assert rhel.kernel.auxv(rhel.pointer("struct mm_struct", mm), 8) == (3, 64, 9, 1, 0, 0)
+
+    def test_auxv_of_a_32_bit_program(self) -> None:
+        """``elf_addr_t`` words, one behind the other in an array of longs (fs/compat_binfmt_elf.c)."""
+        world = World("struct mm_struct { unsigned long saved_auxv[3]; };")
+        mm = world.new("struct mm_struct", saved_auxv=[0x8048034_00000003, 0x1000_00000006, 0])
+        pairs = (3, 0x8048034, 6, 0x1000, 0, 0)
+        assert world.kernel.auxv(world.pointer("struct mm_struct", mm), 4) == pairs
 
     def test_addresses(self) -> None:
         """KASLR: page_offset_base, vmemmap_base and phys_base say where things are; else Documentation/arch/x86/x86_64/

@@ -11,7 +11,7 @@ pytest.importorskip("drgn")
 from drgn import FaultError, Object
 
 from kgcore.model import RegisterSource
-from kgcore.sources.vmcore.registers import CpuRegisters, Cpus, fpu_state, user_registers
+from kgcore.sources.vmcore.registers import CpuRegisters, Cpus, fpu_state, tls_segments, user_registers
 from tests.vmcore.layouts.world import PAGE_OFFSET, World, physical
 
 TYPES = """
@@ -173,6 +173,16 @@ class TestBases:
         assert self.bases(machine) == (base, self.STORED + 8)
         machine.thread(fsindex=0, gsindex=index << 3 | 3)
         assert self.bases(machine) == (self.STORED, base)
+
+    def test_descriptors_of_thread_local_segments(self) -> None:
+        machine = Machine()
+        assert tls_segments(machine.kernel, machine.task) == ((12, 0), (13, 0), (14, 0))
+        machine.thread(**{"tls_array[1].base0": 0x1234, "tls_array[1].g": 1, "tls_array[2].limit0": 0xFFFF})
+        found = tls_segments(machine.kernel, machine.task)
+        assert found == ((12, 0), (13, 1 << 55 | 0x1234 << 16), (14, 0xFFFF))
+        machine.lost = {physical(machine.address) >> 12}
+        with pytest.raises(FaultError):
+            tls_segments(machine.kernel, machine.task)
 
     @pytest.mark.parametrize(("index", "base"), [(0, 0x55667788), (1, 0x11223344), (2, 0), (8191, 0)])
     def test_local_descriptor_table(self, index: int, base: int) -> None:

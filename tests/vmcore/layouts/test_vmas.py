@@ -304,6 +304,16 @@ class TestList:
             (),
         )
 
+    def test_beyond_the_addresses_of_a_32_bit_core(self, files: Files) -> None:
+        """A program of 32 bits whose code went to 64-bit mode and called mmap() there."""
+        mm = files.chain(
+            files.vma(0x8048000, 0x8049000), files.vma(0xFFFFF000, 1 << 32), files.vma(1 << 32, (1 << 32) + 4096)
+        )
+        vmas, warnings = read_vmas(files.kernel, files.task, mm, 4)
+        assert [vma.start for vma in vmas] == [0x8048000, 0xFFFFF000]
+        assert warnings == ("mapping 0x100000000-0x100001000 is left out: a 32-bit core has no such addresses",)
+        assert len(read_vmas(files.kernel, files.task, mm, 8)[0]) == 3
+
     def test_none(self, files: Files) -> None:
         assert files.read(files.chain()) == ([], ())
 

@@ -4,12 +4,11 @@
 A swap partition is one extent, a swap file has one for each of its pieces (setup_swap_extents(), mm/swapfile.c).
 """
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drgn import FaultError, Object
+from drgn import FaultError, Object, sizeof
 
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel import Kernel
@@ -85,8 +84,10 @@ class _Extents:
         self._prog = kernel.prog
         kind = kernel.prog.type("struct swap_extent")
         self._size = kind.size or 0
+        self._word_size = kernel.word_size
         self._link = kind.member(link).offset
-        self._members = [kind.member(name).offset for name in ("start_page", "nr_pages", "start_block")]
+        members = (kind.member(name) for name in ("start_page", "nr_pages", "start_block"))
+        self._members = [(member.offset, sizeof(member.type)) for member in members]
         self._links = {member.name: member.offset for member in kind.member(link).type.members or ()}
 
     def tree(self, space: SwapSpace) -> list[Blocks]:
@@ -131,11 +132,10 @@ class _Extents:
             raw = self._prog.read(node - self._link, self._size)
         except (OverflowError, ValueError) as error:
             raise FaultError("no address of the kernel's", node) from error
-        return raw[self._link :], Blocks(*(struct.unpack_from("<Q", raw, at)[0] for at in self._members))
+        return raw[self._link :], Blocks(*(int.from_bytes(raw[at : at + size], "little") for at, size in self._members))
 
-    @staticmethod
-    def _word(raw: bytes, at: int) -> int:
-        return int.from_bytes(raw[at : at + 8], "little")
+    def _word(self, raw: bytes, at: int) -> int:
+        return int.from_bytes(raw[at : at + self._word_size], "little")
 
 
 def partition_start(kernel: Kernel, device: Object) -> int:

@@ -17,7 +17,6 @@ from kgcore.sources.vmcore.trees import XArrays
 __all__ = ("SwapCache", "SwapTable", "ZeroMap", "swap_cache")
 
 _PAGE_SHIFT = 12
-_OFFSET_MASK = (1 << 58) - 1  # of a swp_entry_t: SWP_OFFSET_MASK, include/linux/swapops.h
 _SPACE_SHIFT = 14  # SWAP_ADDRESS_SPACE_SHIFT, mm/swap.h: one address_space per 64 MiB
 _LARGEST_FOLIO = 1 << 9  # pages: HPAGE_PMD_NR
 
@@ -40,8 +39,8 @@ class _Cached:
         """Slots of a folio, if it is theirs; the backing store speaks for those that the dump has not in memory."""
         if folio is None or not folio.uptodate or not folio.swap_cached:
             return
-        inside = slot - (folio.private & _OFFSET_MASK)
-        if folio.private >> 58 != space.number or not 0 <= inside < _LARGEST_FOLIO:
+        inside = slot - self._kernel.swap_offset(folio.private)
+        if self._kernel.swap_type(folio.private) != space.number or not 0 <= inside < _LARGEST_FOLIO:
             return
         physical = folio.physical + (inside << _PAGE_SHIFT)
         for run, place, _ in self._physical.extents(0, count << _PAGE_SHIFT, physical, Provenance.SWAP_CACHE):
@@ -84,7 +83,7 @@ class SwapCache(_Cached):
         address = self._kernel.target.symbol_address("swapper_spaces")
         if address is None:
             return 0
-        pointer = self._kernel.prog.read_u64(address + 8 * space.number)
+        pointer = self._kernel.prog.read_word(address + self._kernel.word_size * space.number)
         if not pointer:
             return 0
         spaces = Object(self._kernel.prog, "struct address_space *", pointer)

@@ -56,7 +56,7 @@ class Spaces:
         if address is None or not 0 <= number < self._count:
             return absent
         try:
-            pointer = self._kernel.prog.read_u64(address + 8 * number)
+            pointer = self._kernel.prog.read_word(address + self._kernel.word_size * number)
             info = Object(self._kernel.prog, "struct swap_info_struct *", pointer)
             if not pointer or not info.flags.value_() & _SWP_USED:
                 return absent

@@ -5,8 +5,6 @@ What they keep lies in the direct map and never crosses the end of a page. All t
 with the length that was asked for, which zswap knows exactly.
 """
 
-import struct
-
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.moduletypes import ModuleTypes
@@ -78,6 +76,7 @@ class Z3fold:
         :raises LookupError: the dump does not tell what ``struct z3fold_header`` looks like.
         """
         self._frames = _Frames(kernel, physical)
+        self._word_size = kernel.word_size
         header = types.type("z3fold", "struct z3fold_header")
         self._offsets = [header.member(name).offset for name in self._COUNTS]
         self._lock = header.member("page_lock").offset
@@ -94,10 +93,10 @@ class Z3fold:
             if handle % _PAGE != self._HEADLESS or not 0 < size <= _PAGE:
                 raise BrokenDump("there is no such page", address=handle)
             return self._frames.read(handle - self._HEADLESS, size)
-        slot, rest = divmod(handle % self._SLOTS_ALIGN, 8)
+        slot, rest = divmod(handle % self._SLOTS_ALIGN, self._word_size)
         if rest or slot >= self._SLOTS:
             raise BrokenDump("that is no handle", address=handle)
-        (word,) = struct.unpack("<Q", self._frames.read(handle, 8))
+        word = int.from_bytes(self._frames.read(handle, self._word_size), "little")
         page = self._frames.read(word & -_PAGE, _PAGE)
         start, room = self._place(word % _PAGE, page)
         if not (self._header <= start and 0 < size <= room <= _PAGE - start):

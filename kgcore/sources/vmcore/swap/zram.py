@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from drgn import FaultError, Object, Type, sizeof
 
-from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, walk
+from kgcore.arch.paging import EntryKind, walk
 from kgcore.errors import BrokenDump
 from kgcore.memory import Provenance
 from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decompressor
@@ -40,12 +40,14 @@ _PRIORITY_MASK = 0x3  # ZRAM_COMP_PRIORITY_MASK
 class _Entries:
     """``struct zram_table_entry``: offsets and sizes of its members, and the numbers of the flags' bits.
 
+    :ivar handle_size: bytes; ``flags_size``: too.
     :ivar sizes: mask of the object's size, which stands below the flags.
     :ivar priority: bit of the flags from which on they say which compressor it was; None: there is one only.
     """
 
     size: int
     handle: int
+    handle_size: int
     flags: int
     flags_size: int
     sizes: int
@@ -57,7 +59,7 @@ class _Entries:
     def unpack(self, raw: bytes) -> Iterator[tuple[int, int]]:
         """Handle and flags of each entry."""
         for at in range(0, len(raw), self.size):
-            handle = raw[at + self.handle : at + self.handle + 8]
+            handle = raw[at + self.handle : at + self.handle + self.handle_size]
             flags = raw[at + self.flags : at + self.flags + self.flags_size]
             yield int.from_bytes(handle, "little"), int.from_bytes(flags, "little")
 
@@ -178,7 +180,8 @@ class Zram:
         entries = disk.entries
         if not handle or flags >> entries.same & 1:
             # A page that was never written reads as zeros.
-            return page_slot(slot, Provenance.ZRAM, handle.to_bytes(8, "little") * (_PAGE // 8))
+            word = handle.to_bytes(entries.handle_size, "little")
+            return page_slot(slot, Provenance.ZRAM, word * (_PAGE // len(word)))
         size = flags & entries.sizes
         try:
             # Releases differ in whether they look at the size or at the flag; one implies the other.
@@ -235,6 +238,7 @@ class Zram:
         return _Entries(
             size=sizeof(entry),
             handle=entry.member("handle").offset,
+            handle_size=self._kernel.word_size,
             flags=word[0],
             flags_size=word[1],
             sizes=(1 << shift) - 1,
@@ -289,7 +293,7 @@ class Zram:
         root = self._kernel.target.symbol_address("init_top_pgt")
         if root is None:
             return True
-        mode = X86_64_5LEVEL if self._kernel.five_level else X86_64_4LEVEL
+        mode = self._kernel.paging_mode
         top, start = self._kernel.kernel_image_to_phys(root), page << _PAGE_SHIFT
         mask = self._kernel.encryption_mask
         for leaf in walk(mode, top, start, start + _PAGE, self._physical.stored, mask):

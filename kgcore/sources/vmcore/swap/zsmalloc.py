@@ -22,7 +22,6 @@ __all__ = ("Zsmalloc",)
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
 _MAGIC = 0x58  # ZSPAGE_MAGIC
-_HEADER = 8  # ZS_HANDLE_SIZE
 _ALLOCATED = 1  # OBJ_ALLOCATED_TAG, in the header
 _MAX_FRAMES = 16  # of a zspage: CONFIG_ZSMALLOC_CHAIN_SIZE is at most that, and it was 4 before there was a choice
 _MAX_CLASSES = 1 << 9  # CLASS_BITS + 1
@@ -41,16 +40,18 @@ class _Class(NamedTuple):
     :ivar size: of each object, with its header.
     :ivar objects: how many a zspage has.
     :ivar frames: of which it consists.
+    :ivar handle: bytes of a header, ZS_HANDLE_SIZE.
     """
 
     size: int
     objects: int
     frames: int
+    handle: int = 8
 
     @property
     def header(self) -> int:
         """A "huge" object has a frame to itself and no header (create_page_chain())."""
-        return 0 if self.objects == self.frames == 1 else _HEADER
+        return 0 if self.objects == self.frames == 1 else self.handle
 
 
 class _Zspage(NamedTuple):
@@ -77,7 +78,7 @@ class _Frame(NamedTuple):
 class _Code(NamedTuple):
     """How a place is written into the word that a handle points to: ``frame | number | tag``, from the highest bit.
 
-    :ivar frame_shift: 64 minus the bits of a page frame number.
+    :ivar frame_shift: the bits of a word minus those of a page frame number.
     :ivar tag_bits: below the object's number.
     """
 
@@ -94,7 +95,11 @@ class _Code(NamedTuple):
 # _PFN_BITS is 40 where 5-level page tables can be (MAX_POSSIBLE_PHYSMEM_BITS 52,
 # arch/x86/include/asm/pgtable_64_types.h), else 34. OBJ_TAG_BITS are 1 in 5.10 and 6.1, 0 in 6.12 and 7.2 (where
 # the word has no tag any more), and were 2 for a while in 2023. No type or symbol tells; finding the header does.
-_CODES = tuple(_Code(shift, bits) for shift in (24, 30) for bits in (0, 1, 2))
+# On i386 it is 24 with PAE, else 20. By bytes of a word:
+_CODES = {
+    8: tuple(_Code(shift, bits) for shift in (24, 30) for bits in (0, 1, 2)),
+    4: tuple(_Code(shift, bits) for shift in (8, 12) for bits in (0, 1, 2)),
+}
 
 
 class _Field(NamedTuple):
@@ -149,7 +154,7 @@ class Zsmalloc:
         self._kernel = kernel
         self._physical = physical
         self._types = types
-        self._codes = list(_CODES)
+        self._codes = list(_CODES[kernel.word_size])
         # Neighbours in swap space mostly share zspages. Caches of this object's own, so that they go when it goes.
         self._class: Callable[[int, int], _Class] = lru_cache(_MAX_CLASSES)(self._read_class)
         self._zspage: Callable[[int, int], _Zspage] = lru_cache(_CACHED)(self._read_zspage)
@@ -195,7 +200,7 @@ class Zsmalloc:
         data = self._stored(frame, offset, here)
         # obj_malloc()
         if kind.header:
-            known = int.from_bytes(data[:_HEADER], "little") == handle | _ALLOCATED
+            known = int.from_bytes(data[: kind.header], "little") == handle | _ALLOCATED
         else:
             known = page.word == handle | _ALLOCATED
         if not known or number >= kind.objects:
@@ -218,10 +223,12 @@ class Zsmalloc:
     def _read_class(self, pool: int, index: int) -> _Class:
         if index >= self._layout.class_count:
             raise BrokenDump(_LOST)
-        raw = self._structure(self._word(pool + self._layout.classes + 8 * index), self._layout.class_size)
-        kind = _Class(*(field(raw) for field in self._layout.class_fields))
+        pointer = pool + self._layout.classes + self._kernel.word_size * index
+        raw = self._structure(self._word(pointer), self._layout.class_size)
+        size, objects, frames = (field(raw) for field in self._layout.class_fields)
+        kind = _Class(size, objects, frames, self._kernel.word_size)
         if (
-            not _HEADER < kind.size <= _PAGE
+            not kind.handle < kind.size <= _PAGE
             or not 0 < kind.frames <= _MAX_FRAMES
             or kind.objects != kind.frames * _PAGE // kind.size
         ):
@@ -244,8 +251,10 @@ class Zsmalloc:
         kernel = self._kernel
         found: list[int] = []
         while len(found) < count:
+            if not kernel.is_page(page):
+                return ()
             number = kernel.page_to_phys(page) >> _PAGE_SHIFT
-            if page < kernel.vmemmap or kernel.frame_to_page(number) != page or number in found:
+            if kernel.frame_to_page(number) != page or number in found:
                 return ()
             try:
                 frame = self._frame(number)
@@ -272,7 +281,7 @@ class Zsmalloc:
             raise BrokenDump(str(error)) from error
 
     def _word(self, address: int) -> int:
-        return self._structure(address, 8)
+        return self._structure(address, self._kernel.word_size)
 
     def _structure(self, address: int, size: int) -> int:
         """Bytes of kernel memory as one number."""

@@ -28,9 +28,8 @@ __all__ = ("Zswap",)
 
 _PAGE = 4096
 _TREE_SHIFT = 14  # SWAP_ADDRESS_SPACE_SHIFT, mm/swap.h; ZSWAP_ADDRESS_SPACE_SHIFT, mm/zswap.c: a tree per 64 MiB
-_TYPE_SHIFT = 58  # SWP_TYPE_SHIFT of a swp_entry_t, include/linux/swapops.h
-_OFFSET_MASK = (1 << _TYPE_SHIFT) - 1
-_RB_DEPTH = 2 * _TYPE_SHIFT + 2  # of a red-black tree with a node for each offset
+_MAX_OFFSET = 1 << 58  # of a swp_entry_t
+_RB_DEPTH = 2 * 58 + 2  # of a red-black tree with a node for each offset
 _RB_COLOUR = 3  # the bits of rb_node::__rb_parent_color that are not the parent
 _CACHED = 1 << 12  # nodes of red-black trees: the upper ones are on the way to each slot
 _NAME = 32  # bytes of the name of an allocator
@@ -87,7 +86,7 @@ class Zswap:
                 if entry is None:
                     yield _lost(slot, length, "its tree is damaged or not in the dump")
                 else:
-                    yield self._slot(space.number << _TYPE_SHIFT, slot, entry, trees)
+                    yield self._slot(space.number << self._kernel.swap_type_shift, slot, entry, trees)
 
     @cached_property
     def _trees(self) -> "_Trees | str | None":
@@ -113,7 +112,8 @@ class Zswap:
         if entry.key != (type_ | slot if trees.whole_keys else slot):
             return _lost(slot, 1, "its entry is damaged")
         if not entry.length and trees.same_filled:
-            return page_slot(slot, Provenance.ZSWAP, entry.handle.to_bytes(8, "little") * (_PAGE // 8))
+            word = entry.handle.to_bytes(self._kernel.word_size, "little")
+            return page_slot(slot, Provenance.ZSWAP, word * (_PAGE // len(word)))
         if not 0 < entry.length <= _PAGE:
             return _lost(slot, 1, "its entry is damaged")
         try:
@@ -159,6 +159,7 @@ class _Trees:
         self._counts = kernel.target.symbol_address("nr_zswap_trees")
         entry = prog.type("struct zswap_entry")
         self._entry_size = sizeof(entry)
+        self._word_size, self._swap_offset = kernel.word_size, kernel.swap_offset
         self.whole_keys, self.same_filled = entry.has_member("swpentry"), entry.has_member("value")
         words = "swpentry" if self.whole_keys else "offset", "pool", "handle"
         self._length, self._words = offsetof(entry, "length"), [offsetof(entry, word) for word in words]
@@ -177,7 +178,7 @@ class _Trees:
 
     def find(self, number: int, first: int, end: int) -> Iterator[_Found]:
         """What there is of the slots [first, end) of a swap space, ascending."""
-        raw = self._read(self._address + 8 * number, 8)
+        raw = self._read(self._address + self._word_size * number, self._word_size)
         counts = b"" if self._counts is None else self._read(self._counts + 4 * number, 4)
         if raw is None or counts is None:
             yield _Found(first, end - first, None)
@@ -196,13 +197,13 @@ class _Trees:
             first = upto
 
     def _tree(self, tree: int, first: int, end: int) -> Iterator[_Found]:
-        raw = self._read(tree + self._root, 8)
+        raw = self._read(tree + self._root, self._word_size)
         if raw is None:
             yield _Found(first, end - first, None)
             return
         root = int.from_bytes(raw, "little")
         if self._arrays is None:
-            yield from self._below(root, 0, range(1 << _TYPE_SHIFT), range(first, end), 0)
+            yield from self._below(root, 0, range(_MAX_OFFSET), range(first, end), 0)
             return
         for slot, length, entry, _ in self._arrays.range(root, first, end - 1):
             raw = None if entry is None or length > 1 else self._read(entry, self._entry_size)
@@ -234,16 +235,15 @@ class _Trees:
             return None
         parent, left, right = self._values(raw, self._links)
         entry = self._entry(start, raw)
-        return _Node(parent & ~_RB_COLOUR, left, right, entry.key & _OFFSET_MASK, entry)
+        return _Node(parent & ~_RB_COLOUR, left, right, self._swap_offset(entry.key), entry)
 
     def _entry(self, address: int, raw: bytes) -> _Entry:
         key, pool, handle = self._values(raw, self._words)
         (length,) = struct.unpack_from("<I", raw, self._length)
         return _Entry(address, key, length, pool, handle)
 
-    @staticmethod
-    def _values(raw: bytes, offsets: list[int]) -> list[int]:
-        return [int.from_bytes(raw[at : at + 8], "little") for at in offsets]
+    def _values(self, raw: bytes, offsets: list[int]) -> list[int]:
+        return [int.from_bytes(raw[at : at + self._word_size], "little") for at in offsets]
 
     def _read(self, address: int, size: int) -> bytes | None:
         try:
@@ -334,7 +334,8 @@ class _Pools:
         type_ = zpool.member_("driver").member_("type").value_()
         name = _word(self._kernel.prog.read_c_string(type_, max_size=_NAME))
         # Up to 6.4: an allocator that wants to be rid of some bytes has zswap look at them to see whose they are.
-        header = 8 if has("struct zpool", "evictable") and zpool.member_("evictable").value_() else 0
+        evictable = has("struct zpool", "evictable") and zpool.member_("evictable").value_()
+        header = self._kernel.word_size if evictable else 0  # struct zswap_header
         if name == "zsmalloc":
             return self._in_zsmalloc(zpool.member_("pool").value_()), header
         if name == "zbud":
