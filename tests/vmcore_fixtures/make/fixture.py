@@ -36,7 +36,8 @@ def directory(recipe: Recipe) -> Path:
 def recipe_hash(recipe: Recipe, kernel: Kernel) -> str:
     """A hash of all that shapes a fixture: its recipe, the code that makes it, its victims, its kernel."""
     sources = [HERE / name for name in SOURCES] + [path for path in GUEST.iterdir() if path.is_file()]
-    sources += [path for name in initramfs.programs(recipe) for path in VICTIMS.glob(f"{name}.*")]
+    stems = sorted({initramfs.stem(name) for name in initramfs.programs(recipe)})
+    sources += [path for name in stems for path in VICTIMS.glob(f"{name}.*")]
     sources += [*VICTIMS.glob("*.h"), VICTIMS / "python.py"]
     return digest(sources, repr(recipe), kernel.release, kernel.version)
 

@@ -20,21 +20,36 @@ COMMON = ["-g", "-Wall", "-Wextra", f"-ffile-prefix-map={HERE}=."]
 CFLAGS = [*COMMON, "-D_GNU_SOURCE", "-pthread"]
 # These are linked dynamically, without optimisation: for backtraces through shared libraries.
 DYNAMIC = frozenset({"dynamic"})
+# A program called NAME-ABI is NAME.c compiled for that: the compiler's flags, the loader and the libraries.
+ABIS = {
+    "ia32": ("-m32", "/lib/ld-linux.so.2", "/lib32/libc.so.6"),
+    "i686": ("-m32 -march=i686", "/lib/ld-linux.so.2", "/lib32/libc.so.6"),  # without SSE
+    "x32": ("-mx32", "/libx32/ld-linux-x32.so.2", "/libx32/libc.so.6"),
+}
 # 32-bit without libc, which the host need not have: started by the 64-bit program of the same name.
 FREESTANDING = ["-m32", "-O1", "-ffreestanding", "-fno-pie", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"]
 FREESTANDING += ["-msse2", "-nostdlib", "-static"]
+# What a guest of another architecture has instead of the host's busybox, and of its tar with all that needs.
+FOREIGN_BUSYBOX = "busybox-static"
+FOREIGN_TAR = ("tar", "libacl1", "libselinux1", "libpcre2-8-0", "libc6", "libgcc-s1")
+FOREIGN_FLAGS = {"": (), "i386": ("-m32", "-march=i686")}
 CRASH_CMDLINE = "console=ttyS0 nr_cpus=1 irqpoll reset_devices panic=-1 loglevel=4"
+
+
+def stem(program: str) -> str:
+    """The name of a program's source, without the suffix."""
+    return program.partition("-")[0]
 
 
 def programs(recipe: Recipe) -> list[str]:
     """The compiled victims of a recipe."""
-    return sorted({victim.program for victim in recipe.victims if (VICTIMS / f"{victim.program}.c").exists()})
+    return sorted({victim.program for victim in recipe.victims if (VICTIMS / f"{stem(victim.program)}.c").exists()})
 
 
-def compile_c(source: Path, target: Path, *, dynamic: bool = False) -> None:
+def compile_c(source: Path, target: Path, *flags: str, dynamic: bool = False) -> None:
     """Compile one C file for the guest."""
     kind = ["-O0"] if dynamic else ["-O1", "-static"]
-    run(["gcc", *CFLAGS, *kind, "-o", target, source])
+    run(["gcc", *CFLAGS, *flags, *kind, "-o", target, source])
 
 
 def libraries(program: Path) -> list[Path]:
@@ -57,26 +72,22 @@ def build(recipe: Recipe, kernel: Kernel, work: Path, sysroot: Path) -> Path:
     _base(root, kernel, GUEST / "init", [*recipe.modules, *MODULES])
     for part in ("tmp", "truth", "recipe", "victims"):
         (root / part).mkdir(parents=True)
-    compile_c(GUEST / "capture.c", root / "bin/capture")
+    own = FOREIGN_FLAGS[kernel.architecture]
+    compile_c(GUEST / "capture.c", root / "bin/capture", *own)
+    _add_tar(root, kernel)
     (sysroot / "victims").mkdir(parents=True)
     if any(victim.program == "python3.11" for victim in recipe.victims):
         _add_python(root, sysroot)
     for name in programs(recipe):
         _add_victim(name, root, sysroot)
-    # GNU tar, because busybox has one that cannot write sparse members.
-    tar = Path(shutil.which("tar") or "/bin/tar").resolve()
-    shutil.copy2(tar, root / "bin/gnutar")
-    for library in libraries(tar):
-        install(library, root)
     if recipe.swap_mib:
-        compile_c(GUEST / "swapon.c", root / "bin/swapon_with")
-        compile_c(GUEST / "swapfirst.c", root / "bin/swapfirst")
+        compile_c(GUEST / "swapon.c", root / "bin/swapon_with", *own)
+        compile_c(GUEST / "swapfirst.c", root / "bin/swapfirst", *own)
         shutil.copy2(GUEST / "swap", root / "recipe/swap")
         (root / "recipe/stock").write_bytes(stock())
     (root / "recipe/setup").write_text(recipe.setup + "\n")
-    (root / "recipe/victims").write_text(
-        "".join(line + "\n" for v in recipe.victims for line in (*v.before, v.start_line()))
-    )
+    victims = (line + "\n" for v in recipe.victims for line in (*v.before, v.start_line()))
+    (root / "recipe/victims").write_text("".join(victims))
     (root / "recipe/cores").write_text("".join(line + "\n" for v in recipe.victims for line in v.core_lines()))
     if recipe.kexec:
         _add_crash_kernel(root, kernel, work)
@@ -90,7 +101,13 @@ def _base(root: Path, kernel: Kernel, init: Path, wanted: Sequence[str] = MODULE
     busybox = shutil.which("busybox")
     if not busybox:
         raise BuildError("busybox is not installed")
-    shutil.copy2(busybox, root / "bin/busybox")
+    if kernel.architecture:
+        with locked(f"{kernel.architecture}-packages"):
+            suite = Suite(PYTHON_SUITE, kernel.architecture)
+            suite.update()
+            suite.download(FOREIGN_BUSYBOX).extract(root, "./bin/busybox")
+    else:
+        shutil.copy2(busybox, root / "bin/busybox")
     for applet in run([busybox, "--list"]).split():
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")
@@ -102,13 +119,39 @@ def _base(root: Path, kernel: Kernel, init: Path, wanted: Sequence[str] = MODULE
     (root / "init").chmod(0o755)
 
 
+def _add_tar(root: Path, kernel: Kernel) -> None:
+    """GNU tar, because busybox has one that cannot write sparse members."""
+    if not kernel.architecture:
+        tar = Path(shutil.which("tar") or "/bin/tar").resolve()
+        shutil.copy2(tar, root / "bin/gnutar")
+        for library in libraries(tar):
+            install(library, root)
+        return
+    with locked(f"{kernel.architecture}-packages"):
+        suite = Suite(PYTHON_SUITE, kernel.architecture)
+        suite.update()
+        for name in FOREIGN_TAR:
+            suite.download(name).extract(root / "foreign", "--exclude=./usr/share", ".")
+    # By a loader of its own: another's libraries, if a victim brings them, are elsewhere.
+    places = "/foreign/lib/i386-linux-gnu:/foreign/usr/lib/i386-linux-gnu"
+    loader = "/foreign/lib/i386-linux-gnu/ld-linux.so.2"
+    (root / "bin/gnutar").write_text(f'#!/bin/sh\nexec {loader} --library-path {places} /foreign/bin/tar "$@"\n')
+    (root / "bin/gnutar").chmod(0o755)
+
+
 def _add_victim(name: str, root: Path, sysroot: Path) -> None:
     target = root / "victims" / name
-    compile_c(VICTIMS / f"{name}.c", target, dynamic=name in DYNAMIC)
+    dynamic = stem(name) in DYNAMIC
+    flags, needed = [], []
+    if abi := name.partition("-")[2]:
+        # The host's kernel need not run such programs, so ldd cannot be asked.
+        flag, *paths = ABIS[abi]
+        flags, needed = flag.split(), [Path(path) for path in paths]
+    compile_c(VICTIMS / f"{stem(name)}.c", target, *flags, dynamic=dynamic)
     (root / "bin" / name).symlink_to(f"/victims/{name}")
     shutil.copy2(target, sysroot / "victims" / name)
-    if name in DYNAMIC:
-        for library in libraries(target):
+    if dynamic:
+        for library in needed or libraries(target):
             install(library, root, sysroot)
     freestanding = VICTIMS / f"{name}.bin.c"
     if freestanding.exists():

@@ -15,9 +15,11 @@ from pathlib import Path
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import Package, Suite, locked
 
-FLAVOURS = {"cloud": "cloud-amd64", "full": "amd64"}
-# The cloud kernels come with DWARF. That of the others is too big a download; and so is what they have of drivers.
-DEBUG_FLAVOURS = frozenset({"cloud"})
+FLAVOURS = {"cloud": "cloud-amd64", "full": "amd64", "686-pae": "686-pae", "686": "686"}
+ARCHITECTURES = {"686-pae": "i386", "686": "i386"}
+# The cloud kernels come with DWARF. That of the full ones is too big a download; and so is what they have of drivers.
+# The 32-bit ones have no BTF, so there it must be.
+DEBUG_FLAVOURS = frozenset({"cloud", "686-pae", "686"})
 # zram and zsmalloc (a module up to 6.12): their types are of use. One pattern, because tar wants each to match.
 DEBUG_MODULES = "./usr/lib/debug/lib/modules/*/z[rs][am]*.ko*"
 WITHOUT = ("gpu/*", "net/*", "media/*", "staging/*", "sound/*")
@@ -43,6 +45,11 @@ class Kernel:
     def version(self) -> str:
         """The Debian version of the image package."""
         return next(iter(self.packages.values()))
+
+    @property
+    def architecture(self) -> str:
+        """Debian's name of its architecture, "" if it is the host's."""
+        return ARCHITECTURES.get(self.flavour, "")
 
     @property
     def has_debug(self) -> bool:
@@ -111,7 +118,7 @@ def kernel(suite: str, flavour: str = "cloud", *, update: bool = False) -> Kerne
 
 def _fetch(name: str, flavour: str, known: Kernel | None) -> Kernel:
     """Bring the newest kernel into the cache; or, of a known one that is there in part, the rest."""
-    suite = Suite(name)
+    suite = Suite(name, ARCHITECTURES.get(flavour, ""))
     if known and (packages := _cached(known)):
         _unpack(known, packages)
         return known
@@ -157,11 +164,11 @@ def _unpack(found: Kernel, packages: list[Package]) -> None:
             if not ((target / "vmlinuz").exists() and (target / "modules").exists()):
                 package.extract(image, *(f"--exclude=*/{pattern}" for pattern in WITHOUT), ".")
             continue
+        # One go: those packages are big, and take long to unpack.
+        package.extract(debug, "./usr/lib/debug/*vmlinux*", DEBUG_MODULES)
         if not (target / "vmlinux").exists():
-            package.extract(debug, "./usr/lib/debug/*vmlinux*")
             _place(temporary, "debug/**/vmlinux*", target / "vmlinux")
         if not (target / "debug-modules").exists():
-            package.extract(debug, DEBUG_MODULES)
             modules = temporary / "debug-modules"
             modules.mkdir()
             for path in debug.rglob("z*.ko*"):

@@ -32,7 +32,11 @@ HOST_TOOLS = {
     "tar": "tar",
     "gzip": "gzip",
 }
-HOST_FILES = {"/usr/include/stdlib.h": "libc6-dev", "/usr/lib/x86_64-linux-gnu/libc.a": "libc6-dev"}
+HOST_FILES = {
+    "/usr/include/stdlib.h": "libc6-dev",
+    "/usr/lib/x86_64-linux-gnu/libc.a": "libc6-dev",
+    "/usr/share/doc/gcc-multilib": "gcc-multilib",
+}
 KEYRINGS = Path("/usr/share/keyrings")
 INSTALL_TIMEOUT = 900
 
@@ -123,11 +127,15 @@ def _configured_uris() -> list[str]:
 
 
 class Suite:
-    """A private apt root for one Debian suite."""
+    """A private apt root for one Debian suite.
 
-    def __init__(self, name: str) -> None:
+    :param architecture: Debian's name of it; "" for the host's.
+    """
+
+    def __init__(self, name: str, architecture: str = "") -> None:
         self.name = name
-        self.root = cache_dir() / "apt" / name
+        self.architecture = architecture
+        self.root = cache_dir() / "apt" / (f"{name}-{architecture}" if architecture else name)
         self.options: list[str] = []
         self._shown: dict[str, str] = {}
 
@@ -169,6 +177,8 @@ class Suite:
             "-oAcquire::Retries=3",
             "-oAcquire::http::Timeout=60",
         ]
+        if self.architecture:
+            self.options += [f"-oAPT::Architecture={self.architecture}", f"-oAPT::Architectures::={self.architecture}"]
         run(["apt-get", "-q", *self.options, "-oAPT::Update::Error-Mode=any", "update"], timeout=300)
 
     def field(self, package: str, field: str) -> str:

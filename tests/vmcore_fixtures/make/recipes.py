@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 MODULES = ["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"]
 FULL = "0x7f"
@@ -399,6 +400,135 @@ def disk_guest(name: str, suite: str) -> Recipe:
     )
 
 
+def abi_guest(name: str, suite: str, variants: tuple[Derived, ...], spinner: str) -> Recipe:
+    """A guest with programs of each ABI, and with threads in code of another kind than their program. Debian's cloud
+    kernels know no x32; the others do if asked.
+
+    :param spinner: of which ABI the thread is that runs in user mode.
+    """
+    victims = (
+        *(simple(f"abi_{abi}", FULL, program=_of(abi, "abi")) for abi in ("64", "ia32", "x32")),
+        *(simple(f"dynamic_{abi}", "0x33", program=_of(abi, "dynamic")) for abi in ("64", "ia32", "x32")),
+        *mixed_victims(),
+        simple(f"spin_{spinner}", FULL, "1", program=_of(spinner, "abi")),
+    )
+    return Recipe(
+        name,
+        suite,
+        victims,
+        variants,
+        ram=512,
+        append="isolcpus=1 syscall.x32=y vsyscall=emulate",
+        setup=HUGE_PAGES,
+        qemu_kdump=False,
+        flavour="full",
+        modules=("crc32c_generic",),
+        note="programs of each ABI: 64-bit, ia32, x32",
+    )
+
+
+def _of(abi: str, program: str) -> str:
+    return program if abi == "64" else f"{program}-{abi}"
+
+
+def mixed_victims() -> tuple[Victim, ...]:
+    """The leader's code decides about the notes, the program about their class: every combination."""
+    return (
+        simple("mixed", FULL, "same", "code32", "int80"),
+        simple("mixed_int80", FULL, "int80", "code32", program="mixed"),
+        simple("mixed_code32", FULL, "code32", "same", "int80", program="mixed"),
+        simple("mixed_ia32", FULL, "same", "code64", program="mixed-ia32"),
+        simple("mixed_ia32_code64", FULL, "code64", "same", "code32", program="mixed-ia32"),
+        simple("mixed_x32_code32", FULL, "code32", "same", "code64", program="mixed-x32"),
+    )
+
+
+def i386_victims() -> tuple[Victim, ...]:
+    """The ordinary victims for 32-bit kernels."""
+    return (
+        *(replace(victim, program="memory-ia32") for victim in MEMORY),
+        simple("abi_ia32", FULL, program="abi-ia32"),
+        simple("dynamic", "0x33", program="dynamic-ia32"),
+        simple("stopped", FULL, program="stopped-ia32"),
+        simple("zleader", FULL, program="zleader-ia32"),
+        simple("nspid", FULL, program="nspid-ia32"),
+        simple("identity", "0x33", program="identity-ia32"),
+        Victim(
+            ("zombie_parent", "zombie"),
+            "zombie-ia32",
+            ("zombie_parent", FULL),
+            without_core={"zombie": "a zombie has no memory"},
+        ),
+        Victim(("swapped",), "swapped-ia32", ("swapped", FULL), before=("swap_disk",)),
+        # Pages that compress, and such as do not.
+        Victim(("swapped_zram",), "swapped-ia32", ("swapped_zram", FULL, "256"), before=("zram lzo-rle",)),
+        Victim(("swapped_huge",), "swapped-ia32", ("swapped_huge", FULL)),
+        simple("spin", FULL, "1", program="abi-ia32"),
+    )
+
+
+def i386_guest(name: str, suite: str, flavour: str, ram: int = 640, **more: Any) -> Recipe:
+    """A 32-bit kernel."""
+    return Recipe(
+        name,
+        suite,
+        i386_victims(),
+        ram=ram,
+        append="isolcpus=1",
+        setup=HUGE_PAGES,
+        flavour=flavour,
+        modules=("crc32c_generic", *ZRAM_MODULES),
+        swap_mib=32,
+        **more,
+    )
+
+
+def i386_fpu_guest(name: str, suite: str, victims: tuple[Victim, ...], **more: Any) -> Recipe:
+    """A 32-bit kernel that saves less of the floating-point state."""
+    return Recipe(
+        name,
+        suite,
+        victims,
+        ram=256,
+        setup=HUGE_PAGES,
+        flavour="686",
+        modules=("crc32c_generic",),
+        qemu_kdump=False,
+        **more,
+    )
+
+
+I386_SMALL = Recipe(
+    "k61-686pae-small",
+    "bookworm",
+    (
+        simple("memory", "0x33", "4096", program="memory-ia32"),
+        simple("abi_ia32", "0x33", program="abi-ia32"),
+        simple("spin", "0x33", "1", program="abi-ia32"),
+    ),
+    ram=512,
+    append="isolcpus=1",
+    setup=HUGE_PAGES,
+    flavour="686-pae",
+    modules=("crc32c_generic",),
+    note="committed, reduced",
+)
+ABI_SMALL = Recipe(
+    "k61-abi-small",
+    "bookworm",
+    (
+        *(simple(f"abi_{abi}", "0x33", program=_of(abi, "abi")) for abi in ("ia32", "x32")),
+        simple("mixed_code32", "0x33", "code32", "same", program="mixed"),
+    ),
+    (Derived("vmcore.d1-zlib", 1, "zlib"),),
+    ram=512,
+    append="isolcpus=1 syscall.x32=y",
+    setup=HUGE_PAGES,
+    qemu_kdump=False,
+    flavour="full",
+    modules=("crc32c_generic",),
+    note="committed, reduced",
+)
 SMALL = (*MEMORY[:1], *THREADS, *SPIN)
 SPECIAL = (
     Recipe(
@@ -466,6 +596,29 @@ RECIPES = {
         numa_guest("k510-numa", "bullseye"),
         numa_guest("k612-numa", "trixie"),
         numa_guest("k72-numa", "sid"),
+        abi_guest("k61-abi", "bookworm", derived("trixie"), "ia32"),
+        abi_guest("k510-abi", "bullseye", derived("trixie"), "x32"),
+        abi_guest("k612-abi", "trixie", derived("trixie"), "ia32"),
+        abi_guest("k72-abi", "sid", derived("sid"), "x32"),
+        ABI_SMALL,
+        I386_SMALL,
+        i386_guest("k61-686pae", "bookworm", "686-pae", 5120, note="32-bit kernel, PAE, RAM above 4 GiB"),
+        i386_guest("k61-686", "bookworm", "686", note="32-bit kernel without PAE"),
+        i386_guest("k510-686pae", "bullseye", "686-pae", note="32-bit kernel, PAE"),
+        i386_fpu_guest(
+            "k61-686-fsave",
+            "bookworm",
+            (simple("x87", FULL, program="x87-i686"),),
+            cpu="pentium2,-fxsr",
+            note="a CPU with an x87 only, without FXSAVE",
+        ),
+        i386_fpu_guest(
+            "k61-686-fxsave",
+            "bookworm",
+            (simple("abi_ia32", FULL, program="abi-ia32"),),
+            append="noxsave",
+            note="no XSAVE",
+        ),
         *SPECIAL,
     )
 }

@@ -8,7 +8,9 @@ frames of every class are gone). Nothing else changes: headers, notes and the pa
 A later kgcore that reads further frames needs the fixture made anew.
 
 Needs kgcore itself (so run it with the project's virtual environment), the fixtures in the cache, and a
-vmcore.d1-zlib in them.
+vmcore.d1-zlib in them; of a 32-bit guest, which makedumpfile of the host does not read, QEMU's own kdump file. The
+kernel of such a guest has no types and not all symbols: raw BTF and a System.map of the symbols that were asked for
+come along (made with pahole, of Debian's package dwarves).
 """
 
 import argparse
@@ -17,12 +19,14 @@ import os
 import shutil
 import struct
 import sys
+import tempfile
 import tomllib
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from drgn import Architecture, Platform, Program
 
@@ -30,16 +34,19 @@ from kgcore.errors import NoCurrentTask
 from kgcore.pipeline import Options, prepare, write
 from kgcore.sinks import MemorySink
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore import symbols
+from kgcore.sources.vmcore import symbols, systemmap
 from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.facts import read_facts
+from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.variables import VARIABLES
 from kgcore.sources.vmcore.vmcoreinfo import parse
 from tests.vmcore_fixtures.make import toml
-from tests.vmcore_fixtures.make.common import HERE, cache_dir, say
+from tests.vmcore_fixtures.make.common import HERE, cache_dir, run, say
 
 DUMP = "vmcore.d1-zlib"
+DUMP_32 = "vmcore.qemu-kdump"
 PAGE = 4096
 EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 PAGE_DESC = struct.Struct("<QIIQ")
@@ -48,6 +55,50 @@ ALL_LEVELS = 31
 # What of /proc and of the programs is worth its bytes.
 PROC = ("maps", "status", "cmdline", "coredump_filter")
 SYSROOT = ("crasher",)
+
+
+class Recorder32:
+    """Writes down which page frames of a 32-bit kernel's dump are read, and which symbols are asked for."""
+
+    def __init__(self, path: Path, vmlinux: Path, folder: Path) -> None:
+        self.frames: set[int] = set()
+        self.names = {"_stext"}
+        self._path = path
+        self.btf, self.map = folder / "btf", folder / "System.map"
+        run(["pahole", "--btf_encode_detached", self.btf, vmlinux])
+        self.map.write_text(run(["nm", "-n", vmlinux]))
+
+    @contextmanager
+    def target(self) -> Iterator[Target]:
+        """The recording Target."""
+        physical, read_symbols = LowMemory.physical, systemmap.read_symbols
+
+        def recorded(low: LowMemory, address: int, size: int) -> bytes:
+            self.frames.update(range(address // PAGE, (address + size - 1) // PAGE + 1))
+            return physical(low, address, size)
+
+        def noted(file: str, start: int | None) -> Any:
+            index = read_symbols(file, start)
+
+            def find(prog: Program, name: str | None, address: int | None, one: bool) -> Any:
+                found = index(prog, name, address, one)
+                if name and found:
+                    self.names.add(name)
+                return found
+
+            return find
+
+        memory, names = (LowMemory, "physical", recorded), (systemmap, "read_symbols", noted)
+        with mock.patch.object(*memory), mock.patch.object(*names):
+            options = TargetOptions(core=str(self._path), symbols=(str(self.btf), str(self.map)))
+            with open_target(options) as target:
+                yield target
+
+    def files(self) -> dict[str, bytes]:
+        """What is to be committed besides the dump, by name."""
+        lines = self.map.read_text().splitlines(keepends=True)
+        kept = "".join(line for line in lines if line.split()[-1] in self.names | set(VARIABLES))
+        return {"btf.xz": self.btf.read_bytes(), "System.map.xz": kept.encode()}
 
 
 class Recorder:
@@ -82,6 +133,10 @@ class Recorder:
                 prog.read(address, 1)
         return Target(prog, dump, "btf")
 
+    def files(self) -> dict[str, bytes]:
+        """Nothing is needed besides the dump."""
+        return {}
+
     def _read(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:
         self.frames.update(range(address // PAGE, (address + count - 1) // PAGE + 1))
         return self._whole.phys(address, count)
@@ -98,15 +153,20 @@ def main() -> int:
 def reduce(whole: Path, small: Path) -> None:
     """Make the committed fixture ``small`` out of ``whole``."""
     manifest = tomllib.loads((whole / "manifest.toml").read_text())
-    recorder = Recorder(whole / DUMP)
-    with recorder.target() as target:
-        read_facts(target)
-        extract_all(VmcoreSource(target), manifest)
+    dump = whole / (DUMP if (whole / DUMP).exists() else DUMP_32)
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = Recorder(dump) if dump.name == DUMP else Recorder32(dump, whole / "vmlinux", Path(folder))
+        with recorder.target() as target:
+            read_facts(target)
+            extract_all(VmcoreSource(target), manifest)
+        files = recorder.files()
     shutil.rmtree(small, ignore_errors=True)
     small.mkdir()
-    write_kdump(whole / DUMP, small / "vmcore", recorder.frames)
+    write_kdump(dump, small / "vmcore", recorder.frames)
+    for name, data in files.items():
+        (small / name).write_bytes(lzma.compress(data, preset=9))
     copy_truth(whole, small, manifest)
-    (small / "manifest.toml").write_text(toml.dumps(reduced_manifest(manifest)))
+    (small / "manifest.toml").write_text(toml.dumps(reduced_manifest(manifest, dump.name)))
     say(f"{small.name}: {len(recorder.frames)} page frames, {(small / 'vmcore').stat().st_size / 1e6:.1f} MB")
 
 
@@ -125,11 +185,13 @@ def write_kdump(path: Path, out: Path, frames: set[int]) -> None:
     """Copy a kdump file (zlib) with the pages of some frames only."""
     with path.open("rb") as file:
         header = bytearray(file.read(PAGE))
-        block, sub_blocks, bitmap_blocks = struct.unpack_from("<III", header, 428)
+        # struct kdump_sub_header of 64 or of 32 bits
+        sizes, dump_level = (428, 8) if struct.unpack_from("<I", header, 428) == (PAGE,) else (416, 4)
+        block, sub_blocks, bitmap_blocks = struct.unpack_from("<III", header, sizes)
         if block != PAGE:
             raise ValueError(f"{path}: block size {block}")
         head = bytearray(bytes(header) + file.read(sub_blocks * PAGE))
-        struct.pack_into("<i", head, PAGE + 8, ALL_LEVELS)  # struct kdump_sub_header: dump_level
+        struct.pack_into("<i", head, PAGE + dump_level, ALL_LEVELS)
         half = bitmap_blocks * PAGE // 2
         ram, stored = file.read(half), file.read(half)
         wanted = bytearray(half)
@@ -186,12 +248,12 @@ def copy_truth(whole: Path, small: Path, manifest: dict[str, Any]) -> None:
             (small / "sysroot" / "victims" / name).write_bytes(data)
 
 
-def reduced_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+def reduced_manifest(manifest: dict[str, Any], dump_file: str) -> dict[str, Any]:
     victims = [
         {key: f"{value}.xz" if key == "core" else value for key, value in victim.items()}
         for victim in manifest["victims"]
     ]
-    (dump,) = (dump for dump in manifest["dumps"] if dump["file"] == DUMP)
+    (dump,) = (dump for dump in manifest["dumps"] if dump["file"] == dump_file)
     dump = dump | {"file": "vmcore", "level": 0, "reduced": True}
     return manifest | {"dumps": [dump], "victims": victims, "note": f"{manifest['note']}; recipe: make/reduce.py"}
 

@@ -2,7 +2,7 @@
 /* Ids of every kind different, odd names, long arguments, CPU times of its own and of a dead child. NAME FILTER. */
 #include <time.h>
 
-#include "blockregs.h"
+#include "regs.h"
 
 static const char odd_argument[] = "odd \x1b[1m\n\t\"'\\ \xc3\xa9\xff$(x)";
 static const char odd_comm[] = "a) (b\n\"\x1b\xff%s";

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* One mapping per filter bit and page state. Arguments: NAME FILTER [GRAIN]. */
+#include <inttypes.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
@@ -16,16 +17,17 @@ static unsigned count;
 static void report(const char *what, const char *kind, void *addr, uint64_t length, uint64_t seed, const char *ranges)
 {
     json_item();
-    fprintf(json_out, "{\"name\": \"%s\", \"kind\": \"%s\", \"addr\": %lu, \"length\": %lu, \"seed\": %lu, \"ranges\": %s}",
-            what, kind, (uint64_t)addr, length, seed, ranges);
+    fprintf(json_out, "{\"name\": \"%s\", \"kind\": \"%s\", \"addr\": %lu, \"length\": %" PRIu64 ", \"seed\": %" PRIu64 ", ", what,
+            kind, (unsigned long)addr, length, seed);
+    fprintf(json_out, "\"ranges\": %s}", ranges);
 }
 
-static uint64_t next_seed(void) { return splitmix64(0x6b67636f7265UL + ++count); }
+static uint64_t next_seed(void) { return splitmix64(0x6b67636f7265ULL + ++count); }
 
 static char *whole(uint64_t length)
 {
     static char text[64];
-    snprintf(text, sizeof text, "[[0, %lu]]", length);
+    snprintf(text, sizeof text, "[[0, %" PRIu64 "]]", length);
     return text;
 }
 
@@ -68,7 +70,7 @@ static void anonymous(void)
     char text[4096] = "[", *end = text + 1;
     for (uint64_t o = 0; o < n; o += 3 * PAGE) {
         fill(p, s, o + 512, 1024);
-        end += sprintf(end, "%s[%lu, 1024]", o ? ", " : "", o + 512);
+        end += sprintf(end, "%s[%" PRIu64 ", 1024]", o ? ", " : "", o + 512);
     }
     strcpy(end, "]");
     report("anon-sparse", "anon-private", p, n, s, text);
@@ -247,9 +249,9 @@ static void files(const char *directory, const char *prefix)
 
     s = next_seed(), fd = make_file(PATH("dirty"), s, n);
     p = map_apart(n, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-    fill(p, s ^ 0x5555000000000000UL, 4 * PAGE, 2 * PAGE);
+    fill(p, s ^ 0x5555000000000000ULL, 4 * PAGE, 2 * PAGE);
     report(LABEL("private-dirty"), "file-private-written", p, n, s, "[[0, 16384], [24576, 40960]]");
-    report(LABEL("private-dirty-written"), "file-private-written-part", p, n, s ^ 0x5555000000000000UL, "[[16384, 8192]]");
+    report(LABEL("private-dirty-written"), "file-private-written-part", p, n, s ^ 0x5555000000000000ULL, "[[16384, 8192]]");
 
     s = next_seed(), fd = make_file(PATH("untouched"), s, n);
     p = map_apart(n, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -343,7 +345,7 @@ int main(int argc, char **argv)
     json_field("pid", "%d", getpid());
     json_field("tids", "[%d]", getpid());
     json_text("filter", argv[2]);
-    json_field("grain", "%lu", grain);
+    json_field("grain", "%" PRIu64, grain);
     json_list("mappings");
     anonymous();
     shared_anonymous();

@@ -4,7 +4,7 @@
  */
 #include <pthread.h>
 
-#include "blockregs.h"
+#include "regs.h"
 
 static struct block blocks[2];
 static volatile pid_t other_outer, other_inner;

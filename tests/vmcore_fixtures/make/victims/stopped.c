@@ -2,7 +2,7 @@
 /* A process stopped by SIGSTOP: its leader on the way back from kill(), its other thread in a futex. NAME FILTER. */
 #include <pthread.h>
 
-#include "blockregs.h"
+#include "regs.h"
 
 static struct block blocks[2];
 static volatile pid_t other;
@@ -26,7 +26,7 @@ int main(int argc, char **argv)
         usleep(1000);
     usleep(50000); /* let it reach its futex before the stop */
     block_arguments(&blocks[0], 0x20);
-    blocks[0].nr = SYS_kill, blocks[0].rdi = (uint64_t)getpid(), blocks[0].rsi = SIGSTOP;
+    blocks[0].nr = SYS_kill, blocks[0].FIRST_ARGUMENT = (unsigned)getpid(), blocks[0].SECOND_ARGUMENT = SIGSTOP;
     json_open(argv[1]);
     json_field("pid", "%d", getpid());
     json_field("tids", "[%d, %d]", getpid(), other);

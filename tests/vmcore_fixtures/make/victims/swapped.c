@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Memory that was pushed out to swap: private and shared, whole and every other page. NAME FILTER. */
+/* Memory that was pushed out to swap: private and shared, whole and every other page. NAME FILTER [GRAIN]. */
+#include <inttypes.h>
+
 #include "victim.h"
 
 #ifndef MADV_PAGEOUT
@@ -18,6 +20,13 @@ static int is_swapped(const char *p)
     return word >> 62 & 1;
 }
 
+static int is_resident(char *p)
+{
+    unsigned char resident = 0;
+    check(mincore(p, PAGE, &resident) == 0, "mincore");
+    return resident & 1;
+}
+
 /* Fill a mapping, push every step-th page out, and report which pages went. */
 static void push_out(const char *what, const char *kind, char *p, uint64_t seed, int step)
 {
@@ -29,14 +38,19 @@ static void push_out(const char *what, const char *kind, char *p, uint64_t seed,
             check(madvise(p + i * PAGE, PAGE, MADV_PAGEOUT) == 0, "MADV_PAGEOUT");
         usleep(20000);
         int out = 0;
-        for (int i = 0; i < PAGES; i += step)
-            out += is_swapped(p + i * PAGE);
+        for (int i = 0; i < PAGES; i += step) {
+            /* What a disk took stays in the swap cache until it has been mapped and pushed out once more. */
+            if (!is_resident(p + i * PAGE))
+                out++;
+            else
+                *(volatile char *)(p + i * PAGE);
+        }
         if (out == PAGES / step)
             break;
     }
     json_item();
-    fprintf(json_out, "{\"name\": \"%s\", \"kind\": \"%s\", \"addr\": %lu, \"length\": %lu, \"seed\": %lu, ", what, kind,
-            (uint64_t)p, PAGES * PAGE, seed);
+    fprintf(json_out, "{\"name\": \"%s\", \"kind\": \"%s\", \"addr\": %lu, \"length\": %lu, \"seed\": %" PRIu64 ", ", what,
+            kind, (unsigned long)p, PAGES * PAGE, seed);
     fprintf(json_out, "\"ranges\": [[0, %lu]], \"swapped\": [", PAGES * PAGE);
     for (int i = 0, first = 1; i < PAGES; i++)
         if (is_swapped(p + i * PAGE)) {
@@ -53,9 +67,12 @@ static char *map(int flags)
 
 int main(int argc, char **argv)
 {
-    check(argc == 3, "arguments");
+    check(argc == 3 || argc == 4, "arguments");
+    if (argc == 4)
+        grain = strtoul(argv[3], NULL, 0);
     set_filter(argv[2]);
     json_open(argv[1]);
+    json_field("grain", "%" PRIu64, grain);
     json_field("pid", "%d", getpid());
     json_field("tids", "[%d]", getpid());
     json_list("mappings");

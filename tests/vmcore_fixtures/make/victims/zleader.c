@@ -2,7 +2,7 @@
 /* The leader has exited (a zombie in its thread group), two threads live on. NAME FILTER. */
 #include <pthread.h>
 
-#include "blockregs.h"
+#include "regs.h"
 
 static struct block blocks[2];
 static pid_t tids[2];
