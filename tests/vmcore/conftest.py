@@ -7,6 +7,7 @@ ones are built by ``python3 -m tests.vmcore_fixtures.make`` into ``$KGCORE_CACHE
 not there is skipped, unless KGCORE_REQUIRE_VMCORES is set (CI sets it): then it fails.
 """
 
+import lzma
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -91,6 +92,15 @@ class Fixture:
     @property
     def vmlinux(self) -> Path:
         return self.path / "vmlinux"
+
+    def packed_symbols(self, folder: Path) -> tuple[str, ...]:
+        """What a committed fixture has to be given with -s, unpacked into a folder; nothing if it needs nothing."""
+        names = []
+        for path in (self.path / "btf.xz", self.path / "System.map.xz"):
+            if path.exists():
+                names.append(str(folder / path.stem))
+                (folder / path.stem).write_bytes(lzma.decompress(path.read_bytes()))
+        return tuple(names)
 
     @property
     def swaps(self) -> tuple[tuple[str, str], ...]:

@@ -134,9 +134,10 @@ def test_reduced_dump_gives_the_same_cores(name: str, extract: Extractor, tmp_pa
     whole = need(name, committed=False)
     reduce(whole.path, tmp_path / name)
     small = Fixture(tmp_path / name)
+    symbols = small.packed_symbols(tmp_path)
     for victim in small.victims.values():
-        less, report = extract(small.dump("vmcore"), victim.pid, mask=None, vendor_note=False)
-        more, _ = extract(whole.dump(main_dump(whole)), victim.pid, mask=None, vendor_note=False)
+        less, report = extract(small.dump("vmcore"), victim.pid, mask=None, vendor_note=False, symbols=symbols)
+        more, _ = extract(whole.dump(main_dump(whole)), victim.pid, mask=None, vendor_note=False, symbols=symbols)
         assert same_bytes(less, more)
         assert not any(gap.reason == Provenance.EXCLUDED.value for gap in report.missing)
 

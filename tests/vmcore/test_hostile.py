@@ -18,7 +18,11 @@ from tests.vmcore.hostile import Baseline, Damage, changed, peak_memory, reset_p
 
 SWAPPED = ("k510-zswap", "k61-zram", "k612-zswap", "k72-zram")
 """With victims in compressed memory."""
-NAMES = [*sorted(path.parent.name for path in COMMITTED.glob("*/manifest.toml")), *SWAPPED]
+# Not the one that needs types from elsewhere: the harness knows x86_64 only.
+OWN_TYPES = sorted(
+    path.parent.name for path in COMMITTED.glob("*/manifest.toml") if not path.with_name("btf.xz").exists()
+)
+NAMES = [*OWN_TYPES, *SWAPPED]
 CORRUPTED, LOST = 50, 20
 """Seeds per dump. ``python3 -m tests.vmcore.hostile`` runs any number of others."""
 PATIENCE = 20
