@@ -7,6 +7,7 @@ from functools import cached_property
 from drgn import FaultError, offsetof
 
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.reading import kernel_bytes
 
 __all__ = ("Folio", "Folios")
 
@@ -46,8 +47,8 @@ class Folios:
         if not kernel.is_page(address):
             return None
         try:
-            raw = kernel.prog.read(address, kernel.page_struct_size)
-        except (FaultError, OverflowError, ValueError):
+            raw = kernel_bytes(kernel.prog, address, kernel.page_struct_size)
+        except FaultError:
             return None
         flags = kernel.word_at(raw, 0)  # the first member in all releases
         index, private, mapping = (kernel.word_at(raw, at) for at in self._offsets.values())

@@ -17,6 +17,7 @@ from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
 from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
+from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.text import human_size
 
 __all__ = ("SymbolsFrom", "Target", "TargetOptions", "from_program", "open_target")
@@ -341,13 +342,13 @@ def _vmcoreinfo_of(prog: Program) -> Mapping[str, str]:
 def _reader(prog: Program) -> kallsyms.Read:
     def read(address: int, size: int) -> bytes:
         try:
-            data: bytes = prog.read(address, size)
-        except (FaultError, ValueError, OverflowError):
+            return kernel_bytes(prog, address, size)
+        except FaultError:
             data = b""
-            with suppress(FaultError, ValueError, OverflowError):
+            with suppress(FaultError):
                 while len(data) < size:
-                    data += prog.read(address + len(data), min(_PAGE, size - len(data)))
-        return data
+                    data += kernel_bytes(prog, address + len(data), min(_PAGE, size - len(data)))
+            return data
 
     return read
 

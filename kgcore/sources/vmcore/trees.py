@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, PlatformFlags, Program
 
+from kgcore.sources.vmcore.reading import kernel_bytes
+
 __all__ = ("XA_INTERNAL", "MapleSlot", "XArrays", "XaEntry", "XaNode", "maple_slots")
 
 # enum maple_type, include/linux/maple_tree.h (6.1)
@@ -142,8 +144,8 @@ class XArrays:
         """
         address = entry - XA_INTERNAL
         try:
-            raw = self._prog.read(address, self._size)
-        except (FaultError, OverflowError, ValueError):
+            raw = kernel_bytes(self._prog, address, self._size)
+        except FaultError:
             return None
         shift, offset = raw[self._offsets["shift"]], raw[self._offsets["offset"]]
         (above,) = self._word.unpack_from(raw, self._offsets["parent"])

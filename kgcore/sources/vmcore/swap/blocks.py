@@ -12,6 +12,7 @@ from drgn import FaultError, Object, sizeof
 
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.swap.spaces import SwapSpace
 
 __all__ = ("Blocks", "SwapBlocks", "partition_start")
@@ -128,10 +129,7 @@ class _Extents:
 
     def _extent(self, node: int) -> tuple[bytes, Blocks]:
         """:raises FaultError: it is not in the dump."""
-        try:
-            raw = self._prog.read(node - self._link, self._size)
-        except (OverflowError, ValueError) as error:
-            raise FaultError("no address of the kernel's", node) from error
+        raw = kernel_bytes(self._prog, node - self._link, self._size)
         return raw[self._link :], Blocks(*(int.from_bytes(raw[at : at + size], "little") for at, size in self._members))
 
     def _word(self, raw: bytes, at: int) -> int:

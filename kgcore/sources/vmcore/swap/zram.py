@@ -18,6 +18,7 @@ from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decomp
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.physical import PhysicalMemory
+from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.swap.blocks import SwapBlocks, partition_start
 from kgcore.sources.vmcore.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.swap.spaces import SwapSpace
@@ -134,8 +135,8 @@ class Zram:
         """Slots whose entries are at that address. What of the table is lost does not take the rest along."""
         entry = disk.entries.size
         try:
-            raw = self._kernel.prog.read(address, count * entry)
-        except (FaultError, OverflowError, ValueError):
+            raw = kernel_bytes(self._kernel.prog, address, count * entry)
+        except FaultError:
             if count == 1:
                 yield _lost(slot, 1, "its table is not in the dump")
                 return

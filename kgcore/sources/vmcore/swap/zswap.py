@@ -18,6 +18,7 @@ from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decomp
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.physical import PhysicalMemory
+from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.swap.spaces import SwapSpace
 from kgcore.sources.vmcore.swap.zpools import Z3fold, Zbud
@@ -159,7 +160,7 @@ class _Trees:
         self._counts = kernel.target.symbol_address("nr_zswap_trees")
         entry = prog.type("struct zswap_entry")
         self._entry_size = sizeof(entry)
-        self._word_size, self._swap_offset = kernel.word_size, kernel.swap_offset
+        self._word_size, self._word_at, self._swap_offset = kernel.word_size, kernel.word_at, kernel.swap_offset
         self.whole_keys, self.same_filled = entry.has_member("swpentry"), entry.has_member("value")
         words = "swpentry" if self.whole_keys else "offset", "pool", "handle"
         self._length, self._words = offsetof(entry, "length"), [offsetof(entry, word) for word in words]
@@ -243,14 +244,13 @@ class _Trees:
         return _Entry(address, key, length, pool, handle)
 
     def _values(self, raw: bytes, offsets: list[int]) -> list[int]:
-        return [int.from_bytes(raw[at : at + self._word_size], "little") for at in offsets]
+        return [self._word_at(raw, at) for at in offsets]
 
     def _read(self, address: int, size: int) -> bytes | None:
         try:
-            data: bytes = self._prog.read(address, size)
-        except (FaultError, OverflowError, ValueError):
+            return kernel_bytes(self._prog, address, size)
+        except FaultError:
             return None
-        return data
 
 
 class _Pool(NamedTuple):
