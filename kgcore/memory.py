@@ -67,7 +67,7 @@ class Piece(NamedTuple):
     """A run together with its bytes: ``run.length`` of them if the provenance is ``stored``, else none."""
 
     run: Run
-    data: bytes | memoryview
+    data: bytes | bytearray | memoryview
 
 
 class Memory(Protocol):

@@ -165,7 +165,7 @@ class _Trace:
     missing: list[Lacking] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
 
-    def follow(self, pieces: Iterator[Piece]) -> Iterator[tuple[int, bytes | memoryview]]:
+    def follow(self, pieces: Iterator[Piece]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
         """(length, bytes) of each piece; no bytes: zeros."""
         at = 0
         for run, data in pieces:
@@ -273,7 +273,7 @@ class Sysroot:
         with FileSink(shown, force=self._force, directory=directory) as sink:
             for length, data in trace.follow(contents.read()):
                 if data:
-                    sink.write(data)
+                    sink.write(memoryview(data))
                 else:
                     sink.skip(length)
             sink.commit()

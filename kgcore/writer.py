@@ -86,7 +86,7 @@ class _Writer:
         if at != end:
             raise ValueError(f"memory pieces end at {at:#x}, not at {end:#x}")
 
-    def put_sparsely(self, data: bytes | memoryview) -> None:
+    def put_sparsely(self, data: bytes | bytearray | memoryview) -> None:
         """Write, but leave out pages that hold only zeros."""
         for zero, start, end in _blocks(data):
             if zero:
@@ -95,10 +95,10 @@ class _Writer:
                 self.put(memoryview(data)[start:end])
 
 
-def _blocks(data: bytes | memoryview) -> Iterator[tuple[bool, int, int]]:
+def _blocks(data: bytes | bytearray | memoryview) -> Iterator[tuple[bool, int, int]]:
     """Split into (all zeros, start, end), as long as can be."""
-    # bytes.startswith compares without a copy, and mostly ends at the first byte; memoryviews compare byte by byte.
-    content = data if isinstance(data, bytes) else bytes(data)
+    # startswith() compares without a copy, and mostly ends at the first byte; memoryviews compare byte by byte.
+    content = bytes(data) if isinstance(data, memoryview) else data
     flags = [content.startswith(_ZERO, offset) for offset in range(0, len(content), _BLOCK)]
     start = 0
     for zero, group in groupby(flags):

@@ -269,7 +269,7 @@ class TestKdump:
         assert re.search(said, dump.cannot_read)
         assert bool(dump.cannot_read) == bool(said)
         with pytest.raises(BrokenDump, match=said or None):
-            dump.page(1)
+            dump.fill((4096,), memoryview(bytearray(4096)))
 
     def test_old_versions_have_less(self, tmp_path: Path) -> None:
         assert opened(tmp_path, kdump([1], [1], version=3)).notes == ()

@@ -23,6 +23,7 @@ from kgcore.arch.paging import (
 P, RW, US, PSE, PROTNONE, NX = 1, 2, 4, 1 << 7, 1 << 8, 1 << 63
 PFN = ((1 << 52) - 1) & ~0xFFF
 PRESENT, EMPTY, SWAP, BROKEN = EntryKind.PRESENT, EntryKind.EMPTY, EntryKind.SWAP, EntryKind.BROKEN
+SCATTERED = EntryKind.SCATTERED
 
 
 class Tables:
@@ -58,12 +59,14 @@ def leaves(tables: Tables, start: int, end: int, **options: int) -> list[Leaf]:
 def test_contiguous_pages_are_one_run(tables: Tables) -> None:
     for index in range(4):
         tables.set(0x4000, index, 0x80000 + index * 0x1000 | P | NX)
-    tables.set(0x4000, 4, 0xF0000 | P)
-    assert leaves(tables, 0, 0x6000) == [
-        Leaf(0, 0x4000, PRESENT, 0x80000),
-        Leaf(0x4000, 0x1000, PRESENT, 0xF0000),
-        Leaf(0x5000, 0x1000, EMPTY, 0),
-    ]
+    assert leaves(tables, 0, 0x5000) == [Leaf(0, 0x4000, PRESENT, 0x80000), Leaf(0x4000, 0x1000, EMPTY, 0)]
+
+
+def test_pages_that_are_not_contiguous_are_one_run_too(tables: Tables) -> None:
+    pages = [0x80000, 0x81000, 0xF0000]
+    for index, page in enumerate(pages):
+        tables.set(0x4000, index, page | P | NX)
+    assert leaves(tables, 0, 0x4000) == [Leaf(0, 0x3000, SCATTERED, 0, pages), Leaf(0x3000, 0x1000, EMPTY, 0)]
 
 
 def test_runs_join_across_tables(tables: Tables) -> None:
@@ -192,9 +195,7 @@ def test_two_levels() -> None:
         struct.pack_into("<I", where, index * 4, entry)
     found = list(walk(I386_2LEVEL, 0x1000, 0, 0x801000, read))
     assert found == [
-        Leaf(0, 0x1000, PRESENT, 0xFFFFF000),
-        Leaf(0x1000, 0x1000, PRESENT, 0x9000),
-        Leaf(0x2000, 0x1000, PRESENT, 0xFFFFF000),
+        Leaf(0, 0x3000, SCATTERED, 0, [0xFFFFF000, 0x9000, 0xFFFFF000]),
         Leaf(0x3000, 0x1000, SWAP, 5 << 9 | 3 << 1),
         Leaf(0x4000, 0x3FC000, EMPTY, 0),
         Leaf(0x400000, 0x400000, PRESENT, 0xC00000),
@@ -302,13 +303,19 @@ def test_any_tree_as_page_by_page(data: st.DataObject, mode: PagingMode) -> None
     for leaf in found:
         for offset in range(0, leaf.length, 4096):
             kind, value = page_by_page(mode, tables, ROOT, leaf.address + offset, ENCRYPTED)
-            assert kind is leaf.kind
-            assert value == leaf.value + (offset if kind is PRESENT else 0)
+            if leaf.kind is SCATTERED:
+                assert (kind, value) == (PRESENT, leaf.pages[offset >> 12])
+            else:
+                assert (kind, value) == (leaf.kind, leaf.value + (offset if kind is PRESENT else 0))
+        if leaf.kind is SCATTERED:
+            assert any(two - one != 4096 for one, two in pairwise(leaf.pages)), "it is in one piece"
     for one, two in pairwise(found):
         joined = one.kind is two.kind and (
             one.kind is EMPTY or (one.kind is PRESENT and one.value + one.length == two.value)
         )
         assert not joined, "runs are as long as can be"
+        # Only where a table ends does a list of pages.
+        assert one.kind is not SCATTERED or two.kind not in (PRESENT, SCATTERED) or not two.address % (1 << 21)
 
 
 @settings(deadline=None, max_examples=60)

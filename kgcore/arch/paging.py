@@ -6,9 +6,10 @@ empty or a swapped entry means for the process is for the caller to find out.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 from typing import NamedTuple
 
 __all__ = (
@@ -28,7 +29,10 @@ __all__ = (
 class EntryKind(Enum):
     """What a run of page-table entries is."""
 
-    PRESENT = 0  # points to memory (also PROT_NONE and NUMA-hinting entries, which the CPU does not follow)
+    PRESENT = (
+        0  # point to memory (also PROT_NONE and NUMA-hinting entries, which the CPU does not follow), in one piece
+    )
+    SCATTERED = 4  # the same, in several
     EMPTY = 1  # zero at some level
     SWAP = 2  # not present and not zero: a swap-type entry
     BROKEN = 3  # the table itself could not be read, or the entry is not one the kernel makes
@@ -38,13 +42,15 @@ class Leaf(NamedTuple):
     """Adjacent pages whose entries are of one kind.
 
     :ivar value: PRESENT: physical address of the first byte, the run is physically contiguous. SWAP: the raw entry
-        (then the run is the reach of that one entry). BROKEN: physical address of the table. EMPTY: 0.
+        (then the run is the reach of that one entry). BROKEN: physical address of the table. EMPTY, SCATTERED: 0.
+    :ivar pages: of SCATTERED: the physical address of each page.
     """
 
     address: int
     length: int
     kind: EntryKind
     value: int
+    pages: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,32 +212,26 @@ def _walk_table(
 
 
 def _pages(mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int) -> Iterator[Leaf]:
-    """The lowest table: the only loop that sees every page, so it makes an object per run only."""
+    """The lowest table: nothing here is done page by page but in comprehensions, and no object made but per run."""
     mask = mode.pfn_mask & ~encryption_mask
-    address = run_start = start
-    kind = EntryKind.EMPTY
-    value = following = 0
-    for entry in entries:
-        if entry & (_PRESENT | _PROTNONE):
-            physical = entry & mask if entry & _PRESENT else _physical(mode, entry, encryption_mask)
-            contiguous = kind is EntryKind.PRESENT and physical == following
-            following = physical + page
-            if contiguous:
-                address += page
-                continue
-            new_kind, new_value = EntryKind.PRESENT, physical
-        elif not entry:
-            if kind is EntryKind.EMPTY:
-                address += page
-                continue
-            new_kind, new_value = EntryKind.EMPTY, 0
+    here = _PRESENT | _PROTNONE
+    first = 0
+    for kind, group in groupby([2 if entry & here else 1 if entry else 0 for entry in entries]):
+        count = len(list(group))
+        address, run = start + first * page, entries[first : first + count]
+        first += count
+        if kind == 0:
+            yield Leaf(address, count * page, EntryKind.EMPTY, 0)
+        elif kind == 1:
+            for number, entry in enumerate(run):
+                yield Leaf(address + number * page, page, EntryKind.SWAP, entry)
         else:
-            new_kind, new_value = EntryKind.SWAP, entry
-        if address > run_start:
-            yield Leaf(run_start, address - run_start, kind, value)
-        run_start, kind, value = address, new_kind, new_value
-        address += page
-    yield Leaf(run_start, address - run_start, kind, value)
+            pages = [e & mask if e & _PRESENT else _physical(mode, e, encryption_mask) for e in run]
+            contiguous = range(pages[0], pages[0] + count * page, page)
+            if pages[-1] == contiguous[-1] and pages == list(contiguous):
+                yield Leaf(address, count * page, EntryKind.PRESENT, pages[0])
+            else:
+                yield Leaf(address, count * page, EntryKind.SCATTERED, 0, pages)
 
 
 def _physical(mode: PagingMode, entry: int, encryption_mask: int) -> int:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -36,7 +36,8 @@ from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore import symbols
 from kgcore.sources.vmcore.assembled import assemble
 from kgcore.sources.vmcore.dumpfile import FrameRun, Frames, FrameState, open_dump
-from kgcore.sources.vmcore.dumpfile.frames import merged
+from kgcore.sources.vmcore.dumpfile.frames import Stretch, merged, one_by_one
+from kgcore.sources.vmcore.dumpfile.source import ShortFile
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
 from tests.vmcore.conftest import Fixture, Victim, main_dump, need
@@ -90,6 +91,9 @@ class Less:
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
         return merged(self._split(start, end))
 
+    def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
+        return one_by_one(frames, self.runs)
+
     def _split(self, start: int, end: int) -> Iterator[FrameRun]:
         for run in self._frames.runs(start, end):
             at = run.start
@@ -119,6 +123,7 @@ class Machine:
         assemble(prog, dump.notes, ())
         prog.add_memory_segment(0, 1 << 52, lambda address, size, _offset, _physical: self.read(address, size), True)
         symbols.load_btf(prog, self._whole.release)
+        dump.fill = self._fill  # type: ignore[method-assign]
         self.target = Target(prog, dump, "btf")
         self._frames = self.target.frames
         self.page_offset: int = prog["page_offset_base"].value_()
@@ -142,6 +147,14 @@ class Machine:
             address += length
         self.reads.add((start, size))
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _fill(self, pages: Sequence[int], view: memoryview) -> None:
+        """What reads the file without drgn meets the same damage."""
+        self.reads.update((page, PAGE) for page in pages)
+        try:
+            view[:] = b"".join(self.page(page // PAGE) for page in pages)
+        except FaultError as error:
+            raise ShortFile(str(error)) from error
 
     def page(self, frame: int) -> bytes:
         if frame in self.damage.lost:

@@ -2,7 +2,7 @@
 """32-bit kernels, with PAE and without: against the cores that they themselves wrote, and what their victims said."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from drgn import Program
 
 from kgcore.check import check_core
 from kgcore.errors import TargetError
-from kgcore.memory import Provenance
 from kgcore.model import RegisterSource
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.facts import read_facts
@@ -111,20 +110,28 @@ def test_memory_above_4_gib(extract: Extractor) -> None:
     memory = source.memory(image)
     assert isinstance(memory, VmcoreMemory)
     high = tables = 0
-    stored = memory._stores.physical.stored
+    physical = memory._stores.physical
+    stored, fill = physical.stored, physical._frames.fill
 
-    def seen(address: int, size: int) -> bytes | None:
+    def table_read(address: int, size: int) -> bytes | None:
         nonlocal tables
         tables += address >= FOUR_GIB
         return stored(address, size)
 
-    memory._stores.physical.stored = seen  # type: ignore[method-assign]
+    def pages_read(pages: Sequence[int], view: memoryview) -> None:
+        nonlocal high
+        high += sum(page >= FOUR_GIB for page in pages)
+        fill(pages, view)
+
+    physical.stored = table_read  # type: ignore[method-assign]
+    physical._frames.fill = pages_read  # type: ignore[method-assign]
     try:
         for vma in image.vmas:
-            for run, place, _ in memory.extents(vma, vma.start, vma.end):
-                high += place is not None and run.provenance is Provenance.PRESENT and place.at >= FOUR_GIB
+            for _ in memory.read(vma, vma.start, vma.end):
+                pass
     finally:
-        memory._stores.physical.stored = stored  # type: ignore[method-assign]
+        physical.stored = stored  # type: ignore[method-assign]
+        physical._frames.fill = fill  # type: ignore[method-assign]
     assert high > 10
     assert tables > 0
 

@@ -98,18 +98,17 @@ def _read_kdump(dump: KdumpDump, address: int, size: int) -> bytes:
     libkdumpfile, which drgn has for this, reads nothing at all of many files that are cut off (it wants the page tables
     first), and keeps an index of flattened ones in memory that is larger than the file.
     """
-    frames = range(address >> PAGE_SHIFT, (address + size - 1 >> PAGE_SHIFT) + 1)
-    skip = address & _PAGE - 1
-    data = []
-    for start, end, state in dump.frames.runs(frames.start, frames.stop):
+    first, last = address >> PAGE_SHIFT, address + size - 1 >> PAGE_SHIFT
+    for start, _, state in dump.frames.runs(first, last + 1):
         if state is not FrameState.STORED:
             raise FaultError(f"page frame {state.value}", start << PAGE_SHIFT)
-        for frame in range(start, end):
-            try:
-                data.append(dump.page(frame))
-            except (ShortFile, BrokenDump) as error:
-                raise FaultError(str(error), frame << PAGE_SHIFT) from error
-    return b"".join(data)[skip : skip + size]
+    pages = range(first << PAGE_SHIFT, last + 1 << PAGE_SHIFT, _PAGE)
+    data = bytearray(len(pages) * _PAGE)
+    try:
+        dump.fill(pages, memoryview(data))
+    except (ShortFile, BrokenDump, OSError) as error:
+        raise FaultError(str(error), address) from error
+    return bytes(data[address & _PAGE - 1 :][:size])
 
 
 def _split_segments(dump: SplitSet) -> Iterator[Segment]:

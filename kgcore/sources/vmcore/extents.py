@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Ranges of a process's memory with the place where their bytes lie: what memory is put together from."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from kgcore.memory import Provenance, Run
 
 __all__ = ("Extent", "Place", "Reader", "missing", "zeros")
 
 
-class Reader(Protocol):
-    """Something that holds bytes: physical memory, a compressed page, a file."""
+class Reader:
+    """Something that holds bytes: page frames, a compressed page, a file."""
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """Copy as many bytes as the view has.
+
+        :raises drgn.FaultError, kgcore.errors.BrokenDump: they are not to be had after all. What the view holds then is
+            undefined.
+        """
+        raise NotImplementedError
 
     def read(self, at: int, size: int) -> bytes:
-        """Exactly these bytes.
+        """A copy of their own of a few bytes.
 
-        :raises drgn.FaultError, kgcore.errors.BrokenDump: they are not to be had after all.
+        :raises drgn.FaultError, kgcore.errors.BrokenDump: as :meth:`fill`.
         """
+        data = bytearray(size)
+        self.fill(at, memoryview(data))
+        return bytes(data)
 
 
 class Place(NamedTuple):

@@ -116,7 +116,7 @@ def _is_program(stores: Stores, mapped: _Mapped) -> bool:
     its own, as memfd_create() has not."""
     if not 0 < mapped.cached.size <= _MAX_SIZE:
         return False
-    for run, data in pieces(_extents(stores, mapped, 1)):
+    for run, data in pieces(_extents(stores, mapped, 1), _PAGE):
         if run.provenance.stored:
             return bytes(data[: len(_ELF)]) == _ELF
         if not run.provenance.missing:
@@ -125,7 +125,8 @@ def _is_program(stores: Stores, mapped: _Mapped) -> bool:
 
 
 def _read(stores: Stores, mapped: _Mapped) -> Iterator[Piece]:
-    return pieces(_extents(stores, mapped, -(-mapped.cached.size // _PAGE)))
+    count = -(-mapped.cached.size // _PAGE)
+    return pieces(_extents(stores, mapped, count), count * _PAGE)
 
 
 def _extents(stores: Stores, mapped: _Mapped, count: int) -> Iterator[Extent]:

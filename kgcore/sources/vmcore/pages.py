@@ -13,7 +13,7 @@ from kgcore.model import VM_IO, VM_PFNMAP, Vma
 from kgcore.sources.vmcore.extents import Extent, Place, missing, zeros
 from kgcore.sources.vmcore.faults import Faults
 from kgcore.sources.vmcore.stores import Stores
-from kgcore.sources.vmcore.swapentry import SwapEntry, SwapKind, SwapTypes
+from kgcore.sources.vmcore.swapentry import SwapEntry, SwapKind
 
 __all__ = ("VmcoreMemory", "joined", "pieces")
 
@@ -55,27 +55,64 @@ def _with_slots(run: Run, slots: list[range]) -> Run:
     return run._replace(detail=words)
 
 
-def pieces(extents: Iterator[Extent]) -> Iterator[Piece]:
-    """Extents with their bytes, in pieces of bounded size."""
+class _Buffer:
+    """A piece that is being filled."""
+
+    def __init__(self, run: Run, size: int) -> None:
+        self.run = run
+        self.data = bytearray(size)
+        self.filled = 0
+
+    def piece(self) -> Piece:
+        data = self.data if self.filled == len(self.data) else self.data[: self.filled]
+        return Piece(self.run._replace(length=self.filled), data)
+
+
+def pieces(extents: Iterator[Extent], size: int) -> Iterator[Piece]:
+    """Extents with their bytes, in pieces of bounded size.
+
+    :param size: of all extents together.
+    """
+    buffer: _Buffer | None = None
     for run, place, _ in extents:
+        if buffer is not None and buffer.run[2:] != run[2:]:
+            yield buffer.piece()
+            buffer = None
         if place is None or not run.provenance.stored:
             yield Piece(run, b"")
+            size -= run.length
             continue
-        for done in range(0, run.length, _PIECE):
-            part = run._replace(address=run.address + done, length=min(_PIECE, run.length - done))
-            yield from _read(part, Place(place.reader, place.at + done))
+        done = 0
+        while done < run.length:
+            if buffer is None:
+                buffer = _Buffer(run._replace(address=run.address + done), min(size, _PIECE))
+            part = min(run.length - done, len(buffer.data) - buffer.filled)
+            try:
+                place.reader.fill(place.at + done, memoryview(buffer.data)[buffer.filled : buffer.filled + part])
+            except (FaultError, BrokenDump):
+                if buffer.filled:
+                    yield buffer.piece()
+                buffer = None
+                for at in range(done, done + part, _PAGE):
+                    page = run._replace(address=run.address + at, length=_PAGE)
+                    yield _page(page, Place(place.reader, place.at + at))
+            else:
+                buffer.filled += part
+                if buffer.filled == len(buffer.data):
+                    yield buffer.piece()
+                    buffer = None
+            done += part
+            size -= part
+    if buffer is not None:
+        yield buffer.piece()
 
 
-def _read(run: Run, place: Place) -> Iterator[Piece]:
+def _page(run: Run, place: Place) -> Piece:
+    """A page of memory of which something cannot be read."""
     try:
-        yield Piece(run, place.reader.read(place.at, run.length))
-        return
+        return Piece(run, place.reader.read(place.at, run.length))
     except (FaultError, BrokenDump) as error:
-        if run.length == _PAGE:
-            yield Piece(run._replace(provenance=Provenance.UNREADABLE, detail=str(error)), b"")
-            return
-    for done in range(0, run.length, _PAGE):
-        yield from _read(run._replace(address=run.address + done, length=_PAGE), Place(place.reader, place.at + done))
+        return Piece(run._replace(provenance=Provenance.UNREADABLE, detail=str(error)), b"")
 
 
 class _Swapped(NamedTuple):
@@ -106,7 +143,7 @@ class VmcoreMemory:
         self._kernel = kernel = stores.kernel
         self._mode = kernel.paging_mode
         self._root = kernel.root_table(mm)
-        self._swap_types = SwapTypes.of(kernel)
+        self._swap_types = stores.swap_types
         self._faults = Faults(stores, mm)
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
@@ -115,15 +152,17 @@ class VmcoreMemory:
 
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
         """See :meth:`kgcore.memory.Memory.read`."""
-        return pieces(self.extents(vma, start, end))
+        return pieces(self.extents(vma, start, end), end - start)
 
     # From page-table entries to extents
 
     def extents(self, vma: Vma, start: int, end: int) -> Iterator[Extent]:
         """Cover [start, end) with extents, ascending."""
         found = self._extents(vma, start, end)
-        file = None if self._stores.root is None else self._faults.file(vma)
-        if file is None or vma.file is None or self._stores.root is None:
+        if self._stores.root is None or vma.file is None:
+            return found
+        file = self._faults.file(vma)
+        if file is None:
             return found
         return self._stores.root.fill(vma.file, file, (vma.pgoff << _PAGE_SHIFT) - vma.start, found)
 
@@ -144,14 +183,17 @@ class VmcoreMemory:
                 yield from self._stores.swap.extents(*swapped)
                 swapped = this
                 continue
-            yield from self._stores.swap.extents(*swapped)
-            swapped = swapped._replace(length=0)
+            if swapped.length:
+                yield from self._stores.swap.extents(*swapped)
+                swapped = swapped._replace(length=0)
             yield from self._leaf(vma, leaf) if entry is None else self._special(vma, leaf, entry)
         yield from self._stores.swap.extents(*swapped)
 
     def _leaf(self, vma: Vma, leaf: Leaf) -> Iterator[Extent]:
         if leaf.kind is EntryKind.PRESENT:
             yield from self._stores.physical.extents(leaf.address, leaf.length, leaf.value)
+        elif leaf.kind is EntryKind.SCATTERED:
+            yield from self._stores.physical.scattered(leaf.address, leaf.pages)
         elif leaf.kind is EntryKind.EMPTY:
             yield from self._faults.bring(vma, leaf.address, leaf.length)
         else:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page frames: which of them the dump file holds, and what stands for those that it does not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 
@@ -9,12 +9,14 @@ from drgn import FaultError
 
 from kgcore.memory import Provenance, Run
 from kgcore.sources.vmcore.dumpfile import FrameState
-from kgcore.sources.vmcore.extents import Extent, Place, missing, zeros
+from kgcore.sources.vmcore.extents import Extent, Place, Reader, missing, zeros
+from kgcore.sources.vmcore.framereader import FrameReader
 from kgcore.sources.vmcore.kernel import Kernel
 
 __all__ = ("PhysicalMemory",)
 
 _PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
 _MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
 _PAGES_AT_ONCE = 1 << 12  # struct pages read in one call
 
@@ -25,16 +27,38 @@ _NOT_STORED = {
 }
 
 
-class PhysicalMemory:
+class _Pages(Reader):
+    """Page frames one behind the other, in any order."""
+
+    def __init__(self, frames: FrameReader, pages: Sequence[int]) -> None:
+        self._frames = frames
+        self._pages = pages
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.extents.Reader.fill`."""
+        first, last = at >> _PAGE_SHIFT, at + len(view) - 1 >> _PAGE_SHIFT
+        if at % _PAGE or len(view) % _PAGE:
+            whole = bytearray((last - first + 1) * _PAGE)
+            self._frames.fill(self._pages[first : last + 1], memoryview(whole))
+            view[:] = memoryview(whole)[at % _PAGE :][: len(view)]
+        else:
+            self._frames.fill(self._pages[first : last + 1], view)
+
+
+class PhysicalMemory(Reader):
     """The machine's memory, as far as the dump holds it."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._target = kernel.target
+        self._frames = FrameReader(kernel.target.dump, kernel.target.phys)
 
-    def read(self, at: int, size: int) -> bytes:
-        """See :meth:`kgcore.sources.vmcore.extents.Reader.read`; ``at`` is a physical address."""
-        return self._target.phys(at, size)
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.extents.Reader.fill`; ``at`` is a physical address."""
+        if at % _PAGE or len(view) % _PAGE:
+            view[:] = self._target.phys(at, len(view))
+        else:
+            self._frames.fill(range(at, at + len(view), _PAGE), view)
 
     def stored(self, address: int, size: int) -> bytes | None:
         """Bytes within one page frame; None if the dump does not hold it."""
@@ -68,6 +92,28 @@ class PhysicalMemory:
                 yield from self._stored(at, low, high, provenance)
             else:
                 yield from self._not_stored(at, low << _PAGE_SHIFT, high - low << _PAGE_SHIFT, state)
+
+    def scattered(self, address: int, pages: Sequence[int]) -> Iterator[Extent]:
+        """The same of pages in any order, which page tables point to.
+
+        :param pages: the physical address of each.
+        """
+        frames = [page >> _PAGE_SHIFT for page in pages]
+        if self._any_poisoned or not max(frames) < _MAX_FRAME:
+            for number, page in enumerate(pages):
+                yield from self.extents(address + (number << _PAGE_SHIFT), _PAGE, page)
+            return
+        for start, end, state in self._target.frames.stretches(frames):
+            at, length = address + (start << _PAGE_SHIFT), end - start << _PAGE_SHIFT
+            if state is FrameState.STORED:
+                yield Extent(Run(at, length, Provenance.PRESENT), Place(_Pages(self._frames, pages[start:end]), 0))
+            elif any(zero <= page < zero + size for page in pages[start:end] for zero, size in self._kernel.zero_pages):
+                for number, page in enumerate(pages[start:end]):
+                    yield from self._not_stored(at + (number << _PAGE_SHIFT), page, _PAGE, state)
+            else:
+                provenance, detail = _NOT_STORED[state]
+                place = Place(_Pages(self._frames, pages[start:end]), 0)
+                yield Extent(Run(at, length, provenance, detail), place)
 
     def _stored(self, address: int, first: int, last: int, provenance: Provenance) -> Iterator[Extent]:
         at = first

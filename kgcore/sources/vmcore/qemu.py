@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from array import array
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from struct import Struct
@@ -24,6 +25,7 @@ from kgcore.errors import TargetError
 from kgcore.sources.vmcore import guardian
 from kgcore.sources.vmcore.assembled import Segment, assemble
 from kgcore.sources.vmcore.dumpfile import DumpNote, Frames, everything, open_dump
+from kgcore.sources.vmcore.dumpfile.source import ShortFile
 
 __all__ = ("PausedGuest",)
 
@@ -149,6 +151,10 @@ class PausedGuest:
         line, _, self._input = self._input.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def fill(self, pages: Sequence[int], view: memoryview) -> None:
+        """drgn alone reads its memory."""
+        raise ShortFile("a running guest is no file")
 
     def close(self) -> None:
         """Let the guest run again, if it did before."""

@@ -31,7 +31,7 @@ from kgcore.errors import BrokenDump, TargetError
 from kgcore.memory import Provenance
 from kgcore.model import MappedFile
 from kgcore.sources.buildid import build_id
-from kgcore.sources.vmcore.extents import Extent, Place
+from kgcore.sources.vmcore.extents import Extent, Place, Reader
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.pagecache import CachedFile, PageCache
 from kgcore.sources.vmcore.physical import PhysicalMemory
@@ -317,8 +317,8 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
 # Files beneath a directory
 
 
-class _RootFile:
-    """:class:`kgcore.sources.vmcore.extents.Reader` of a file that is proven to be the one that was mapped.
+class _RootFile(Reader):
+    """A file that is proven to be the one that was mapped.
 
     It is opened for each read, since a process may have more files than we may have open at a time.
     """
@@ -329,14 +329,14 @@ class _RootFile:
         self._shown = shown
         self._known = known
 
-    def read(self, at: int, size: int) -> bytes:
-        """See :meth:`kgcore.sources.vmcore.extents.Reader.read`. Behind its end there are zeros, as in memory."""
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.extents.Reader.fill`. Behind its end there are zeros, as in memory."""
         try:
             descriptor = open_beneath(self._root, self._path)
             try:
                 if identity(descriptor) != self._known:
                     raise FaultError(f"{self._shown} has changed meanwhile", at)
-                inside = max(0, min(size, self._known.size - at))
+                inside = max(0, min(len(view), self._known.size - at))
                 data = os.pread(descriptor, inside, at)
             finally:
                 os.close(descriptor)
@@ -344,7 +344,7 @@ class _RootFile:
             raise FaultError(f"{self._shown} cannot be read: {error.strerror}", at) from error
         if len(data) < inside:
             raise FaultError(f"{self._shown} has become shorter", at)
-        return data + bytes(size - inside)
+        view[:] = data + bytes(len(view) - inside)
 
 
 def open_beneath(root: int, path: bytes) -> int:

@@ -14,6 +14,7 @@ from kgcore.sources.vmcore.swap.layers import Layer
 from kgcore.sources.vmcore.swap.spaces import Spaces
 from kgcore.sources.vmcore.swap.zram import Zram
 from kgcore.sources.vmcore.swap.zswap import Zswap
+from kgcore.sources.vmcore.swapentry import SwapTypes
 
 __all__ = ("Stores", "Supplies")
 
@@ -22,6 +23,7 @@ class Stores:
     """The places, each searched in its own way.
 
     :ivar physical: page frames.
+    :ivar swap_types: what entries of page tables mean that point to no page frame.
     :ivar cache: files and shared memory.
     :ivar swap: what was swapped out.
     :ivar root: files of the crashed machine that the user has, if any.
@@ -30,6 +32,7 @@ class Stores:
     def __init__(self, kernel: Kernel, supplies: Supplies) -> None:
         self.kernel = kernel
         self.physical = PhysicalMemory(kernel)
+        self.swap_types = SwapTypes.of(kernel)
         types = ModuleTypes(kernel.target)
         layers: list[Layer] = [
             swap_cache(kernel, self.physical),

@@ -7,6 +7,7 @@ is no format of ours is told by name in :mod:`kgcore.sources.vmcore.dumpfile.oth
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -68,6 +69,14 @@ class DumpFile(Protocol):
     missing_bytes: int
     notices: tuple[str, ...]
     flattened: bool
+
+    def fill(self, pages: Sequence[int], view: memoryview) -> None:
+        """Copy page frames that are STORED.
+
+        :param pages: the physical address of each, in any order.
+        :param view: 4096 bytes for each.
+        :raises ShortFile, BrokenDump, OSError: one of them cannot be read. What the view holds then is undefined.
+        """
 
     def close(self) -> None: ...
 

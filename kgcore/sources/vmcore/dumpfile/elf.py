@@ -13,6 +13,7 @@ from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
 __all__ = ("ElfDump",)
 
@@ -95,6 +96,7 @@ class ElfDump:
                 hint="Xen's xl dump-core writes such files, which are not supported",
             )
         self.frames: Frames = RunList(self._runs())
+        self.fill = Uncompressed(source, self._stored()).fill
         self.notes: tuple[DumpNote, ...] = tuple(self._notes())
         self.vmcoreinfo: bytes | None = None  # but for the note
         end = max((segment.offset + segment.file_size for segment in self._segments), default=0)
@@ -106,6 +108,13 @@ class ElfDump:
                 stored = max(0, min(segment.file_size, self._source.size - segment.offset))
                 if self._source.has(segment.offset, stored):
                     yield from parse_notes(bytes(self._source.read(segment.offset, stored)))
+
+    def _stored(self) -> Iterator[tuple[int, int, int]]:
+        """Of each PT_LOAD what is in the file: physical address, bytes, offset."""
+        for segment in self._segments:
+            if segment.kind == _PT_LOAD and segment.address != (1 << 64) - 1:
+                size = min(segment.file_size, segment.memory_size, self._source.size - segment.offset)
+                yield segment.address, size, segment.offset
 
     def _runs(self) -> Iterator[FrameRun]:
         """Each PT_LOAD in up to three parts: in the file, beyond its end, and p_filesz < p_memsz: left out."""

@@ -86,14 +86,22 @@ class FlattenedFile:
         return covered >= offset + size
 
     def read(self, offset: int, size: int) -> memoryview:
-        end = offset + size
         if not self.has(offset, size):
             raise ShortFile(f"{size} bytes at offset {offset} are not in the flattened file")
         data = memoryview(bytearray(size))
-        for place, start, length in self._overlapping(offset, end):
-            low, high = max(start, offset), min(start + length, end)
-            data[low - offset : high - offset] = self._source.read(place + low - start, high - low)
+        self.fill(offset, data)
         return data.toreadonly()
+
+    def fill(self, offset: int, view: memoryview) -> None:
+        end = offset + len(view)
+        if not self.has(offset, len(view)):
+            raise ShortFile(f"{len(view)} bytes at offset {offset} are not in the flattened file")
+        pieces = self._overlapping(offset, end)
+        if len(pieces) != 1 or pieces[0][1] > offset or pieces[0][1] + pieces[0][2] < end:
+            view[:] = bytes(len(view))  # writers skip what shall be zero
+        for place, start, length in pieces:
+            low, high = max(start, offset), min(start + length, end)
+            self._source.fill(place + low - start, view[low - offset : high - offset])
 
     def close(self) -> None:
         self._source.close()

@@ -2,13 +2,14 @@
 """Which page frames of a machine's memory a dump file holds."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-__all__ = ("PAGE_SHIFT", "FrameRun", "FrameState", "Frames", "RunList", "everything", "merged")
+__all__ = ("PAGE_SHIFT", "FrameRun", "FrameState", "Frames", "RunList", "Stretch", "everything", "merged", "one_by_one")
 
 PAGE_SHIFT = 12  # x86
+_AHEAD = 512  # frames whose state is asked for at once, as neighbours are often wanted too
 
 
 class FrameState(Enum):
@@ -28,11 +29,40 @@ class FrameRun(NamedTuple):
     state: FrameState
 
 
+class Stretch(NamedTuple):
+    """Items ``start`` up to but without ``end`` of a list of page frames, all in one state."""
+
+    start: int
+    end: int
+    state: FrameState
+
+
 class Frames(Protocol):
     """The presence of page frames."""
 
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
         """Cover the frames [start, end), ascending, without gaps, neighbours in different states."""
+
+    def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
+        """The same of frames in any order: cover the list, neighbours in different states.
+
+        :param frames: not empty.
+        """
+
+
+def one_by_one(frames: Sequence[int], runs: Callable[[int, int], Iterator[FrameRun]]) -> Iterator[Stretch]:
+    """:meth:`Frames.stretches` of any list, by a look at each frame that does not follow the one before."""
+    start, state = 0, None
+    known = FrameRun(0, 0, FrameState.NO_RAM)
+    for at, frame in enumerate(frames):
+        if not known.start <= frame < known.end:
+            known = next(runs(frame, frame + _AHEAD))
+        if known.state is not state:
+            if state is not None:
+                yield Stretch(start, at, state)
+            start, state = at, known.state
+    if state is not None:
+        yield Stretch(start, len(frames), state)
 
 
 class RunList:
@@ -79,6 +109,14 @@ class RunList:
             index += 1
         if start < end:
             yield FrameRun(start, end, FrameState.NO_RAM)
+
+    def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
+        low, high = min(frames), max(frames)
+        run = next(self.runs(low, high + 1))
+        if run.end > high:  # a machine's memory is a few large ranges
+            yield Stretch(0, len(frames), run.state)
+        else:
+            yield from one_by_one(frames, self.runs)
 
 
 def merged(runs: Iterable[FrameRun]) -> Iterator[FrameRun]:

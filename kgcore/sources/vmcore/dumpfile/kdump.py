@@ -6,14 +6,23 @@ the file), a descriptor for each page in the file, the pages. Layouts: makedumpf
 disk_dump_header, struct kdump_sub_header, struct page_desc), versions 1 to 6.
 """
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
-from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, merged
+from kgcore.sources.vmcore.dumpfile.frames import (
+    PAGE_SHIFT,
+    FrameRun,
+    Frames,
+    FrameState,
+    Stretch,
+    merged,
+    one_by_one,
+)
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
 
@@ -28,7 +37,8 @@ _MAX_NOTES = 1 << 26
 _BLOCK_SIZES = tuple(1 << shift for shift in range(12, 17))
 _LAST_DESCRIPTORS = 4096  # looked at to find where the last page ends
 _DESCRIPTORS_AT_ONCE = 128
-_RANK_STEP = 1 << 19  # page frames between two known ranks: 64 KiB of bitmap
+_RANK_STEP = 1 << 10  # page frames between two known ranks: 128 bytes of bitmap
+_READ_AT_ONCE = 1 << 19
 
 
 class _Layout(NamedTuple):
@@ -79,7 +89,7 @@ class KdumpDump:
     :ivar release: of the kernel; QEMU leaves it empty, and all of utsname but the machine.
     :ivar split: the frames [first, behind) that this file of a split set is for; None if it is the whole dump.
     :ivar last_frame: behind the last page frame of the machine.
-    :ivar cannot_read: why :meth:`page` does not work: the library for the compression is not there; empty if it does.
+    :ivar cannot_read: why :meth:`fill` does not work: the library for the compression is not there; empty if it does.
     :ivar missing_bytes: how much was cut off; if the page descriptors were, at least this much.
     :raises TargetError: its headers are damaged or cut off.
     """
@@ -95,7 +105,8 @@ class KdumpDump:
             self._read_headers()
         except ShortFile as error:
             raise TargetError(f"it is a kdump file cut off within its headers: {error}") from error
-        self._ranks = [0]  # pages in the file before frame first + index * _RANK_STEP
+        self._ranks = array("Q", [0])  # bits that are set before frame index * _RANK_STEP
+        self._ones_before = count_ones(self._in_file, 0, self._first)  # of other files of a split set
         self.missing_bytes = self._missing_bytes()
         self._intact = not (self.missing_bytes or _OUT_OF_SPACE in self.notices)
 
@@ -198,33 +209,91 @@ class KdumpDump:
                     yield FrameRun(frame, frame + 1, FrameState.STORED if there else FrameState.CUT_OFF)
             start = stop
 
-    def page(self, frame: int) -> bytes:
-        """The bytes of a page frame that is STORED.
+    def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
+        if self._intact and self._first <= min(frames) and max(frames) < self._end:
+            bits = self._in_file
+            stored = bytes([bits[frame >> 3] >> (frame & 7) & 1 for frame in frames])
+            if b"\0" not in stored:
+                return iter((Stretch(0, len(frames), FrameState.STORED),))
+        return one_by_one(frames, self.runs)
 
-        drgn reads whole dumps better; of one that is cut off, libkdumpfile often reads nothing at all.
+    def fill(self, pages: Sequence[int], view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.dumpfile.DumpFile.fill`."""
+        self.place([(page, at) for at, page in enumerate(pages)], view)
 
-        :raises ShortFile, BrokenDump: it cannot be read.
+    def place(self, wanted: list[tuple[int, int]], view: memoryview) -> None:
+        """Unpack page frames that are STORED to where they are wanted.
+
+        In the order of the file, so that what lies together there is read together.
+
+        :param wanted: physical address of each, and where in the view its 4096 bytes go: the how manieth page.
+        :raises ShortFile, BrokenDump, OSError: one of them cannot be read.
         """
-        place = self._descriptors + self._rank(frame) * _PAGE_DESC.size
-        offset, size, flags, _ = _PAGE_DESC.unpack(self._source.read(place, _PAGE_DESC.size))
-        if size > self._block:
-            raise BrokenDump(f"a page of the dump is said to have {size} bytes")
-        data = bytes(self._source.read(offset, size))
-        if flags & _COMPRESSED and self._decompress is not None:
-            return self._decompress(data, self._block)
-        if flags & _COMPRESSED or size != self._block:
-            raise BrokenDump(
-                self.cannot_read or "a page of the dump is compressed in a way that its header does not name"
-            )
-        return data
+        wanted.sort()
+        found: list[tuple[int, int, int, int]] = []  # offset in the file, size, flags; place
+        for first, last, rank in self._ranked(wanted):
+            table = self._source.read(self._descriptors + rank * _PAGE_DESC.size, (last - first) * _PAGE_DESC.size)
+            for (_, at), (offset, size, flags, _) in zip(
+                wanted[first:last], _PAGE_DESC.iter_unpack(table), strict=True
+            ):
+                if size > self._block:
+                    raise BrokenDump(f"a page of the dump is said to have {size} bytes")
+                found.append((offset, size, flags, at))
+        found.sort()
+        self._unpack(found, view)
+
+    def _ranked(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+        """Frames whose descriptors are neighbours: first, behind the last, rank of the first."""
+        start = rank = 0
+        previous = -2
+        for at, (page, _) in enumerate(wanted):
+            frame = page >> PAGE_SHIFT
+            if frame == previous + 1:  # both are in the file
+                previous = frame
+                continue
+            if at:
+                yield start, at, rank
+            start, rank, previous = at, self._rank(frame), frame
+        if wanted:
+            yield start, len(wanted), rank
+
+    def _unpack(self, found: Sequence[tuple[int, int, int, int]], view: memoryview) -> None:
+        """Pages by their offset in the file: what is adjacent there is one read, and one page that stands for several
+        (makedumpfile has one of zeros) is unpacked once."""
+        block, decompress = self._block, self._decompress
+        first, total = 0, len(found)
+        while first < total:
+            start, size, _, _ = found[first]
+            end, behind = start + size, first + 1
+            while behind < total and found[behind][0] <= end and end - start < _READ_AT_ONCE:
+                end = max(end, found[behind][0] + found[behind][1])
+                behind += 1
+            data = self._source.read(start, end - start)
+            before = -1
+            page: bytes | memoryview = b""
+            for offset, size, flags, at in found[first:behind]:
+                if offset != before:
+                    before, page = offset, data[offset - start : offset - start + size]
+                    if flags & _COMPRESSED and decompress is not None:
+                        page = decompress(page, block)
+                    elif flags & _COMPRESSED or size != block:
+                        raise BrokenDump(
+                            self.cannot_read
+                            or "a page of the dump is compressed in a way that its header does not name"
+                        )
+                view[at * block : (at + 1) * block] = page
+            first = behind
 
     def _rank(self, frame: int) -> int:
         """How many pages of the file come before that of a frame."""
-        step: int = (frame - self._first) // _RANK_STEP
-        while len(self._ranks) <= step:
-            begin = self._first + (len(self._ranks) - 1) * _RANK_STEP
-            self._ranks.append(self._ranks[-1] + count_ones(self._in_file, begin, begin + _RANK_STEP))
-        return self._ranks[step] + count_ones(self._in_file, self._first + step * _RANK_STEP, frame)
+        bits, ranks = self._in_file, self._ranks
+        step = frame // _RANK_STEP
+        while len(ranks) <= step:
+            begin = (len(ranks) - 1) * _RANK_STEP // 8
+            ranks.append(ranks[-1] + int.from_bytes(bits[begin : begin + _RANK_STEP // 8], "little").bit_count())
+        before = int.from_bytes(bits[step * _RANK_STEP // 8 : frame >> 3], "little").bit_count()
+        rest = (bits[frame >> 3] & (1 << (frame & 7)) - 1).bit_count()
+        return ranks[step] + before + rest - self._ones_before
 
     def close(self) -> None:
         self._source.close()

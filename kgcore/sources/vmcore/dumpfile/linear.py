@@ -13,6 +13,7 @@ from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
 __all__ = ("LIME", "Extent", "LinearDump")
 
@@ -60,6 +61,7 @@ class LinearDump:
                 raise TargetError(f"two of its ranges hold the memory at {behind.address:#x}")
         self.missing_bytes = sum(extent.size - extent.stored for extent in self.extents)
         self.frames: Frames = RunList(self._runs())
+        self.fill = Uncompressed(source, ((each.address, each.stored, each.offset) for each in self.extents)).fill
 
     def _lime(self) -> Iterator[Extent]:
         offset = 0

@@ -27,6 +27,12 @@ class ByteSource(Protocol):
         :raises ShortFile: not all of them are there.
         """
 
+    def fill(self, offset: int, view: memoryview) -> None:
+        """Copy as many bytes as ``view`` has.
+
+        :raises ShortFile: not all of them are there.
+        """
+
     def has(self, offset: int, size: int) -> bool:
         """Whether :meth:`read` would give them."""
 
@@ -56,6 +62,16 @@ class PlainFile:
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         mapping = mmap.mmap(self._descriptor, offset + size - start, access=mmap.ACCESS_READ, offset=start)
         return memoryview(mapping)[offset - start :]
+
+    def fill(self, offset: int, view: memoryview) -> None:
+        # Read, not mapped: what a disk cannot give is an exception then, and in a mapping a signal that ends us.
+        if not self.has(offset, len(view)):
+            raise ShortFile(f"{len(view)} bytes at offset {offset} lie beyond the end of the file")
+        while count := os.preadv(self._descriptor, [view], offset):
+            if count == len(view):
+                return
+            offset, view = offset + count, view[count:]
+        raise ShortFile(f"the file became shorter than {offset + len(view)} bytes")
 
     def close(self) -> None:
         """Close the file; what was mapped stays until nobody refers to it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, merged
+from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, Stretch, merged, one_by_one
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote
 
@@ -67,6 +67,16 @@ class SplitSet:
             yield from part.dump.runs(max(start, part.start), max(start, min(end, part.end)))
         last = self.parts[-1]
         yield from last.dump.runs(max(start, last.start), max(start, last.start, end))
+
+    def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
+        return one_by_one(frames, self.runs)
+
+    def fill(self, pages: Sequence[int], view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.dumpfile.DumpFile.fill`."""
+        for part in self.parts:
+            low, high = part.start << PAGE_SHIFT, part.end << PAGE_SHIFT
+            mine = [at for at, page in enumerate(pages) if low <= page < high]
+            part.dump.place([(pages[at], at) for at in mine], view)
 
     def close(self) -> None:
         for part in self.parts:

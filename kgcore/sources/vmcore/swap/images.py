@@ -5,7 +5,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 from weakref import finalize
 
 from drgn import FaultError
@@ -13,7 +13,7 @@ from drgn import FaultError
 from kgcore.errors import TargetError
 from kgcore.memory import Provenance
 from kgcore.sources.vmcore.dumpfile.others import refusal
-from kgcore.sources.vmcore.extents import Place
+from kgcore.sources.vmcore.extents import Place, Reader
 from kgcore.sources.vmcore.swap.layers import Slots
 from kgcore.sources.vmcore.swap.spaces import Spaces, SwapSpace
 
@@ -67,8 +67,9 @@ class SwapImages:
             yield Slots(first + inside, count - inside, Provenance.SWAPPED, detail)
 
 
-class _Image(NamedTuple):
-    """:class:`kgcore.sources.vmcore.extents.Reader` of an image.
+@dataclass(frozen=True, slots=True)
+class _Image(Reader):
+    """An image.
 
     :ivar slots: whole pages in it.
     """
@@ -77,15 +78,15 @@ class _Image(NamedTuple):
     descriptor: "_Descriptor"
     slots: int
 
-    def read(self, at: int, size: int) -> bytes:
-        """See :meth:`kgcore.sources.vmcore.extents.Reader.read`."""
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.extents.Reader.fill`."""
         try:
-            data = _pread(self.descriptor.number, size, at)
+            data = _pread(self.descriptor.number, len(view), at)
         except OSError as error:
             raise FaultError(f"{self.path}: {error.strerror}", at) from error
-        if len(data) != size:
+        if len(data) != len(view):
             raise FaultError(f"{self.path} has become shorter", at)
-        return data
+        view[:] = data
 
 
 class _Descriptor:

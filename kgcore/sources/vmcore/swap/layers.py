@@ -9,7 +9,7 @@ from drgn import FaultError
 from kgcore.errors import BrokenDump
 from kgcore.memory import Provenance
 from kgcore.sources.vmcore.compression import CannotDecompress, Decompress
-from kgcore.sources.vmcore.extents import Place
+from kgcore.sources.vmcore.extents import Place, Reader
 from kgcore.sources.vmcore.swap.spaces import SwapSpace
 
 __all__ = ("Layer", "PageBytes", "Slots", "page_slot", "unpacked")
@@ -40,15 +40,15 @@ class Layer(Protocol):
         cannot be read is yielded as missing. Raises nothing for damage in the dump."""
 
 
-class PageBytes:
+class PageBytes(Reader):
     """A page that was unpacked already."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def read(self, at: int, size: int) -> bytes:
-        """See :meth:`kgcore.sources.vmcore.extents.Reader.read`."""
-        return self._data[at : at + size]
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.extents.Reader.fill`."""
+        view[:] = self._data[at : at + len(view)]
 
 
 def page_slot(slot: int, provenance: Provenance, data: bytes) -> Slots:

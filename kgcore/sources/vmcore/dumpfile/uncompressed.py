@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory that lies in a file as it is, in a few large ranges."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+
+__all__ = ("Uncompressed", "adjacent")
+
+_PAGE = 1 << PAGE_SHIFT
+
+
+def adjacent(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Neighbours in a list of pages that are neighbours in memory too: (address, bytes), in the list's order."""
+    if isinstance(pages, range):
+        yield pages.start, len(pages) * _PAGE
+        return
+    start = expected = pages[0]
+    for page in pages:
+        if page != expected:
+            yield start, expected - start
+            start = page
+        expected = page + _PAGE
+    yield start, expected - start
+
+
+class Uncompressed:
+    """Where in a file physical memory lies.
+
+    :param ranges: physical address, bytes that are in the file, and their offset in it. Of memory that is there
+        twice, one copy is taken.
+    """
+
+    def __init__(self, source: ByteSource, ranges: Iterable[tuple[int, int, int]]) -> None:
+        self._source = source
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._offsets: list[int] = []  # of address 0, if the range began there
+        reached = 0
+        for start, size, offset in sorted(ranges):
+            if start + size > reached:
+                self._starts.append(max(start, reached))
+                self._ends.append(start + size)
+                self._offsets.append(offset - start)
+                reached = start + size
+
+    def fill(self, pages: Sequence[int], view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.dumpfile.DumpFile.fill`."""
+        done = 0
+        for address, size in adjacent(pages):
+            end = address + size
+            while address < end:
+                at = bisect_right(self._starts, address) - 1
+                if at < 0 or self._ends[at] <= address:
+                    raise ShortFile(f"physical address {address:#x} is not in the file")
+                count = min(end, self._ends[at]) - address
+                self._source.fill(self._offsets[at] + address, view[done : done + count])
+                done += count
+                address += count
