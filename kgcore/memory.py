@@ -37,10 +37,11 @@ class Provenance(Enum):
     FILE = "file"  # a page of a file that was not in memory
     EXCLUDED = "excluded"  # left out when the dump was made (makedumpfile), or beyond the end of a cut-off dump
     UNREADABLE = "unreadable"  # the dump promises it and yet it cannot be read; or its page table is damaged
+    LIMIT = "limit"  # it was not read, since a limit was reached (--max-size, --max-time)
 
     def __init__(self, value: str) -> None:
         # Attributes, not properties that look into a set: they are asked for every run.
-        self.missing = value in ("swapped", "file", "excluded", "unreadable")
+        self.missing = value in ("swapped", "file", "excluded", "unreadable", "limit")
         self.stored = not self.missing and value != "zero"
         self.recovered = self.stored and value != "present"
 
@@ -74,6 +75,7 @@ class Memory(Protocol):
     """The address space of one process. Both methods cover exactly [start, end), ascending and without gaps."""
 
     page_size: int
+    parallel: bool  # processes forked from this one may read it at the same time
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """The provenance of a range, in runs as long as can be: neighbours differ.

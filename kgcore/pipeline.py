@@ -7,9 +7,10 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kgcore.filters.coredump import DEFAULT_MASK, CoredumpFilter, Dump
+from kgcore.limits import Limits
 from kgcore.memory import Memory
 from kgcore.model import ProcessImage
 from kgcore.plan import CorePlan, MissingPolicy, make_plan
@@ -30,6 +31,7 @@ class Options:
     :ivar dax: DAX mappings too, private and shared, whatever ``mask`` says.
     :ivar missing: what to do with memory that is not to be had: leave it out of the segments, or zeros.
     :ivar vendor_note: write the KGCORE note.
+    :ivar important_first: put what matters most in front, in case that the file is cut off (see ``make_plan``).
     """
 
     mask: int | None = DEFAULT_MASK
@@ -37,6 +39,7 @@ class Options:
     dax: bool = False
     missing: MissingPolicy = "omit"
     vendor_note: bool = True
+    important_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +61,29 @@ def prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
     mask = image.dump_filter if options.mask is None else options.mask
     if options.dax:
         mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
-
-    def planned() -> CorePlan:
-        return make_plan(
-            image,
-            CoredumpFilter(int(mask), options.dontdump),
-            memory,
-            missing=options.missing,
-            source=source.describe(),
-            note=options.vendor_note,
-        )
-
-    plan = planned()
-    remarks = tuple(source.remarks(image))
-    if remarks:  # the note inside the core is to say so too
-        image = replace(image, warnings=(*image.warnings, *remarks))
-        plan = planned()
-    return Prepared(image, memory, plan)
+    plan = make_plan(
+        image,
+        CoredumpFilter(int(mask), options.dontdump),
+        memory,
+        missing=options.missing,
+        source=source.describe(),
+        note=options.vendor_note,
+        remarks_of=lambda: source.remarks(image),
+        important_first=options.important_first,
+    )
+    return Prepared(plan.image, memory, plan)
 
 
-def write(prepared: Prepared, sink: Sink, progress: Progress | None = None) -> Report:
+def write(
+    prepared: Prepared, sink: Sink, progress: Progress | None = None, *, jobs: int = 1, limits: Limits | None = None
+) -> Report:
     """Write a core and make it last; if anything goes wrong, nothing is left behind.
 
+    :param jobs, limits: see :func:`kgcore.writer.write_core`.
     :raises OutputError: the sink cannot take it.
     """
     with sink:
-        report = write_core(prepared.plan, prepared.memory, sink, progress)
+        report = write_core(prepared.plan, prepared.memory, sink, progress, jobs=jobs, limits=limits)
         sink.commit()
     return report
 

@@ -37,9 +37,11 @@ the KGCORE note, its header last  all skip it: threads, frames and mappings are 
 ================================  ===========================================================================
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from kgcore.account import Account, Gaps, left_out
@@ -65,11 +67,15 @@ from kgcore.model import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
 from kgcore.notes import Remark, process_notes, remarks
 from kgcore.vendor import vendor_note
 
-__all__ = ("CorePlan", "MissingPolicy", "Segment", "VmaPlan", "make_plan")
+__all__ = ("PART", "CorePlan", "MissingPolicy", "Part", "Segment", "VmaPlan", "make_plan")
 
 MissingPolicy = Literal["omit", "zero"]
 
 ELF_EXEC_PAGESIZE = 4096
+PART = 8 << 20
+"""Bytes of memory to be written that make a :class:`Part`."""
+_SEGMENTS_PER_PART = 1024
+_CUT_ALIGNMENT = 1 << 21  # bytes
 
 
 class Segment(NamedTuple):
@@ -92,11 +98,28 @@ class VmaPlan(NamedTuple):
 
     :ivar account: of all its bytes.
     :ivar missing: ranges of the kept part that are not to be had; neighbours have different reasons.
+    :ivar cuts: addresses in the kept part, between each two of which there are about PART bytes to be written.
     """
 
     keep: Keep
     account: Account
     missing: tuple[Run, ...]
+    cuts: tuple[int, ...] = ()
+
+
+class Part(NamedTuple):
+    """A part of a core's memory that is written in one go: a range of the file.
+
+    :ivar offset: in the file, where the first segment's data go; the others' follow.
+    :ivar size: of all segments' data.
+    :ivar most: bytes of them that there may be to be written; the rest is certainly holes.
+    :ivar segments: segments, or parts of them.
+    """
+
+    offset: int
+    size: int
+    most: int
+    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +127,8 @@ class CorePlan:
     """A core, all but its memory.
 
     :ivar head: everything before the first segment: headers and notes, padded.
-    :ivar segments: in file order; ``head`` ends where the first one's data start, each next one's follow.
+    :ivar segments: in file order; ``head`` ends where the first one's data start, each next one's follow. That is the
+        order of their addresses, or that of their importance.
     :ivar tail: everything behind the last segment: section 0 or nothing.
     :ivar size: bytes of the whole file.
     :ivar vmas: one per VMA of the image.
@@ -123,6 +147,33 @@ class CorePlan:
     remarks: tuple[Remark, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def data(self) -> int:
+        """Bytes of memory to be written; some may turn out to be zeros."""
+        return sum(plan.account.data for plan in self.vmas)
+
+    def parts(self) -> Iterator[Part]:
+        """The segments' data as parts of about equal work, in file order and without gaps."""
+        segments: list[Segment] = []
+        size = most = 0
+        for segment in self.segments:
+            plan = self.vmas[segment.vma]
+            start, end = segment.address, segment.address + segment.filesz
+            first, last = bisect_right(plan.cuts, start), bisect_left(plan.cuts, end)
+            for low, high in pairwise((start, *plan.cuts[first:last], end)):
+                if low == high:
+                    continue
+                weight = min(high - low, plan.account.data, PART)
+                if segments and (most + weight > PART or len(segments) >= _SEGMENTS_PER_PART):
+                    yield Part(segments[0].offset, size, most, tuple(segments))
+                    segments, size, most = [], 0, 0
+                offset = segment.offset + low - start
+                segments.append(segment._replace(address=low, filesz=high - low, memsz=high - low, offset=offset))
+                size += high - low
+                most += weight
+        if segments:
+            yield Part(segments[0].offset, size, most, tuple(segments))
+
 
 def make_plan(
     image: ProcessImage,
@@ -132,12 +183,17 @@ def make_plan(
     missing: MissingPolicy = "omit",
     source: Mapping[str, str] | None = None,
     note: bool = True,
+    remarks_of: Callable[[], Iterable[str]] = tuple,
+    important_first: bool = False,
 ) -> CorePlan:
     """Plan a core.
 
     :param missing: what to do with memory that is not to be had.
     :param source: where the process comes from (:meth:`kgcore.sources.base.Source.describe`); None: nobody knows.
     :param note: write the KGCORE note, if it is known where the process comes from.
+    :param remarks_of: asked for further warnings when all memory has been looked at.
+    :param important_first: the segments' data stand in the file in the order of their importance: a file that ends
+        early lacks the least important ones. (The headers stay in the order of addresses, as ELF wants them.)
     :raises KgcoreError: kgcore does not know the architecture, or the core is larger than its ELF class allows.
     """
     arch = ARCHES.get(image.arch)
@@ -149,6 +205,7 @@ def make_plan(
         )
     look = partial(peek, memory)
     vmas = tuple(_plan_vma(vma, keep(vma, look), memory) for vma in image.vmas)
+    image = replace(image, warnings=(*image.warnings, *remarks_of()))
     remarks_ = tuple(remarks(image, arch))
     warnings = (*image.warnings, *_why_excluded(vmas, source or {}))
 
@@ -177,12 +234,20 @@ def make_plan(
     unpadded = notes_offset + len(notes) + len(vendor)
     data_offset = -(-unpadded // ELF_EXEC_PAGESIZE) * ELF_EXEC_PAGESIZE
 
-    segments, offset = [], data_offset
-    for index, (address, filesz, memsz) in parts:
-        segments.append(Segment(index, address, filesz, memsz, offset, _p_flags(image.vmas[index])))
-        offset += filesz
     tail = pack_shdr0(arch.elf_class, headers)
-    size = offset + len(tail)
+    shoff = 0
+    if important_first:  # what is behind the data would be the first to be cut off
+        shoff, data_offset = data_offset, data_offset + -(-len(tail) // ELF_EXEC_PAGESIZE) * ELF_EXEC_PAGESIZE
+    order = _by_importance(image, vmas, parts) if important_first else range(len(parts))
+    offsets, offset = [0] * len(parts), data_offset
+    for number in order:
+        offsets[number] = offset
+        offset += parts[number][1][1]
+    segments = [
+        Segment(index, address, filesz, memsz, offsets[number], _p_flags(image.vmas[index]))
+        for number, (index, (address, filesz, memsz)) in enumerate(parts)
+    ]
+    size = offset + (0 if shoff else len(tail))
     if size >= 1 << (32 if arch.elf_class == 32 else 63):
         raise KgcoreError(
             f"the core would have {size} bytes, more than an ELF file of class {arch.elf_class} can",
@@ -192,11 +257,11 @@ def make_plan(
 
     head = b"".join(
         (
-            pack_ehdr(arch.elf_class, arch.machine, headers, offset),
+            pack_ehdr(arch.elf_class, arch.machine, headers, shoff or offset),
             pack_phdrs(arch.elf_class, _headers(image, arch, segments, notes_offset, len(notes), len(vendor))),
             notes,
             vendor,
-            bytes(data_offset - unpadded),
+            (bytes(-unpadded % ELF_EXEC_PAGESIZE) + (tail if shoff else b"")).ljust(data_offset - unpadded, b"\0"),
         )
     )
     return CorePlan(
@@ -204,8 +269,8 @@ def make_plan(
         missing,
         keep.describe(),
         head,
-        tuple(segments),
-        tail,
+        tuple(segments[number] for number in order),
+        b"" if shoff else tail,
         size,
         vmas,
         remarks_,
@@ -213,9 +278,25 @@ def make_plan(
     )
 
 
+def _by_importance(
+    image: ProcessImage, vmas: Sequence[VmaPlan], parts: Sequence[tuple[int, tuple[int, int, int]]]
+) -> list[int]:
+    """The threads' stacks, then what is small: that is most mappings, and what a debugger needs to begin with."""
+    starts = [vma.start for vma in image.vmas]
+    stacks = {bisect_right(starts, thread.regs.values["sp"]) - 1 for thread in image.threads}
+
+    def rank(number: int) -> tuple[bool, int]:
+        index, (_, filesz, _) = parts[number]
+        return index not in stacks, min(filesz, vmas[index].account.data)
+
+    return sorted(range(len(parts)), key=rank)
+
+
 def _plan_vma(vma: Vma, keep: Keep, memory: Memory) -> VmaPlan:
     parts: dict[Provenance, int] = {}
     gaps = Gaps()
+    cuts: list[int] = []
+    pending = 0  # bytes to be written since the last cut
     if keep.length:
         at = vma.start
         for run in memory.runs(vma, vma.start, vma.start + keep.length):
@@ -225,9 +306,17 @@ def _plan_vma(vma: Vma, keep: Keep, memory: Memory) -> VmaPlan:
             parts[run.provenance] = parts.get(run.provenance, 0) + run.length
             if run.provenance.missing:
                 gaps.add(run)
+            if run.provenance.stored:
+                pending += run.length
+                while pending >= PART:
+                    # Not in the middle of a page table: it would be read twice.
+                    cut = max((at - pending + PART) & -_CUT_ALIGNMENT, at - pending + memory.page_size)
+                    cuts.append(cut)
+                    pending = at - cut
         if at != vma.start + keep.length:
             raise ValueError(f"memory runs end at {at:#x}, not at {vma.start + keep.length:#x}")
-    return VmaPlan(keep, Account(parts, vma.end - vma.start - keep.length), tuple(gaps.runs))
+    account = Account(parts, vma.end - vma.start - keep.length)
+    return VmaPlan(keep, account, tuple(gaps.runs), tuple(cuts))
 
 
 def _why_excluded(vmas: Iterable[VmaPlan], source: Mapping[str, str]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def gcore(
     :param sysroot: A directory for the program, its interpreter and its libraries, laid out for gdb's
         ``set sysroot``; ``kgcore check`` says which of them are whole.
     :param force: Overwrite existing files.
-    :param progress: Called now and then with the bytes done and the bytes there are.
+    :param progress: Called now and then with the bytes of memory that are written and that are to be.
     :return: What was written, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
     """

@@ -14,7 +14,7 @@ from kgcore.account import Account, Gaps
 from kgcore.memory import Provenance, Run
 from kgcore.model import Vma
 from kgcore.notes import Remark
-from kgcore.plan import CorePlan
+from kgcore.plan import CorePlan, Segment
 from kgcore.text import human_size, plain, printable
 
 __all__ = ("Gap", "Read", "Report", "VmaAccount", "make_report")
@@ -231,24 +231,47 @@ class Read:
         if run.provenance.missing:
             self.late.add(run)
 
+    def join(self, other: "Read") -> None:
+        """Add what came of reading what is behind."""
+        for provenance, size in other.parts.items():
+            self.parts[provenance] = self.parts.get(provenance, 0) + size
+        for run in other.late.runs:
+            self.late.add(run)
+
 
 def make_report(
-    plan: CorePlan, *, path: str | None = None, stored: int = 0, read: Mapping[int, Read] | None = None
+    plan: CorePlan,
+    *,
+    path: str | None = None,
+    stored: int = 0,
+    read: Mapping[int, Read] | None = None,
+    unwritten: Iterable[Segment] = (),
+    limit: str = "",
 ) -> Report:
     """The account of a plan, or of the core that was written from it.
 
     :param read: by index of the VMA; one that is not in it was not read. None: nothing was read yet.
+    :param unwritten: (parts of) segments that are not in the file, which ends before.
+    :param limit: why, in a few words.
     """
     accounts: list[VmaAccount] = []
     gaps: list[Gap] = []
+    cut: dict[int, list[Run]] = {}
+    for segment in unwritten:
+        run = Run(segment.address, segment.filesz, Provenance.LIMIT, limit)
+        cut.setdefault(segment.vma, []).append(run)
     for index, (vma, planned) in enumerate(zip(plan.image.vmas, plan.vmas, strict=True)):
         name = _name(vma)
         runs = [(run, False) for run in planned.missing]
         account = planned.account
-        if read is not None and index in read:
-            found = read[index]
-            runs = sorted([*runs, *((run, True) for run in found.late.runs)], key=lambda run: run[0].address)
+        found = read.get(index, Read()) if read is not None else None
+        beyond = cut.get(index, [])
+        if found is not None and (found.parts or beyond):
+            runs += [(run, True) for run in found.late.runs] + [(run, False) for run in beyond]
+            runs.sort(key=lambda run: run[0].address)
             lost = {provenance: size for provenance, size in account.parts.items() if provenance.missing}
+            if beyond:
+                lost[Provenance.LIMIT] = sum(run.length for run in beyond)
             account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
         gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, late) for run, late in runs)
         accounts.append(VmaAccount(vma.start, vma.end, name, planned.keep.reason, account))

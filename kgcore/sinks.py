@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a core goes: a file, a stream, memory. All are written strictly forward.
+"""Where a core goes: a file, a stream, memory. (Compressed: :mod:`kgcore.compress`.)
+
+All are written strictly forward; but parts of a file other processes may write where they belong.
 
 ::
 
@@ -21,26 +23,60 @@ from typing import Any, Protocol, Self
 
 from kgcore.errors import OutputError
 
-__all__ = ("FileSink", "MemorySink", "Sink", "StreamSink")
+__all__ = ("BaseSink", "FileSink", "Item", "MemorySink", "PartOutput", "Sink", "StreamSink")
 
 _ZEROS = bytes(1 << 20)
 # What link() says on FAT and on network file systems; EPERM also where the kernel protects hard links.
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV))
 
 
+Item = bytes | int
+"""A piece of output: bytes, or how many zeros."""
+
+
+class PartOutput(Protocol):
+    """Takes a part of a core in another process than the sink's."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes, all of them."""
+
+    def skip(self, length: int) -> None:
+        """Take zeros."""
+
+    def items(self) -> list[Item]:
+        """What :meth:`Sink.take` is to be given."""
+
+
 class Sink(Protocol):
     """Takes a core. Methods other than ``abort`` raise OutputError.
 
     :ivar path: the file that will hold the core; None if it is no file.
+    :ivar used: bytes of output so far that take space: holes do not.
+    :ivar positional: forked processes may write their parts where they belong, with :meth:`write_at`.
     """
 
     path: str | None
+    used: int
+    positional: bool
 
     def write(self, data: bytes | memoryview) -> None:
         """Take bytes, all of them."""
 
     def skip(self, length: int) -> None:
         """Take ``length`` zeros, as a hole if possible."""
+
+    def part(self, offset: int) -> PartOutput:
+        """For a part that another process makes.
+
+        :param offset: of its first byte in the core.
+        """
+
+    def take(self, items: list[Item], size: int, stored: int) -> None:
+        """What that made. The parts are taken in their order.
+
+        :param size: bytes of the part.
+        :param stored: those of them that are no holes.
+        """
 
     def commit(self) -> None:
         """All is written: make it last."""
@@ -55,8 +91,47 @@ class Sink(Protocol):
     ) -> None: ...
 
 
-class _Aborting:
-    """What all sinks do at the end of their block."""
+class _Items:
+    """A part as it is."""
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._items.append(bytes(data))
+
+    def skip(self, length: int) -> None:
+        self._items.append(length)
+
+    def items(self) -> list[Item]:
+        return self._items
+
+
+class BaseSink:
+    """What all sinks have in common; those that have no positions are given the parts as items."""
+
+    positional = False
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        raise NotImplementedError
+
+    def skip(self, length: int) -> None:
+        raise NotImplementedError
+
+    def part(self, offset: int) -> PartOutput:
+        """See :meth:`Sink.part`."""
+        return _Items()
+
+    def take(self, items: list[Item], size: int, stored: int) -> None:
+        """See :meth:`Sink.take`."""
+        for item in items:
+            if isinstance(item, int):
+                self.skip(item)
+            else:
+                self.write(item)
 
     def abort(self) -> None:
         """Nothing to clean up."""
@@ -70,7 +145,7 @@ class _Aborting:
         self.abort()
 
 
-class FileSink(_Aborting):
+class FileSink(BaseSink):
     """A private (0600), sparse file that has its name only when it is complete.
 
     Until then it is called ``.core.1234.89abcdef.tmp``, in the same directory. It is never written through a symbolic
@@ -85,6 +160,7 @@ class FileSink(_Aborting):
         :param directory: descriptor of the directory that it lies in; all but the last part of ``path`` is then for
             messages. None: find it by its name.
         """
+        super().__init__()
         self.path: str | None = os.fspath(path)
         self._path = os.fspath(path)
         self._force = force
@@ -116,6 +192,8 @@ class FileSink(_Aborting):
             raise
         return self
 
+    positional = True
+
     def write(self, data: bytes | memoryview) -> None:
         try:
             if self._position != self._size:
@@ -125,12 +203,33 @@ class FileSink(_Aborting):
                 count = os.write(self._fd, view)
                 self._position += count
                 self._size += count
+                self.used += count
                 view = view[count:]
         except OSError as error:
             raise self._failure("cannot write", error) from error
 
     def skip(self, length: int) -> None:
         self._size += length
+
+    def part(self, offset: int) -> PartOutput:
+        """See :meth:`Sink.part`."""
+        return _Placed(self, offset)
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Take bytes that belong to some offset; for forked processes, too."""
+        view = memoryview(data)
+        try:
+            while view:
+                count = os.pwrite(self._fd, view, offset)
+                offset += count
+                view = view[count:]
+        except OSError as error:
+            raise self._failure("cannot write", error) from error
+
+    def take(self, items: list[Item], size: int, stored: int) -> None:
+        """See :meth:`Sink.take`."""
+        self._size += size
+        self.used += stored
 
     def commit(self) -> None:
         try:
@@ -220,7 +319,25 @@ class FileSink(_Aborting):
         return OutputError(f"{what} {self._path}: {reason}", hint=hints.get(error.errno or 0, ""))
 
 
-class StreamSink(_Aborting):
+class _Placed:
+    """A part of a file."""
+
+    def __init__(self, sink: FileSink, offset: int) -> None:
+        self._sink = sink
+        self._offset = offset
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._sink.write_at(self._offset, data)
+        self._offset += len(data)
+
+    def skip(self, length: int) -> None:
+        self._offset += length
+
+    def items(self) -> list[Item]:
+        return []
+
+
+class StreamSink(BaseSink):
     """Any writable binary file object; it stays open, and what was written before stays there.
 
     Holes are written as zeros even where the object could seek: what it holds already, and whether it appends, is not
@@ -231,10 +348,12 @@ class StreamSink(_Aborting):
 
     def __init__(self, file: Any) -> None:
         """:param file: has ``write(bytes-like)``, and perhaps ``flush()``."""
+        super().__init__()
         self._file = file
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
+        self.used += len(view)
         try:
             while view:
                 count = self._file.write(view)
@@ -268,7 +387,7 @@ def _stream_failure(error: OSError | ValueError) -> OutputError:
     return OutputError(f"cannot write the core: {reason}")
 
 
-class MemorySink(_Aborting):
+class MemorySink(BaseSink):
     """Holds the core in memory, for tests and small processes.
 
     :ivar data: what was written so far.
@@ -277,10 +396,12 @@ class MemorySink(_Aborting):
     path: str | None = None
 
     def __init__(self) -> None:
+        super().__init__()
         self.data = bytearray()
 
     def write(self, data: bytes | memoryview) -> None:
         self.data += data
+        self.used += len(data)
 
     def skip(self, length: int) -> None:
         self.data += bytes(length)

@@ -1,98 +1,229 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Carries out a plan: strictly forward, a piece of memory at a time."""
+"""Carries out a plan, a part of the file at a time: one after the other, or in several processes side by side."""
 
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from typing import Protocol
 
-from kgcore.memory import Memory, Run
-from kgcore.plan import CorePlan, Segment
+from kgcore.errors import OutputError
+from kgcore.limits import Limits
+from kgcore.memory import Memory, Provenance, Run
+from kgcore.plan import CorePlan, Part, Segment
 from kgcore.report import Read, Report, make_report
-from kgcore.sinks import Sink
+from kgcore.sinks import Item, Sink
+from kgcore.workers import Workers, may_fork
 
 __all__ = ("Progress", "write_core")
 
 Progress = Callable[[int, int], None]
-"""``progress(done, total)``: bytes of the core that are finished, and its size."""
+"""``progress(done, total)``: bytes of memory that are written, and that are to be written; holes do not count."""
 
 _BLOCK = 4096  # what a file system can leave out
 _ZERO = bytes(_BLOCK)
+_AHEAD = 2  # parts per worker that may be finished and wait for their turn
 
 
-def write_core(plan: CorePlan, memory: Memory, sink: Sink, progress: Progress | None = None) -> Report:
+def write_core(
+    plan: CorePlan,
+    memory: Memory,
+    sink: Sink,
+    progress: Progress | None = None,
+    *,
+    jobs: int = 1,
+    limits: Limits | None = None,
+) -> Report:
     """Write a core to a sink, and neither commit nor abort it.
 
-    Memory that turns out to be missing only now is zeros in the file and a late gap in the report.
+    Memory that turns out to be missing only now is zeros in the file and a late gap in the report. Where a limit is
+    reached the file ends.
 
+    :param jobs: how many processes may read side by side; fewer if there is little to do, one if forking is not safe.
     :raises OutputError: the sink cannot take it.
     """
-    writer = _Writer(plan, memory, sink, progress)
-    writer.run()
-    return make_report(plan, path=sink.path, stored=writer.stored, read=writer.read)
+    writer = _Writer(plan, memory, sink, progress, limits or Limits())
+    writer.run(jobs)
+    return make_report(
+        plan, path=sink.path, stored=writer.stored, read=writer.read, unwritten=writer.unwritten, limit=writer.cut
+    )
+
+
+class _Output(Protocol):
+    """Where the bytes of a part go, strictly forward."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    def skip(self, length: int) -> None: ...
+
+
+@dataclass(slots=True)
+class _Done:
+    """What came of a part.
+
+    :ivar read: by index of the VMA.
+    :ivar data: bytes that were promised.
+    :ivar stored: those of them that are there, and no holes.
+    :ivar items: for the sink.
+    """
+
+    read: dict[int, Read] = field(default_factory=dict)
+    data: int = 0
+    stored: int = 0
+    items: list[Item] = field(default_factory=list)
 
 
 class _Writer:
-    def __init__(self, plan: CorePlan, memory: Memory, sink: Sink, progress: Progress | None) -> None:
+    """
+    :ivar read: what came of reading, by index of the VMA.
+    :ivar stored: bytes that are no holes.
+    :ivar cut: which limit ended the file early; "" if none did.
+    :ivar unwritten: what is behind that end.
+    """
+
+    def __init__(self, plan: CorePlan, memory: Memory, sink: Sink, progress: Progress | None, limits: Limits) -> None:
         self.plan = plan
         self.memory = memory
         self.sink = sink
         self.progress = progress
-        self.done = 0
+        self.limits = limits
+        self.read: dict[int, Read] = {}
         self.stored = 0
-        self.read: defaultdict[int, Read] = defaultdict(Read)
+        self.cut = ""
+        self.unwritten: list[Segment] = []
+        self._data = 0
+        self._total = plan.data
 
-    def run(self) -> None:
-        self.put(self.plan.head)
-        for segment in self.plan.segments:
-            if segment.filesz:
-                self.copy(segment)
-        if self.plan.tail:
-            self.put(self.plan.tail)
+    def run(self, jobs: int) -> None:
+        if reason := self.limits.reached(len(self.plan.head)):
+            raise OutputError(f"process {self.plan.image.tgid} was not written: {reason}")
+        self._put(self.plan.head)
+        parts = list(self.plan.parts())
+        jobs = min(jobs, len(parts))
+        if jobs > 1 and self.memory.parallel and may_fork():
+            finished = self._side_by_side(parts, jobs)
+        else:
+            finished = self._one_by_one(parts)
+        self._advance(0)  # of nothing, too, there is an end
+        self.unwritten = [segment for part in parts[finished:] for segment in part.segments]
+        if self.plan.tail and not self.cut:
+            self._put(self.plan.tail)
 
-    def put(self, data: bytes | memoryview) -> None:
+    def _put(self, data: bytes) -> None:
+        used = self.sink.used
         self.sink.write(data)
         self.stored += len(data)
-        self.advance(len(data))
+        self.limits.use(self.sink.used - used)
 
-    def skip(self, length: int) -> None:
-        self.sink.skip(length)
-        self.advance(length)
+    def _one_by_one(self, parts: Sequence[Part]) -> int:
+        for number, part in enumerate(parts):
+            self.cut = self.limits.reached(part.most)
+            if self.cut:
+                return number
+            used, done = self.sink.used, _Done()
+            for segment in part.segments:
+                _copy(self.plan, self.memory, segment, self.sink, done, self._advance)
+            self.limits.use(self.sink.used - used)
+            self._add(done)
+        return len(parts)
 
-    def advance(self, length: int) -> None:
-        self.done += length
+    def _side_by_side(self, parts: Sequence[Part], jobs: int) -> int:
+        """The parts are handed out in their order, and what comes of them is taken in it."""
+
+        def work(number: int) -> _Done:
+            done, part = _Done(), parts[number]
+            output = self.sink.part(part.offset)
+            for segment in part.segments:
+                _copy(self.plan, self.memory, segment, output, done)
+            done.items = output.items()
+            return done
+
+        finished: dict[int, _Done] = {}
+        given = taken = 0
+        with Workers(jobs, work) as workers:
+            while True:
+                while given < min(len(parts), taken + _AHEAD * jobs) and workers.idle and not self.cut:
+                    reason = self.limits.reached(sum(part.most for part in parts[taken : given + 1]))
+                    if reason and given > taken:
+                        break  # those at work may turn out to be smaller
+                    self.cut = reason
+                    if not reason:
+                        workers.give(given)
+                        given += 1
+                if taken == given:
+                    return taken
+                number, done = workers.next()
+                finished[number] = done
+                self._advance(done.data)
+                while taken in finished:
+                    self._take(parts[taken], finished.pop(taken))
+                    taken += 1
+
+    def _take(self, part: Part, done: _Done) -> None:
+        used = self.sink.used
+        self.sink.take(done.items, part.size, done.stored)
+        self.limits.use(self.sink.used - used)
+        self._add(done)
+
+    def _add(self, done: _Done) -> None:
+        self.stored += done.stored
+        for vma, read in done.read.items():
+            known = self.read.setdefault(vma, read)
+            if known is not read:
+                known.join(read)
+
+    def _advance(self, data: int) -> None:
+        self._data += data
         if self.progress is not None:
-            self.progress(self.done, self.plan.size)
+            self.progress(self._data, self._total)
 
-    def copy(self, segment: Segment) -> None:
-        vma = self.plan.image.vmas[segment.vma]
-        planned = self.plan.vmas[segment.vma].missing
-        found = self.read[segment.vma]
-        at, end = segment.address, segment.address + segment.filesz
-        for run, data in self.memory.read(vma, at, end):
-            # The plan is a promise: a piece out of place would move everything behind it.
-            if run.address != at or not 0 < run.length <= end - at:
-                raise ValueError(f"memory piece out of place: {run}, expected at {at:#x}")
-            at = run.end
-            for part in _without(run, planned):
-                found.add(part)
-            if run.provenance.stored:
-                if len(data) != run.length:
-                    raise ValueError(f"memory piece {run} comes with {len(data)} bytes")
-                self.put_sparsely(data)
-                continue
-            self.skip(run.length)
-        if at != end:
-            raise ValueError(f"memory pieces end at {at:#x}, not at {end:#x}")
 
-    def put_sparsely(self, data: bytes | bytearray | memoryview) -> None:
-        """Write, but leave out pages that hold only zeros."""
-        for zero, start, end in _blocks(data):
-            if zero:
-                self.skip(end - start)
-            else:
-                self.put(memoryview(data)[start:end])
+def _copy(
+    plan: CorePlan,
+    memory: Memory,
+    segment: Segment,
+    output: _Output,
+    done: _Done,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Copy (part of) a segment."""
+    vma, planned = plan.image.vmas[segment.vma], plan.vmas[segment.vma].missing
+    found = done.read.setdefault(segment.vma, Read())
+    at, end = segment.address, segment.address + segment.filesz
+    for run, data in memory.read(vma, at, end):
+        # The plan is a promise: a piece out of place would move everything behind it.
+        if run.address != at or not 0 < run.length <= end - at:
+            raise ValueError(f"memory piece out of place: {run}, expected at {at:#x}")
+        at = run.end
+        promised = 0
+        for part in _without(run, planned):
+            found.add(part)
+            promised += 0 if part.provenance is Provenance.ZERO else part.length
+        if not run.provenance.stored:
+            output.skip(run.length)
+        elif len(data) != run.length:
+            raise ValueError(f"memory piece {run} comes with {len(data)} bytes")
+        else:
+            done.stored += _put_sparsely(data, output)
+        done.data += promised
+        if advance is not None:
+            advance(promised)
+    if at != end:
+        raise ValueError(f"memory pieces end at {at:#x}, not at {end:#x}")
+
+
+def _put_sparsely(data: bytes | bytearray | memoryview, output: _Output) -> int:
+    """Write, but leave out pages that hold only zeros; how many bytes were written."""
+    stored = 0
+    view = memoryview(data)
+    for zero, start, end in _blocks(data):
+        if zero:
+            output.skip(end - start)
+        else:
+            output.write(view[start:end])
+            stored += end - start
+    return stored
 
 
 def _blocks(data: bytes | bytearray | memoryview) -> Iterator[tuple[bool, int, int]]:

@@ -138,6 +138,7 @@ class FakeMemory:
     content: Mapping[int, bytes] = field(default_factory=dict)
     fails: Iterable[tuple[int, int]] = ()
     page_size: int = PAGE
+    parallel: bool = True
     piece: int = 4 * PAGE
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:

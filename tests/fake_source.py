@@ -154,6 +154,7 @@ _REGISTERS = (
 
 class _FakeMemory(Memory):
     page_size = 4096
+    parallel = False
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

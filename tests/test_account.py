@@ -58,6 +58,7 @@ class Placed:
     places: tuple[tuple[Place, ...], ...]
     chunk: int
     page_size: int = PAGE
+    parallel: bool = False
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         pages = enumerate(self.places[self.vmas.index(vma)])

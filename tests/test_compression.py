@@ -184,14 +184,12 @@ class TestNames:
         assert decompressor(name)(raw_deflate(b"abc" * 9, -11), 27) == b"abc" * 9
 
     @pytest.mark.parametrize(
-        ("name", "package"), [("lz4", "lz4"), ("lz4hc", "lz4"), ("snappy", "cramjam"), ("zstd", "backports.zstd")]
+        ("name", "package"), [("lz4", "lz4"), ("lz4hc", "lz4"), ("snappy", "cramjam"), ("zstd", "zstandard")]
     )
     def test_library_is_not_installed(self, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
-        for module in ("lz4", "lz4.block", "cramjam", "backports.zstd", "compression.zstd"):
+        for module in ("lz4", "lz4.block", "cramjam", "zstandard"):
             monkeypatch.setitem(sys.modules, module, None)
         said = f"to unpack {name}, the Python package {package} is needed: pip install 'kgcore[formats]'"
-        if name == "zstd" and sys.version_info >= (3, 14):
-            said = "to unpack zstd, a Python is needed that was built with its module compression.zstd"
         with pytest.raises(NoDecompressor) as caught:
             decompressor(name)
         assert str(caught.value) == said
@@ -199,7 +197,7 @@ class TestNames:
     @pytest.mark.parametrize("name", ["deflate", "lzo", "lzo-rle", "zlib"])
     def test_needs_no_library(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         packed = independent(name)(CONTENTS["text"])
-        for module in ("lz4", "lz4.block", "cramjam", "backports.zstd", "compression.zstd", "lzallright"):
+        for module in ("lz4", "lz4.block", "cramjam", "zstandard", "lzallright", "isal", "isal.isal_zlib"):
             monkeypatch.setitem(sys.modules, module, None)
         assert decompressor(name)(packed, len(CONTENTS["text"])) == CONTENTS["text"]
 
@@ -252,7 +250,7 @@ class TestDictionaries:
             with pytest.raises(CannotDecompress):
                 decompressor("zstd", wrong)(packed, size)
         damaged = trained.dict_content[:8] + b"\xff" * 100
-        with pytest.raises(CannotDecompress, match="dictionary"):
+        with pytest.raises(CannotDecompress, match="dict"):
             decompressor("zstd", damaged)(packed, size)
 
     @pytest.mark.parametrize("dictionary", [b"", b"7 bytes", b"8 bytes!", WORDS])

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "kgcore"
 VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
 ARCH = ["kgcore.arch", "kgcore.arch.*"]
 FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
-FORWARD += ["kgcore.plan", "kgcore.report", "kgcore.writer"]
+FORWARD += ["kgcore.plan", "kgcore.report", "kgcore.writer", "kgcore.limits"]
 
 # Which modules of kgcore a module may import. The first pattern that fits counts. "kgcore" alone is __version__.
 MAY_IMPORT = {
@@ -30,14 +30,24 @@ MAY_IMPORT = {
     "kgcore.model": ["kgcore.errors"],
     "kgcore.memory": ["kgcore.errors", "kgcore.model"],
     "kgcore.elf": VALUES,
+    "kgcore.limits": ["kgcore.text"],
+    "kgcore.workers": ["kgcore.errors"],
     "kgcore.sinks": VALUES,
+    "kgcore.compress": [*VALUES, "kgcore.sinks"],
     "kgcore.filters*": [*VALUES, "kgcore.filters.*"],
     "kgcore.arch*": [*VALUES, *ARCH, "kgcore.elf"],
     "kgcore.notes": [*VALUES, *ARCH, "kgcore.elf"],
     "kgcore.vendor": [*VALUES, "kgcore.elf", "kgcore.filters.base"],
     "kgcore.plan": [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.base", "kgcore.notes", "kgcore.vendor"],
     "kgcore.report": [*VALUES, "kgcore.notes", "kgcore.plan"],
-    "kgcore.writer": [*VALUES, "kgcore.plan", "kgcore.report", "kgcore.sinks"],
+    "kgcore.writer": [
+        *VALUES,
+        "kgcore.limits",
+        "kgcore.plan",
+        "kgcore.report",
+        "kgcore.sinks",
+        "kgcore.workers",
+    ],
     "kgcore.sources.vmcore*": [*VALUES, *ARCH, "kgcore.sources.*"],
     "kgcore.sources*": VALUES,
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source

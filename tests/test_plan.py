@@ -205,7 +205,7 @@ def test_every_byte_is_accounted_for(mappings: Any, policy: Any, note: bool) -> 
     report = write_core(plan, memory, sink, lambda done, total: seen.append((done, total)))
 
     assert len(sink.data) == plan.size == report.size
-    assert seen[-1] == (plan.size, plan.size)
+    assert seen[-1] == (plan.data, plan.data)
     assert report.data + report.zero + report.missing_bytes == sum(vma.end - vma.start for vma in vmas)
     assert report.complete == (not report.missing)
     in_file = {

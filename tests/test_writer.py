@@ -152,7 +152,8 @@ def test_constant_memory_and_fast_zero_check() -> None:
     class Large(FakeMemory):
         def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
             for at in range(start, end, size):
-                yield Piece(Run(at, size, Provenance.PRESENT), memoryview(content))
+                length = min(size, end - at)
+                yield Piece(Run(at, length, Provenance.PRESENT), memoryview(content)[:length])
 
     plan = make_plan(make_image(vmas=(make_vma(START, total // PAGE, anon=True),)), ALL, Large())
     tracemalloc.start()

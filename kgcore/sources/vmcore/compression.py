@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decompression of single blocks: pages of a kdump file, and what the kernel itself compressed (zram, zswap).
 
-zlib is Python's own (zstd too, since 3.14), lzo-rle is ours; the other libraries may be installed or not.
+zlib is Python's own, lzo-rle is ours; the other libraries may be installed or not. zstandard is one of them though
+Python has a zstd since 3.14: that one makes a context for each call, which takes longer than to unpack a page.
 """
 
 import importlib
-import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from kgcore.errors import BrokenDump, KgcoreError
@@ -18,12 +19,9 @@ __all__ = ("CannotDecompress", "Decompress", "NoDecompressor", "decompressor")
 Decompress = Callable[[bytes | memoryview, int], bytes]
 """Data and the size they must have when unpacked -> unpacked. Raises CannotDecompress."""
 
-_ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-_PACKAGES = {"lz4": "lz4", "lz4hc": "lz4", "snappy": "cramjam", "zstd": "backports.zstd"}
+_PACKAGES = {"lz4": "lz4", "lz4hc": "lz4", "snappy": "cramjam", "zstd": "zstandard"}
 _DRIVERS = ("-generic", "-scomp", "-iaa")  # what crypto drivers add to the name of their algorithm
 
-# The least that every frame of the kernel's fits in, whatever the level, and all that a lying one may allocate: 8 MiB.
-_ZSTD_WINDOW_LOG = 23
 _ZSTD_LEAST_DICTIONARY = 8  # a shorter one is none to zstd
 
 
@@ -50,8 +48,6 @@ def decompressor(algorithm: str, dictionary: bytes | None = None) -> Decompress:
         return _checked(_MAKERS[name](dictionary or None), name)
     except ImportError as error:
         lacking = f"the Python package {_PACKAGES[name]} is needed: pip install 'kgcore[formats]'"
-        if name == "zstd" and sys.version_info >= (3, 14):
-            lacking = f"a Python is needed that was built with its module {_ZSTD}"
         raise NoDecompressor(f"to unpack {name}, {lacking}") from error
 
 
@@ -77,7 +73,11 @@ def _stream(decompressor: Any, data: bytes | memoryview, size: int) -> bytes:
 
 
 def _zlib(_dictionary: bytes | None) -> Decompress:
-    return lambda data, size: _stream(zlib.decompressobj(), data, size)
+    try:
+        module = importlib.import_module("isal.isal_zlib")  # the same in half the time
+    except ImportError:
+        module = zlib
+    return lambda data, size: _stream(module.decompressobj(), data, size)
 
 
 def _deflate(_dictionary: bytes | None) -> Decompress:
@@ -117,12 +117,22 @@ def _snappy(_dictionary: bytes | None) -> Decompress:
 
 
 def _zstd(dictionary: bytes | None) -> Decompress:
-    zstd = importlib.import_module(_ZSTD)
-    options = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
-    prepared: Any = None
-    if dictionary is not None and len(dictionary) >= _ZSTD_LEAST_DICTIONARY:
-        prepared = zstd.ZstdDict(dictionary, is_raw=True)  # "may be raw": a trained one is told by its magic number
-    return lambda data, size: _stream(zstd.ZstdDecompressor(prepared, options), data, size)
+    zstd = importlib.import_module("zstandard")
+
+    @cache  # a damaged dictionary is damage that shows when it is used
+    def context() -> Any:
+        if dictionary is None or len(dictionary) < _ZSTD_LEAST_DICTIONARY:
+            return zstd.ZstdDecompressor()
+        # Raw, or trained: that is told by its magic number.
+        return zstd.ZstdDecompressor(dict_data=zstd.ZstdCompressionDict(dictionary))
+
+    def unpack(data: bytes | memoryview, size: int) -> bytes:
+        if zstd.frame_content_size(data) > size:  # else it would be allocated
+            raise ValueError(f"they say that they are more than {size} bytes when unpacked")
+        unpacked: bytes = context().decompress(data, max_output_size=size)
+        return unpacked
+
+    return unpack
 
 
 _MAKERS: dict[str, Callable[[bytes | None], Decompress]] = {

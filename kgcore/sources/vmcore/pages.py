@@ -141,6 +141,7 @@ class VmcoreMemory:
         """
         self._stores = stores
         self._kernel = kernel = stores.kernel
+        self.parallel = not kernel.target.live  # drgn talks to a guest over one connection
         self._mode = kernel.paging_mode
         self._root = kernel.root_table(mm)
         self._swap_types = stores.swap_types

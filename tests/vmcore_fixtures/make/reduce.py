@@ -22,7 +22,7 @@ import sys
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore import symbols, systemmap
 from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.facts import read_facts
+from kgcore.sources.vmcore.framereader import FrameReader
 from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
@@ -142,6 +143,19 @@ class Recorder:
         return self._whole.phys(address, count)
 
 
+@contextmanager
+def noted_fills(frames: set[int]) -> Iterator[None]:
+    """Write down the page frames that are read in bulk, which may be past drgn."""
+    fill = FrameReader.fill
+
+    def noted(reader: FrameReader, pages: Sequence[int], view: memoryview) -> None:
+        frames.update(page // PAGE for page in pages)
+        fill(reader, pages, view)
+
+    with mock.patch.object(FrameReader, "fill", noted):
+        yield
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME")
@@ -156,7 +170,7 @@ def reduce(whole: Path, small: Path) -> None:
     dump = whole / (DUMP if (whole / DUMP).exists() else DUMP_32)
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(dump) if dump.name == DUMP else Recorder32(dump, whole / "vmlinux", Path(folder))
-        with recorder.target() as target:
+        with noted_fills(recorder.frames), recorder.target() as target:
             read_facts(target)
             extract_all(VmcoreSource(target), manifest)
         files = recorder.files()

@@ -8,6 +8,7 @@ disk_dump_header, struct kdump_sub_header, struct page_desc), versions 1 to 6.
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from struct import Struct
 from typing import NamedTuple
 
@@ -232,15 +233,28 @@ class KdumpDump:
         wanted.sort()
         found: list[tuple[int, int, int, int]] = []  # offset in the file, size, flags; place
         for first, last, rank in self._ranked(wanted):
-            table = self._source.read(self._descriptors + rank * _PAGE_DESC.size, (last - first) * _PAGE_DESC.size)
-            for (_, at), (offset, size, flags, _) in zip(
-                wanted[first:last], _PAGE_DESC.iter_unpack(table), strict=True
-            ):
+            descriptors = _PAGE_DESC.iter_unpack(self._described(rank, last - first))
+            for (_, at), (offset, size, flags, _) in zip(wanted[first:last], descriptors, strict=True):
                 if size > self._block:
                     raise BrokenDump(f"a page of the dump is said to have {size} bytes")
                 found.append((offset, size, flags, at))
         found.sort()
         self._unpack(found, view)
+
+    def _described(self, rank: int, count: int) -> memoryview:
+        """Page descriptors. Pages are wanted in any order, so that all of the table is looked at, again and again."""
+        start, size = rank * _PAGE_DESC.size, count * _PAGE_DESC.size
+        if self._table is None or start + size > len(self._table):
+            return self._source.read(self._descriptors + start, size)
+        return self._table[start : start + size]
+
+    @cached_property
+    def _table(self) -> memoryview | None:
+        """All page descriptors, if that costs no memory."""
+        size = count_ones(self._in_file, self._first, self._end) * _PAGE_DESC.size
+        if not self._source.in_place or not self._source.has(self._descriptors, size):
+            return None
+        return self._source.read(self._descriptors, size)
 
     def _ranked(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
         """Frames whose descriptors are neighbours: first, behind the last, rank of the first."""

@@ -15,7 +15,12 @@ class ShortFile(Exception):
 
 
 class ByteSource(Protocol):
-    """A dump as its writer meant it: flattened files look here as if they were not."""
+    """A dump as its writer meant it: flattened files look here as if they were not.
+
+    :ivar in_place: what is read of it in large pieces takes no memory.
+    """
+
+    in_place: bool
 
     @property
     def size(self) -> int:
@@ -46,6 +51,8 @@ class PlainFile:
 
     :param descriptor: of a regular file, not empty; stays the caller's.
     """
+
+    in_place = True
 
     def __init__(self, descriptor: int) -> None:
         self.size = os.fstat(descriptor).st_size
