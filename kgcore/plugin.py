@@ -151,12 +151,13 @@ class _Failures(Console):
 def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Program], TaskRef]) -> "list[Report]":
     from dataclasses import replace
 
-    from kgcore.arguments import Answer, UsageError, parse_dump, refuse_terminal
+    from kgcore.arguments import Answer, UsageError
+    from kgcore.commands.dump import parse_drgn, refuse_terminal
     from kgcore.extract import extract
 
     console = _Failures()
     try:
-        request = parse_dump(words, name)
+        request = parse_drgn(words, name)
         refuse_terminal(request, console.out)
         if request.tasks == (TaskRef("current"),):
             request = replace(request, tasks=(current(prog),))

@@ -7,17 +7,7 @@ from typing import Literal
 
 from kgcore.sources.base import NO_SUPPLIES, Supplies, TaskRef
 
-__all__ = (
-    "STDOUT",
-    "CheckCommand",
-    "Command",
-    "DumpCommand",
-    "DumpRequest",
-    "InfoCommand",
-    "Place",
-    "PsCommand",
-    "Show",
-)
+__all__ = ("STDOUT", "DumpRequest", "Place", "Show")
 
 STDOUT = "-"
 """The name of standard output on the command line."""
@@ -75,48 +65,3 @@ class DumpRequest:
     show: Show = Show.FAULTS
     supplies: Supplies = NO_SUPPLIES
     sysroot: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DumpCommand:
-    """``kgcore [PID | TASK]...``"""
-
-    place: Place
-    request: DumpRequest
-
-    @property
-    def show(self) -> Show:
-        """The channels of ``-v``."""
-        return self.request.show
-
-
-@dataclass(frozen=True, slots=True)
-class PsCommand:
-    """``kgcore ps``"""
-
-    place: Place
-    show: Show
-    json: bool
-
-
-@dataclass(frozen=True, slots=True)
-class InfoCommand:
-    """``kgcore info``"""
-
-    place: Place
-    show: Show
-    json: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CheckCommand:
-    """``kgcore check CORE``, ``kgcore check DIR``
-
-    :ivar path: a core, or a directory that ``--sysroot`` wrote.
-    """
-
-    path: str
-    json: bool
-
-
-Command = DumpCommand | PsCommand | InfoCommand | CheckCommand

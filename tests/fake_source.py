@@ -185,12 +185,13 @@ class _FakeMemory(Memory):
 
 @contextlib.contextmanager
 def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
-    """In the place of ``kgcore.cli._opened``."""
+    """In the place of ``kgcore.commands.opening.opened``."""
     yield FakeSource(current=COMPLETE)
 
 
 if __name__ == "__main__":
     from kgcore import cli
+    from kgcore.commands import opening
 
-    cli._opened = opened
+    opening.opened = opened
     cli.entry()

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import pytest
 
-from kgcore import __version__, cli
+from kgcore import __version__, cli, commands
+from kgcore.commands import opening
 from kgcore.console import Console
 from kgcore.errors import TargetError
 from kgcore.model import ProcessSummary
@@ -72,7 +73,7 @@ class Opener:
 @pytest.fixture
 def opener(monkeypatch: pytest.MonkeyPatch) -> Opener:
     opener = Opener()
-    monkeypatch.setattr(cli, "_opened", opener)
+    monkeypatch.setattr(opening, "opened", opener)
     return opener
 
 
@@ -282,6 +283,26 @@ def test_version_and_help(kgcore: Kgcore, opener: Opener) -> None:
     assert "CORE" in kgcore("check", "-h").out
 
 
+def test_every_command_is_named_in_the_help(kgcore: Kgcore) -> None:
+    out = kgcore("--help").out
+    for name in commands.COMMANDS:
+        assert f"       kgcore {name} " in out
+        assert f"\n  kgcore {name} " in out
+        assert kgcore("-v", "0", name, "--help").out.startswith(f"usage: kgcore {name} ")
+
+
+def test_a_command_loads_no_other(tmp_path: Path) -> None:
+    """But the default one, whose options may stand in front of any name."""
+    for name in commands.COMMANDS:
+        program = (
+            f"import sys; from kgcore.cli import main; main(['{name}', '--help']);"
+            "print(*(name for name in sys.modules if name.startswith('kgcore.commands.')), file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment(), text=True)
+        loaded = {f"kgcore.commands.{one}" for one in ("dump", "opening", name)}
+        assert (done.returncode, set(done.stderr.split())) == (0, loaded)
+
+
 def test_mistakes_need_neither_drgn_nor_rich() -> None:
     program = (
         "import sys; from kgcore.cli import main; main(['--help']); main(['-v', '8']);"
@@ -331,7 +352,7 @@ def test_a_dump_that_cannot_be_opened(kgcore: Kgcore, monkeypatch: pytest.Monkey
     def broken(*_: object) -> None:
         raise TargetError("vmcore is no dump", hint="try file vmcore")
 
-    monkeypatch.setattr(cli, "_opened", broken)
+    monkeypatch.setattr(opening, "opened", broken)
     assert kgcore(COMPLETE) == (1, "", "kgcore: vmcore is no dump (try file vmcore)\n")
 
 
@@ -339,7 +360,7 @@ def test_messages_are_harmless_lines(kgcore: Kgcore, monkeypatch: pytest.MonkeyP
     def broken(*_: object) -> None:
         raise TargetError("\x1b[31mred\nnot a line of its own")
 
-    monkeypatch.setattr(cli, "_opened", broken)
+    monkeypatch.setattr(opening, "opened", broken)
     assert kgcore(COMPLETE).err == "kgcore: \\x1b[31mred\\nnot a line of its own\n"
 
 
@@ -349,7 +370,7 @@ def test_a_defect_while_opening_gives_a_reason_and_no_traceback(
     def broken(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(cli, "_opened", broken)
+    monkeypatch.setattr(opening, "opened", broken)
     status, _, err = kgcore(COMPLETE)
     assert (status, err.count("\n")) == (1, 1)
     assert "KeyError" in err

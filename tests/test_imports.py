@@ -19,7 +19,10 @@ PACKAGE = Path(__file__).parent.parent / "kgcore"
 VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
 ARCH = ["kgcore.arch", "kgcore.arch.*"]
 FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
-FORWARD += ["kgcore.plan", "kgcore.report", "kgcore.writer", "kgcore.limits"]
+FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
+COMMANDS = [*FORWARD, "kgcore.sources.*", "kgcore.pipeline", "kgcore.check", "kgcore.linkmap", "kgcore.sysroot*"]
+COMMANDS += ["kgcore.arguments", "kgcore.commands.opening", "kgcore.console", "kgcore.extract", "kgcore.render"]
+COMMANDS += ["kgcore.request"]
 
 # Which modules of kgcore a module may import. The first pattern that fits counts. "kgcore" alone is __version__.
 MAY_IMPORT = {
@@ -55,6 +58,10 @@ MAY_IMPORT = {
     "kgcore.sysrootcheck": [*VALUES],  # so is this
     "kgcore.linkmap": [*VALUES, *ARCH],
     "kgcore.sysroot": [*VALUES, "kgcore.linkmap", "kgcore.sinks", "kgcore.sources.base", "kgcore.sources.buildid"],
+    "kgcore.request": ["kgcore.sources.base"],
+    "kgcore.arguments": ["kgcore", "kgcore.errors", "kgcore.request", "kgcore.sources.base"],
+    "kgcore.commands": ["kgcore.console"],  # the commands themselves are imported by name, when they are chosen
+    "kgcore.commands.*": COMMANDS,  # not one another
     "kgcore.*": ["kgcore", "kgcore.*"],  # the command line, the plugin and what they share
 }
 

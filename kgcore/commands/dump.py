@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``kgcore [PID | TASK]...``, the command without a name, and drgn's ``%gcore``: processes as cores.
+
+The options exist once, in :func:`_add_dump_options`; the two share them.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from kgcore.arguments import (
+    Parser,
+    UsageError,
+    add_place_options,
+    add_show,
+    add_supply_options,
+    add_version,
+    file_name,
+    filter_mask,
+    flag,
+    option,
+    place_of,
+    supplies_of,
+)
+from kgcore.commands import opening
+from kgcore.console import Console
+from kgcore.errors import KgcoreError
+from kgcore.request import STDOUT, DumpRequest, Place, Show
+from kgcore.sources.base import TaskRef
+
+__all__ = ("DumpCommand", "make_parser", "parse", "parse_drgn", "refuse_terminal", "run")
+
+_FILTER_BITS = """\
+filter bits (-f takes their sum; the default 51 = 1+2+16+32 is the kernel's own default):
+   1  anonymous private memory          16  first page of mapped ELF files
+   2  anonymous shared memory           32  hugetlb private memory
+   4  file-backed private memory        64  hugetlb shared memory
+   8  file-backed shared memory         process: each process's own coredump_filter
+"""
+
+_EPILOG = (
+    _FILTER_BITS
+    + """
+commands:
+  kgcore ps [--json]           the processes in the dump
+  kgcore info [--json]         what the dump is, what it holds, and what that means for cores
+  kgcore check CORE [--json]   whether a finished core is well-formed and complete
+  kgcore check DIR [--json]    whether the files that --sysroot wrote to DIR are whole
+
+examples:
+  kgcore -c vmcore 12345                             core.12345 out of ./vmcore, no debug symbols needed
+  kgcore -v 4 -f 21 12345 0xffff880136d72040         two processes, by PID and by task_struct, other memory
+  kgcore -c vmcore -o - 12345 | zstd > core.zst      straight into a pipe
+  kgcore --swap /dev/sda2=sda2.img 12345             with the memory that was swapped out
+  kgcore --root / --sysroot dir 12345                with the program and its libraries, for a debugger elsewhere
+  kgcore -c vmcore                                   the process that was current when the kernel crashed
+
+exit status: 0 complete; 1 a process could not be dumped; 2 usage; 3 written, but the dump lacked some of it.
+"""
+)
+
+_DRGN_EPILOG = (
+    _FILTER_BITS
+    + """
+Without a PID or TASK: crash mode's current context, else the process that was current when the kernel crashed.
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DumpCommand:
+    """``kgcore [PID | TASK]...``"""
+
+    place: Place
+    request: DumpRequest
+
+    @property
+    def show(self) -> Show:
+        """The channels of ``-v``."""
+        return self.request.show
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> DumpCommand:
+    """Understand the command line.
+
+    :raises UsageError: it makes no sense.
+    :raises Answer: ``--help`` or ``--version``.
+    """
+    parsed = make_parser().parse_intermixed_args(list(words))
+    request = _request(parsed)  # first: its mistakes need no look at the disk
+    return DumpCommand(place_of(parsed, environ), request)
+
+
+def parse_drgn(argv: Sequence[str], prog: str) -> DumpRequest:
+    """Understand the arguments of drgn's ``%gcore``, which has its dump already.
+
+    :raises UsageError, Answer: as :func:`parse` does.
+    """
+    return _request(_drgn_parser(prog).parse_intermixed_args(list(argv)))
+
+
+def run(command: DumpCommand, console: Console) -> int:
+    """Write the cores; the exit status."""
+    refuse_terminal(command.request, console.out)
+    from kgcore.extract import extract
+
+    with opening.opened(command.place, command.show, console, command.request.supplies) as source:
+        return extract(source, command.request, console).status
+
+
+def refuse_terminal(request: DumpRequest, out: TextIO) -> None:
+    """A core is no text.
+
+    :raises UsageError: it would go to a terminal.
+    """
+    if request.output == STDOUT and out.isatty():
+        raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
+
+
+# Arguments
+
+
+def make_parser() -> Parser:
+    """Of the command line."""
+    parser = Parser(
+        "kgcore",
+        usage="kgcore [-c VMCORE] [-s SYMBOLS]... [-v LEVEL] [-f FILTER] [-D DIR | -o FILE] [PID | TASK]...\n"
+        "       kgcore ps [--json]\n"
+        "       kgcore info [--json]\n"
+        "       kgcore check CORE | DIR [--json]",
+        description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",
+        epilog=_EPILOG,
+    )
+    add_version(parser)
+    add_show(parser)
+    add_place_options(parser)
+    _add_dump_options(parser)
+    return parser
+
+
+def _drgn_parser(prog: str) -> Parser:
+    parser = Parser(
+        prog,
+        usage=f"{prog.replace('%', '%%')} [-v LEVEL] [-f FILTER] [-D DIR | -o FILE] [PID | TASK]...",
+        description="Write processes of this kernel as core dumps that debuggers open.",
+        epilog=_DRGN_EPILOG,
+    )
+    add_show(parser)
+    _add_dump_options(parser)
+    return parser
+
+
+def _add_dump_options(parser: Parser) -> None:
+    """What to write: the options that ``kgcore`` and ``%gcore`` have in common."""
+    group = parser.add_argument_group("the core")
+    option(
+        group,
+        "-f",
+        dest="mask",
+        metavar="FILTER",
+        type=filter_mask,
+        default=0x33,
+        help="which memory: sum of the bits below, or 'process' (default 51)",
+    )
+    flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
+    flag(group, "--dax", help="also DAX mappings")
+    option(
+        group,
+        "--missing",
+        choices=("omit", "zero"),
+        default="omit",
+        help="memory that the dump lacks: leave it out, so that debuggers refuse to read it, or fill in zeros "
+        "(default: omit)",
+    )
+    flag(group, "--no-kgcore-note", help="leave out the note that lists what is missing and why")
+    add_supply_options(group)
+    output = group.add_mutually_exclusive_group()
+    option(output, "-D", dest="directory", metavar="DIR", type=file_name, help="write core.<tgid> there")
+    option(
+        output, "-o", dest="output", metavar="FILE", type=file_name, help="write one core to FILE; -: standard output"
+    )
+    option(
+        group,
+        "--sysroot",
+        metavar="DIR",
+        type=file_name,
+        help="also write the program, its interpreter and its libraries there, for gdb's set sysroot",
+    )
+    flag(group, "--force", help="overwrite files")
+    flag(group, "--dry-run", help="show what would be written, and write nothing")
+    option(group, "--report", metavar="FILE", type=file_name, help="write what was saved and what is missing, as JSON")
+    parser.add_argument(
+        "tasks",
+        metavar="PID | TASK",
+        nargs="*",
+        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
+        "(default: the process that was current in the crash)",
+    )
+
+
+def _request(parsed: argparse.Namespace) -> DumpRequest:
+    try:
+        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks) or (TaskRef("current"),)
+    except KgcoreError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    if parsed.output and len(tasks) > 1:
+        raise UsageError("-o takes one process", hint="give -D DIR to write several, each as core.<tgid>")
+    if parsed.directory and not os.path.isdir(parsed.directory):
+        raise UsageError(f"-D: {parsed.directory!r} is not a directory")
+    if parsed.dry_run and parsed.report:
+        raise UsageError("--dry-run writes nothing, so it has no --report")
+    if parsed.sysroot and os.path.lexists(parsed.sysroot) and not os.path.isdir(parsed.sysroot):
+        raise UsageError(f"--sysroot: {parsed.sysroot!r} is not a directory")
+    # Found out now rather than after an hour of writing cores.
+    if parsed.report and os.path.lexists(parsed.report) and not parsed.force:
+        raise UsageError(f"--report: {parsed.report!r} exists", hint="--force overwrites it")
+    return DumpRequest(
+        tasks=tasks,
+        mask=parsed.mask,
+        dontdump=parsed.dontdump,
+        dax=parsed.dax,
+        missing=parsed.missing,
+        note=not parsed.no_kgcore_note,
+        directory=parsed.directory or "",
+        output=parsed.output,
+        force=parsed.force,
+        dry_run=parsed.dry_run,
+        report=parsed.report,
+        show=parsed.show,
+        supplies=supplies_of(parsed),
+        sysroot=parsed.sysroot,
+    )

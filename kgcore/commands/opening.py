@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Opens the dump that the command line names, for the commands that need one."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kgcore.console import Console
+from kgcore.request import Place, Show
+from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
+
+if TYPE_CHECKING:
+    from kgcore.sources.vmcore.target import Target
+
+__all__ = ("opened", "opened_target")
+
+
+@contextlib.contextmanager
+def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
+    """The processes of a vmcore."""
+    with opened_target(place, show, console) as target:
+        from kgcore.sources.vmcore.source import VmcoreSource
+
+        yield VmcoreSource(target, supplies)
+
+
+@contextlib.contextmanager
+def opened_target(place: Place, show: Show, console: Console) -> Iterator["Target"]:
+    """An opened vmcore. The first place that needs drgn, which is why it is imported here."""
+    _route_library_messages(show, console)
+    from kgcore.sources.vmcore.target import TargetOptions, open_target
+
+    with open_target(TargetOptions(**dataclasses.asdict(place))) as target:
+        for message in target.messages:
+            console.remark(message)
+        yield target
+
+
+def _route_library_messages(show: Show, console: Console) -> None:
+    """drgn logs what troubles it; by default that stays out of sight, as our own messages name what matters."""
+    logger = logging.getLogger("drgn")
+    logger.propagate = False
+    logger.handlers.clear()
+    if show & Show.LIBRARY:
+        handler = logging.StreamHandler(console.err)
+        handler.setFormatter(logging.Formatter("drgn: %(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+    else:
+        logger.addHandler(logging.NullHandler())
