@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kgcore.arch import ARCHES
 from kgcore.memory import Memory, peek
-from kgcore.model import ProcessImage, Vma
+from kgcore.model import ProcessImage
 
 __all__ = ("LinkName", "link_names")
 
@@ -49,7 +49,7 @@ class _Segment(NamedTuple):
 
 class _Process:
     def __init__(self, image: ProcessImage, memory: Memory) -> None:
-        self._vmas = image.vmas
+        self._image = image
         self._memory = memory
         self._auxv = dict(image.auxv)
         arch = ARCHES.get(image.arch)
@@ -108,7 +108,7 @@ class _Process:
         """A C string; b"" if it is not to be had."""
         name = b""
         while address and len(name) < _MAX_NAME:
-            vma = self._vma(address)
+            vma = self._image.vma_at(address)
             # A page at a time: the string may end before the memory that is there does.
             part = None if vma is None else peek(self._memory, vma, address, -address % _PAGE or _PAGE)
             if part is None:
@@ -123,7 +123,7 @@ class _Process:
     def _read(self, address: int, size: int) -> bytes | None:
         data = b""
         while len(data) < size:
-            vma = self._vma(address + len(data))
+            vma = self._image.vma_at(address + len(data))
             if vma is None:
                 return None
             at = address + len(data)
@@ -132,6 +132,3 @@ class _Process:
                 return None
             data += part
         return data
-
-    def _vma(self, address: int) -> Vma | None:
-        return next((vma for vma in self._vmas if vma.start <= address < vma.end), None)

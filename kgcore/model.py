@@ -5,9 +5,11 @@ Nothing here refers to where the process came from (a vmcore today; a live proce
 is drgn's. Names are the kernel's. Integers are unsigned unless a comment says otherwise; times are nanoseconds.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import attrgetter
 
 __all__ = (
     "VM_DONTDUMP",
@@ -255,6 +257,11 @@ class ProcessImage:
     xsave: XsaveLayout | None = None
     warnings: tuple[str, ...] = ()
     kernel: str = ""
+
+    def vma_at(self, address: int) -> Vma | None:
+        """The mapping that an address is in."""
+        index = bisect_right(self.vmas, address, key=attrgetter("start")) - 1
+        return self.vmas[index] if index >= 0 and address < self.vmas[index].end else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,7 +303,7 @@ class Sysroot:
 
     def _make_links(self, image: ProcessImage, memory: Memory) -> Iterator[str]:
         for name, address in link_names(image, memory):
-            vma = next((vma for vma in image.vmas if vma.start <= address < vma.end), None)
+            vma = image.vma_at(address)
             path = vma.file.path if vma is not None and vma.file is not None else None
             if path is None or not name.startswith(b"/"):
                 continue
