@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from kgcore.memory import Provenance, Run
 from kgcore.text import human_size
 
-__all__ = ("Account", "Gaps", "amounts", "left_out")
+__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Gaps", "amounts", "left_out")
 
 _ORDER = {provenance: number for number, provenance in enumerate(Provenance)}
 
 # makedumpfile -d, makedumpfile.h: DL_EXCLUDE_*
-_CACHE = 2 | 4
-_USER_DATA = 8
+LEVEL_CACHE = 2 | 4
+LEVEL_USER_DATA = 8
 _KEEPS_PROCESSES = 17
 
 _DETAILS = 3  # told of one range
@@ -148,8 +148,8 @@ def left_out(level: int | None) -> str:
     if level is None:
         return f"user memory was left out when the dump was made; makedumpfile level {_KEEPS_PROCESSES} keeps it"
     by = f"left out of this dump by makedumpfile level {level}; level {_KEEPS_PROCESSES} keeps"
-    if level & _USER_DATA:
+    if level & LEVEL_USER_DATA:
         return f"user memory was {by} it"
-    if level & _CACHE:
+    if level & LEVEL_CACHE:
         return f"pages of files were {by} them"
     return ""

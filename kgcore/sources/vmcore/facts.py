@@ -11,7 +11,7 @@ from drgn import FaultError, Object
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.panic import panic_message
 
-from kgcore.account import left_out
+from kgcore.account import LEVEL_CACHE, LEVEL_USER_DATA, left_out
 from kgcore.errors import KgcoreError
 from kgcore.memory import Provenance
 from kgcore.model import VM_READ, VM_WRITE, Vma
@@ -30,10 +30,6 @@ UserMemory = Literal["yes", "partly", "no", "unknown"]
 _PAGE = 4096
 _ALL_FRAMES = 1 << 40
 _SAMPLE = 64  # processes looked at
-
-# makedumpfile -d, makedumpfile.h: DL_EXCLUDE_*
-_CACHE = 2 | 4
-_USER_DATA = 8
 
 _T = TypeVar("_T")
 
@@ -94,7 +90,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
     pages = _count(target)
     level = dump.dump_level if dump else None
     user_memory: UserMemory = _soft(lambda: _user_memory(kernel), "unknown")
-    if user_memory == "unknown" and level is not None and level & _USER_DATA:
+    if user_memory == "unknown" and level is not None and level & LEVEL_USER_DATA:
         user_memory = "no"
     panic = _soft(lambda: panic_message(prog), None)
     time = target.vmcoreinfo.get("CRASHTIME", "")
@@ -175,12 +171,12 @@ def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, *, live:
     if live:
         return "cores come out complete, but for what is swapped out"
     if user_memory == "no" and not cut_off:
-        made = left_out(level if level is not None and level & _USER_DATA else None)
+        made = left_out(level if level is not None and level & LEVEL_USER_DATA else None)
         return f"{made}: cores will have threads, registers and the list of mappings, but hardly any memory"
     if user_memory == "unknown":
         return "no process was found whose memory could be looked at; what is missing in a core, its report will say"
     if user_memory != "yes" or cut_off:
         return "some memory of processes is missing: cores will have what is there and list what is not"
-    if level is not None and level & _CACHE:
+    if level is not None and level & LEVEL_CACHE:
         return f"{left_out(level)}: cores will have all other memory, and list these pages as missing"
     return "cores come out complete, but for what was swapped out"
