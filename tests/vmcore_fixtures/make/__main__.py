@@ -8,9 +8,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from . import fixture, kernels
+from .catalogue import RECIPES
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import install_host_tools, locked
-from .recipes import RECIPES, Recipe
+from .recipes import Recipe
 
 
 def build(recipe: Recipe, *, force: bool, update: bool) -> bool:
