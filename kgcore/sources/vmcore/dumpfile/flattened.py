@@ -8,7 +8,7 @@ makedumpfile_data_header.)
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from struct import Struct
 
@@ -104,6 +104,15 @@ class FlattenedFile:
         for place, start, length in pieces:
             low, high = max(start, offset), min(start + length, end)
             self._source.fill(place + low - start, view[low - offset : high - offset])
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self._source.expect(
+            [
+                (place + max(offset - start, 0), min(size, length))
+                for offset, size in ranges
+                for place, start, length in self._overlapping(offset, offset + size)
+            ]
+        )
 
     def close(self) -> None:
         self._source.close()

@@ -272,31 +272,39 @@ class KdumpDump:
             yield start, len(wanted), rank
 
     def _unpack(self, found: Sequence[tuple[int, int, int, int]], view: memoryview) -> None:
-        """Pages by their offset in the file: what is adjacent there is one read, and one page that stands for several
+        """Pages by their offset in the file. What is adjacent there is one read, and one page that stands for several
         (makedumpfile has one of zeros) is unpacked once."""
+        groups: list[tuple[int, int]] = []  # the first page, behind the last one
+        places: list[tuple[int, int]] = []
+        start = end = -1
+        for number, (offset, size, _, _) in enumerate(found):
+            if places and offset <= end and end - start < _READ_AT_ONCE:
+                end = max(end, offset + size)
+                groups[-1], places[-1] = (groups[-1][0], number + 1), (start, end - start)
+            else:
+                start, end = offset, offset + size
+                groups.append((number, number + 1))
+                places.append((start, size))
+        self._source.expect(places)
+        for (first, behind), (start, size) in zip(groups, places, strict=True):
+            self._unpack_group(found[first:behind], self._source.read(start, size), start, view)
+
+    def _unpack_group(
+        self, found: Sequence[tuple[int, int, int, int]], data: memoryview, start: int, view: memoryview
+    ) -> None:
         block, decompress = self._block, self._decompress
-        first, total = 0, len(found)
-        while first < total:
-            start, size, _, _ = found[first]
-            end, behind = start + size, first + 1
-            while behind < total and found[behind][0] <= end and end - start < _READ_AT_ONCE:
-                end = max(end, found[behind][0] + found[behind][1])
-                behind += 1
-            data = self._source.read(start, end - start)
-            before = -1
-            page: bytes | memoryview = b""
-            for offset, size, flags, at in found[first:behind]:
-                if offset != before:
-                    before, page = offset, data[offset - start : offset - start + size]
-                    if flags & _COMPRESSED and decompress is not None:
-                        page = decompress(page, block)
-                    elif flags & _COMPRESSED or size != block:
-                        raise BrokenDump(
-                            self.cannot_read
-                            or "a page of the dump is compressed in a way that its header does not name"
-                        )
-                view[at * block : (at + 1) * block] = page
-            first = behind
+        before = -1
+        page: bytes | memoryview = b""
+        for offset, size, flags, at in found:
+            if offset != before:
+                before, page = offset, data[offset - start : offset - start + size]
+                if flags & _COMPRESSED and decompress is not None:
+                    page = decompress(page, block)
+                elif flags & _COMPRESSED or size != block:
+                    raise BrokenDump(
+                        self.cannot_read or "a page of the dump is compressed in a way that its header does not name"
+                    )
+            view[at * block : (at + 1) * block] = page
 
     def _rank(self, frame: int) -> int:
         """How many pages of the file come before that of a frame."""

@@ -3,6 +3,7 @@
 
 import mmap
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 __all__ = ("ByteSource", "PlainFile", "ShortFile")
@@ -37,6 +38,9 @@ class ByteSource(Protocol):
 
         :raises ShortFile: not all of them are there.
         """
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """These, (offset, size) each, are about to be read one by one: a disk may as well fetch them side by side."""
 
     def has(self, offset: int, size: int) -> bool:
         """Whether :meth:`read` would give them."""
@@ -79,6 +83,21 @@ class PlainFile:
                 return
             offset, view = offset + count, view[count:]
         raise ShortFile(f"the file became shorter than {offset + len(view)} bytes")
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        if len(ranges) > 1 and not all(self._in_memory(ranges[at][0]) for at in (0, len(ranges) // 2, -1)):
+            for offset, size in ranges:
+                os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _in_memory(self, offset: int) -> bool:
+        """Whether no disk is needed to read there, as far as the file system tells."""
+        try:
+            os.preadv(self._descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except (OSError, OverflowError):  # it does not tell, or nothing is there
+            pass
+        return True
 
     def close(self) -> None:
         """Close the file; what was mapped stays until nobody refers to it."""

@@ -48,7 +48,18 @@ class Uncompressed:
 
     def fill(self, pages: Sequence[int], view: memoryview) -> None:
         """See :meth:`kgcore.sources.vmcore.dumpfile.DumpFile.fill`."""
+        places = list(self._places(pages))
+        self._source.expect(places)
         done = 0
+        for offset, size in places:
+            self._source.fill(offset, view[done : done + size])
+            done += size
+
+    def _places(self, pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Where the pages lie in the file, in their order: (offset, size).
+
+        :raises ShortFile: one of them is not there.
+        """
         for address, size in adjacent(pages):
             end = address + size
             while address < end:
@@ -56,6 +67,5 @@ class Uncompressed:
                 if at < 0 or self._ends[at] <= address:
                     raise ShortFile(f"physical address {address:#x} is not in the file")
                 count = min(end, self._ends[at]) - address
-                self._source.fill(self._offsets[at] + address, view[done : done + count])
-                done += count
+                yield self._offsets[at] + address, count
                 address += count
