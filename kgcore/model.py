@@ -12,6 +12,7 @@ from enum import Enum
 from operator import attrgetter
 
 __all__ = (
+    "DELETED",
     "VM_DONTDUMP",
     "VM_EXEC",
     "VM_HUGETLB",
@@ -46,6 +47,8 @@ VM_PFNMAP = 0x400
 VM_IO = 0x4000
 VM_HUGETLB = 0x400000
 VM_DONTDUMP = 0x4000000
+
+DELETED = b" (deleted)"  # what d_path() puts behind the name of a file that has it no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,16 @@ class MappedFile:
     size: int
     dax: bool = False
 
+    @property
+    def deleted(self) -> bool:
+        """It has no name any more."""
+        return self.nlink == 0 or (self.path is not None and self.path.endswith(DELETED))
+
+    @property
+    def name(self) -> bytes | None:
+        """:attr:`path` without the kernel's mark of deleted files."""
+        return None if self.path is None else self.path.removesuffix(DELETED)
+
 
 @dataclass(frozen=True, slots=True)
 class Vma:
@@ -207,6 +220,7 @@ class Vma:
     :ivar pgoff: offset in the file, in pages.
     :ivar anon: it has an ``anon_vma``, that is, private pages were made.
     :ivar name: what ``vm_ops->name`` says (``[vdso]``, ``[vvar]``, ``[vsyscall]``), else "".
+    :ivar struct: address of its ``struct vm_area_struct``; 0: it has none that is its own.
     """
 
     start: int
@@ -216,6 +230,7 @@ class Vma:
     file: MappedFile | None = None
     anon: bool = False
     name: str = ""
+    struct: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

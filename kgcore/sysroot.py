@@ -28,7 +28,6 @@ MANIFEST = "kgcore-sysroot.json"
 MANIFEST_VERSION = 1
 _FORMAT = "kgcore-sysroot"
 
-_DELETED = b" (deleted)"
 _PATH_MAX = 4096
 _REASONS_TOLD = 3
 _COMPARED = 1 << 20  # bytes at once
@@ -304,10 +303,9 @@ class Sysroot:
     def _make_links(self, image: ProcessImage, memory: Memory) -> Iterator[str]:
         for name, address in link_names(image, memory):
             vma = image.vma_at(address)
-            path = vma.file.path if vma is not None and vma.file is not None else None
-            if path is None or not name.startswith(b"/"):
+            target = vma.file.name if vma is not None and vma.file is not None else None
+            if target is None or not name.startswith(b"/"):
                 continue
-            target = path.removesuffix(_DELETED)
             if target in self._written and self._links.get(name) != target:
                 try:
                     self._link(name, target)

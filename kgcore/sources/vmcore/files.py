@@ -4,7 +4,7 @@
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from drgn import FaultError, Object
 
@@ -15,14 +15,13 @@ from kgcore.sources.vmcore.extents import Extent
 from kgcore.sources.vmcore.pagecache import CachedFile
 from kgcore.sources.vmcore.pages import pieces
 from kgcore.sources.vmcore.stores import Stores
-from kgcore.sources.vmcore.vmas import Paths, vma_structs
+from kgcore.sources.vmcore.vmas import Paths, vma_members
 
 __all__ = ("mapped_programs",)
 
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
 _ELF = b"\x7fELF"
-_DELETED = b" (deleted)"
 _MAX_SIZE = 1 << 44  # what ext4 and XFS allow of one file, more or less
 
 
@@ -31,17 +30,15 @@ class _Mapped:
     """A file that is mapped, perhaps in several parts.
 
     :ivar path: raw, as NT_FILE has it.
+    :ivar name: the same without what the kernel puts behind it.
     :ivar executable: one of them is executable.
     """
 
     path: bytes
+    name: bytes
     named: MappedFile
     cached: CachedFile
     executable: bool = False
-
-    @property
-    def deleted(self) -> bool:
-        return self.named.nlink == 0 or self.path.endswith(_DELETED)
 
 
 def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileContents | str]:
@@ -53,8 +50,9 @@ def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileCo
     found: dict[tuple[bytes, int], _Mapped] = {}
     lost: dict[str, int] = {}
     paths = Paths(stores.kernel, task)
+    look = cache(partial(_look, stores, paths))  # thousands of mappings may be of one file
     for file, flags in _opened(stores, mm):
-        mapped = file if isinstance(file, str) else _look(stores, paths, file)
+        mapped = file if isinstance(file, str) else look(file)
         if isinstance(mapped, str):
             lost[mapped] = lost.get(mapped, 0) + 1
             continue
@@ -65,32 +63,30 @@ def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileCo
             continue
         known = found.setdefault((mapped.path, mapped.cached.mapping), mapped)
         known.executable |= flags is None or bool(flags & VM_EXEC)
-    for mapped in sorted(found.values(), key=lambda one: one.deleted):
+    for mapped in sorted(found.values(), key=lambda one: one.named.deleted):
         if _is_program(stores, mapped):
-            path = mapped.path.removesuffix(_DELETED)
-            key = path, mapped.cached.mapping
+            key = mapped.name, mapped.cached.mapping
             read = partial(_read, stores, mapped)
-            yield FileContents(path, mapped.cached.size, mapped.named.mode, mapped.deleted, key, read)
+            yield FileContents(mapped.name, mapped.cached.size, mapped.named.mode, mapped.named.deleted, key, read)
     yield from (why if times == 1 else f"{why} ({times} times)" for why, times in lost.items())
 
 
-def _opened(stores: Stores, mm: Object) -> Iterator[tuple[Object | str, int | None]]:
-    """Each ``struct file *`` that is mapped, with the flags of its mapping; at last the executable, with None. What is
-    lost is a sentence."""
-    for vma in vma_structs(stores.kernel, mm):
+def _opened(stores: Stores, mm: Object) -> Iterator[tuple[int | str, int | None]]:
+    """The address of each ``struct file`` that is mapped, with the flags of its mapping; at last the executable, with
+    None. What is lost is a sentence."""
+    for vma in vma_members(stores.kernel, mm):
         if isinstance(vma, str):
             yield vma, None
             continue
         try:
-            file = vma.vm_file.read_()
-            flags = int(vma.vm_flags.value_())
+            file, flags = vma["vm_file"], vma["vm_flags"]
         except FaultError:
             yield "a mapping is not in the dump", None
             continue
         if file:
             yield file, flags
     try:
-        file = mm.exe_file.read_()
+        file = mm.exe_file.value_()
     except FaultError:
         yield "the executable is not in the dump", None
     else:
@@ -98,15 +94,16 @@ def _opened(stores: Stores, mm: Object) -> Iterator[tuple[Object | str, int | No
             yield file, None
 
 
-def _look(stores: Stores, paths: Paths, file: Object) -> _Mapped | str | None:
-    """What a ``struct file *`` is; None: not a regular file; a sentence: it cannot be told."""
+def _look(stores: Stores, paths: Paths, file: int) -> _Mapped | str | None:
+    """What a ``struct file`` is; None: not a regular file; a sentence: it cannot be told."""
     try:
         named = paths.mapped_file(file)
         if not stat.S_ISREG(named.mode):
             return None
-        if named.path is None:
+        if named.path is None or named.name is None:
             return "the name of a mapped file is not to be found"
-        return _Mapped(named.path, named, stores.cache.file(file))
+        cached = stores.cache.file(Object(stores.kernel.prog, "struct file *", file))
+        return _Mapped(named.path, named.name, named, cached)
     except FaultError:
         return "a mapped file is not in the dump"
 
@@ -121,7 +118,7 @@ def _is_program(stores: Stores, mapped: _Mapped) -> bool:
             return bytes(data[: len(_ELF)]) == _ELF
         if not run.provenance.missing:
             return False
-    return mapped.executable and not (mapped.cached.in_memory and mapped.deleted)
+    return mapped.executable and not (mapped.cached.in_memory and mapped.named.deleted)
 
 
 def _read(stores: Stores, mapped: _Mapped) -> Iterator[Piece]:

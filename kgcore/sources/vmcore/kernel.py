@@ -7,16 +7,18 @@ and symbols do not hold (numbers of thread flags, padding of a program header) g
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property, partial
 
-from drgn import FaultError, Object, ObjectNotFoundError
+from drgn import FaultError, Object, ObjectNotFoundError, offsetof
 
 from kgcore.arch import x86_64_task
 from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, PagingMode
 from kgcore.errors import BrokenDump
 from kgcore.model import CoreDialect, XsaveLayout
+from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.structs import Members, Structs
 from kgcore.sources.vmcore.target import Target
 
 __all__ = ("Kernel",)
@@ -32,6 +34,14 @@ _MMF_DUMP_FILTER_SHIFT = 2
 _MMF_DUMP_FILTER_MASK = 0x1FF
 # No XSAVE area comes near this; AMX's is 11 KiB (arch/x86/kernel/fpu/xstate.c).
 _MAX_XSAVE = 1 << 16
+# Of struct task_struct, all releases' and both kernels' together
+_TASK = (
+    "__state", "state", "blocked.sig[0]", "comm", "flags", "group_leader", "mm", "on_cpu", "pending.signal.sig[0]",
+    "pid", "real_parent", "signal", "stack", "static_prio", "stime", "tgid", "thread.ds", "thread.es",
+    "thread.features", "thread.fpu.fpstate", "thread.fs", "thread.fsbase", "thread.fsindex", "thread.gs",
+    "thread.gsbase", "thread.gsindex", "thread.io_bitmap", "thread.io_bitmap_ptr", "thread.pkru", "thread.tls_array",
+    "thread_info.flags", "thread_pid", "utime",
+)  # fmt: skip
 
 
 class Kernel:
@@ -47,6 +57,16 @@ class Kernel:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.prog = target.prog
+        # As Target's probes: a cache of this object's own
+        self.structs: Callable[..., Structs] = cache(partial(Structs, self.prog))
+
+    def task(self, task: Object) -> Members:
+        """What a ``struct task_struct *`` points to."""
+        return self._tasks.read(task.value_())
+
+    @cached_property
+    def _tasks(self) -> Structs:
+        return self.structs("struct task_struct", *_TASK)
 
     @cached_property
     def version(self) -> tuple[int, int]:
@@ -109,13 +129,13 @@ class Kernel:
         """
         return 16 if self.target.symbol_address("fred_entry_from_user") is not None else 0
 
-    def task_state(self, task: Object) -> int:
+    def task_state(self, task: Members) -> int:
         """The task's state word.
 
         2f064a59a11f "sched: Change task_struct::state" (5.14) made it ``__state``.
         """
         new = self.target.has_member("struct task_struct", "__state")
-        return int(task.member_("__state" if new else "state").value_()) & 0xFFFFFFFF
+        return int(task["__state" if new else "state"]) & 0xFFFFFFFF
 
     @cached_property
     def dumps_sharers(self) -> bool:
@@ -126,18 +146,18 @@ class Kernel:
         """
         return self.target.has_member("struct mm_struct", "core_state")
 
-    def need_fpu_load(self, task: Object) -> bool:
+    def need_fpu_load(self, task: Members) -> bool:
         """TIF_NEED_FPU_LOAD: the FPU registers of a running task are saved in memory, not live in its CPU.
 
         Bit 14 from 5f409e20b794 "x86/fpu: Defer FPU state load until return to userspace" (5.2) on; bit 19 since
         da3f033a9fbf "x86: Use generic TIF bits" (6.18). They are macros, so the release has to tell.
         """
         bit = 19 if self.version >= (6, 18) else 14
-        return bool(task.thread_info.flags.value_() >> bit & 1)
+        return bool(task["thread_info.flags"] >> bit & 1)
 
-    def forced_tf(self, task: Object) -> bool:
+    def forced_tf(self, task: Members) -> bool:
         """TIF_FORCED_TF (arch/x86/include/asm/thread_info.h: bit 24 in 4.9 to 7.2)."""
-        return bool(task.thread_info.flags.value_() >> 24 & 1)
+        return bool(task["thread_info.flags"] >> 24 & 1)
 
     @cached_property
     def fsgsbase(self) -> bool:
@@ -155,53 +175,63 @@ class Kernel:
         """Of a 32-bit kernel: see there."""
         return False
 
-    def shadow_stack(self, task: Object) -> bool:
+    def shadow_stack(self, task: Members) -> bool:
         """ARCH_SHSTK_SHSTK of ``thread.features``.
 
         Since 2d39a6add422 "x86/shstk: Add user-mode shadow stack support" (6.6).
         """
         if not self.target.has_member("struct thread_struct", "features"):
             return False
-        return bool(task.thread.features.value_() & 1)
+        return bool(task["thread.features"] & 1)
 
-    def io_bitmap(self, task: Object) -> bytes | None:
+    def io_bitmap(self, task: Members) -> bytes | None:
         """The I/O permission bitmap (1 = denied), 8192 bytes; None if the task has none.
 
         In a ``struct io_bitmap`` since 5.5 (arch/x86/include/asm/io_bitmap.h).
         """
-        thread = task.thread
         if not self.target.has_member("struct thread_struct", "io_bitmap"):
-            if not thread.io_bitmap_ptr:
-                return None
-            return bytes(self.prog.read(thread.io_bitmap_ptr.value_(), 8192))
-        if not thread.io_bitmap or not thread.io_bitmap.max:
+            old = task["thread.io_bitmap_ptr"]
+            return kernel_bytes(self.prog, old, 8192) if old else None
+        if not task["thread.io_bitmap"]:
             return None
-        return bytes(self.prog.read(thread.io_bitmap.bitmap.address_of_().value_(), 8192))
+        bitmap = Object(self.prog, "struct io_bitmap *", task["thread.io_bitmap"])
+        return kernel_bytes(self.prog, bitmap.bitmap.address_of_().value_(), 8192) if bitmap.max else None
 
     # Floating point
 
-    def fpu_image(self, task: Object) -> bytes:
+    def fpu_image(self, task: Members) -> bytes:
         """The saved ``union fpregs_state`` of a user task, whole.
 
         :raises FaultError: it is not in the dump.
         :raises BrokenDump: its size is absurd.
         """
-        if not self.target.has_member("struct thread_struct", "fpu"):
-            # cb7ca40a3882 "x86/fpu: Make task_struct::thread constant size" (6.16): struct fpu lies behind the task.
-            size = self.prog.type("struct task_struct").size or 0
-            fpu = Object(self.prog, "struct fpu *", task.value_() + size)
-        else:
-            fpu = task.thread.fpu.address_of_()
         if self.target.has_member("struct fpu", "fpstate"):
             # 87d0e5be0fac "x86/fpu: Provide struct fpstate" (5.16)
-            state = fpu.fpstate.regs.address_of_().value_()
-            length = int(fpu.fpstate.size.value_())
+            if self.target.has_member("struct thread_struct", "fpu"):
+                state = task["thread.fpu.fpstate"]
+            else:
+                # cb7ca40a3882 "x86/fpu: Make task_struct::thread constant size" (6.16): struct fpu is behind the task.
+                state = self.structs("struct fpu", "fpstate").read(task.address + self._task_size)["fpstate"]
+            length = self.structs("struct fpstate", "size").read(state)["size"]
+            state += self._fpstate_regs
         else:
-            state = fpu.state.address_of_().value_()
+            state = task.address + self._fpu_state
             length = self._read_u32("fpu_kernel_xstate_size") or 512
         if not self._min_fpu <= length <= _MAX_XSAVE:
-            raise BrokenDump(f"FPU state of {length} bytes", address=task.value_())
-        return bytes(self.prog.read(state, length))
+            raise BrokenDump(f"FPU state of {length} bytes", address=task.address)
+        return kernel_bytes(self.prog, state, length)
+
+    @cached_property
+    def _task_size(self) -> int:
+        return self.prog.type("struct task_struct").size or 0
+
+    @cached_property
+    def _fpstate_regs(self) -> int:
+        return int(offsetof(self.prog.type("struct fpstate"), "regs"))
+
+    @cached_property
+    def _fpu_state(self) -> int:
+        return int(offsetof(self.prog.type("struct task_struct"), "thread.fpu.state"))
 
     def _read_u32(self, name: str) -> int | None:
         value = self.read_u64(name)

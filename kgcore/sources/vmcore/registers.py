@@ -18,6 +18,8 @@ from kgcore.errors import BrokenDump
 from kgcore.model import FpuState, RegisterSet, RegisterSource
 from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.structs import Members
 
 __all__ = ("CpuRegisters", "Cpus", "FpuState", "fpu_state", "tls_segments", "user_registers")
 
@@ -90,14 +92,15 @@ class Cpus:
             except FaultError:
                 self._lost.add(cpu)
 
-    def running(self, task: Object) -> int | None:
+    def running(self, task: Members) -> int | None:
         """The CPU that a task was running on; None if it was not running.
 
-        :param task: ``struct task_struct *``
+        :param task: ``struct task_struct``
         """
-        cpu = self._running.get(task.value_())
-        if cpu is None and self._lost and task.on_cpu and (own := task_cpu(task)) in self._lost:
-            return int(own)  # the task's own word for it; it may be about to leave the CPU
+        cpu = self._running.get(task.address)
+        if cpu is None and self._lost and task["on_cpu"]:
+            own = task_cpu(Object(self._kernel.prog, "struct task_struct *", task.address))
+            return int(own) if own in self._lost else None  # the task's own word; it may be about to leave the CPU
         return cpu
 
     def registers(self, cpu: int, tid: int) -> CpuRegisters | None:
@@ -169,10 +172,10 @@ class Found(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def user_registers(kernel: Kernel, task: Object, tid: int, cpu: CpuRegisters | None) -> Found:
+def user_registers(kernel: Kernel, task: Members, tid: int, cpu: CpuRegisters | None) -> Found:
     """The registers a thread has in user mode.
 
-    :param task: ``struct task_struct *``
+    :param task: ``struct task_struct``
     :param cpu: what a note says of the CPU that the thread was running on; None: it was not running, or no note has it.
     """
     layout = _LAYOUTS[kernel.architecture]
@@ -199,7 +202,7 @@ def user_registers(kernel: Kernel, task: Object, tid: int, cpu: CpuRegisters | N
     return Found(RegisterSet(values, RegisterSource.ENTRY_FRAME), tuple(warnings))
 
 
-def _belongs(kernel: Kernel, task: Object, tid: int, cpu: CpuRegisters) -> bool:
+def _belongs(kernel: Kernel, task: Members, tid: int, cpu: CpuRegisters) -> bool:
     """Whether a CPU's registers are those of this task, as far as the note lets us see."""
     if cpu.pid is not None and cpu.pid != tid:
         return False
@@ -207,75 +210,69 @@ def _belongs(kernel: Kernel, task: Object, tid: int, cpu: CpuRegisters) -> bool:
         return True
     try:
         # Bit 12 tells the user's copy of the tables from the kernel's (PTI); the bits below are the PCID.
-        root = kernel.root_table(task.mm)
+        root = kernel.root_table(Object(kernel.prog, "struct mm_struct *", task["mm"]))
     except (FaultError, BrokenDump):
         return True
     return (cpu.cr3 ^ root) & ((1 << 52) - 1) & ~0x1FFF == 0
 
 
-def _entry_frame(kernel: Kernel, task: Object) -> dict[str, int]:
+def _entry_frame(kernel: Kernel, task: Members) -> dict[str, int]:
     """``task_pt_regs()``: what the thread's last entry into the kernel saved."""
     layout = _LAYOUTS[kernel.architecture]
     size = layout.word_size * len(layout.pt_regs)
-    at = task.stack.value_() + kernel.thread_size - kernel.pt_regs_padding - size
+    at = task["stack"] + kernel.thread_size - kernel.pt_regs_padding - size
     if at >= 1 << 8 * layout.word_size:
-        raise FaultError("the thread's kernel stack has no possible address", task.stack.value_())
-    return layout.registers(layout.pt_regs, kernel.prog.read(at, size))
+        raise FaultError("the thread's kernel stack has no possible address", task["stack"])
+    return layout.registers(layout.pt_regs, kernel_bytes(kernel.prog, at, size))
 
 
-def _segments(kernel: Kernel, task: Object) -> dict[str, int]:
+def _segments(kernel: Kernel, task: Members) -> dict[str, int]:
     """Segment registers and bases of a thread that is not running (arch/x86/kernel/process_64.c)."""
-    thread = task.thread
-    fs, gs = int(thread.fsindex.value_()), int(thread.gsindex.value_())
-    if kernel.target.has_member("struct thread_struct", "fsbase"):
-        fs_base, gs_base = thread.fsbase.value_(), thread.gsbase.value_()
-    else:
-        # Renamed by 296f781a4b7f "x86/asm/64: Rename thread_struct's fs and gs to fsbase and gsbase" (4.7)
-        fs_base, gs_base = thread.fs.value_(), thread.gs.value_()
+    fs, gs = task["thread.fsindex"], task["thread.gsindex"]
+    # Renamed by 296f781a4b7f "x86/asm/64: Rename thread_struct's fs and gs to fsbase and gsbase" (4.7)
+    new = kernel.target.has_member("struct thread_struct", "fsbase")
     return {
-        "fs_base": _base(kernel, task, fs, fs_base),
-        "gs_base": _base(kernel, task, gs, gs_base),
-        "ds": int(thread.ds.value_()),
-        "es": int(thread.es.value_()),
+        "fs_base": _base(kernel, task, fs, task["thread.fsbase" if new else "thread.fs"]),
+        "gs_base": _base(kernel, task, gs, task["thread.gsbase" if new else "thread.gs"]),
+        "ds": task["thread.ds"],
+        "es": task["thread.es"],
         "fs": fs,
         "gs": gs,
     }
 
 
-def _segments_32(kernel: Kernel, task: Object) -> dict[str, int]:
+def _segments_32(kernel: Kernel, task: Members) -> dict[str, int]:
     """What of a thread that is not running is not in its ``struct pt_regs`` (arch/x86/kernel/process_32.c)."""
-    return {"gs": int(task.thread.gs.value_()) & 0xFFFF} if kernel.lazy_gs else {}
+    return {"gs": task["thread.gs"] & 0xFFFF} if kernel.lazy_gs else {}
 
 
-def _base(kernel: Kernel, task: Object, selector: int, stored: int) -> int:
+def _base(kernel: Kernel, task: Members, selector: int, stored: int) -> int:
     """``x86_fsbase_read_task()``: a selector in FS or GS decides, unless the CPU lets user space set the base."""
     if selector == 0 or kernel.fsgsbase:
         return stored
     index = selector >> 3
     if selector & 4:  # a segment of the process's own table
-        ldt = task.mm.context.ldt
+        ldt = Object(kernel.prog, "struct mm_struct *", task["mm"]).context.ldt
         if not ldt or index >= min(ldt.nr_entries.value_(), _LDT_ENTRIES):
             return 0
-        descriptor = ldt.entries[index]
-    elif 0 <= (number := index - _LAYOUTS[kernel.architecture].tls_min) < _GDT_TLS_ENTRIES:
-        descriptor = task.thread.tls_array[number]
+        descriptor = int.from_bytes(kernel_bytes(kernel.prog, ldt.entries.value_() + 8 * index, 8), "little")
     else:
-        return 0
+        descriptor = dict(tls_segments(kernel, task)).get(index, 0)
     # get_desc_base(), arch/x86/include/asm/desc.h: an unsigned int
-    return int(descriptor.base0 | descriptor.base1 << 16 | descriptor.base2 << 24) & 0xFFFFFFFF
+    return descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
 
 
-def tls_segments(kernel: Kernel, task: Object) -> tuple[tuple[int, int], ...]:
+def tls_segments(kernel: Kernel, task: Members) -> tuple[tuple[int, int], ...]:
     """``thread.tls_array``: the thread's own segments, as entries of the GDT.
 
     :raises FaultError: they are not in the dump.
     """
-    array = task.thread.tls_array.address_of_().value_()
-    descriptors = struct.unpack(f"<{_GDT_TLS_ENTRIES}Q", kernel.prog.read(array, 8 * _GDT_TLS_ENTRIES))
+    raw = task["thread.tls_array"]
+    descriptors = (int.from_bytes(raw[at : at + 8], "little") for at in range(0, 8 * _GDT_TLS_ENTRIES, 8))
     return tuple(enumerate(descriptors, _LAYOUTS[kernel.architecture].tls_min))
 
 
-def fpu_state(kernel: Kernel, task: Object, cpu: int | None) -> FpuState:
+def fpu_state(kernel: Kernel, task: Members, cpu: int | None) -> FpuState:
     """Floating-point and extended registers as last saved.
 
     :param cpu: the CPU the thread was running on; its live registers are in no dump.
@@ -285,7 +282,7 @@ def fpu_state(kernel: Kernel, task: Object, cpu: int | None) -> FpuState:
     pkru = None
     if kernel.target.has_member("struct thread_struct", "pkru"):
         # 954436989cc5 "x86/fpu: Remove PKRU handling from switch_fpu_finish()" (5.14) and its series
-        pkru = int(task.thread.pkru.value_())
+        pkru = task["thread.pkru"]
     stale = cpu is not None and not kernel.need_fpu_load(task)
     return FpuState(kernel.fpu_image(task), stale, pkru)
 
@@ -307,7 +304,7 @@ class _Layout:
     pr_pid: int
     pr_reg: int
     tls_min: int
-    segments: Callable[[Kernel, Object], dict[str, int]]
+    segments: Callable[[Kernel, Members], dict[str, int]]
     kept: Callable[[Kernel], tuple[str, ...]]
 
     def is_prstatus(self, note: DumpNote) -> bool:

@@ -47,7 +47,6 @@ _ELF = b"\x7fELF"
 _MAX_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
 _MAX_STEPS = 4096
 _NAMED = 3  # files that one sentence is about
-_DELETED = b" (deleted)"
 _Clean = Callable[[CachedFile, int, int], Iterator[tuple[int, int, int]]]  # PageCache.clean
 _NSEC_MASK = (1 << 30) - 1  # the bit above is I_CTIME_QUERIED, include/linux/fs.h (6.13)
 
@@ -407,8 +406,7 @@ def _may_be_given(named: MappedFile, file: CachedFile) -> bool:
     return bool(
         named.path
         and named.path.startswith(b"/")
-        and not named.path.endswith(_DELETED)
-        and named.nlink
+        and not named.deleted
         and stat.S_ISREG(named.mode)
         and not named.dax
         and not file.in_memory

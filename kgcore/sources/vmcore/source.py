@@ -14,7 +14,6 @@ from kgcore.memory import Memory, peek
 from kgcore.model import (
     VM_READ,
     VM_WRITE,
-    FpuState,
     ProcessImage,
     ProcessSummary,
     PsInfo,
@@ -30,8 +29,9 @@ from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores
+from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.target import Target
-from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Tasks, comm, is_kernel_thread
+from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Ids, Tasks, comm, is_kernel_thread
 
 __all__ = ("VmcoreSource",)
 
@@ -181,7 +181,8 @@ class _Reader:
         mm = first.mm
         initial = self._kernel.prog["init_pid_ns"].address_of_()
         namespace = self._soft("the pid namespace", lambda: self._tasks.namespace(first), initial)
-        read = tuple(self._thread(thread, namespace) for thread in threads)
+        ids = Ids(self._kernel, namespace)
+        read = tuple(self._thread(self._kernel.task(thread), ids) for thread in threads)
         arch = self._arch(mm, read[0].regs)
         mappings, lost = vmas.read_vmas(self._kernel, first, mm, arch.word_size)
         self._warnings += lost
@@ -189,7 +190,7 @@ class _Reader:
             tgid=int(first.tgid.value_()),
             arch=arch.name,
             threads=read,
-            psinfo=self._psinfo(first.group_leader, mm, namespace, mappings),
+            psinfo=self._psinfo(first.group_leader, mm, ids, mappings),
             vmas=mappings,
             auxv=self._auxv(mm, arch),
             dump_filter=self._kernel.dump_filter(mm),
@@ -214,8 +215,8 @@ class _Reader:
         """
         return ARCHES[self._kernel.arch(mm, first.values["cs"])]
 
-    def _thread(self, task: Object, namespace: Object) -> Thread:
-        tid = int(task.pid.value_())
+    def _thread(self, task: Members, ids: Ids) -> Thread:
+        tid = int(task["pid"])
         cpu = self._cpus.running(task)
         note = None if cpu is None else self._cpus.registers(cpu, tid)
         if cpu is not None and note is None:
@@ -226,17 +227,17 @@ class _Reader:
         found = registers.user_registers(self._kernel, task, tid, note)
         self._warnings += found.warnings
         return Thread(
-            task=task.value_(),
+            task=task.address,
             tid=tid,
-            comm=comm(task),
+            comm=task["comm"].split(b"\0")[0],
             state=self._kernel.task_state(task),
-            flags=int(task.flags.value_()),
-            ids=self._soft(f"ids of thread {tid}", lambda: self._tasks.ids(task, namespace), TaskIds(tid, 0, 0, 0)),
+            flags=task["flags"],
+            ids=self._soft(f"ids of thread {tid}", lambda: ids.of(task), TaskIds(tid, 0, 0, 0)),
             times=self._soft(f"CPU times of thread {tid}", lambda: self._tasks.times(task), TaskTimes(0, 0, 0, 0)),
-            sigpend=int(task.pending.signal.sig[0].value_()),
-            sighold=int(task.blocked.sig[0].value_()),
+            sigpend=task["pending.signal.sig[0]"],
+            sighold=task["blocked.sig[0]"],
             regs=found.registers,
-            fpu=self._soft(f"FPU state of thread {tid}", lambda: self._fpu(task, cpu), None),
+            fpu=self._soft(f"FPU state of thread {tid}", lambda: registers.fpu_state(self._kernel, task, cpu), None),
             ioperm=self._soft(f"I/O bitmap of thread {tid}", lambda: self._kernel.io_bitmap(task), None),
             shstk=self._kernel.shadow_stack(task),
             cpu=cpu,
@@ -244,21 +245,19 @@ class _Reader:
             tls=self._soft(f"TLS segments of thread {tid}", lambda: registers.tls_segments(self._kernel, task), ()),
         )
 
-    def _fpu(self, task: Object, cpu: int | None) -> FpuState | None:
-        return registers.fpu_state(self._kernel, task, cpu)
-
-    def _psinfo(self, leader: Object, mm: Object, namespace: Object, mappings: tuple[Vma, ...]) -> PsInfo:
+    def _psinfo(self, leader: Object, mm: Object, ids: Ids, mappings: tuple[Vma, ...]) -> PsInfo:
         nobody = (OVERFLOW_ID, OVERFLOW_ID)
-        tgid = int(leader.tgid.value_())
+        task = self._kernel.task(leader)
+        tgid = int(task["tgid"])
         uid, gid = self._soft("the user and group id", lambda: self._tasks.credentials(leader), nobody)
         return PsInfo(
-            state=self._kernel.task_state(leader),
-            nice=int(leader.static_prio.value_()) - 120,
-            flags=int(leader.flags.value_()),
+            state=self._kernel.task_state(task),
+            nice=task["static_prio"] - 120,
+            flags=task["flags"],
             uid=uid,
             gid=gid,
-            ids=self._soft("ids of the process", lambda: self._tasks.ids(leader, namespace), TaskIds(tgid, 0, 0, 0)),
-            comm=comm(leader),
+            ids=self._soft("ids of the process", lambda: ids.of(task), TaskIds(tgid, 0, 0, 0)),
+            comm=task["comm"].split(b"\0")[0],
             psargs=self._psargs(mm, mappings),
         )
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Tasks of the crashed kernel: finding them, their threads, ids, credentials and times."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache, cached_property
 
-from drgn import FaultError, Object, TypeKind, container_of
+from drgn import FaultError, Object, TypeKind, container_of, offsetof, sizeof
 from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.pid import find_task, for_each_task, pid_task
 
@@ -12,9 +13,10 @@ from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSu
 from kgcore.model import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel import PF_KTHREAD, Kernel
+from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.trees import XArrays
 
-__all__ = ("OVERFLOW_ID", "Tasks", "comm", "is_kernel_thread")
+__all__ = ("OVERFLOW_ID", "Ids", "Tasks", "comm", "is_kernel_thread")
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _EXIT_DEAD = 0x10
@@ -23,6 +25,7 @@ OVERFLOW_ID = 65534  # of users and groups that have no id in a namespace
 _UID_GID_MAP_MAX_BASE_EXTENTS = 5  # include/linux/user_namespace.h
 _UID_GID_MAP_MAX_EXTENTS = 340
 _RSS_COUNTERS = ("MM_FILEPAGES", "MM_ANONPAGES", "MM_SHMEMPAGES")
+_TIMES = "utime", "stime", "cutime", "cstime"
 _PS_HINT = "kgcore ps lists the processes in the dump"
 
 
@@ -196,20 +199,23 @@ class Tasks:
         ``signal->thread_head`` (0c740d0afc3b, 3.14); the older list of the leader went in 6.7.
         """
         signal = task.signal.value_()
-        head = task.signal.thread_head.address_of_()
+        head = task.signal.thread_head.address_of_().value_()
+        structs = self._kernel.structs("struct task_struct", "signal", "thread_node.next")
+        kind = self._prog.type("struct task_struct")
+        at, pointer = offsetof(kind, "thread_node"), self._prog.pointer_type(kind)
         threads: list[Object] = []
         seen: set[int] = set()
-        node = head.next
+        node = task.signal.thread_head.next.value_()
         try:
-            while node.value_() != head.value_():
-                if node.value_() in seen or len(seen) > _PID_MAX:
+            while node != head:
+                if node in seen or len(seen) > _PID_MAX:
                     return threads, ["the list of threads runs in a circle; threads may be missing"]
-                seen.add(node.value_())
-                thread = container_of(node, "struct task_struct", "thread_node")
-                if thread.signal.value_() != signal:
+                seen.add(node)
+                thread = structs.read(node - at)
+                if thread["signal"] != signal:
                     return threads, [f"the list of threads breaks off after {len(threads)}: it leads elsewhere"]
-                threads.append(thread)
-                node = node.next
+                threads.append(Object(self._prog, pointer, thread.address))
+                node = thread["thread_node.next"]
         except FaultError as error:
             return threads, [f"the list of threads breaks off after {len(threads)}: {error}"]
         return threads, []
@@ -255,18 +261,6 @@ class Tasks:
         pid = task.thread_pid
         return pid.numbers[pid.level].ns
 
-    def ids(self, task: Object, namespace: Object) -> TaskIds:
-        """The four ids of a note, as ``task_pid_vnr()`` and its kin give them."""
-        constant = self._kernel.target.constant
-        pgid, sid = constant("PIDTYPE_PGID"), constant("PIDTYPE_SID")
-        pids = task.signal.pids
-        return TaskIds(
-            pid=_pid_nr(task.thread_pid, namespace),
-            ppid=_pid_nr(task.real_parent.thread_pid, namespace),
-            pgrp=_pid_nr(pids[2 if pgid is None else pgid], namespace),
-            sid=_pid_nr(pids[3 if sid is None else sid], namespace),
-        )
-
     def credentials(self, task: Object) -> tuple[int, int]:
         """Real uid and gid as numbered in the task's own user namespace (``from_kuid_munged()``)."""
         cred = task.real_cred
@@ -289,15 +283,20 @@ class Tasks:
 
     # Times
 
-    def times(self, task: Object) -> TaskTimes:
-        """CPU times in ns. A leader's are its group's: all its threads' and those of the ones that are gone."""
-        signal = task.signal
-        utime, stime = task.utime.value_(), task.stime.value_()
-        if task.value_() == task.group_leader.value_():
-            group, _ = self.threads(task)
-            utime = signal.utime.value_() + sum(thread.utime.value_() for thread in group)
-            stime = signal.stime.value_() + sum(thread.stime.value_() for thread in group)
-        return TaskTimes(utime, stime, signal.cutime.value_(), signal.cstime.value_())
+    def times(self, task: Members) -> TaskTimes:
+        """CPU times in ns. A leader's are its group's: all its threads' and those of the ones that are gone.
+
+        :param task: ``struct task_struct``
+        """
+        signal = self._kernel.structs("struct signal_struct", *_TIMES).read(task["signal"])
+        utime, stime = task["utime"], task["stime"]
+        if task.address == task["group_leader"]:
+            group, _ = self.threads(Object(self._prog, "struct task_struct *", task.address))
+            own = self._kernel.structs("struct task_struct", "utime", "stime")
+            times = [own.read(thread.value_()) for thread in group]
+            utime = signal["utime"] + sum(thread["utime"] for thread in times)
+            stime = signal["stime"] + sum(thread["stime"] for thread in times)
+        return TaskTimes(utime, stime, signal["cutime"], signal["cstime"])
 
     def rss(self, task: Object) -> int:
         """Resident bytes: ``get_mm_rss()``, with what CPUs and threads have not handed in yet."""
@@ -320,11 +319,47 @@ class Tasks:
         return int(pages) * 4096
 
 
-def _pid_nr(pid: Object, namespace: Object) -> int:
-    """``pid_nr_ns()``: the number of a ``struct pid`` in a namespace; 0 if it is not visible there."""
-    if not pid:
-        return 0
-    level = namespace.level.value_()
-    if level > pid.level.value_() or pid.numbers[level].ns.value_() != namespace.value_():
-        return 0
-    return int(pid.numbers[level].nr.value_())
+class Ids:
+    """The ids of tasks in the numbers of one pid namespace. The threads of a process have most of theirs in common."""
+
+    def __init__(self, kernel: Kernel, namespace: Object) -> None:
+        """
+        :param namespace: ``struct pid_namespace *``
+        """
+        constant = kernel.target.constant
+        pgid, sid = constant("PIDTYPE_PGID"), constant("PIDTYPE_SID")
+        self._pids = f"pids[{2 if pgid is None else pgid}]", f"pids[{3 if sid is None else sid}]"
+        self._signals = kernel.structs("struct signal_struct", *self._pids)
+        self._parents = kernel.structs("struct task_struct", "thread_pid")
+        self._namespace = namespace
+        self._levels = kernel.structs("struct pid", "level")
+        self._upids = kernel.structs("struct upid", "nr", "ns")
+        self._numbers = offsetof(kernel.prog.type("struct pid"), "numbers")
+        self._upid_size = sizeof(kernel.prog.type("struct upid"))
+        # Caches of this object's own, so that they go when it goes
+        self._parent: Callable[[int], int] = cache(lambda task: self._number(self._parents.read(task)["thread_pid"]))
+        self._group: Callable[[int], tuple[int, int]] = cache(self._read_group)
+
+    def of(self, task: Members) -> TaskIds:
+        """The four ids of a note, as ``task_pid_vnr()`` and its kin give them.
+
+        :param task: ``struct task_struct``
+        """
+        pgrp, sid = self._group(task["signal"])
+        return TaskIds(self._number(task["thread_pid"]), self._parent(task["real_parent"]), pgrp, sid)
+
+    def _read_group(self, signal: int) -> tuple[int, int]:
+        pids = self._signals.read(signal)
+        pgrp, sid = (self._number(pids[name]) for name in self._pids)
+        return pgrp, sid
+
+    def _number(self, pid: int) -> int:
+        """``pid_nr_ns()``: the number of a ``struct pid`` in the namespace; 0 if it is not visible there."""
+        if not pid or self._level > self._levels.read(pid)["level"]:
+            return 0
+        upid = self._upids.read(pid + self._numbers + self._level * self._upid_size)
+        return int(upid["nr"]) if upid["ns"] == self._namespace.value_() else 0
+
+    @cached_property
+    def _level(self) -> int:
+        return int(self._namespace.level.value_())

@@ -7,10 +7,10 @@ drgn's own helpers follow whatever a node says; in a dump a node may say that it
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import pairwise
+from operator import gt
 from typing import NamedTuple
 
-from drgn import FaultError, Object, PlatformFlags, Program
+from drgn import FaultError, Object, PlatformFlags, Program, sizeof
 
 from kgcore.sources.vmcore.reading import kernel_bytes
 
@@ -52,50 +52,77 @@ def maple_slots(tree: Object) -> Iterator[MapleSlot]:
     """
     root = tree.ma_root.value_()
     if root & 3 == XA_INTERNAL and root >= _XA_SMALLEST_NODE:
-        yield from _maple_node(tree.prog_, root, 0, (1 << 8 * _word_size(tree.prog_)) - 1, set(), 0)
+        yield from _Maple(tree.prog_).slots(root)
     elif root:
         yield MapleSlot(0, 0, root)
 
 
-def _maple_node(prog: Program, enode: int, low: int, high: int, seen: set[int], depth: int) -> Iterator[MapleSlot]:
-    address, leaf = enode & ~_MAPLE_NODE_MASK, enode >> 3 & 0xF == _MAPLE_LEAF_64
-    ranges = None
-    if address not in seen and depth < _MAPLE_MAX_HEIGHT:
-        with suppress(FaultError):
-            ranges = _maple_ranges(prog, enode, low, high)
-    if ranges is None:
-        yield MapleSlot(low, high, None)
-        return
-    seen.add(address)  # each node is in the tree once
-    for first, last, entry in ranges:
-        if not leaf:
-            yield from _maple_node(prog, entry, first, last, seen, depth + 1)
-        elif entry and (entry & 3 != XA_INTERNAL or entry >= _XA_SMALLEST_NODE):
-            yield MapleSlot(first, last, entry)
+class _Maple:
+    """Reads ``struct maple_node``."""
 
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._size = 0
+        word = "Q" if _word_size(prog) == 8 else "I"
+        self._end = (1 << 8 * _word_size(prog)) - 1
+        self._layouts: dict[str, tuple[struct.Struct, int, struct.Struct, int, int]] = {}
+        for part in ("mr64", "ma64"):
+            node = Object(prog, "struct maple_node", address=0).member_(part)
+            pivots, slots = node.pivot, node.slot
+            self._layouts[part] = (
+                struct.Struct(f"<{len(pivots)}{word}"),
+                pivots.address_ or 0,
+                struct.Struct(f"<{len(slots)}{word}"),
+                slots.address_ or 0,
+                node.meta.end.address_ or 0,
+            )
+            self._size = max(self._size, *((one.address_ or 0) + sizeof(one) for one in (pivots, slots, node.meta)))
 
-def _maple_ranges(prog: Program, enode: int, low: int, high: int) -> list[tuple[int, int, int]] | None:
-    """A node's slots as (first, last, entry); None if they do not cover just [low, high].
+    def slots(self, root: int) -> Iterator[MapleSlot]:
+        """All below a node."""
+        seen: set[int] = set()  # each node is in the tree once
+        waiting = [(root, 0, self._end, 0)]
+        while waiting:
+            enode, low, high, depth = waiting.pop()
+            address = enode & ~_MAPLE_NODE_MASK
+            ranges = None
+            if address not in seen and depth < _MAPLE_MAX_HEIGHT:
+                with suppress(FaultError):
+                    ranges = self._ranges(enode, low, high)
+            if ranges is None:
+                yield MapleSlot(low, high, None)
+                continue
+            seen.add(address)
+            if enode >> 3 & 0xF != _MAPLE_LEAF_64:
+                waiting += [(entry, first, last, depth + 1) for first, last, entry in reversed(ranges)]
+                continue
+            for first, last, entry in ranges:
+                if entry and (entry & 3 != XA_INTERNAL or entry >= _XA_SMALLEST_NODE):
+                    yield MapleSlot(first, last, entry)
 
-    :raises FaultError: it is not in the dump.
-    """
-    kind = enode >> 3 & 0xF
-    if not _MAPLE_LEAF_64 <= kind <= _MAPLE_ARANGE_64:
-        return None
-    node = Object(prog, "struct maple_node *", enode & ~_MAPLE_NODE_MASK)[0].read_()
-    part = node.ma64 if kind == _MAPLE_ARANGE_64 else node.mr64
-    pivots, slots = part.pivot.value_(), part.slot.value_()
-    # ma_data_end(), lib/maple_tree.c
-    if kind == _MAPLE_ARANGE_64 or not pivots[-1]:
-        end = int(part.meta.end.value_())
-    else:
-        end = len(pivots) - (pivots[-1] == high)
-    if end > len(pivots):
-        return None
-    bounds = [low, *(pivot + 1 for pivot in pivots[:end]), high + 1]
-    if any(one >= two for one, two in pairwise(bounds)):
-        return None
-    return [(bounds[number], bounds[number + 1] - 1, slots[number]) for number in range(end + 1)]
+    def _ranges(self, enode: int, low: int, high: int) -> list[tuple[int, int, int]] | None:
+        """A node's slots as (first, last, entry); None if they do not cover just [low, high].
+
+        :raises FaultError: it is not in the dump.
+        """
+        kind = enode >> 3 & 0xF
+        if not _MAPLE_LEAF_64 <= kind <= _MAPLE_ARANGE_64:
+            return None
+        raw = kernel_bytes(self._prog, enode & ~_MAPLE_NODE_MASK, self._size)
+        pivot, pivot_at, slot, slot_at, end_at = self._layouts["ma64" if kind == _MAPLE_ARANGE_64 else "mr64"]
+        pivots, slots = pivot.unpack_from(raw, pivot_at), slot.unpack_from(raw, slot_at)
+        # ma_data_end(), lib/maple_tree.c
+        if kind == _MAPLE_ARANGE_64 or not pivots[-1]:
+            end = raw[end_at]
+        else:
+            end = len(pivots) - (pivots[-1] == high)
+        if end > len(pivots):
+            return None
+        lasts = (*pivots[:end], high)
+        firsts = (low, *(last + 1 for last in pivots[:end]))
+        if any(map(gt, firsts, lasts)):
+            return None
+        return list(zip(firsts, lasts, slots, strict=False))
 
 
 class XaNode(NamedTuple):

@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Mappings of a process and the names of the files behind them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
+from typing import NamedTuple
 
-from drgn import FaultError, Object
+from drgn import FaultError, Object, offsetof
 
-from kgcore.model import MappedFile, Vma
+from kgcore.model import DELETED, MappedFile, Vma
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.trees import maple_slots
 
-__all__ = ("Paths", "read_vmas", "vma_structs")
+__all__ = ("Paths", "read_vmas", "vma_members", "vma_structs")
 
 _PAGE_SIZE = 4096
 _VSYSCALL = 0xFFFFFFFFFF600000
 _PATH_MAX_DEPTH = 2048  # components; PATH_MAX would be 4096 bytes
 _NAME_MAX = 4096
 _S_DAX = 1 << 13  # include/linux/fs.h; 5.8 and later, 4.9 to 5.7 alike
+_VMA = "vm_start", "vm_end", "vm_next", "vm_flags", "vm_pgoff", "vm_file", "vm_ops", "anon_vma", "vm_private_data"
+_FILE = "f_path.mnt", "f_path.dentry", "f_inode", "f_mapping"
+_INODE = "i_mode", "i_nlink", "i_size", "i_flags", "i_ino"
+_DENTRY = "d_hash.pprev", "d_parent", "d_name.len", "d_name.name", "d_inode", "d_op"
+_MOUNT = "mnt_parent", "mnt_mountpoint", "mnt.mnt_root"
 
 
 def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> tuple[tuple[Vma, ...], tuple[str, ...]]:
@@ -30,13 +39,14 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
     vmas: list[Vma] = []
     warnings: list[str] = []
     paths = Paths(kernel, task)
+    names = _Names(kernel)
     limit = int(mm.map_count.value_()) & 0x7FFFFFFF
-    for found in vma_structs(kernel, mm):
+    for found in vma_members(kernel, mm):
         if isinstance(found, str):
             warnings.append(found)
             continue
         try:
-            vma = _read_vma(kernel, paths, found, warnings)
+            vma = _read_vma(kernel, paths, names, found, warnings)
         except FaultError as error:
             warnings.append(f"a mapping is not in the dump: {error}")
             continue
@@ -61,11 +71,12 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
     return tuple(vmas), tuple(warnings)
 
 
-def vma_structs(kernel: Kernel, mm: Object) -> Iterator[Object | str]:
-    """Each ``struct vm_area_struct *`` in address order; where some are lost, a sentence about that.
+def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
+    """Each ``struct vm_area_struct`` in address order; where some are lost, a sentence about that.
 
     :param mm: ``struct mm_struct *``
     """
+    structs = kernel.structs("struct vm_area_struct", *_VMA)
     try:
         if kernel.target.has_member("struct mm_struct", "mm_mt"):
             # 763ecb035029 "mm: remove the vma linked list" (6.1)
@@ -73,19 +84,26 @@ def vma_structs(kernel: Kernel, mm: Object) -> Iterator[Object | str]:
                 if entry is None:
                     yield f"the mappings between {first:#x} and {min(last + 1, kernel.user_end):#x} are lost"
                 else:
-                    yield Object(kernel.prog, "struct vm_area_struct *", entry)
+                    yield structs.read(entry)
             return
         seen: set[int] = set()
-        vma = mm.mmap.read_()
-        while vma:
-            if vma.value_() in seen:
+        address = mm.mmap.value_()
+        while address:
+            if address in seen:
                 yield "the list of mappings runs in a circle; mappings may be missing"
                 return
-            seen.add(vma.value_())
+            seen.add(address)
+            vma = structs.read(address)
             yield vma
-            vma = vma.vm_next.read_()
+            address = vma["vm_next"]
     except FaultError as error:
         yield f"the list of mappings breaks off: {error}"
+
+
+def vma_structs(kernel: Kernel, mm: Object) -> Iterator[Object | str]:
+    """The same as ``struct vm_area_struct *``."""
+    for found in vma_members(kernel, mm):
+        yield found if isinstance(found, str) else Object(kernel.prog, "struct vm_area_struct *", found.address)
 
 
 def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:
@@ -95,21 +113,20 @@ def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:
         yield Vma(_VSYSCALL, _VSYSCALL + _PAGE_SIZE, int(gate.vm_flags.value_()), name="[vsyscall]")
 
 
-def _read_vma(kernel: Kernel, paths: "Paths", found: Object, warnings: list[str]) -> Vma | None:
-    vma = found[0].read_()  # one read instead of one per member
-    start, end = vma.vm_start.value_(), vma.vm_end.value_()
+def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, warnings: list[str]) -> Vma | None:
+    start, end = found["vm_start"], found["vm_end"]
     if not start < end <= kernel.user_end or (start | end) % _PAGE_SIZE:
         warnings.append(f"a mapping that cannot be, {start:#x}-{end:#x}, is left out")
         return None
     file = None
     name = ""
     try:
-        if vma.vm_file:
-            file = paths.mapped_file(vma.vm_file)
-        name = _name(kernel, vma)
+        if found["vm_file"]:
+            file = paths.mapped_file(found["vm_file"])
+        name = names.of(found)
     except FaultError as error:
         warnings.append(f"mapping {start:#x}-{end:#x}: its file is not in the dump: {error}")
-        if file is None and vma.vm_file:
+        if file is None and found["vm_file"]:
             file = MappedFile(None, nlink=1, mode=0, size=1 << 62)
     else:
         if file is not None and file.path is None:
@@ -117,28 +134,52 @@ def _read_vma(kernel: Kernel, paths: "Paths", found: Object, warnings: list[str]
     return Vma(
         start=start,
         end=end,
-        flags=int(vma.vm_flags.value_()),
-        pgoff=int(vma.vm_pgoff.value_()),
+        flags=found["vm_flags"],
+        pgoff=found["vm_pgoff"],
         file=file,
-        anon=bool(vma.anon_vma),
+        anon=bool(found["anon_vma"]),
         name=name,
+        struct=found.address,
     )
 
 
-def _name(kernel: Kernel, vma: Object) -> str:
-    """What ``vm_ops->name`` returns; "" without it or if that is NULL.
+class _Names:
+    """What ``vm_ops->name`` returns.
 
     On x86 only special mappings have it (mm/mmap.c): ``struct vm_special_mapping`` holds the name.
     """
-    if not vma.vm_ops:
-        return ""
-    operation = vma.vm_ops.name.value_()
-    if not operation:
-        return ""
-    if operation == kernel.target.symbol_address("special_mapping_name"):
-        special = Object(kernel.prog, "struct vm_special_mapping *", vma.vm_private_data.value_())
-        return bytes(kernel.prog.read_c_string(special.name.value_(), max_size=64)).decode(errors="replace")
-    return "[unknown]"  # a name we cannot ask for: the kernel dumps such a mapping whole
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._special = kernel.target.symbol_address("special_mapping_name")
+        operations = kernel.structs("struct vm_operations_struct", "name")
+        # A cache of this object's own, so that it goes when it goes
+        self._operation: Callable[[int], int] = cache(lambda address: operations.read(address)["name"])
+
+    def of(self, vma: Members) -> str:
+        """The name of a mapping; "" if it has none.
+
+        :raises FaultError: it is not in the dump.
+        """
+        operation = self._operation(vma["vm_ops"]) if vma["vm_ops"] else 0
+        if not operation:
+            return ""
+        if operation == self._special:
+            special = Object(self._kernel.prog, "struct vm_special_mapping *", vma["vm_private_data"])
+            name = bytes(self._kernel.prog.read_c_string(special.name.value_(), max_size=64))
+            return name.decode(errors="replace")
+        return "[unknown]"  # a name we cannot ask for: the kernel dumps such a mapping whole
+
+
+class _Above(NamedTuple):
+    """What is above a file.
+
+    :ivar path: the directory's, without a slash at its end; None: it is not to be found.
+    :ivar escaped: the file was moved out of its mount, and has no path at all.
+    """
+
+    path: bytes | None
+    escaped: bool = False
 
 
 class Paths:
@@ -154,56 +195,64 @@ class Paths:
             with suppress(FaultError):
                 root = task.fs.root
                 self._root = (root.mnt.value_(), root.dentry.value_())
+        self._structs = kernel.structs("struct file", *_FILE)
+        self._inodes = kernel.structs("struct inode", *_INODE)
+        self._dentries = kernel.structs("struct dentry", *_DENTRY)
+        self._mounts = kernel.structs("struct mount", *_MOUNT)
+        self._mnt = int(offsetof(kernel.prog.type("struct mount"), "mnt"))
         self._files: dict[int, MappedFile] = {}
+        # Thousands of files may be in one directory, and thousands of directories in another.
+        self._above: dict[tuple[int, int], _Above] = {}
+        self._directories: dict[int, tuple[int, bytes]] = {}
 
-    def mapped_file(self, file: Object) -> MappedFile:
+    def mapped_file(self, file: int) -> MappedFile:
         """The file of a mapping.
 
-        :param file: ``struct file *``
+        :param file: address of a ``struct file``
         :raises FaultError: its inode is not in the dump.
         """
-        known = self._files.get(file.value_())
+        known = self._files.get(file)
         if known is None:
-            known = self._files[file.value_()] = self._read_file(file)
+            known = self._files[file] = self._read_file(self._structs.read(file))
         return known
 
-    def _read_file(self, file: Object) -> MappedFile:
-        inode = file.f_inode
+    def _read_file(self, file: Members) -> MappedFile:
+        inode = self._inodes.read(file["f_inode"])
         dax = False
         if self._kernel.target.symbol_address("dax_iomap_fault") is not None:  # CONFIG_FS_DAX
-            dax = bool(file.f_mapping.host.i_flags.value_() & _S_DAX)
+            mapping = self._kernel.structs("struct address_space", "host").read(file["f_mapping"])
+            host = inode if mapping["host"] == inode.address else self._inodes.read(mapping["host"])
+            dax = bool(host["i_flags"] & _S_DAX)
         try:
-            path = self.path(file)
+            path = self._path(file)
         except (FaultError, ValueError):
             path = None
-        return MappedFile(
-            path=path,
-            nlink=int(inode.i_nlink.value_()),
-            mode=int(inode.i_mode.value_()),
-            size=int(inode.i_size.value_()),
-            dax=dax,
-        )
+        return MappedFile(path=path, nlink=inode["i_nlink"], mode=inode["i_mode"], size=inode["i_size"], dax=dax)
 
-    def path(self, file: Object) -> bytes:
+    def path(self, file: int) -> bytes:
         """``file_path()``: the name of an open file.
 
-        :raises ValueError: it has none, or the directory tree in the dump is damaged.
+        :param file: address of a ``struct file``
+        :raises FaultError, ValueError: it has none, or the directory tree in the dump is damaged.
         """
-        path = file.f_path
-        dentry = path.dentry
-        operation = dentry.d_op.d_dname.value_() if dentry.d_op else 0
-        if operation and not (_is_root(dentry) and path.mnt.mnt_root.value_() == dentry.value_()):
-            return self._pseudo_name(operation, dentry)
-        deleted = b" (deleted)" if not dentry.d_hash.pprev and not _is_root(dentry) else b""
-        return self._absolute(path.mnt.value_(), dentry) + deleted
+        return self._path(self._structs.read(file))
 
-    def _pseudo_name(self, operation: int, dentry: Object) -> bytes:
+    def _path(self, file: Members) -> bytes:
+        mnt, dentry = file["f_path.mnt"], self._dentries.read(file["f_path.dentry"])
+        operations = self._kernel.structs("struct dentry_operations", "d_dname")
+        operation = operations.read(dentry["d_op"])["d_dname"] if dentry["d_op"] else 0
+        if operation and not (_is_root(dentry) and self._mount(mnt)["mnt.mnt_root"] == dentry.address):
+            return self._pseudo_name(operation, dentry)
+        deleted = DELETED if not dentry["d_hash.pprev"] and not _is_root(dentry) else b""
+        return self._absolute(mnt, dentry) + deleted
+
+    def _pseudo_name(self, operation: int, dentry: Members) -> bytes:
         """Files outside any directory name themselves: ``d_op->d_dname``."""
-        name = _dentry_name(dentry)
-        number = dentry.d_inode.i_ino.value_()
+        name = self._name(dentry)
+        number = self._inodes.read(dentry["d_inode"])["i_ino"]
         symbol = self._kernel.target.symbol_address
         formats = {
-            symbol("simple_dname"): b"/%b (deleted)" % name,  # memfd, SysV, shared anonymous, hugetlb
+            symbol("simple_dname"): b"/%b%b" % (name, DELETED),  # memfd, SysV, shared anonymous, hugetlb
             symbol("anon_inodefs_dname"): b"anon_inode:%b" % name,
             symbol("sockfs_dname"): b"socket:[%d]" % number,
             symbol("pipefs_dname"): b"pipe:[%d]" % number,
@@ -214,45 +263,67 @@ class Paths:
             raise ValueError("a pseudo file of unknown kind")
         return formats[operation]
 
-    def _absolute(self, mnt: int, dentry: Object) -> bytes:
+    def _absolute(self, mnt: int, dentry: Members) -> bytes:
+        """``prepend_path()``"""
+        if (mnt, dentry.address) == self._root:
+            return b"/"
+        if dentry.address == self._mount(mnt)["mnt.mnt_root"]:
+            name, above = b"", self._find_above(mnt, dentry.address)
+        elif _is_root(dentry):
+            return b"/"
+        else:
+            name, above = b"/" + self._name(dentry), self._find_above(mnt, dentry["d_parent"])
+        if above.path is None:
+            raise ValueError("the directories above it are lost, or without end")
+        return b"/" if above.escaped else above.path + name or b"/"
+
+    def _find_above(self, mnt: int, directory: int) -> _Above:
+        at = mnt, directory
+        known = self._above.get(at)
+        if known is None:
+            try:
+                known = self._look_above(mnt, directory)
+            except FaultError:
+                known = _Above(None)
+            self._above[at] = known
+        return known
+
+    def _look_above(self, mnt: int, directory: int) -> _Above:
+        """The way up to the process's root."""
         names: list[bytes] = []
-        for name in self._upwards(mnt, dentry):
-            if name is None:
-                names.clear()
-            else:
-                names.append(name)
-        return b"".join(b"/" + name for name in reversed(names)) or b"/"
-
-    def _upwards(self, mnt: int, dentry: Object) -> Iterator[bytes | None]:
-        """``prepend_path()``: components from the file up to the process's root; None at the end: forget them."""
-        mount = self._mount(mnt)
         for _ in range(_PATH_MAX_DEPTH):
-            at = (mount.mnt.address_of_().value_(), dentry.value_())
-            if at == self._root:
-                return
-            if at[1] == mount.mnt.mnt_root.value_():
-                parent = mount.mnt_parent
-                if parent.value_() == mount.value_():
-                    return  # the top of the mount tree
-                dentry, mount = mount.mnt_mountpoint, parent
+            if (mnt, directory) == self._root:
+                break
+            mount = self._mount(mnt)
+            if directory == mount["mnt.mnt_root"]:
+                if mount["mnt_parent"] == mount.address:
+                    break  # the top of the mount tree
+                mnt, directory = mount["mnt_parent"] + self._mnt, mount["mnt_mountpoint"]
                 continue
-            if _is_root(dentry):
-                yield None  # moved out of its mount ("escaped")
-                return
-            yield _dentry_name(dentry)
-            dentry = dentry.d_parent
-        raise ValueError("a directory tree without end")
+            parent, name = self._read_directory(directory)
+            if parent == directory:
+                return _Above(b"", escaped=True)
+            names.append(name)
+            directory = parent
+        else:
+            return _Above(None)
+        return _Above(b"".join(b"/" + name for name in reversed(names)))
 
-    def _mount(self, mnt: int) -> Object:
-        offset = next(m.offset for m in self._kernel.prog.type("struct mount").members or () if m.name == "mnt")
-        return Object(self._kernel.prog, "struct mount *", mnt - offset)
+    def _read_directory(self, directory: int) -> tuple[int, bytes]:
+        """Its parent, and its name."""
+        known = self._directories.get(directory)
+        if known is None:
+            dentry = self._dentries.read(directory)
+            known = self._directories[directory] = dentry["d_parent"], self._name(dentry)
+        return known
+
+    def _mount(self, mnt: int) -> Members:
+        """The ``struct mount`` around a ``struct vfsmount``."""
+        return self._mounts.read(mnt - self._mnt)
+
+    def _name(self, dentry: Members) -> bytes:
+        return kernel_bytes(self._kernel.prog, dentry["d_name.name"], min(dentry["d_name.len"], _NAME_MAX))
 
 
-def _is_root(dentry: Object) -> bool:
-    return bool(dentry.d_parent.value_() == dentry.value_())
-
-
-def _dentry_name(dentry: Object) -> bytes:
-    name = dentry.d_name
-    length = min(int(name.len.value_()), _NAME_MAX)
-    return bytes(dentry.prog_.read(name.name.value_(), length))
+def _is_root(dentry: Members) -> bool:
+    return bool(dentry["d_parent"] == dentry.address)

@@ -7,17 +7,18 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from drgn import FaultError, Object
+from drgn import FaultError
 
 from kgcore.errors import BrokenDump
 from kgcore.model import CoreDialect
+from kgcore.sources.vmcore.structs import Members
 from tests.vmcore.layouts.world import PAGE_OFFSET, World
 
 THREAD = "struct thread_info { unsigned long flags; };"
 
 
-def task(world: World, **members: object) -> Object:
-    return world.pointer("struct task_struct", world.new("struct task_struct", **members))
+def task(world: World, **members: object) -> Members:
+    return world.kernel.task(world.pointer("struct task_struct", world.new("struct task_struct", **members)))
 
 
 @pytest.mark.parametrize(
@@ -55,8 +56,8 @@ class TestTasks:
         world = World(f"struct task_struct {{ {member}; }};")
         it = task(world)
         for value, word in ((0x402, 0x402), (-1, 0xFFFFFFFF)):
-            world.set("struct task_struct", it.value_(), {member.rsplit(maxsplit=1)[-1]: value})
-            assert world.kernel.task_state(it) == word
+            world.set("struct task_struct", it.address, {member.rsplit(maxsplit=1)[-1]: value})
+            assert world.kernel.task_state(world.kernel.task(world.pointer("struct task_struct", it.address))) == word
 
     @pytest.mark.parametrize("member", ["struct core_state *core_state;", ""])
     def test_sharers(self, member: str) -> None:
@@ -164,7 +165,7 @@ class TestFpu:
         )
         state = world.new("struct fpstate", size=832, regs=self.IMAGE)
         both = world.new("struct both", fpu__fpstate=state)
-        assert world.kernel.fpu_image(world.pointer("struct task_struct", both)) == self.IMAGE[:832]
+        assert world.kernel.fpu_image(world.kernel.task(world.pointer("struct task_struct", both))) == self.IMAGE[:832]
 
     @pytest.mark.parametrize("size", [0, 511, 1 << 17, 0xFFFFFFFF])
     def test_absurd_size(self, size: int) -> None:

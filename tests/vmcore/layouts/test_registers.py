@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from drgn import FaultError, Object
+from drgn import FaultError
 
 from kgcore.model import RegisterSource
 from kgcore.sources.vmcore.registers import CpuRegisters, Cpus, fpu_state, tls_segments, user_registers
+from kgcore.sources.vmcore.structs import Members
 from tests.vmcore.layouts.world import PAGE_OFFSET, World, physical
 
 TYPES = """
@@ -89,7 +90,10 @@ class Machine(World):
         self.mm = self.new("struct mm_struct", pgd=self.root)
         self.stack = self.allocate(16384)
         self.address = self.new("struct task_struct", stack=self.stack, pid=TID, mm=self.mm)
-        self.task: Object = self.pointer("struct task_struct", self.address)
+
+    @property
+    def task(self) -> Members:
+        return self.kernel.task(self.pointer("struct task_struct", self.address))
 
     def entry_frame(self, regs: dict[str, int], padding: int = 0) -> None:
         """``task_pt_regs()``: at the end of the kernel stack."""
@@ -378,7 +382,7 @@ class TestWhoRuns:
         """``prev->on_cpu`` stays set until finish_task() (kernel/sched/core.c), when the registers are another's."""
         machine = self.machine()
         other = machine.new("struct task_struct", on_cpu=1, thread_info__cpu=1)
-        assert Cpus(machine.kernel).running(machine.pointer("struct task_struct", other)) is None
+        assert Cpus(machine.kernel).running(machine.kernel.task(machine.pointer("struct task_struct", other))) is None
 
     @pytest.mark.parametrize("what", ["runqueue", "mask"])
     def test_lost_runqueue(self, what: str) -> None:
@@ -389,7 +393,7 @@ class TestWhoRuns:
         cpus = Cpus(machine.kernel)
         assert cpus.running(machine.task) == 1
         asleep = machine.pointer("struct task_struct", machine.new("struct task_struct", thread_info__cpu=1))
-        assert cpus.running(asleep) is None
+        assert cpus.running(machine.kernel.task(asleep)) is None
         elsewhere = machine.new("struct task_struct", on_cpu=1, thread_info__cpu=0)
         expected = None if what == "runqueue" else 0
         assert cpus.running(machine.pointer("struct task_struct", elsewhere)) == expected

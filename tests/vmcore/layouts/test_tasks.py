@@ -13,7 +13,7 @@ from drgn import Object
 from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.model import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.tasks import Tasks
+from kgcore.sources.vmcore.tasks import Ids, Tasks
 from tests.vmcore.layouts.world import World, physical
 
 TYPES = """
@@ -138,6 +138,9 @@ class Processes(World):
 
     def object(self, pid: int) -> Object:
         return self.pointer("struct task_struct", self.tasks[pid])
+
+    def ids(self, pid: int, namespace: Object) -> TaskIds:
+        return Ids(self.kernel, namespace).of(self.kernel.task(self.object(pid)))
 
     @property
     def it(self) -> Tasks:
@@ -359,8 +362,7 @@ class TestThreads:
 
 class TestIds:
     def test_initial_namespace(self, world: Processes) -> None:
-        task = world.object(11)
-        assert world.it.ids(task, world.it.namespace(task)) == TaskIds(11, 1, 11, 11)
+        assert world.ids(11, world.it.namespace(world.object(11))) == TaskIds(11, 1, 11, 11)
 
     def test_namespaces(self) -> None:
         """``pid_nr_ns()``, kernel/pid.c: a number at each level, 0 for who is not in that namespace."""
@@ -382,16 +384,15 @@ class TestIds:
         )
         tasks, task = world.it, world.object(11)
         assert tasks.namespace(task).value_() == inner
-        assert tasks.ids(task, tasks.namespace(task)) == TaskIds(2, 1, 2, 0), "the session is of the level above"
-        assert tasks.ids(task, world.pointer("struct pid_namespace", middle)) == TaskIds(6, 5, 6, 7)
-        assert tasks.ids(task, world.pointer("struct pid_namespace", world.namespace)) == TaskIds(11, 10, 11, 12)
-        assert tasks.ids(task, world.pointer("struct pid_namespace", other)) == TaskIds(0, 0, 0, 0)
-        assert tasks.ids(world.object(1), tasks.namespace(task)) == TaskIds(0, 0, 0, 0)
+        assert world.ids(11, tasks.namespace(task)) == TaskIds(2, 1, 2, 0), "the session is of the level above"
+        assert world.ids(11, world.pointer("struct pid_namespace", middle)) == TaskIds(6, 5, 6, 7)
+        assert world.ids(11, world.pointer("struct pid_namespace", world.namespace)) == TaskIds(11, 10, 11, 12)
+        assert world.ids(11, world.pointer("struct pid_namespace", other)) == TaskIds(0, 0, 0, 0)
+        assert world.ids(1, tasks.namespace(task)) == TaskIds(0, 0, 0, 0)
 
     def test_no_group_and_session(self, world: Processes) -> None:
         world.set("struct signal_struct", world.object(11).signal.value_(), {"pids[2]": 0, "pids[3]": 0})
-        task = world.object(11)
-        assert world.it.ids(task, world.it.namespace(task)) == TaskIds(11, 1, 0, 0)
+        assert world.ids(11, world.it.namespace(world.object(11))) == TaskIds(11, 1, 0, 0)
 
 
 class TestCredentials:
@@ -465,8 +466,8 @@ class TestTimes:
         world.set("struct signal_struct", world.object(20).signal.value_(), members)
         for number, tid in enumerate((20, 120, 220)):
             world.change(tid, utime=10**number, stime=3 * 10**number)
-        assert world.it.times(world.object(20)) == TaskTimes(1111, 2333, 30, 40)
-        assert world.it.times(world.object(120)) == TaskTimes(10, 30, 30, 40)
+        assert world.it.times(world.kernel.task(world.object(20))) == TaskTimes(1111, 2333, 30, 40)
+        assert world.it.times(world.kernel.task(world.object(120))) == TaskTimes(10, 30, 30, 40)
 
 
 class TestRss:

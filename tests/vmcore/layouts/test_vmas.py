@@ -110,7 +110,7 @@ class Files(World):
         return self.new("struct file", f_inode=inode, f_mapping=mapping, **known)
 
     def name(self, dentry: int, mount: int = 0) -> bytes | None:
-        return Paths(self.kernel, self.task).mapped_file(self.pointer("struct file", self.file(dentry, mount))).path
+        return Paths(self.kernel, self.task).mapped_file(self.file(dentry, mount)).path
 
     # Mappings
 
@@ -278,14 +278,14 @@ class TestNames:
     def test_of_the_inode(self, files: Files) -> None:
         known: dict[str, Any] = {"i_mode": 0o100644, "i_nlink": 3, "i_size": 12345}
         dentry = files.dentry(b"f", files.top, **known, i_flags=0x2000)
-        it = files.pointer("struct file", files.file(dentry))
+        it = files.file(dentry)
         assert Paths(files.kernel, files.task).mapped_file(it) == MappedFile(b"/f", 3, 0o100644, 12345, dax=False)
 
     def test_dax(self, files: Files) -> None:
         """S_DAX is 1 << 13 (include/linux/fs.h); without CONFIG_FS_DAX it is 0."""
         files.has("dax_iomap_fault")
         for flags, dax in ((0x2000, True), (0xDFFF, False)):
-            it = files.pointer("struct file", files.file(files.dentry(b"f", files.top, i_flags=flags)))
+            it = files.file(files.dentry(b"f", files.top, i_flags=flags))
             assert Paths(files.kernel, files.task).mapped_file(it).dax is dax
 
 

@@ -66,6 +66,6 @@ class Spaces:
 
     def _name(self, number: int, info: Object) -> str:
         try:
-            return plain(Paths(self._kernel, None).path(info.swap_file))
+            return plain(Paths(self._kernel, None).path(info.swap_file.value_()))
         except (FaultError, ValueError, LookupError):
             return f"swap space {number}"

@@ -284,7 +284,7 @@ class Zram:
         key = disk.zram.value_()
         if key not in self._devices:
             try:
-                self._devices[key] = plain(Paths(self._kernel, None).path(disk.zram.member_("backing_dev")))
+                self._devices[key] = plain(Paths(self._kernel, None).path(disk.zram.member_("backing_dev").value_()))
             except (FaultError, LookupError, ValueError):
                 self._devices[key] = "its backing device"
         return self._devices[key]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Kernel structures of which there may be 100 000: one read of the dump for all members that are wanted of one."""
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
+
+from kgcore.sources.vmcore.reading import kernel_bytes
+
+__all__ = ("Members", "Structs")
+
+_FORMATS = {1: "b", 2: "h", 4: "i", 8: "q"}
+_MAX_SPAN = 1 << 16  # types may be the dump's own, and damaged; task_struct has 10 KiB
+
+
+class Members(dict[str, Any]):
+    """What was read of a structure: integers, pointers too; arrays and structures are bytes.
+
+    Asking for a member that could not be read raises FaultError.
+
+    :ivar address: of the structure.
+    """
+
+    __slots__ = ("_lost", "address")
+
+    def __init__(self, address: int, values: Iterable[tuple[str, Any]], lost: dict[str, FaultError]) -> None:
+        super().__init__(values)
+        self.address = address
+        self._lost = lost
+
+    def __missing__(self, name: str) -> Any:
+        raise self._lost.get(name) or FaultError(f"the kernel has no {name} in that structure", self.address)
+
+
+_NONE_LOST: dict[str, FaultError] = {}
+
+
+class Structs:
+    """Reads members of any structure of a type."""
+
+    def __init__(self, prog: Program, type_name: str, *names: str) -> None:
+        """
+        :param names: as offsetof() takes them: ``f_path.mnt``, ``pids[2]``. What this kernel has not is left out.
+        :raises LookupError: there is no such type.
+        """
+        self._prog = prog
+        self._parts: dict[str, tuple[int, struct.Struct]] = {}
+        self._start = end = 0
+        layout = "<"
+        for offset, name, code in sorted(_members(prog, type_name, names)):
+            if not self._parts:
+                self._start = end = offset
+            if end <= offset <= self._start + _MAX_SPAN:
+                part = struct.Struct("<" + code)
+                self._parts[name] = offset, part
+                layout += f"{offset - end}x{code}"
+                end = offset + part.size
+        self._names = tuple(self._parts)
+        self._whole = struct.Struct(layout)
+
+    def read(self, address: int) -> Members:
+        """The structure at an address; one that is only partly in the dump, as far as it is."""
+        try:
+            values = self._whole.unpack(self._bytes(address, self._start, self._whole.size))
+        except FaultError:
+            return self._read_each(address)
+        return Members(address, zip(self._names, values, strict=True), _NONE_LOST)
+
+    def _read_each(self, address: int) -> Members:
+        found: list[tuple[str, Any]] = []
+        lost: dict[str, FaultError] = {}
+        for name, (offset, part) in self._parts.items():
+            try:
+                found.append((name, part.unpack(self._bytes(address, offset, part.size))[0]))
+            except FaultError as error:
+                lost[name] = error
+        return Members(address, found, lost)
+
+    def _bytes(self, address: int, offset: int, size: int) -> bytes:
+        if not address:  # drgn reads physical memory at address 0 of QEMU's ELF dumps rather than fault
+            raise FaultError("a pointer is NULL", offset)
+        return kernel_bytes(self._prog, address + offset, size)
+
+
+def _members(prog: Program, type_name: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
+    """Offset, name and the code for struct.unpack() of each member that there is."""
+    whole = Object(prog, type_name, address=0)
+    for name in names:
+        found = whole
+        try:
+            for member, index in re.findall(r"(\w+)|\[(\d+)\]", name):
+                found = found.member_(member) if member else found[int(index)]
+            size = sizeof(found)
+        except (LookupError, TypeError):
+            continue
+        if found.address_ is not None and found.bit_field_size_ is None and 0 < size <= _MAX_SPAN:
+            yield found.address_, name, _code(found.type_, size)
+
+
+def _code(type_: Type, size: int) -> str:
+    while type_.kind is TypeKind.TYPEDEF:
+        type_ = type_.type
+    if size not in _FORMATS or type_.kind in (TypeKind.STRUCT, TypeKind.UNION, TypeKind.ARRAY):
+        return f"{size}s"
+    return _FORMATS[size] if type_.kind is TypeKind.INT and type_.is_signed else _FORMATS[size].upper()
