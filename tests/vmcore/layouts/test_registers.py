@@ -396,7 +396,7 @@ class TestWhoRuns:
         assert cpus.running(machine.kernel.task(asleep)) is None
         elsewhere = machine.new("struct task_struct", on_cpu=1, thread_info__cpu=0)
         expected = None if what == "runqueue" else 0
-        assert cpus.running(machine.pointer("struct task_struct", elsewhere)) == expected
+        assert cpus.running(machine.kernel.task(machine.pointer("struct task_struct", elsewhere))) == expected
 
 
 class TestFpu:
