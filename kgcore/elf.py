@@ -94,11 +94,11 @@ _SHDR: dict[ElfClass, Any] = {32: _shdr(Int32ul), 64: _shdr(Int64ul)}
 # Not construct: there may be 70 000 of them. 32: type offset vaddr paddr filesz memsz flags align;
 # 64: type flags offset vaddr paddr filesz memsz align.
 _PHDR: dict[ElfClass, struct.Struct] = {32: struct.Struct("<8I"), 64: struct.Struct("<2I6Q")}
-_NHDR = Layout("n_namesz" / Int32ul, "n_descsz" / Int32ul, "n_type" / Int32ul)
+_NHDR = struct.Struct("<3I")  # n_namesz n_descsz n_type; there may be 100 000 notes
 assert (_EHDR[32].sizeof(), _EHDR[64].sizeof()) == (52, 64)
 assert (_SHDR[32].sizeof(), _SHDR[64].sizeof()) == (40, 64)
 assert (_PHDR[32].size, _PHDR[64].size) == (32, 56)
-assert _NHDR.sizeof() == 12
+assert _NHDR.size == 12
 
 
 class Phdr(NamedTuple):
@@ -180,5 +180,5 @@ def pack_shdr0(elf_class: ElfClass, segments: int) -> bytes:
 def note_bytes(note: Note) -> bytes:
     """A framed note. Name and description are each padded to 4 bytes, in both classes."""
     name = note.name + b"\0"
-    header = _NHDR.build({"n_namesz": len(name), "n_descsz": len(note.desc), "n_type": note.type})
+    header = _NHDR.pack(len(name), len(note.desc), note.type)
     return b"".join((header, name, bytes(-len(name) % 4), note.desc, bytes(-len(note.desc) % 4)))

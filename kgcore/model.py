@@ -108,8 +108,8 @@ class XsaveLayout:
 
     user_size: int
     user_features: int
-    offsets: Mapping[int, int]
-    sizes: Mapping[int, int]
+    offsets: Mapping[int, int] = field(hash=False)
+    sizes: Mapping[int, int] = field(hash=False)
     aligned: frozenset[int] = frozenset()
     init_image: bytes = b""
 

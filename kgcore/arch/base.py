@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from construct import Bytes, Int8sl, Int8ul, Int16ul, Int32ul, Int64ul, Padding
+from construct import Array, Bytes, Int8sl, Int8ul, Int16ul, Int32ul, Int64ul, Padding
 from construct import Struct as Layout
 
 from kgcore.elf import ElfClass
@@ -29,6 +29,7 @@ __all__ = (
     "siginfo_note",
 )
 
+_CODES = {2: "H", 4: "I", 8: "Q"}
 PAGE_SIZE = 4096  # what NT_FILE's offsets count in
 
 
@@ -137,6 +138,22 @@ def _prpsinfo(word_size: int, uid_size: int) -> Any:
     )
 
 
+@cache
+def _prstatus_struct(word_size: int, gregs_size: int) -> struct.Struct:
+    """The same for struct.pack(): there may be 20 000 threads, and construct takes its time with each."""
+    codes = []
+    for field in _prstatus(word_size, gregs_size).subcons:
+        size = field.sizeof()
+        if field.name is None:
+            codes.append(f"{size}x")
+        elif isinstance(field.subcon, Bytes):
+            codes.append(f"{size}s")
+        else:
+            unit = field.subcon.subcon.sizeof() if isinstance(field.subcon, Array) else size
+            codes.append(f"{size // unit}{_CODES[unit]}")
+    return struct.Struct("<" + "".join(codes))
+
+
 assert _prstatus(8, 27 * 8).sizeof() == 336
 assert _prstatus(4, 17 * 4).sizeof() == 144
 assert _prstatus(4, 27 * 8).sizeof() == 296  # x32
@@ -144,14 +161,10 @@ assert _prpsinfo(8, 4).sizeof() == 136
 assert _prpsinfo(4, 2).sizeof() == 124
 
 
-def _ids(ids: TaskIds) -> dict[str, int]:
+def _ids(ids: TaskIds) -> tuple[int, int, int, int]:
+    """pr_pid, pr_ppid, pr_pgrp, pr_sid"""
     mask = 0xFFFFFFFF  # pid_t is signed; a damaged dump may hold anything
-    return {
-        "pr_pid": ids.pid & mask,
-        "pr_ppid": ids.ppid & mask,
-        "pr_pgrp": ids.pgrp & mask,
-        "pr_sid": ids.sid & mask,
-    }
+    return ids.pid & mask, ids.ppid & mask, ids.pgrp & mask, ids.sid & mask
 
 
 def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool) -> bytes:
@@ -163,22 +176,9 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool) -> bytes:
     for ns in (thread.times.utime, thread.times.stime, thread.times.cutime, thread.times.cstime):
         seconds, rest = divmod(ns, 1_000_000_000)  # ns_to_kernel_old_timeval()
         times += (seconds & word, rest // 1000)
-    return bytes(
-        _prstatus(arch.word_size, len(pr_reg)).build(
-            {
-                "si_signo": 0,
-                "si_code": 0,
-                "si_errno": 0,
-                "pr_cursig": 0,
-                "pr_sigpend": thread.sigpend & word,
-                "pr_sighold": thread.sighold & word,
-                **_ids(thread.ids),
-                "pr_times": times,
-                "pr_reg": pr_reg,
-                "pr_fpvalid": int(fpvalid),
-            }
-        )
-    )
+    pack = _prstatus_struct(arch.word_size, len(pr_reg)).pack
+    signals = thread.sigpend & word, thread.sighold & word
+    return pack(0, 0, 0, 0, *signals, *_ids(thread.ids), *times, pr_reg, int(fpvalid))
 
 
 def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
@@ -201,7 +201,7 @@ def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
                 "pr_flag": info.flags & 0xFFFFFFFF,
                 "pr_uid": kernel_id(info.uid),
                 "pr_gid": kernel_id(info.gid),
-                **_ids(info.ids),
+                **dict(zip(("pr_pid", "pr_ppid", "pr_pgrp", "pr_sid"), _ids(info.ids), strict=True)),
                 "pr_fname": info.comm[:15].ljust(16, b"\0"),
                 "pr_psargs": (info.psargs or b"")[:79].replace(b"\0", b" ").ljust(80, b"\0"),
             }

@@ -10,7 +10,9 @@ Kernel: ``__copy_xstate_to_uabi_buf`` in arch/x86/kernel/fpu/xstate.c (5.14 to 7
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kgcore.model import FpuState, XsaveLayout
 
@@ -62,6 +64,7 @@ def is_fsave(fpu: FpuState) -> bool:
     return len(fpu.image) == _FREGS_SIZE
 
 
+@lru_cache(1)  # two notes are made of it
 def user_fpu(fpu: FpuState, layout: XsaveLayout | None, *, raw: bool) -> UserFpu:
     """Make the two notes of a thread.
 
@@ -74,7 +77,7 @@ def user_fpu(fpu: FpuState, layout: XsaveLayout | None, *, raw: bool) -> UserFpu
     if layout is None or layout.user_size < EXTENDED:
         return UserFpu(image[:FXSAVE_SIZE], None)
     if len(image) < EXTENDED:  # it should have had a header: nothing says what of it is valid
-        return UserFpu(image[:FXSAVE_SIZE], None, omitted=tuple(_extended(layout.user_features)))
+        return UserFpu(image[:FXSAVE_SIZE], None, omitted=_extended(layout.user_features))
     xfeatures, xcomp_bv = struct.unpack_from("<QQ", image, FXSAVE_SIZE)
     compacted = bool(xcomp_bv & XCOMP_BV_COMPACTED)
     sources = _sources(layout, xcomp_bv if compacted else None)
@@ -124,12 +127,14 @@ def layout_note(layout: XsaveLayout) -> bytes:
     )
 
 
-def _extended(mask: int) -> list[int]:
+@lru_cache(64)
+def _extended(mask: int) -> tuple[int, ...]:
     """``for_each_extended_xfeature``."""
-    return [i for i in range(2, 63) if mask >> i & 1]
+    return tuple(i for i in range(2, 63) if mask >> i & 1)
 
 
-def _sources(layout: XsaveLayout, xcomp_bv: int | None) -> dict[int, int]:
+@lru_cache(64)  # threads have few layouts between them
+def _sources(layout: XsaveLayout, xcomp_bv: int | None) -> Mapping[int, int]:
     """Where each component lies in the saved image (``xfeature_get_offset``)."""
     if xcomp_bv is None:
         return dict(layout.offsets)
@@ -144,7 +149,7 @@ def _sources(layout: XsaveLayout, xcomp_bv: int | None) -> dict[int, int]:
     return sources
 
 
-def _fits(i: int, sources: dict[int, int], image: bytes, layout: XsaveLayout) -> bool:
+def _fits(i: int, sources: Mapping[int, int], image: bytes, layout: XsaveLayout) -> bool:
     """Whether a component can be copied: the sizes in a dump may contradict each other."""
     if i not in sources or i not in layout.sizes or i not in layout.offsets:
         return False
