@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What became of memory, byte by byte: where each comes from, or why it is not there. And the words for it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from kgcore.memory import Provenance, Run
 from kgcore.text import human_size
 
-__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Gaps", "amounts", "left_out")
+__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Accounted", "Gaps", "amounts", "left_out")
 
 _ORDER = {provenance: number for number, provenance in enumerate(Provenance)}
 
@@ -49,7 +50,7 @@ class Account:
     @property
     def recovered(self) -> dict[str, int]:
         """Bytes that were found elsewhere, by the value of their provenance."""
-        return self._those(lambda provenance: provenance.recovered)
+        return self._by_name([provenance for provenance in self.parts if provenance.recovered])
 
     @property
     def zero(self) -> int:
@@ -59,7 +60,7 @@ class Account:
     @property
     def missing(self) -> dict[str, int]:
         """Bytes that are not to be had, by the value of their provenance."""
-        return self._those(lambda provenance: provenance.missing)
+        return self._by_name([provenance for provenance in self.parts if provenance.missing])
 
     @property
     def data(self) -> int:
@@ -70,8 +71,8 @@ class Account:
     def total(self) -> int:
         return sum(self.parts.values()) + self.filtered
 
-    def _those(self, wanted: Callable[[Provenance], bool]) -> dict[str, int]:
-        chosen = sorted(filter(wanted, self.parts), key=_ORDER.__getitem__)
+    def _by_name(self, chosen: list[Provenance]) -> dict[str, int]:
+        chosen.sort(key=_ORDER.__getitem__)
         return {provenance.value: self.parts[provenance] for provenance in chosen}
 
     def to_json(self) -> dict[str, object]:
@@ -87,9 +88,17 @@ class Account:
 
     def compact(self) -> dict[str, object]:
         """For the vendor note: the same without the total, and without what is 0 or empty."""
-        content = self.to_json()
-        del content["total"]
-        return {key: value for key, value in content.items() if value}
+        present, zero = self.present, self.zero
+        content: dict[str, object] = {"present": present} if present else {}
+        if recovered := self.recovered:
+            content["recovered"] = recovered
+        if zero:
+            content["zero"] = zero
+        if self.filtered:
+            content["filtered"] = self.filtered
+        if missing := self.missing:
+            content["missing"] = missing
+        return content
 
     def words(self) -> str:
         """A line for people."""
@@ -110,6 +119,37 @@ def amounts(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{human_size(size)} {name}" for name, size in ranked)
 
 
+class _HasAccount(Protocol):
+    @property
+    def account(self) -> Account: ...
+
+
+class Accounted:
+    """What has an account tells its sums itself."""
+
+    __slots__ = ()
+
+    @property
+    def data(self: _HasAccount) -> int:
+        """Bytes of memory that were found."""
+        return self.account.data
+
+    @property
+    def recovered(self: _HasAccount) -> dict[str, int]:
+        """Those of them that were found elsewhere than through the page tables, by where."""
+        return self.account.recovered
+
+    @property
+    def zero(self: _HasAccount) -> int:
+        """Bytes of memory that are certainly zeros."""
+        return self.account.zero
+
+    @property
+    def filtered(self: _HasAccount) -> int:
+        """Bytes of memory that were not asked for."""
+        return self.account.filtered
+
+
 class Gaps:
     """Collects the missing ranges of one mapping, in ascending order.
 
@@ -118,6 +158,8 @@ class Gaps:
 
     :ivar runs: what came of it so far.
     """
+
+    __slots__ = ("_details", "runs")
 
     def __init__(self) -> None:
         self.runs: list[Run] = []

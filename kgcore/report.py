@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kgcore import __version__
-from kgcore.account import Account, Gaps
+from kgcore.account import Account, Accounted, Gaps
 from kgcore.memory import Provenance, Run
 from kgcore.model import Vma
 from kgcore.notes import Remark
@@ -39,7 +39,8 @@ class Gap(NamedTuple):
     late: bool
 
 
-class VmaAccount(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class VmaAccount(Accounted):
     """What became of a mapping.
 
     :ivar reason: why it was kept or left out (:class:`kgcore.filters.base.Keep`).
@@ -53,29 +54,9 @@ class VmaAccount(NamedTuple):
     account: Account
 
     @property
-    def data(self) -> int:
-        """Bytes that were found."""
-        return self.account.data
-
-    @property
-    def recovered(self) -> dict[str, int]:
-        """Those of them that were found elsewhere than through the page tables, by where."""
-        return self.account.recovered
-
-    @property
-    def zero(self) -> int:
-        """Bytes that are certainly zeros."""
-        return self.account.zero
-
-    @property
     def missing(self) -> int:
         """Bytes that are not to be had."""
         return sum(self.account.missing.values())
-
-    @property
-    def filtered(self) -> int:
-        """Bytes that were not asked for."""
-        return self.account.filtered
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -92,7 +73,7 @@ class VmaAccount(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Accounted):
     """The account of one core. Sizes are bytes.
 
     :ivar tgid: the process.
@@ -124,26 +105,6 @@ class Report:
     def account(self) -> Account:
         """What became of all its memory."""
         return Account.sum(vma.account for vma in self.vmas)
-
-    @property
-    def data(self) -> int:
-        """Bytes of memory that were found."""
-        return self.account.data
-
-    @property
-    def recovered(self) -> dict[str, int]:
-        """Those of them that were found elsewhere than through the page tables, by where."""
-        return self.account.recovered
-
-    @property
-    def zero(self) -> int:
-        """Bytes of memory that are certainly zeros."""
-        return self.account.zero
-
-    @property
-    def filtered(self) -> int:
-        """Bytes of memory that were not asked for."""
-        return self.account.filtered
 
     @property
     def missing_bytes(self) -> int:
@@ -220,23 +181,28 @@ class Read:
     """What came of reading a mapping, but for what was planned to be missing.
 
     :ivar parts: bytes by provenance.
-    :ivar late: those of them that turned out to be missing.
+    :ivar late: those of them that turned out to be missing, if any.
     """
 
     parts: dict[Provenance, int] = field(default_factory=dict)
-    late: Gaps = field(default_factory=Gaps)
+    late: Gaps | None = None
 
     def add(self, run: Run) -> None:
         self.parts[run.provenance] = self.parts.get(run.provenance, 0) + run.length
         if run.provenance.missing:
+            self.late = self.late or Gaps()
             self.late.add(run)
 
     def join(self, other: "Read") -> None:
         """Add what came of reading what is behind."""
         for provenance, size in other.parts.items():
             self.parts[provenance] = self.parts.get(provenance, 0) + size
-        for run in other.late.runs:
+        for run in other.late.runs if other.late is not None else ():
+            self.late = self.late or Gaps()
             self.late.add(run)
+
+
+_UNREAD = Read()
 
 
 def make_report(
@@ -264,15 +230,18 @@ def make_report(
         name = _name(vma)
         runs = [(run, False) for run in planned.missing]
         account = planned.account
-        found = read.get(index, Read()) if read is not None else None
+        found = read.get(index, _UNREAD) if read is not None else None
         beyond = cut.get(index, [])
         if found is not None and (found.parts or beyond):
-            runs += [(run, True) for run in found.late.runs] + [(run, False) for run in beyond]
-            runs.sort(key=lambda run: run[0].address)
-            lost = {provenance: size for provenance, size in account.parts.items() if provenance.missing}
-            if beyond:
-                lost[Provenance.LIMIT] = sum(run.length for run in beyond)
-            account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
+            late = found.late.runs if found.late is not None else []
+            if late or beyond:
+                runs += [(run, True) for run in late] + [(run, False) for run in beyond]
+                runs.sort(key=lambda run: run[0].address)
+            if runs or found.parts != account.parts:
+                lost = {provenance: size for provenance, size in account.parts.items() if provenance.missing}
+                if beyond:
+                    lost[Provenance.LIMIT] = sum(run.length for run in beyond)
+                account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
         gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, late) for run, late in runs)
         accounts.append(VmaAccount(vma.start, vma.end, name, planned.keep.reason, account))
     return Report(

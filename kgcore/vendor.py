@@ -29,7 +29,8 @@ were written can only stand in the report.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from kgcore import __version__
 from kgcore.account import Account
@@ -44,6 +45,7 @@ __all__ = ("FORMAT", "NT_KGCORE", "OWNER", "vendor_note")
 OWNER = b"KGCORE"
 NT_KGCORE = 0x4B474352  # "KGCR", in the manner of NT_FILE and NT_SIGINFO
 FORMAT = 1
+_AT_ONCE = 1024
 
 
 def vendor_note(
@@ -60,7 +62,7 @@ def vendor_note(
     :param decisions: one per VMA of the image.
     :param warnings: the image's and all others.
     """
-    content = {
+    content: dict[str, object] = {
         "format": FORMAT,
         "kgcore": __version__,
         "source": {plain(key): plain(value) for key, value in source.items()},
@@ -68,17 +70,27 @@ def vendor_note(
         "tgid": image.tgid,
         "filter": dict(filter_settings),
         "missing_policy": policy,
-        "missing": [[hex(run.address), hex(run.end), run.provenance.value, plain(run.detail)] for run in missing],
-        "threads": [_thread(thread) for thread in image.threads],
-        "vmas": [
+        "missing": ([hex(run.address), hex(run.end), run.provenance.value, plain(run.detail)] for run in missing),
+        "threads": map(_thread, image.threads),
+        "vmas": (
             [hex(vma.start), hex(vma.end), hex(vma.flags), keep.reason, keep.length]
             for vma, (keep, _) in zip(image.vmas, decisions, strict=True)
-        ],
-        "accounts": [account.compact() for _, account in decisions],
+        ),
+        "accounts": (account.compact() for _, account in decisions),
         "account": Account.sum(account for _, account in decisions).compact(),
         "warnings": [plain(text) for text in warnings],
     }
-    return Note(OWNER, NT_KGCORE, json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii"))
+    members = b",".join(_json(key) + b":" + _json(content[key]) for key in sorted(content))
+    return Note(OWNER, NT_KGCORE, b"{%b}" % members)
+
+
+def _json(value: object) -> bytes:
+    """Compact JSON. An iterator becomes an array: there may be 100 000 mappings, and all of them as Python objects
+    take several times the memory of the note."""
+    if isinstance(value, Iterator):
+        parts = iter(lambda: list(islice(value, _AT_ONCE)), [])
+        return b"[%b]" % b",".join(_json(part)[1:-1] for part in parts)
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def _thread(thread: Thread) -> dict[str, object]:
