@@ -21,6 +21,7 @@ from kgcore.sysroot import Sysroot, SysrootReport
 __all__ = ("Failure", "Outcome", "extract")
 
 REPORT_VERSION = 1
+_MOST_INDENTED = 10_000  # mappings
 
 
 class Failure(NamedTuple):
@@ -123,5 +124,7 @@ def _save(prepared: Prepared, request: DumpRequest, console: Console, own_files:
 def _write_report(path: str, outcome: Outcome, force: bool) -> None:
     """Like a core: private, whole or not at all, and not over somebody's file."""
     with FileSink(path, force=force) as sink:
-        sink.write(json.dumps(outcome.to_json(), indent=2).encode() + b"\n")
+        # json indents in Python, and takes several times as long. So many lines nobody reads.
+        indent = 2 if sum(len(report.vmas) for report in outcome.reports) <= _MOST_INDENTED else None
+        sink.write(json.dumps(outcome.to_json(), indent=indent).encode() + b"\n")
         sink.commit()

@@ -245,6 +245,30 @@ class TestNames:
         """A mount without a parent (lazily unmounted) is the top of the tree."""
         assert files.name(files.bin, files.new_mount(files.other_top)) == b"/bin"
 
+    def test_many_in_one_directory(self, files: Files) -> None:
+        """What is above them is walked once."""
+        directory = files.top
+        for number in range(100):
+            directory = files.dentry(b"%d" % number, directory)
+        below = [files.file(files.dentry(b"f%d" % number, directory)) for number in range(50)]
+        paths = Paths(files.kernel, files.task)
+        top = b"".join(b"/%d" % number for number in range(100))
+        first = paths.mapped_file(below[0])
+        before = files.reads
+        found = [paths.mapped_file(file).path for file in below]
+        assert (first.path, *found[1:]) == tuple(top + b"/f%d" % number for number in range(50))
+        # file, inode, dentry, name, mount
+        assert files.reads - before == 5 * 49
+
+    def test_many_in_a_damaged_directory(self, files: Files) -> None:
+        """Its circle is walked once, too."""
+        directory = files.dentry(b"d", files.top)
+        files.set("struct dentry", directory, {"d_parent": files.dentry(b"e", directory)})
+        below = [files.file(files.dentry(b"f", directory)) for _ in range(50)]
+        paths = Paths(files.kernel, files.task)
+        assert {paths.mapped_file(file).path for file in below} == {None}
+        assert files.reads < 50 * 8 + 3 * 2048
+
     def test_names_are_bytes(self, files: Files) -> None:
         assert files.name(files.dentry(b"\xff\n\x1b[m", files.top)) == b"/\xff\n\x1b[m"
 

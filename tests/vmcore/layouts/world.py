@@ -40,6 +40,7 @@ class World:
 
     :ivar symbols: address by name; for :meth:`Target.symbol_address`, and variables of :meth:`variable`.
     :ivar lost: page frames that are not in the dump: reading them faults.
+    :ivar reads: how often kernel memory was read.
     """
 
     def __init__(self, text: str, release: str = "6.12.0", vmcoreinfo: dict[str, str] | None = None) -> None:
@@ -47,6 +48,7 @@ class World:
         self.memory: dict[int, bytearray] = {}
         self.symbols: dict[str, int] = {}
         self.lost: set[int] = set()
+        self.reads = 0
         self._next = _FIRST
         self._variables: dict[str, Object] = {}
         declared = Declarations(self.prog, text)
@@ -82,6 +84,7 @@ class World:
         return found
 
     def _read_virtual(self, address: int, size: int, _offset: int, _physical: bool) -> bytes:
+        self.reads += 1
         if not PAGE_OFFSET <= address < PAGE_OFFSET + _RAM:
             raise FaultError("no memory there", address)
         return self._read_physical(address - PAGE_OFFSET, size, 0, True)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What one more mapping and one more thread cost, counted in calls: what is quadratic, or reads a structure member by
+member, is found on a machine of any speed. (Of an operator that searches a list there is no call to be counted.)"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from types import FrameType
+from typing import Any, TypeVar
+
+import pytest
+
+pytest.importorskip("drgn")
+
+from kgcore.account import Account
+from kgcore.arch import ARCHES
+from kgcore.elf import note_bytes
+from kgcore.filters.base import Keep
+from kgcore.memory import Provenance
+from kgcore.model import ProcessImage
+from kgcore.notes import process_notes, remarks
+from kgcore.sources.base import TaskRef
+from kgcore.vendor import vendor_note
+from tests.vmcore.conftest import Extractor, need
+
+_T = TypeVar("_T")
+Read = Callable[[str], tuple[ProcessImage, Counter[str]]]
+
+
+def counted(work: Callable[[], _T]) -> tuple[_T, Counter[str]]:
+    """What comes of it, and how many functions of Python and drgn it called. Nearly all of those of drgn read the dump."""
+    counts: Counter[str] = Counter()
+
+    def count(_frame: FrameType, event: str, function: Any) -> None:
+        if event == "call":
+            counts["python"] += 1
+        elif event == "c_call" and type(getattr(function, "__self__", None)).__module__ == "_drgn":
+            counts["drgn"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        return work(), counts
+    finally:
+        sys.setprofile(before)
+
+
+@pytest.fixture(scope="module")
+def read(extract: Extractor) -> Read:
+    """A victim of k61-many, and what it cost to read it when the kernel's layouts were known already."""
+    fixture = need("k61-many")
+    source = extract.source(fixture.dump())
+    source.image(TaskRef.parse("1"))
+
+    @cache
+    def victim(name: str) -> tuple[ProcessImage, Counter[str]]:
+        ref = TaskRef.parse(str(fixture.victims[name].pid))
+        return counted(lambda: source.image(ref))
+
+    return victim
+
+
+def notes(image: ProcessImage) -> None:
+    arch = ARCHES[image.arch]
+    list(remarks(image, arch))
+    for note in process_notes(image, arch):
+        note_bytes(note)
+
+
+def test_mapping(read: Read) -> None:
+    image, cost = read("manyvmas")
+    count = len(image.vmas)
+    assert count > 66_000
+    # Its vm_area_struct; and a part of a maple node, which has up to 16.
+    assert cost["drgn"] < 1.2 * count
+    # Structs.read() and what it is made of: 4; the generators that lead to it: 3; then Vma and its parts.
+    assert cost["python"] < 15 * count
+
+
+def test_thread(read: Read) -> None:
+    image, cost = read("manythreads")
+    count = len(image.threads)
+    assert count == 2000
+    # Its place in the list, its task_struct, its stack, two of its struct pid, two of its fpstate, its signal_struct;
+    # its times once more for those of the group, and a few questions to objects. And two mappings.
+    assert cost["drgn"] < 20 * count
+    # Those reads, 5 calls each; the parts of a Thread; and two mappings.
+    assert cost["python"] < 120 * count
+
+
+def test_notes(read: Read) -> None:
+    image, _ = read("manythreads")
+    _, cost = counted(lambda: notes(image))
+    # Five rows of the table of register sets, each asked, made and framed; the extended state, twice.
+    assert cost["python"] < 100 * len(image.threads)
+    image, _ = read("manyvmas")
+    _, cost = counted(lambda: notes(image))
+    assert cost["python"] < 1000, "NT_FILE is one note"
+
+
+def test_vendor_note(read: Read) -> None:
+    image, _ = read("manyvmas")
+    decisions = [(Keep(vma.end - vma.start, "test"), Account({Provenance.PRESENT: 4096})) for vma in image.vmas]
+    note, cost = counted(lambda: vendor_note(image, {}, {}, "omit", decisions, (), ()))
+    assert len(json.loads(note.desc)["vmas"]) == len(image.vmas)
+    assert cost["python"] < 25 * len(image.vmas)  # the parts of an account, and their sum
