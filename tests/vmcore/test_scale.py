@@ -30,7 +30,7 @@ Read = Callable[[str], tuple[ProcessImage, Counter[str]]]
 
 
 def counted(work: Callable[[], _T]) -> tuple[_T, Counter[str]]:
-    """What comes of it, and how many functions of Python and drgn it called. Nearly all of those of drgn read the dump."""
+    """What comes of it, and how many functions of Python and drgn were called. Most of drgn's read the dump."""
     counts: Counter[str] = Counter()
 
     def count(_frame: FrameType, event: str, function: Any) -> None:

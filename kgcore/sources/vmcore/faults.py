@@ -6,7 +6,6 @@ private anonymous memory is zeros, a file's page is what the page cache has, a v
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from enum import Enum
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +18,6 @@ from kgcore.sources.vmcore.extents import Extent, missing, zeros
 from kgcore.sources.vmcore.pagecache import CachedFile
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.tasks import comm, is_kernel_thread
-from kgcore.sources.vmcore.vmas import vma_structs
 
 __all__ = ("Faults",)
 
@@ -98,11 +96,11 @@ class Faults:
         """
         :raises FaultError: what would tell is not in the dump.
         """
-        found = self._structs.get(vma.start)
         if (
-            found is None
+            not vma.struct
         ):  # the gate VMA: what mode XONLY does not map (arch/x86/entry/vsyscall/vsyscall_64.c) is a hole
             return _Behind(_Handler.ZEROS if vma.file is None else _Handler.UNKNOWN)
+        found = self._struct(vma)
         operations = found.vm_ops.read_()
         symbol = self._kernel.target.symbol_address
         if operations and operations.value_() == symbol("secretmem_vm_ops"):
@@ -115,15 +113,9 @@ class Faults:
         special = operations.fault.value_() == symbol("special_mapping_fault")
         return _Behind(_Handler.SPECIAL if special else _Handler.UNKNOWN)
 
-    @cached_property
-    def _structs(self) -> dict[int, Object]:
-        """``struct vm_area_struct *`` by start."""
-        structs: dict[int, Object] = {}
-        for found in vma_structs(self._kernel, self._mm):
-            if not isinstance(found, str):
-                with suppress(FaultError):
-                    structs.setdefault(found.vm_start.value_(), found)
-        return structs
+    def _struct(self, vma: Vma) -> Object:
+        """``struct vm_area_struct *``"""
+        return Object(self._kernel.prog, "struct vm_area_struct *", vma.struct)
 
     # Anonymous memory
 
@@ -179,7 +171,7 @@ class Faults:
         """``[uprobes]`` and the like: pages listed in ``vm_special_mapping::pages`` (special_mapping_fault())."""
         end = address + length
         try:
-            private = self._structs[vma.start].vm_private_data.value_()
+            private = self._struct(vma).vm_private_data.value_()
             special = Object(self._kernel.prog, "struct vm_special_mapping *", private)
             pages = special.pages.read_()
             at = address

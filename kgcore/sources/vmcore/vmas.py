@@ -14,7 +14,7 @@ from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.trees import maple_slots
 
-__all__ = ("Paths", "read_vmas", "vma_members", "vma_structs")
+__all__ = ("Paths", "read_vmas", "vma_members")
 
 _PAGE_SIZE = 4096
 _VSYSCALL = 0xFFFFFFFFFF600000
@@ -98,12 +98,6 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
             address = vma["vm_next"]
     except FaultError as error:
         yield f"the list of mappings breaks off: {error}"
-
-
-def vma_structs(kernel: Kernel, mm: Object) -> Iterator[Object | str]:
-    """The same as ``struct vm_area_struct *``."""
-    for found in vma_members(kernel, mm):
-        yield found if isinstance(found, str) else Object(kernel.prog, "struct vm_area_struct *", found.address)
 
 
 def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:

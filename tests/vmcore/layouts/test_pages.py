@@ -102,7 +102,7 @@ class Process(Cache):
 
     def runs(self, pages: int = 1, flags: int = VM_READ, **vma: object) -> list[tuple[int, Provenance, str]]:
         """As (pages, provenance, detail), of the first pages of the mapping."""
-        area = Vma(START, START + 0x10000, flags, **vma)  # type: ignore[arg-type]
+        area = Vma(START, START + 0x10000, flags, struct=self.area, **vma)  # type: ignore[arg-type]
         found = list(self.it.runs(area, START, START + 4096 * pages))
         assert [run.address for run in found] == [START, *(run.end for run in found[:-1])]
         assert found[-1].end == START + 4096 * pages
@@ -120,7 +120,7 @@ class TestPresent:
     def test_content(self, process: Process) -> None:
         process.pte(0, process.frame(b"one") | P)
         process.pte(1, process.frame(b"two") ^ PFN | PROTNONE)
-        vma = Vma(START, START + 0x10000, VM_READ)
+        vma = Vma(START, START + 0x10000, VM_READ, struct=process.area)
         (piece,) = process.it.read(vma, START, START + 8192)
         assert piece == Piece(Run(START, 8192, PRESENT), b"one".ljust(4096, b".") + b"two".ljust(4096, b"."))
         assert process.runs(2) == [(2, PRESENT, "")]
@@ -131,7 +131,9 @@ class TestPresent:
         for page in range(3):
             process.pte(page, frame + 4096 * page | P)
         process.lost = {frame + 4096 >> 12}
-        pieces = list(process.it.read(Vma(START, START + 0x10000, VM_READ), START, START + 3 * 4096))
+        pieces = list(
+            process.it.read(Vma(START, START + 0x10000, VM_READ, struct=process.area), START, START + 3 * 4096)
+        )
         assert [piece.run.provenance for piece in pieces] == [PRESENT, UNREADABLE, PRESENT]
         assert [len(piece.data) for piece in pieces] == [4096, 0, 4096]
 
@@ -228,7 +230,7 @@ class TestEntries:
         """Migration and device-exclusive entries name the frame that still has the bytes."""
         frame = process.frame(b"moving")
         process.pte(0, entry(number, frame >> 12 | 3 << 34))
-        (piece,) = process.it.read(Vma(START, START + 0x10000, VM_READ), START, START + 4096)
+        (piece,) = process.it.read(Vma(START, START + 0x10000, VM_READ, struct=process.area), START, START + 4096)
         assert bytes(piece.data).startswith(b"moving.")
 
     def test_swap_error_of_6_1(self) -> None:
@@ -291,7 +293,7 @@ class TestAbsent:
         ops = process.new("struct vm_operations_struct", fault=0x4711)
         process.set("struct vm_area_struct", process.area, {"vm_ops": ops, "vm_private_data": special})
         assert [run[:2] for run in process.runs(3, name="[uprobes]")] == [(2, PRESENT), (1, FILE)]
-        vma = Vma(START, START + 0x10000, VM_READ, name="[uprobes]")
+        vma = Vma(START, START + 0x10000, VM_READ, name="[uprobes]", struct=process.area)
         (piece,) = process.it.read(vma, START, START + 8192)
         assert (piece.data[:3], piece.data[4096:4099]) == (b"one", b"two")
 
@@ -309,7 +311,7 @@ class TestAbsent:
         file = process.file("ext4_aops")
         process.head(process.node(0, {3: process.page(frame >> 12, 3)}))
         assert process.runs(3, file=file, pgoff=2) == [(1, FILE, ""), (1, CACHED, ""), (1, FILE, "")]
-        vma = Vma(START, START + 0x10000, VM_READ, pgoff=2, file=file)
+        vma = Vma(START, START + 0x10000, VM_READ, pgoff=2, file=file, struct=process.area)
         (piece,) = process.it.read(vma, START + 4096, START + 8192)
         assert bytes(piece.data).startswith(b"cached.")
 
@@ -318,7 +320,7 @@ class TestAbsent:
         for number in range(8):
             process.write(PAGE_OFFSET + frames + 4096 * number, f"part {number}".encode())
         process.head(process.node(0, dict.fromkeys(range(8, 16), process.page(frames >> 12, 8))))
-        vma = Vma(START, START + 0x10000, VM_READ, pgoff=10, file=process.file("shmem_aops"))
+        vma = Vma(START, START + 0x10000, VM_READ, pgoff=10, file=process.file("shmem_aops"), struct=process.area)
         pieces = list(process.it.read(vma, START, START + 7 * 4096))
         assert [run.length for run, _ in pieces] == [6 * 4096, 4096]
         data = pieces[0].data
@@ -336,7 +338,9 @@ class TestAbsent:
         """A page of one's own comes before the file's."""
         process.head(process.page(process.frame(b"file") >> 12, 0))
         process.pte(0, process.frame(b"own") | P)
-        vma = Vma(START, START + 0x10000, VM_READ | VM_WRITE, file=process.file("ext4_aops"), anon=True)
+        vma = Vma(
+            START, START + 0x10000, VM_READ | VM_WRITE, file=process.file("ext4_aops"), anon=True, struct=process.area
+        )
         (piece,) = process.it.read(vma, START, START + 4096)
         assert bytes(piece.data).startswith(b"own.")
 
@@ -402,7 +406,7 @@ class TestHugetlb:
         page = process.page(frame >> 12, index)
         process.head(process.node(0, {3: page}) if index == 3 else process.node(6, {24: page}))
         file = MappedFile(b"/h", 1, 0, 8 << 21)
-        vma = Vma(START, START + 0x10000, VM_READ | VM_HUGETLB, pgoff=3 << 9, file=file)
+        vma = Vma(START, START + 0x10000, VM_READ | VM_HUGETLB, pgoff=3 << 9, file=file, struct=process.area)
         pieces = list(process.it.read(vma, START + 5 * 4096, START + 6 * 4096))
         assert bytes(pieces[0].data[:5]) == b"sixth"
 
@@ -438,7 +442,7 @@ class TestVdso:
     def test_image(self, size: int) -> None:
         process = self.process(size)
         assert process.runs(3, name="[vdso]") == [(2, CACHED, ""), (1, ZERO, "")]
-        vma = Vma(START, START + 0x10000, VM_READ, name="[vdso]")
+        vma = Vma(START, START + 0x10000, VM_READ, name="[vdso]", struct=process.area)
         (piece,) = process.it.read(vma, START + 4096, START + 8192)
         assert bytes(piece.data[:6]) == b"vdso 1"
 
