@@ -45,6 +45,8 @@ class Provenance(Enum):
         self.stored = not self.missing and value != "zero"
         self.recovered = self.stored and value != "present"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
 
 class Run(NamedTuple):
     """Adjacent pages of one provenance.

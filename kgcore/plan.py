@@ -108,18 +108,21 @@ class VmaPlan(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a core's memory that is written in one go: a range of the file.
+    """A part of a core's memory that is written in one go: a range of the file, from a place in one segment up to one
+    in the same or a later segment.
 
-    :ivar offset: in the file, where the first segment's data go; the others' follow.
-    :ivar size: of all segments' data.
-    :ivar most: bytes of them that there may be to be written; the rest is certainly holes.
-    :ivar segments: segments, or parts of them.
+    :ivar first: the segment that it begins in, as an index into the plan's.
+    :ivar start: address of its first byte.
+    :ivar last: the segment that it ends in.
+    :ivar end: address behind its last byte.
+    :ivar most: bytes that there may be to be written; the rest is certainly holes.
     """
 
-    offset: int
-    size: int
+    first: int
+    start: int
+    last: int
+    end: int
     most: int
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +157,8 @@ class CorePlan:
 
     def parts(self) -> Iterator[Part]:
         """The segments' data as parts of about equal work, in file order and without gaps."""
-        segments: list[Segment] = []
-        size = most = 0
-        for segment in self.segments:
+        part: Part | None = None
+        for number, segment in enumerate(self.segments):
             plan = self.vmas[segment.vma]
             start, end = segment.address, segment.address + segment.filesz
             first, last = bisect_right(plan.cuts, start), bisect_left(plan.cuts, end)
@@ -164,15 +166,24 @@ class CorePlan:
                 if low == high:
                     continue
                 weight = min(high - low, plan.account.data, PART)
-                if segments and (most + weight > PART or len(segments) >= _SEGMENTS_PER_PART):
-                    yield Part(segments[0].offset, size, most, tuple(segments))
-                    segments, size, most = [], 0, 0
-                offset = segment.offset + low - start
-                segments.append(segment._replace(address=low, filesz=high - low, memsz=high - low, offset=offset))
-                size += high - low
-                most += weight
-        if segments:
-            yield Part(segments[0].offset, size, most, tuple(segments))
+                if part and part.most + weight <= PART and number - part.first < _SEGMENTS_PER_PART:
+                    part = Part(part.first, part.start, number, high, part.most + weight)
+                    continue
+                if part:
+                    yield part
+                part = Part(number, low, number, high, weight)
+        if part:
+            yield part
+
+    def segments_of(self, part: Part) -> Iterator[Segment]:
+        """The segments of a part, and of the first and the last one what is in it."""
+        for number in range(part.first, part.last + 1):
+            segment = self.segments[number]
+            low = part.start if number == part.first else segment.address
+            high = part.end if number == part.last else segment.address + segment.filesz
+            if low < high:
+                offset = segment.offset + low - segment.address
+                yield segment._replace(address=low, filesz=high - low, memsz=high - low, offset=offset)
 
 
 def make_plan(
@@ -204,7 +215,8 @@ def make_plan(
             pid=image.tgid,
         )
     look = partial(peek, memory)
-    vmas = tuple(_plan_vma(vma, keep(vma, look), memory) for vma in image.vmas)
+    shared: dict[object, VmaPlan] = {}  # of a hundred thousand mappings most become the same
+    vmas = tuple(_plan_vma(vma, keep(vma, look), memory, shared) for vma in image.vmas)
     image = replace(image, warnings=(*image.warnings, *remarks_of()))
     remarks_ = tuple(remarks(image, arch))
     warnings = (*image.warnings, *_why_excluded(vmas, source or {}))
@@ -292,7 +304,7 @@ def _by_importance(
     return sorted(range(len(parts)), key=rank)
 
 
-def _plan_vma(vma: Vma, keep: Keep, memory: Memory) -> VmaPlan:
+def _plan_vma(vma: Vma, keep: Keep, memory: Memory, shared: dict[object, VmaPlan]) -> VmaPlan:
     parts: dict[Provenance, int] = {}
     gaps = Gaps()
     cuts: list[int] = []
@@ -315,8 +327,11 @@ def _plan_vma(vma: Vma, keep: Keep, memory: Memory) -> VmaPlan:
                     pending = at - cut
         if at != vma.start + keep.length:
             raise ValueError(f"memory runs end at {at:#x}, not at {vma.start + keep.length:#x}")
-    account = Account(parts, vma.end - vma.start - keep.length)
-    return VmaPlan(keep, account, tuple(gaps.runs), tuple(cuts))
+    filtered = vma.end - vma.start - keep.length
+    key = (keep, filtered, *parts.items(), *gaps.runs, *cuts)
+    if key not in shared:
+        shared[key] = VmaPlan(keep, Account(parts, filtered), tuple(gaps.runs), tuple(cuts))
+    return shared[key]
 
 
 def _why_excluded(vmas: Iterable[VmaPlan], source: Mapping[str, str]) -> Iterator[str]:

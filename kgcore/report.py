@@ -7,6 +7,7 @@ may rely on. A key that is added here is added there.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from kgcore import __version__
@@ -193,6 +194,11 @@ class Read:
             self.late = self.late or Gaps()
             self.late.add(run)
 
+    def as_planned(self, account: Account) -> bool:
+        """Whether all came that was planned to."""
+        planned = {provenance: size for provenance, size in account.parts.items() if not provenance.missing}
+        return self.late is None and self.parts == planned
+
     def join(self, other: "Read") -> None:
         """Add what came of reading what is behind."""
         for provenance, size in other.parts.items():
@@ -202,21 +208,18 @@ class Read:
             self.late.add(run)
 
 
-_UNREAD = Read()
-
-
 def make_report(
     plan: CorePlan,
     *,
     path: str | None = None,
     stored: int = 0,
-    read: Mapping[int, Read] | None = None,
+    read: Mapping[int, Read] = MappingProxyType({}),
     unwritten: Iterable[Segment] = (),
     limit: str = "",
 ) -> Report:
     """The account of a plan, or of the core that was written from it.
 
-    :param read: by index of the VMA; one that is not in it was not read. None: nothing was read yet.
+    :param read: what was read of a mapping, by its index, where that is not what was planned.
     :param unwritten: (parts of) segments that are not in the file, which ends before.
     :param limit: why, in a few words.
     """
@@ -230,18 +233,16 @@ def make_report(
         name = _name(vma)
         runs = [(run, False) for run in planned.missing]
         account = planned.account
-        found = read.get(index, _UNREAD) if read is not None else None
-        beyond = cut.get(index, [])
-        if found is not None and (found.parts or beyond):
-            late = found.late.runs if found.late is not None else []
-            if late or beyond:
-                runs += [(run, True) for run in late] + [(run, False) for run in beyond]
-                runs.sort(key=lambda run: run[0].address)
-            if runs or found.parts != account.parts:
-                lost = {provenance: size for provenance, size in account.parts.items() if provenance.missing}
-                if beyond:
-                    lost[Provenance.LIMIT] = sum(run.length for run in beyond)
-                account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
+        found, beyond = read.get(index), cut.get(index)
+        if found is not None or beyond is not None:
+            found, beyond = found or Read(), beyond or []
+            runs += [(run, True) for run in (found.late.runs if found.late is not None else [])]
+            runs += [(run, False) for run in beyond]
+            runs.sort(key=lambda run: run[0].address)
+            lost = {provenance: size for provenance, size in account.parts.items() if provenance.missing}
+            if beyond:
+                lost[Provenance.LIMIT] = sum(run.length for run in beyond)
+            account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
         gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, late) for run, late in runs)
         accounts.append(VmaAccount(vma.start, vma.end, name, planned.keep.reason, account))
     return Report(

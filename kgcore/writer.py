@@ -63,12 +63,14 @@ class _Done:
     """What came of a part.
 
     :ivar read: by index of the VMA.
-    :ivar data: bytes that were promised.
+    :ivar size: bytes of it.
+    :ivar data: those of them that were promised.
     :ivar stored: those of them that are there, and no holes.
     :ivar items: for the sink.
     """
 
     read: dict[int, Read] = field(default_factory=dict)
+    size: int = 0
     data: int = 0
     stored: int = 0
     items: list[Item] = field(default_factory=list)
@@ -76,7 +78,7 @@ class _Done:
 
 class _Writer:
     """
-    :ivar read: what came of reading, by index of the VMA.
+    :ivar read: what came of reading, by index of the VMA, but for what was all as planned.
     :ivar stored: bytes that are no holes.
     :ivar cut: which limit ended the file early; "" if none did.
     :ivar unwritten: what is behind that end.
@@ -106,7 +108,7 @@ class _Writer:
         else:
             finished = self._one_by_one(parts)
         self._advance(0)  # of nothing, too, there is an end
-        self.unwritten = [segment for part in parts[finished:] for segment in part.segments]
+        self.unwritten = [segment for part in parts[finished:] for segment in self.plan.segments_of(part)]
         if self.plan.tail and not self.cut:
             self._put(self.plan.tail)
 
@@ -122,7 +124,7 @@ class _Writer:
             if self.cut:
                 return number
             used, done = self.sink.used, _Done()
-            for segment in part.segments:
+            for segment in self.plan.segments_of(part):
                 _copy(self.plan, self.memory, segment, self.sink, done, self._advance)
             self.limits.use(self.sink.used - used)
             self._add(done)
@@ -132,10 +134,11 @@ class _Writer:
         """The parts are handed out in their order, and what comes of them is taken in it."""
 
         def work(number: int) -> _Done:
-            done, part = _Done(), parts[number]
-            output = self.sink.part(part.offset)
-            for segment in part.segments:
+            done, segments = _Done(), list(self.plan.segments_of(parts[number]))
+            output = self.sink.part(segments[0].offset)
+            for segment in segments:
                 _copy(self.plan, self.memory, segment, output, done)
+            done.size = sum(segment.filesz for segment in segments)
             done.items = output.items()
             return done
 
@@ -157,21 +160,24 @@ class _Writer:
                 finished[number] = done
                 self._advance(done.data)
                 while taken in finished:
-                    self._take(parts[taken], finished.pop(taken))
+                    self._take(finished.pop(taken))
                     taken += 1
 
-    def _take(self, part: Part, done: _Done) -> None:
+    def _take(self, done: _Done) -> None:
         used = self.sink.used
-        self.sink.take(done.items, part.size, done.stored)
+        self.sink.take(done.items, done.size, done.stored)
         self.limits.use(self.sink.used - used)
         self._add(done)
 
     def _add(self, done: _Done) -> None:
         self.stored += done.stored
         for vma, read in done.read.items():
-            known = self.read.setdefault(vma, read)
-            if known is not read:
-                known.join(read)
+            if vma in self.read:
+                self.read[vma].join(read)
+            else:
+                self.read[vma] = read
+            if self.read[vma].as_planned(self.plan.vmas[vma].account):
+                del self.read[vma]
 
     def _advance(self, data: int) -> None:
         self._data += data
@@ -197,7 +203,7 @@ def _copy(
             raise ValueError(f"memory piece out of place: {run}, expected at {at:#x}")
         at = run.end
         promised = 0
-        for part in _without(run, planned):
+        for part in _without(run, planned) if planned else (run,):
             found.add(part)
             promised += 0 if part.provenance is Provenance.ZERO else part.length
         if not run.provenance.stored:

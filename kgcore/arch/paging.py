@@ -147,7 +147,7 @@ def walk(
     :param encryption_mask: ``sme_me_mask``: the bit of an entry that says "encrypted".
     """
     pending: Leaf | None = None
-    for leaf in _walk_table(mode, 0, root, start, end, read, encryption_mask, set()):
+    for leaf in _walk(mode, root, start, end, read, encryption_mask):
         if pending is None:
             pending = leaf
         elif leaf.kind is pending.kind and (
@@ -160,6 +160,36 @@ def walk(
             pending = leaf
     if pending is not None:
         yield pending
+
+
+def _walk(
+    mode: PagingMode,
+    table: int,
+    start: int,
+    end: int,
+    read: Callable[[int, int], bytes | None],
+    encryption_mask: int,
+) -> Iterator[Leaf]:
+    """Go down to the first table in which the range has more than one entry: most mappings are small."""
+    size = struct.calcsize(mode.entry)
+    seen = set()
+    depth = 0
+    for level in mode.levels[:-1]:
+        index = start >> level.shift
+        if index != end - 1 >> level.shift:
+            break
+        raw = read(table + (index & mode.entries - 1) * size, size)
+        if raw is None:
+            yield Leaf(start, end - start, EntryKind.BROKEN, table)
+            return
+        seen.add(table)
+        found = _look(mode, level, int.from_bytes(raw, "little"), table, start, end, encryption_mask)
+        if isinstance(found, Leaf):
+            yield found
+            return
+        table = found
+        depth += 1
+    yield from _walk_table(mode, depth, table, start, end, read, encryption_mask, seen)
 
 
 def _walk_table(
@@ -192,23 +222,33 @@ def _walk_table(
     address = start
     for entry in entries:
         upto = min((address >> level.shift) + 1 << level.shift, end)
-        if not entry:
-            yield Leaf(address, upto - address, EntryKind.EMPTY, 0)
-        elif level.can_be_leaf and entry & _PSE:
-            # A huge page that is being split or hinted has neither P nor PROTNONE, but PSE all the same
-            # (pmd_present(), arch/x86/include/asm/pgtable.h).
-            physical = _physical(mode, entry, encryption_mask) & ~mode.large_page_mask
-            yield Leaf(address, upto - address, EntryKind.PRESENT, physical + (address & (1 << level.shift) - 1))
-        elif entry & _PRESENT:
-            below = entry & mode.pfn_mask & ~encryption_mask
-            yield from _walk_table(mode, depth + 1, below, address, upto, read, encryption_mask, seen)
-        elif level.can_be_leaf and entry & _PROTNONE:
-            yield Leaf(address, upto - address, EntryKind.BROKEN, table)
-        elif level.can_be_leaf:
-            yield Leaf(address, upto - address, EntryKind.SWAP, entry)
+        found = _look(mode, level, entry, table, address, upto, encryption_mask)
+        if isinstance(found, Leaf):
+            yield found
         else:
-            yield Leaf(address, upto - address, EntryKind.BROKEN, table)
+            yield from _walk_table(mode, depth + 1, found, address, upto, read, encryption_mask, seen)
         address = upto
+
+
+def _look(
+    mode: PagingMode, level: Level, entry: int, table: int, address: int, upto: int, encryption_mask: int
+) -> Leaf | int:
+    """What an entry of an upper table is for a range in its reach: a run, or the table below.
+
+    :param table: that it is in.
+    """
+    if not entry:
+        return Leaf(address, upto - address, EntryKind.EMPTY, 0)
+    if level.can_be_leaf and entry & _PSE:
+        # A huge page that is being split or hinted has neither P nor PROTNONE, but PSE all the same
+        # (pmd_present(), arch/x86/include/asm/pgtable.h).
+        physical = _physical(mode, entry, encryption_mask) & ~mode.large_page_mask
+        return Leaf(address, upto - address, EntryKind.PRESENT, physical + (address & (1 << level.shift) - 1))
+    if entry & _PRESENT:
+        return entry & mode.pfn_mask & ~encryption_mask
+    if level.can_be_leaf and not entry & _PROTNONE:
+        return Leaf(address, upto - address, EntryKind.SWAP, entry)
+    return Leaf(address, upto - address, EntryKind.BROKEN, table)
 
 
 def _pages(mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int) -> Iterator[Leaf]:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from drgn import FaultError
 
@@ -19,6 +19,7 @@ _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
 _MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
 _PAGES_AT_ONCE = 1 << 12  # struct pages read in one call
+_FRAMES_KEPT = 256
 
 _NOT_STORED = {
     FrameState.EXCLUDED: (Provenance.EXCLUDED, ""),
@@ -52,6 +53,8 @@ class PhysicalMemory(Reader):
         self._kernel = kernel
         self._target = kernel.target
         self._frames = FrameReader(kernel.target.dump, kernel.target.phys)
+        # A page table serves many mappings, one after the other; that of a running process changes.
+        self._frame = lru_cache(0 if kernel.target.live else _FRAMES_KEPT)(self._read_frame)
 
     def fill(self, at: int, view: memoryview) -> None:
         """See :meth:`kgcore.sources.vmcore.extents.Reader.fill`; ``at`` is a physical address."""
@@ -62,14 +65,17 @@ class PhysicalMemory(Reader):
 
     def stored(self, address: int, size: int) -> bytes | None:
         """Bytes within one page frame; None if the dump does not hold it."""
-        frame = address >> _PAGE_SHIFT
+        frame = self._frame(address >> _PAGE_SHIFT)
+        return None if frame is None else frame[address % _PAGE :][:size]
+
+    def _read_frame(self, frame: int) -> bytes | None:
         if not 0 <= frame < _MAX_FRAME:
             return None
         for _, _, state in self._target.frames.runs(frame, frame + 1):
             if state is not FrameState.STORED:
                 return None
         try:
-            return self._target.phys(address, size)
+            return self._target.phys(frame << _PAGE_SHIFT, _PAGE)
         except FaultError:
             return None
 
