@@ -25,6 +25,7 @@ __all__ = (
     "add_show",
     "add_supply_options",
     "add_version",
+    "duration",
     "existing",
     "file_name",
     "filter_mask",
@@ -33,9 +34,12 @@ __all__ = (
     "number",
     "option",
     "place_of",
+    "size",
     "supplies_of",
     "swap_image",
+    "user_id",
     "vmcore_path",
+    "workers",
 )
 
 
@@ -220,6 +224,43 @@ def level(text: str) -> Show:
 def filter_mask(text: str) -> int | None:
     """A sum of filter bits; None: each process\'s own."""
     return None if text == "process" else number(text, 127, "a sum of filter bits, 0 to 127, or 'process'")
+
+
+def workers(text: str) -> int:
+    """How many processes."""
+    count = number(text, 1024, "a number of processes, 1 to 1024")
+    if not count:
+        raise argparse.ArgumentTypeError("0 processes do nothing: it takes 1 to 1024")
+    return count
+
+
+def user_id(text: str) -> int:
+    """A user, by number."""
+    return number(text, (1 << 32) - 2, "the number of a user")
+
+
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def size(text: str) -> int:
+    """Bytes: a number with K, M, G or T."""
+    return int(_quantity(text, _SIZES, 1, "bytes, or a number with K, M, G or T (powers of 1024)"))
+
+
+def duration(text: str) -> float:
+    """Seconds: a number with s, m or h."""
+    return _quantity(text, _SECONDS, 0.001, "seconds, 0.001 or more, or a number with s, m or h")
+
+
+def _quantity(text: str, units: Mapping[str, int], least: float, meaning: str) -> float:
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]?)", text)
+    if found is None or found[2] not in units:
+        raise argparse.ArgumentTypeError(f"{text!r} is none: it takes {meaning}")
+    value = float(found[1]) * units[found[2]]
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is too little: it takes {meaning}")
+    return value
 
 
 def _architecture(text: str) -> str:

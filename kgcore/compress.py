@@ -12,7 +12,7 @@ from typing import Literal, Self
 from kgcore.errors import KgcoreError
 from kgcore.sinks import BaseSink, Item, PartOutput, Sink
 
-__all__ = ("SUFFIXES", "CompressedSink", "Compression")
+__all__ = ("SUFFIXES", "CompressedSink", "Compression", "require")
 
 Compression = Literal["zstd", "gzip"]
 _Encode = Callable[[bytes | bytearray], bytes]
@@ -118,6 +118,14 @@ class _Compressed:
     def _frame(self) -> list[Item]:
         pending, self._pending = self._pending, bytearray()
         return [self._encode(pending)] if pending else []
+
+
+def require(compression: Compression) -> None:
+    """Find out now rather than when there is a core to be written.
+
+    :raises KgcoreError: the library for it is not there.
+    """
+    _encoder(compression)
 
 
 def _encoder(compression: Compression) -> _Encode:

@@ -5,23 +5,32 @@ import json
 import os
 import sys
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 from kgcore import __version__, render
+from kgcore.compress import SUFFIXES, CompressedSink
 from kgcore.console import Console, Status, reason
 from kgcore.errors import KgcoreError
+from kgcore.limits import Limits
 from kgcore.pipeline import Options, Prepared, prepare, write
+from kgcore.progress import Subject, json_lines
 from kgcore.report import Report
 from kgcore.request import STDOUT, DumpRequest, Show
+from kgcore.selection import described, select
 from kgcore.sinks import FileSink, Sink, StreamSink
-from kgcore.sources.base import Source
+from kgcore.sources.base import Source, TaskRef
 from kgcore.sysroot import Sysroot, SysrootReport
+from kgcore.workers import available
+from kgcore.writer import Progress
 
 __all__ = ("Failure", "Outcome", "extract")
 
 REPORT_VERSION = 1
 _MOST_INDENTED = 10_000  # mappings
+_NAMES = 10  # that stand in one line
 
 
 class Failure(NamedTuple):
@@ -66,59 +75,161 @@ class Outcome:
         return self.reports[index].to_json() | ({} if sysroot is None else {"sysroot": sysroot.to_json()})
 
 
-def extract(source: Source, request: DumpRequest, console: Console) -> Outcome:
-    """Write the processes in the order given. One that fails is remembered with its reason; the rest go on.
+def extract(source: Source, request: DumpRequest, console: Console, limits: Limits | None = None) -> Outcome:
+    """Write the processes in the order given, then those that were chosen. One that fails is remembered with its
+    reason; the rest go on.
 
+    :param limits: those of the request, if their time is running already.
     :raises OutputError: the JSON report cannot be written.
     """
-    outcome = Outcome()
-    options = Options(request.mask, request.dontdump, request.dax, request.missing, request.note)
-    own_files: set[str] = set()
-    sysroot = Sysroot(request.sysroot, force=request.force) if request.sysroot else None
-    for ref in request.tasks:
-        try:
-            prepared = prepare(source, ref, options)
-            if request.dry_run:
-                render.show_plan(prepared.plan, console.out)
-                continue
-            outcome.reports.append(_save(prepared, request, console, own_files))
-            if sysroot is not None:
-                found = sysroot.add(source, prepared.image, prepared.memory)
-                outcome.sysroots[len(outcome.reports) - 1] = found
-                for line in found.lines(bool(request.show & Show.FAULTS)):
-                    console.remark(line)
-                found.raise_problems()
-        except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the user the other processes)
-            text = reason(error)
-            if not isinstance(error, KgcoreError):  # which names the process itself
-                text = f"{ref.text}: {text}"
-                if request.show & Show.LIBRARY:
-                    traceback.print_exc(file=console.err)
-            failure = Failure(ref.text, text)
-            outcome.failures.append(failure)
-            console.fail(failure.reason)
+    extraction = _Extraction(source, request, console, limits or Limits(request.max_size, request.max_time))
+    extraction.run()
     if request.report:
-        _write_report(request.report, outcome, request.force)
-    return outcome
+        _write_report(request.report, extraction.outcome, request.force)
+    return extraction.outcome
 
 
-def _save(prepared: Prepared, request: DumpRequest, console: Console, own_files: set[str]) -> Report:
-    """Write one core and say so. A file that this run wrote may be overwritten: one process was named twice."""
-    name = f"core.{prepared.image.tgid}"
-    path = request.output or os.path.join(request.directory, name)
-    sink: Sink
-    if path == STDOUT:
-        sink = StreamSink(sys.stdout.buffer)
-    else:
-        sink = FileSink(path, force=request.force or path in own_files)
-    with render.progress(name, console.err, bool(request.show & Show.PROGRESS)) as progress:
-        report = write(prepared, sink, progress)
-    own_files.add(path)
-    print(f"Saved {name}", file=console.err if path == STDOUT else console.out, flush=True)
-    if not report.complete:
-        for line in report.lines(sys.maxsize if request.show & Show.FAULTS else 0):
-            console.remark(line)
-    return report
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Whose turn it is: process ``index`` of ``count``, from 1."""
+
+    index: int
+    count: int
+
+
+class _Extraction:
+    """
+    :ivar outcome: so far.
+    """
+
+    def __init__(self, source: Source, request: DumpRequest, console: Console, limits: Limits) -> None:
+        self.outcome = Outcome()
+        self._source = source
+        self._request = request
+        self._console = console
+        self._limits = limits
+        self._options = Options(
+            request.mask, request.dontdump, request.dax, request.missing, request.note, important_first=limits.any
+        )
+        self._jobs = request.jobs or available()
+        self._sysroot = Sysroot(request.sysroot, force=request.force) if request.sysroot else None
+        self._own_files: set[str] = set()
+        self._seen: set[int] = set()  # thread group ids
+        self._skipped: list[tuple[str, str]] = []  # why not, and the process
+
+    def run(self) -> None:
+        named, chosen = self._request.tasks, self._chosen() if self._request.select else []
+        for number, ref in enumerate(named, 1):
+            self._process(ref, _Turn(number, len(named) + len(chosen)))
+        chosen = [ref for ref in chosen if ref.pid not in self._seen]
+        for number, ref in enumerate(chosen, len(named) + 1):
+            self._process(ref, _Turn(number, len(named) + len(chosen)))
+        for why, skipped in groupby(self._skipped, key=lambda item: item[0]):
+            names = [name for _, name in skipped]
+            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+            self._console.fail(f"not written: {', '.join(names[:_NAMES])}{more}: {why}")
+
+    def _chosen(self) -> list[TaskRef]:
+        """The processes that were not named. A list that breaks off costs those behind, and is told."""
+        select_, found = self._request.select, dict[int | None, TaskRef]()
+        named = {ref.pid for ref in self._request.tasks}
+        whole = True
+        try:
+            for ref in select(self._source.processes(), select_):
+                found.setdefault(ref.pid, ref)
+        except Exception as error:  # noqa: BLE001  (as with each process)
+            whole = False
+            self._fail(described(select_), error)
+        if not found and whole:
+            hint = "kgcore ps lists the processes in the dump"
+            self._fail(described(select_), KgcoreError(f"no process fits {described(select_)}", hint=hint))
+        chosen = [ref for pid, ref in found.items() if pid not in named]
+        if self._request.output and len(chosen) > 1:
+            names = [ref.text for ref in chosen]
+            more = ", ..." if len(names) > _NAMES else ""
+            self._fail(
+                described(select_),
+                KgcoreError(
+                    f"-o takes one process, and {len(names)} fit {described(select_)}: "
+                    f"{', '.join(names[:_NAMES])}{more}",
+                    hint="give -D DIR to write several, each as core.<tgid>",
+                ),
+            )
+            return []
+        return chosen
+
+    def _process(self, ref: TaskRef, turn: _Turn) -> None:
+        request, limits = self._request, Limits() if self._request.dry_run else self._limits
+        try:
+            if why := limits.reached():
+                self._skip(ref, why)
+                return
+            prepared = prepare(self._source, ref, self._options)
+            self._seen.add(prepared.image.tgid)
+            if request.dry_run:
+                render.show_plan(prepared.plan, self._console.out)
+                return
+            if why := limits.reached(len(prepared.plan.head)):
+                self._skip(ref, why)
+                return
+            self.outcome.reports.append(self._save(prepared, turn))
+            if self._sysroot is not None:
+                self._save_files(self._sysroot, prepared)
+        except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the user the other processes)
+            self._fail(ref.text, error)
+
+    def _skip(self, ref: TaskRef, why: str) -> None:
+        """Told in one line when all is done: there may be many."""
+        self._skipped.append((why, ref.text))
+        self.outcome.failures.append(Failure(ref.text, f"not written: {why}"))
+
+    def _fail(self, what: str, error: Exception) -> None:
+        text = reason(error)
+        if not isinstance(error, KgcoreError):  # which names the process itself
+            text = f"{what}: {text}"
+            if self._request.show & Show.LIBRARY:
+                traceback.print_exception(error, file=self._console.err)
+        self.outcome.failures.append(Failure(what, text))
+        self._console.fail(text)
+
+    def _save(self, prepared: Prepared, turn: _Turn) -> Report:
+        """Write one core and say so. A file that this run wrote may be overwritten: one process was named twice."""
+        request, console = self._request, self._console
+        name = f"core.{prepared.image.tgid}"
+        if request.compress:
+            name += SUFFIXES[request.compress]
+        path = request.output or os.path.join(request.directory, name)
+        sink: Sink
+        if path == STDOUT:
+            sink = StreamSink(sys.stdout.buffer)
+        else:
+            sink = FileSink(path, force=request.force or path in self._own_files)
+        if request.compress:
+            sink = CompressedSink(sink, request.compress)
+        with self._progress(prepared, name, turn) as progress:
+            report = write(prepared, sink, progress, jobs=self._jobs, limits=self._limits)
+        self._own_files.add(path)
+        print(f"Saved {name}", file=console.err if path == STDOUT else console.out, flush=True)
+        if not report.complete:
+            for line in report.lines(sys.maxsize if request.show & Show.FAULTS else 0):
+                console.remark(line)
+        return report
+
+    def _progress(self, prepared: Prepared, name: str, turn: _Turn) -> AbstractContextManager[Progress | None]:
+        request, err, total = self._request, self._console.err, prepared.plan.data
+        if request.progress == "json":
+            psinfo = prepared.image.psinfo
+            return json_lines(Subject(prepared.image.tgid, psinfo.comm, turn.index, turn.count, total), err)
+        if request.progress == "never" or not request.show & Show.PROGRESS or not err.isatty():
+            return nullcontext()
+        return render.progress(name if turn.count == 1 else f"{name} ({turn.index} of {turn.count})", err, total)
+
+    def _save_files(self, sysroot: Sysroot, prepared: Prepared) -> None:
+        found = sysroot.add(self._source, prepared.image, prepared.memory)
+        self.outcome.sysroots[len(self.outcome.reports) - 1] = found
+        for line in found.lines(bool(self._request.show & Show.FAULTS)):
+            self._console.remark(line)
+        found.raise_problems()
 
 
 def _write_report(path: str, outcome: Outcome, force: bool) -> None:

@@ -286,6 +286,7 @@ class ProcessSummary:
     :ivar rss: resident bytes.
     :ivar args: command line, NULs between arguments; None if its memory is not in the dump.
     :ivar kernel_thread: it is a kernel thread.
+    :ivar memory: there is user memory, as far as is known; kernel threads and zombies have none.
     """
 
     pid: int
@@ -298,3 +299,4 @@ class ProcessSummary:
     args: bytes | None
     kernel_thread: bool
     task: int
+    memory: bool = True

@@ -38,6 +38,8 @@ def gcore(
     root: str | os.PathLike[str] | None = None,
     sysroot: str | os.PathLike[str] | None = None,
     force: bool = False,
+    jobs: int | None = None,
+    compress: Literal["zstd", "gzip"] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Report":
     """
@@ -63,17 +65,28 @@ def gcore(
     :param sysroot: A directory for the program, its interpreter and its libraries, laid out for gdb's
         ``set sysroot``; ``kgcore check`` says which of them are whole.
     :param force: Overwrite existing files.
+    :param jobs: How many processes may read and compress side by side. None: as many as there are CPUs to use. They
+        are forked, unless there are other threads: then it is done one by one.
+    :param compress: Compress the core; in a directory it is then ``core.<tgid>.zst`` or ``core.<tgid>.gz``.
     :param progress: Called now and then with the bytes of memory that are written and that are to be.
     :return: What was written, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
     """
+    from kgcore.compress import SUFFIXES, CompressedSink, require
     from kgcore.pipeline import Options, prepare, write
     from kgcore.sinks import FileSink, Sink, StreamSink
     from kgcore.sysroot import Sysroot
+    from kgcore.workers import available
 
     mask = None if filter == "process" else filter
     if mask is not None and not 0 <= mask <= 0x7F:
         raise ValueError(f"filter is {mask:#x}: it takes a sum of filter bits, 0 to 0x7f, or 'process'")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs is {jobs}: it takes 1 or more")
+    if compress not in (None, *SUFFIXES):
+        raise ValueError(f"compress is {compress!r}: it takes {' or '.join(SUFFIXES)}")
+    if compress is not None:
+        require(compress)
     ref = _current(prog) if pid is None else _reference(pid)
     supplies = Supplies({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
     with _source(prog, supplies) as source:
@@ -82,11 +95,13 @@ def gcore(
         if output is None or isinstance(output, str | os.PathLike):
             path = os.fspath(output or ".")
             if os.path.isdir(path):
-                path = os.path.join(path, f"core.{prepared.image.tgid}")
+                path = os.path.join(path, f"core.{prepared.image.tgid}{SUFFIXES[compress] if compress else ''}")
             sink = FileSink(path, force=force)
         else:
             sink = StreamSink(output)
-        report = write(prepared, sink, progress)
+        if compress is not None:
+            sink = CompressedSink(sink, compress)
+        report = write(prepared, sink, progress, jobs=jobs or available())
         if sysroot is not None:
             Sysroot(os.fspath(sysroot), force=force).add(source, prepared.image, prepared.memory).raise_problems()
         return report

@@ -145,6 +145,7 @@ def _ram(facts: "DumpFacts") -> str:
     return ", ".join(human_size(size) + what for size, what in parts if size)
 
 
+_REFRESH = 0.1  # seconds
 _PLAN_COLUMNS = (
     Column("RANGE"),
     Column("PERMS"),
@@ -188,12 +189,11 @@ def _permissions(flags: int) -> str:
 
 
 @contextmanager
-def progress(label: str, err: TextIO, wanted: bool) -> Iterator[Progress | None]:
-    """A progress bar with bytes, rate and time left while the block runs; nothing unless ``err`` is a terminal."""
-    if not wanted or not err.isatty():
-        yield None
-        return
+def progress(label: str, err: TextIO, total: int) -> Iterator[Progress]:
+    """A progress bar on a terminal, with bytes, rate and time left, while the block runs.
 
+    :param total: bytes to be written.
+    """
     from rich import progress as bars
     from rich.console import Console
 
@@ -204,18 +204,20 @@ def progress(label: str, err: TextIO, wanted: bool) -> Iterator[Progress | None]
         bars.TransferSpeedColumn(),
         bars.TimeRemainingColumn(),
         console=Console(file=err),
+        auto_refresh=False,  # it would be done by a thread, and with one about nobody may fork
         transient=True,  # the line "Saved core.1" takes its place
     )
     with bar:
-        task = bar.add_task(printable(label), total=None)
-        shown = 0.0
+        task = bar.add_task(printable(label), total=total)
+        bar.refresh()
+        shown = time.monotonic()
 
         def update(done: int, total: int) -> None:
             # The writer calls for every page that stands alone; the eye is content with less.
             nonlocal shown
             now = time.monotonic()
-            if done == total or now - shown > 0.05:
+            if done == total or now - shown > _REFRESH:
                 shown = now
-                bar.update(task, completed=done, total=total)
+                bar.update(task, completed=done, total=total, refresh=True)
 
         yield update

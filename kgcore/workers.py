@@ -3,6 +3,7 @@
 
 import gc
 import multiprocessing
+import os
 import signal
 import threading
 import traceback
@@ -15,9 +16,14 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 from kgcore.errors import KgcoreError
 
-__all__ = ("Workers", "may_fork")
+__all__ = ("Workers", "available", "may_fork")
 
 _T = TypeVar("_T")
+
+
+def available() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def may_fork() -> bool:

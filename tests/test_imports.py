@@ -59,6 +59,8 @@ MAY_IMPORT = {
     "kgcore.linkmap": [*VALUES, *ARCH],
     "kgcore.sysroot": [*VALUES, "kgcore.linkmap", "kgcore.sinks", "kgcore.sources.base", "kgcore.sources.buildid"],
     "kgcore.request": ["kgcore.sources.base"],
+    "kgcore.selection": ["kgcore.model", "kgcore.request", "kgcore.sources.base", "kgcore.text"],
+    "kgcore.progress": ["kgcore.text", "kgcore.writer"],
     "kgcore.arguments": ["kgcore", "kgcore.errors", "kgcore.request", "kgcore.sources.base"],
     "kgcore.commands": ["kgcore.console"],  # the commands themselves are imported by name, when they are chosen
     "kgcore.commands.*": COMMANDS,  # not one another

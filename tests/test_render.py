@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -159,18 +160,12 @@ def test_the_plan_tells_where_memory_comes_from() -> None:
     )
 
 
-def test_no_progress_unless_wanted_and_seen() -> None:
-    for out, wanted in ((io.StringIO(), True), (Terminal(), False)):
-        with render.progress("core.1", out, wanted) as update:
-            assert update is None
-        assert out.getvalue() == ""
-
-
 def test_progress_shows_bytes_rate_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(render, "_REFRESH", 0)
     out = Terminal()
-    with render.progress("[b]core.1", out, True) as update:
-        assert update is not None
+    with render.progress("[b]core.1", out, 10 << 20) as update:
+        assert threading.active_count() == 1, "nobody may fork beside another thread"
         update(5 << 20, 10 << 20)
         update(10 << 20, 10 << 20)
     text = without_ansi(out.getvalue())
@@ -183,8 +178,7 @@ def test_progress_shows_bytes_rate_and_time(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_colour_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
-    with render.progress("core.1", out, True) as update:
-        assert update is not None
+    with render.progress("core.1", out, 10) as update:
         update(10, 10)
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", out.getvalue())
 

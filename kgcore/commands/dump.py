@@ -17,17 +17,22 @@ from kgcore.arguments import (
     add_show,
     add_supply_options,
     add_version,
+    duration,
     file_name,
     filter_mask,
     flag,
     option,
     place_of,
+    size,
     supplies_of,
+    user_id,
+    workers,
 )
 from kgcore.commands import opening
 from kgcore.console import Console
 from kgcore.errors import KgcoreError
-from kgcore.request import STDOUT, DumpRequest, Place, Show
+from kgcore.limits import Limits
+from kgcore.request import STDOUT, DumpRequest, Place, Selection, Show
 from kgcore.sources.base import TaskRef
 
 __all__ = ("DumpCommand", "make_parser", "parse", "parse_drgn", "refuse_terminal", "run")
@@ -53,6 +58,9 @@ examples:
   kgcore -c vmcore 12345                             core.12345 out of ./vmcore, no debug symbols needed
   kgcore -v 4 -f 21 12345 0xffff880136d72040         two processes, by PID and by task_struct, other memory
   kgcore -c vmcore -o - 12345 | zstd > core.zst      straight into a pipe
+  kgcore --match 'nginx*' --uid 33 -D /var/tmp       every process that is called so and runs as that user
+  kgcore --all --compress zstd -D /var/tmp           all of them, as core.<tgid>.zst
+  kgcore --all --max-time 5m --max-size 2G           what five minutes and two gigabytes suffice for, stacks first
   kgcore --swap /dev/sda2=sda2.img 12345             with the memory that was swapped out
   kgcore --root / --sysroot dir 12345                with the program and its libraries, for a debugger elsewhere
   kgcore -c vmcore                                   the process that was current when the kernel crashed
@@ -104,10 +112,11 @@ def parse_drgn(argv: Sequence[str], prog: str) -> DumpRequest:
 def run(command: DumpCommand, console: Console) -> int:
     """Write the cores; the exit status."""
     refuse_terminal(command.request, console.out)
+    limits = Limits(command.request.max_size, command.request.max_time)  # the opening counts, too
     from kgcore.extract import extract
 
     with opening.opened(command.place, command.show, console, command.request.supplies) as source:
-        return extract(source, command.request, console).status
+        return extract(source, command.request, console, limits).status
 
 
 def refuse_terminal(request: DumpRequest, out: TextIO) -> None:
@@ -127,6 +136,8 @@ def make_parser() -> Parser:
     parser = Parser(
         "kgcore",
         usage="kgcore [-c VMCORE] [-s SYMBOLS]... [-v LEVEL] [-f FILTER] [-D DIR | -o FILE] [PID | TASK]...\n"
+        "       kgcore [--all | [--match GLOB]... [--uid UID]...] [--compress zstd | gzip] [--max-size SIZE] "
+        "[--max-time DURATION] ...\n"
         "       kgcore ps [--json]\n"
         "       kgcore info [--json]\n"
         "       kgcore check CORE | DIR [--json]",
@@ -154,6 +165,25 @@ def _drgn_parser(prog: str) -> Parser:
 
 def _add_dump_options(parser: Parser) -> None:
     """What to write: the options that ``kgcore`` and ``%gcore`` have in common."""
+    group = parser.add_argument_group("the processes")
+    flag(group, "--all", help="every process in the dump that has memory")
+    group.add_argument(
+        "--match",
+        metavar="GLOB",
+        type=file_name,
+        action="append",
+        default=[],
+        help="those whose name (COMM), or the base name of whose program (argv[0]), fits a pattern such as 'nginx*'; "
+        "may be given more than once",
+    )
+    group.add_argument(
+        "--uid",
+        metavar="UID",
+        type=user_id,
+        action="append",
+        default=[],
+        help="those of this real user id; may be given more than once; with --match both must hold",
+    )
     group = parser.add_argument_group("the core")
     option(
         group,
@@ -191,6 +221,36 @@ def _add_dump_options(parser: Parser) -> None:
     flag(group, "--force", help="overwrite files")
     flag(group, "--dry-run", help="show what would be written, and write nothing")
     option(group, "--report", metavar="FILE", type=file_name, help="write what was saved and what is missing, as JSON")
+    option(group, "--compress", choices=("zstd", "gzip"), help="write core.<tgid>.zst or .gz, or compress what -o gets")
+    group = parser.add_argument_group("the work")
+    option(
+        group,
+        "--jobs",
+        metavar="N",
+        type=workers,
+        help="processes that read and compress side by side (default: as many as there are CPUs to use)",
+    )
+    option(
+        group,
+        "--max-size",
+        metavar="SIZE",
+        type=size,
+        help="write at most so many bytes of cores in all (K, M, G, T: powers of 1024), what matters most first",
+    )
+    option(
+        group,
+        "--max-time",
+        metavar="DURATION",
+        type=duration,
+        help="write for at most so many seconds in all (or m, h), what matters most first",
+    )
+    option(
+        group,
+        "--progress",
+        choices=("auto", "never", "json"),
+        default="auto",
+        help="auto: a bar with -v 1 on a terminal; json: lines for programs on standard error (default: auto)",
+    )
     parser.add_argument(
         "tasks",
         metavar="PID | TASK",
@@ -202,10 +262,17 @@ def _add_dump_options(parser: Parser) -> None:
 
 def _request(parsed: argparse.Namespace) -> DumpRequest:
     try:
-        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks) or (TaskRef("current"),)
+        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks)
+        if parsed.compress:
+            from kgcore.compress import require
+
+            require(parsed.compress)
     except KgcoreError as error:
         raise UsageError(error.message, hint=error.hint) from error
-    if parsed.output and len(tasks) > 1:
+    select = Selection(parsed.all, tuple(parsed.match), tuple(parsed.uid))
+    if select.all and (select.match or select.uid):
+        raise UsageError("--all takes every process: leave out --match and --uid, or --all")
+    if parsed.output and len(tasks) + bool(select) > 1:
         raise UsageError("-o takes one process", hint="give -D DIR to write several, each as core.<tgid>")
     if parsed.directory and not os.path.isdir(parsed.directory):
         raise UsageError(f"-D: {parsed.directory!r} is not a directory")
@@ -217,7 +284,7 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
     if parsed.report and os.path.lexists(parsed.report) and not parsed.force:
         raise UsageError(f"--report: {parsed.report!r} exists", hint="--force overwrites it")
     return DumpRequest(
-        tasks=tasks,
+        tasks=tasks if tasks or select else (TaskRef("current"),),
         mask=parsed.mask,
         dontdump=parsed.dontdump,
         dax=parsed.dax,
@@ -231,4 +298,10 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
         show=parsed.show,
         supplies=supplies_of(parsed),
         sysroot=parsed.sysroot,
+        select=select,
+        jobs=parsed.jobs,
+        compress=parsed.compress,
+        max_size=parsed.max_size,
+        max_time=parsed.max_time,
+        progress=parsed.progress,
     )

@@ -132,6 +132,7 @@ class VmcoreSource:
             args=None if kernel_thread else soft(lambda: _cmdline(self._stores, holder), None),
             kernel_thread=kernel_thread,
             task=task.value_(),
+            memory=not kernel_thread and soft(lambda: bool(holder.mm), True),
         )
 
     def _with_memory(self, leader: Object) -> Object:

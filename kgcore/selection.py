@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which processes a pattern or a user id chooses."""
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+
+from kgcore.model import ProcessSummary
+from kgcore.request import Selection
+from kgcore.sources.base import TaskRef
+from kgcore.text import printable
+
+__all__ = ("chosen", "described", "select")
+
+
+def select(processes: Iterable[ProcessSummary], selection: Selection) -> Iterator[TaskRef]:
+    """The processes with memory that are chosen, in their order."""
+    for process in processes:
+        if process.memory and not process.kernel_thread and chosen(process, selection):
+            yield TaskRef(str(process.pid), pid=process.pid)
+
+
+def chosen(process: ProcessSummary, selection: Selection) -> bool:
+    """Whether a process is one of those; patterns see names as ``kgcore ps`` shows them."""
+    if selection.uid and process.uid not in selection.uid:
+        return False
+    if not selection.match:
+        return bool(selection)
+    program = (process.args or b"").split(b"\0", 1)[0].rsplit(b"/", 1)[-1]
+    names = [printable(name) for name in (process.comm, program) if name]
+    return any(fnmatchcase(name, pattern) for name in names for pattern in selection.match)
+
+
+def described(selection: Selection) -> str:
+    """The options that say it."""
+    words = ["--all"] if selection.all else []
+    words += (f"--match {pattern}" for pattern in selection.match)
+    words += (f"--uid {uid}" for uid in selection.uid)
+    return " ".join(words)
