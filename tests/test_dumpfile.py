@@ -6,7 +6,8 @@ import random
 import re
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,8 +95,12 @@ def kdump(
     zero: Iterable[int] = (),
     split: tuple[int, int] | None = None,
     status: int = 1,
+    content: Callable[[int], bytes] | None = None,
 ) -> bytes:
-    """A kdump file whose pages are 100 bytes each, but for the zero pages, which share one descriptor's data."""
+    """A kdump file whose pages are 100 bytes each, but for the zero pages, which share one descriptor's data.
+
+    :param content: of a frame; odd ones are stored as they are, even ones compressed.
+    """
 
     def bitmap(numbers: Iterable[int]) -> bytes:
         data = bytearray(PAGE)
@@ -118,6 +123,10 @@ def kdump(
     for frame in described:
         if frame in set(zero):
             table += struct.pack("<QIIQ", data_at, 10, 1, 0)
+        elif content is not None:
+            page = content(frame) if frame & 1 else zlib.compress(content(frame))
+            table += struct.pack("<QIIQ", data_at + len(pages), len(page), 1 - (frame & 1), 0)
+            pages += page
         else:
             table += struct.pack("<QIIQ", data_at + len(pages), 100, 1, 0)
             pages += bytes([frame & 255]) * 100
