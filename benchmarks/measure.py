@@ -62,7 +62,7 @@ def rounds(
     found = {name: Series() for name in commands}
     for number in range(runs + 1):
         # Each second round backwards: nobody always follows the same one.
-        for name in sorted(commands, key=list(commands).index, reverse=bool(number % 2)):
+        for name in list(commands)[:: -1 if number % 2 else 1]:
             with scratch(output) as place:
                 if before:
                     before()
