@@ -15,7 +15,7 @@ from tests.vmcore_fixtures.make.common import say
 
 from . import dumps
 from .dumps import Dumps, GuestRecipe
-from .measure import ROOT, Series, peak_mib, ratio, rounds, scratch, timed
+from .measure import ROOT, Failed, Series, peak_mib, ratio, rounds, scratch, timed
 from .peers import Command, Peers
 from .startup import OPEN
 
@@ -137,7 +137,7 @@ def whole(bench: Bench) -> Iterator[Figure]:
 def jobs(bench: Bench) -> Iterator[Figure]:
     """1 GiB of ordinary pages only, with all jobs and with one."""
     if not has_option("--jobs"):
-        return
+        raise Failed("this kgcore has no --jobs")
     found = bench.dumps(dumps.LARGE)
     for form in FORMATS:
         commands = {
