@@ -60,7 +60,7 @@ def test_lost(base: Baseline) -> None:
     for seed in range(LOST):
         with watchdog(PATIENCE):
             reports += run(base, random.Random(seed), "lose")
-    assert reports > LOST
+    assert reports > LOST * min(len(base.machine.victims), 3) / 3
 
 
 def test_the_damage_is_seen(base: Baseline) -> None:

@@ -161,7 +161,7 @@ def _cmdline(stores: Stores, task: Object) -> bytes | None:
     first, last = start & -_PAGE, start + size + _PAGE - 1 & -_PAGE
     memory = VmcoreMemory(stores, mm)
     data = peek(memory, Vma(first, last, VM_READ | VM_WRITE, anon=True), start, size) if size else b""
-    return None if data is None else b"\0".join(data.split(b"\0")[:-1])
+    return None if data is None else data[: max(data.rfind(b"\0"), 0)]
 
 
 class _Reader:
