@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from . import fixture, kernels
+from . import fixture, kdump, kernels
 from .catalogue import RECIPES
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import install_host_tools, locked
@@ -20,10 +21,11 @@ def build(recipe: Recipe, *, force: bool, update: bool) -> bool:
     try:
         with locked(f"fixture-{recipe.name}"):
             kernel = kernels.kernel(recipe.suite, recipe.flavour, update=update)
-            if not force and fixture.up_to_date(recipe, kernel):
+            maker = kdump if recipe.name in kdump.RECIPES else fixture
+            if not force and maker.up_to_date(recipe, kernel):
                 say(f"{recipe.name}: up to date")
             else:
-                _make(recipe, kernel)
+                _make(maker.make, recipe, kernel)
             marker.unlink(missing_ok=True)
     except Unavailable as error:
         marker.parent.mkdir(parents=True, exist_ok=True)
@@ -35,18 +37,19 @@ def build(recipe: Recipe, *, force: bool, update: bool) -> bool:
     return True
 
 
-def _make(recipe: Recipe, kernel: kernels.Kernel) -> None:
+def _make(make: Callable[[Recipe, kernels.Kernel], None], recipe: Recipe, kernel: kernels.Kernel) -> None:
     """Under emulation a guest dies by chance now and then (6.12 oopses at random): one more try."""
     try:
-        fixture.make(recipe, kernel)
+        make(recipe, kernel)
     except BuildError as error:
         say(f"{recipe.name}: {error}")
         say(f"{recipe.name}: trying once more")
-        fixture.make(recipe, kernel)
+        make(recipe, kernel)
 
 
 def main() -> int:
     """Parse the arguments, make what they name."""
+    recipes = RECIPES | kdump.RECIPES
     parser = argparse.ArgumentParser(prog="python3 -m tests.vmcore_fixtures.make", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="fixtures to make (all without any)")
     parser.add_argument("--list", action="store_true", help="list the fixtures and end")
@@ -55,13 +58,13 @@ def main() -> int:
     parser.add_argument("-j", "--jobs", type=int, default=2, help="guests at a time (default 2)")
     options = parser.parse_args()
     if options.list:
-        for recipe in RECIPES.values():
+        for recipe in recipes.values():
             print(f"{recipe.name:17} {recipe.suite:9} {recipe.note or 'victims: ' + _names(recipe)}")
         return 0
-    unknown = [name for name in options.names if name not in RECIPES]
+    unknown = [name for name in options.names if name not in recipes]
     if unknown:
         parser.error(f"no such fixture: {', '.join(unknown)} (--list shows them)")
-    chosen = [RECIPES[name] for name in options.names] or list(RECIPES.values())
+    chosen = [recipes[name] for name in options.names] or list(recipes.values())
     try:
         with locked("host-tools"):
             install_host_tools()

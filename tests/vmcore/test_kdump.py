@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The hook of contrib/kdump in capture kernels of 256 MiB: the cores it takes, and the dump that is taken after it."""
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.vmcore.conftest import need
+from tests.vmcore.corefile import Core
+from tests.vmcore.crash_guest import Crash, Run, crash
+from tests.vmcore.patterns import pattern
+from tests.vmcore.test_registers import NAMES
+from tests.vmcore.tools import kgcore, same_bytes
+
+NAMES_OF_GUESTS = ("k61-kdump", "k72-kdump")
+CRASHKERNEL = 256 << 10  # KiB
+# Of that, what kgcore may take (all of its processes), and what must be left at any time.
+PEAK = 160 << 10
+LEFT = 40 << 10
+# With a file system of 1 GiB.
+LIMITS = "keep_free=64M\nmax_time=200s\n"
+FEDORA = LIMITS + "match=mem*\nmatch=threads\ncompress=zstd\n"
+DEBIAN = LIMITS + "match=memory\nmax_size=1M\ncompress=gzip\nthis is not understood\n"
+
+
+@pytest.fixture(scope="module", params=NAMES_OF_GUESTS)
+def crashed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Crash:
+    return crash(need(request.param), tmp_path_factory.mktemp(request.param), FEDORA, DEBIAN)
+
+
+def unpacked(run: Run, name: str, folder: Path) -> Path:
+    """A core that the hook took, decompressed."""
+    (path,) = run.directory.glob(f"{name}.*")
+    data = path.read_bytes()
+    if path.suffix == ".zst":
+        data = pytest.importorskip("backports.zstd").decompress(data)
+    else:
+        assert path.suffix == ".gz"
+        data = gzip.decompress(data)
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def test_hook_never_fails(crashed: Crash) -> None:
+    assert (crashed.fedora.status, crashed.debian.status) == (0, 0)
+
+
+def test_usual_dump_is_taken(crashed: Crash, tmp_path: Path) -> None:
+    """By Debian's own script with its own settings: level 31, where no memory of processes is left."""
+    directory, status = crashed.dump
+    assert status == 0
+    (dump,) = directory.glob("dump.*")
+    done = kgcore("-c", dump, "ps", "--json", cwd=tmp_path)
+    pids = {row["pid"] for row in json.loads(done.raw)["processes"]}
+    assert {said["pid"] for said in crashed.victims.values()} <= pids
+    assert "sysrq triggered crash" in next(directory.glob("dmesg.*")).read_text()
+
+
+def test_memory(crashed: Crash) -> None:
+    total, least = crashed.memory
+    assert total < CRASHKERNEL
+    for run in (crashed.fedora, crashed.debian):
+        assert sum(run.peaks) < PEAK
+    assert least > LEFT
+    assert "Out of memory" not in crashed.console
+
+
+@pytest.mark.parametrize("name", ["memory", "threads"])
+def test_same_as_from_the_saved_dump(crashed: Crash, name: str, tmp_path: Path) -> None:
+    """What kgcore takes out of a copy of the whole /proc/vmcore, on a machine with all the memory it wants."""
+    pid = crashed.victims[name]["pid"]
+    taken = unpacked(crashed.fedora, f"core.{pid}", tmp_path)
+    done = kgcore("-c", crashed.vmcore, "-D", tmp_path / "saved", pid, cwd=tmp_path)
+    assert done.lines == [f"Saved core.{pid}"]
+    assert same_bytes(taken, tmp_path / "saved" / f"core.{pid}")
+
+
+def test_matching_ones_only(crashed: Crash) -> None:
+    wanted = {f"core.{crashed.victims[name]['pid']}.zst" for name in ("memory", "threads")}
+    assert {path.name for path in crashed.fedora.directory.iterdir()} == {*wanted, "log", "report.json"}
+
+
+def test_patterns(crashed: Crash, tmp_path: Path) -> None:
+    """Every word that the victim wrote and that is in the core."""
+    said = crashed.victims["memory"]
+    core = Core(unpacked(crashed.fedora, f"core.{said['pid']}", tmp_path))
+    checked = 0
+    for mapping in said["mappings"]:
+        for offset, length in mapping["ranges"]:
+            try:
+                data = core.read(mapping["addr"] + offset, length)
+            except ValueError:
+                continue  # the filter
+            assert data == pattern(mapping["seed"], offset, length, said["grain"]), mapping["name"]
+            checked += 1
+    assert checked > 20
+
+
+def test_registers(crashed: Crash, tmp_path: Path) -> None:
+    said = crashed.victims["threads"]
+    core = Core(unpacked(crashed.fedora, f"core.{said['pid']}", tmp_path))
+    assert sorted(core.threads) == sorted(said["tids"])
+    for thread in said["threads"]:
+        regs = core.threads[thread["tid"]].regs
+        for theirs, value in thread.get("regs", {}).items():
+            ours = NAMES.get(theirs, theirs)
+            if ours in regs and not (ours == "r10" and regs["orig_ax"] == 202):  # futex_wait_restart has no r10
+                assert regs[ours] == value, f"thread {thread['tid']}: {theirs}"
+        (sp,) = struct.unpack("<Q", core.read(thread["rsp_at"], 8))
+        assert regs["sp"] == sp
+
+
+def test_limit_cuts_and_says_so(crashed: Crash, tmp_path: Path) -> None:
+    """Of a process that is larger than the limit: the stacks are there, and what is not is told."""
+    said = crashed.victims["memory"]
+    (packed,) = crashed.debian.directory.glob("core.*")
+    assert packed.stat().st_size <= 1 << 20
+    core = Core(unpacked(crashed.debian, f"core.{said['pid']}", tmp_path))
+    regs = core.threads[said["pid"]].regs
+    assert core.read(regs["sp"], 64)
+    report = json.loads((crashed.debian.directory / "report.json").read_text())
+    assert "limit" in json.dumps(report)
+    assert any("not understood: this is not understood" in line for line in crashed.console.splitlines())
+    assert "done, but not all was to be had" in crashed.console
