@@ -16,7 +16,7 @@ HOOK = ROOT / "contrib" / "kdump"
 DROP_IN = "etc/systemd/system/kdump-tools-dump.service.d/kgcore.conf"
 # As the guest's scripts know them by their places: the first two are for the kernel that crashes.
 DISKS = {"disk": 2 << 30, "output": 2 << 30, "root": 1 << 30, "vmcore": 2 << 30}
-# What pip makes of pyproject.toml's entry point, but that it also tells (in KiB) how much memory was resident at most.
+# What pip makes of pyproject.toml's entry point, but that it also tells (in KiB) how much memory it had at most.
 COMMAND = """#!/usr/bin/python3.11
 import resource, sys
 sys.path.insert(0, "/opt/kgcore")
@@ -24,8 +24,7 @@ from kgcore.cli import entry
 try:
     entry()
 finally:
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print("peaks", *peaks, file=sys.stderr)
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 """
 
 
@@ -45,10 +44,10 @@ class Run:
         return (self.directory / "log").read_text().splitlines()
 
     @property
-    def peaks(self) -> tuple[int, ...]:
-        """KiB that kgcore had resident at most; and its largest child."""
-        (line,) = (line for line in self.log if line.startswith("peaks "))
-        return tuple(map(int, line.split()[1:]))
+    def peak(self) -> int:
+        """KiB that kgcore had resident at most (of its processes the first)."""
+        (line,) = (line for line in self.log if line.startswith("peak "))
+        return int(line.split()[1])
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Crash:
     :ivar victims: what each victim said of itself before it.
     :ivar vmcore: the whole of /proc/vmcore.
     :ivar dump: the directory of the dump that kdump-tools took after the hook, and their exit status.
-    :ivar memory: KiB that the capture kernel had, and that were available at the least.
+    :ivar memory: KiB that the capture kernel had, that were available before the hook, and after that at the least.
     """
 
     victims: dict[str, dict[str, Any]]
@@ -66,7 +65,7 @@ class Crash:
     fedora: Run
     debian: Run
     dump: tuple[Path, int]
-    memory: tuple[int, int]
+    memory: tuple[int, int, int]
     console: str
 
 
@@ -89,7 +88,7 @@ def crash(fixture: Fixture, work: Path, fedora: str, debian: str) -> Crash:
             guest.send("go\n")
             guest.wait_for("CAPTURE", 180)
             statuses = [int(guest.wait_for(rf"{part} (\d+)", 300)) for part in ("FEDORA", "DEBIAN", "SAVECORE")]
-            total, least = map(int, guest.wait_for(r"MEMORY (\d+ \d+)", 60).split())
+            total, first, least = map(int, guest.wait_for(r"MEMORY (\d+ \d+ \d+)", 60).split())
             size = int(guest.wait_for(r"VMCORE (\d+)", 300))
             guest.wait_for("DONE", 60)
             guest.wait_end(60)
@@ -110,7 +109,7 @@ def crash(fixture: Fixture, work: Path, fedora: str, debian: str) -> Crash:
         Run(statuses[0], first),
         Run(statuses[1], second),
         (dump, statuses[2]),
-        (total, least),
+        (total, first, least),
         (work / "serial.log").read_text(errors="replace"),
     )
 
