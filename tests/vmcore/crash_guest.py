@@ -101,13 +101,13 @@ def crash(fixture: Fixture, work: Path, fedora: str, debian: str) -> Crash:
         vmcore.truncate(size)
     for name in ("disk", "output", "root"):
         (work / name).unlink()
-    first, second = sorted((work / "crash").glob("kgcore-*"))
+    runs = sorted((work / "crash").glob("kgcore-*"))
     (dump,) = (work / "crash").glob("2*")
     return Crash(
         {path.stem: json.loads(path.read_text()) for path in (work / "truth/victims").glob("*.json")},
         work / "vmcore",
-        Run(statuses[0], first),
-        Run(statuses[1], second),
+        Run(statuses[0], runs[0]),
+        Run(statuses[1], runs[1]),
         (dump, statuses[2]),
         (total, first, least),
         (work / "serial.log").read_text(errors="replace"),

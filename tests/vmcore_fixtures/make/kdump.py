@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from . import fixture, initramfs, toml
-from .common import HERE, BuildError, digest, run, say
+from .common import HERE, BuildError, cache_dir, digest, run, say
 from .kernels import Kernel
 from .packages import Suite, locked
 from .recipes import CRASHED, HUGE_PAGES, PYTHON_SUITE, Recipe
@@ -81,8 +81,7 @@ def make(wanted: Recipe, kernel: Kernel) -> None:
     initramfs.pack(work / "capture", work / "root/kexec/initrd")
     initramfs.pack(work / "root", initrd)
     initrd.rename(target / "initrd")
-    say(f"{wanted.name}: building the root file system")
-    _root(target / "root")
+    (target / "root").symlink_to(Path("../..", _root().relative_to(cache_dir())))
     (target / "vmlinuz").symlink_to(Path("../../kernels", kernel.release, "vmlinuz"))
     values = {
         "name": wanted.name,
@@ -101,7 +100,25 @@ def make(wanted: Recipe, kernel: Kernel) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _root(root: Path) -> None:
+def _root() -> Path:
+    """The root file system, which all have in common; in the cache, made if it is not there."""
+    final = cache_dir() / "tools" / "kdump-root"
+    stamp = final.with_name("kdump-root.stamp")
+    wanted = digest([HERE / "kdump.py", HERE / "packages.py", CAPTURE / "debian"])
+    with locked("kdump-root"):
+        if final.exists() and stamp.exists() and stamp.read_text() == wanted:
+            return final
+        say("building the root file system of the capture kernels")
+        temporary = final.with_name(".kdump-root.new")
+        shutil.rmtree(temporary, ignore_errors=True)
+        _fill(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        stamp.write_text(wanted)
+    return final
+
+
+def _fill(root: Path) -> None:
     with locked("python-packages"):
         suite = Suite(PYTHON_SUITE)
         suite.update()
