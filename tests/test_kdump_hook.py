@@ -76,6 +76,13 @@ def words(hook: Hook) -> list[str]:
     return (hook.folder / "words").read_text().split()
 
 
+def test_shellcheck() -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", HOOK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 @pytest.mark.parametrize("name", SHELLS)
 def test_what_kgcore_is_asked_for(hook: Hook, name: str) -> None:
     if not shutil.which(name):
