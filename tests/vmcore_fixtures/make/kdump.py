@@ -27,7 +27,7 @@ PRE_DEPENDS = ("libacl1", "libattr1", "libgmp10", "libselinux1")
 PACKAGES = ("python3.11", "libstdc++6", "makedumpfile", "dash", "coreutils", "sed", *PRE_DEPENDS)
 SINGLE_PACKAGES = ("kdump-tools", "sysvinit-utils")
 WITHOUT = ("*/share/doc", "*/share/locale", "*/share/man", "*/share/i18n", "*/share/perl*", "*/perl*", "*/gconv")
-WHEELS = ("drgn", "pyelftools", "construct", "rich", "pygments", "markdown-it-py", "mdurl", "backports.zstd")
+WHEELS = ("drgn", "pyelftools", "construct", "rich", "pygments", "markdown-it-py", "mdurl", "zstandard")
 SITE = "usr/local/lib/python3.11/dist-packages"
 
 
