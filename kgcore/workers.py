@@ -80,10 +80,12 @@ class Workers(Generic[_T]):
         gc.unfreeze()
         workers = [*self._free, *(worker for worker, _ in self._busy.values())]
         for worker in workers:
-            worker.process.terminate()
+            # They have nothing to tidy up; and a SIGTERM that comes too early is lost, as Python forgets in a forked
+            # process what signals were on their way.
+            worker.process.kill()
+            worker.connection.close()
         for worker in workers:
             worker.process.join()
-            worker.connection.close()
 
     @property
     def idle(self) -> bool:
