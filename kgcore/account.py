@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What became of memory, byte by byte: where each comes from, or why it is not there. And the words for it."""
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Protocol
 
 from kgcore.memory import Provenance, Run
 from kgcore.text import human_size
 
-__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Accounted", "Gaps", "amounts", "left_out")
+__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Accounted", "Gaps", "amounts", "left_out", "without")
 
 _ORDER = {provenance: number for number, provenance in enumerate(Provenance)}
 
@@ -179,6 +181,20 @@ class Gaps:
             self._details.append(run.detail)
         detail = "; ".join(self._details[:_DETAILS]) + ("; ..." if len(self._details) > _DETAILS else "")
         self.runs[-1] = last._replace(length=last.length + run.length, detail=detail)
+
+
+def without(run: Run, known: Sequence[Run]) -> Iterator[Run]:
+    """The parts of a run that lie in none of those that are known, which are ascending."""
+    at = run.address
+    for index in range(bisect_right(known, at, key=attrgetter("end")), len(known)):
+        other = known[index]
+        if other.address >= run.end:
+            break
+        if other.address > at:
+            yield run._replace(address=at, length=other.address - at)
+        at = other.end
+    if at < run.end:
+        yield run._replace(address=at, length=run.end - at)
 
 
 def left_out(level: int | None) -> str:

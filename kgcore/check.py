@@ -53,6 +53,7 @@ class Verdict:
     :ivar facts: what was found: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
         ``notes``, ``files``, ``kgcore`` (the KGCORE note), ``recovered`` (bytes by where they were found, if the note
         has an account of them). What could not be read is not there.
+    :ivar cut_short: nothing else is the matter than that the file ends before the end of its memory.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Verdict:
     problems: tuple[str, ...]
     lacks: tuple[str, ...]
     facts: dict[str, Any]
+    cut_short: bool = False
 
     def to_json(self) -> dict[str, object]:
         """For ``json.dumps``."""
@@ -69,6 +71,7 @@ class Verdict:
             "path": plain(self.path),
             "ok": self.ok,
             "complete": self.complete,
+            "cut_short": self.cut_short,
             "problems": list(self.problems),
             "lacks": list(self.lacks),
             "facts": self.facts,
@@ -80,7 +83,8 @@ class Verdict:
         :param limit: how many problems, and how many lacks, to list.
         """
         state = {True: "complete", False: "INCOMPLETE", None: "whether complete is not recorded"}[self.complete]
-        lines = [f"{printable(self.path)}: {'ok' if self.ok else 'DAMAGED'}, {state}"]
+        health = "ok" if self.ok else "CUT SHORT" if self.cut_short else "DAMAGED"
+        lines = [f"{printable(self.path)}: {health}, {state}"]
         facts = self.facts
         if "threads" in facts:
             lines.append(
@@ -112,7 +116,8 @@ def check_core(path: str | os.PathLike[str]) -> Verdict:
     ok = not checker.problems
     lacking = checker.cut_off or bool(checker.lacks)
     complete = None if checker.kgcore is None and not lacking else not lacking
-    return Verdict(name, ok, complete, tuple(checker.problems), tuple(checker.lacks), checker.facts)
+    cut_short = checker.problems == [checker.cut_short]
+    return Verdict(name, ok, complete, tuple(checker.problems), tuple(checker.lacks), checker.facts, cut_short)
 
 
 class _Load(NamedTuple):
@@ -169,6 +174,7 @@ class _Checker:
         self.lacks: list[str] = []
         self.facts: dict[str, Any] = {"size": self.size}
         self.cut_off = False
+        self.cut_short = ""  # the problem that tells how much memory is cut off
         self.kgcore: dict[str, Any] | None = None
         self.kgcore_threads = 0
         self.loads: list[_Load] = []
@@ -248,21 +254,33 @@ class _Checker:
         return notes
 
     def check_loads(self) -> None:
-        data_end, address_end = 0, 0
+        address_end = 0
         for load in self.loads:
             where = f"the PT_LOAD at {load.start:#x}"
             if load.start < address_end:
                 self.problem(f"{where} overlaps the one before it, or is out of order")
             if load.filesz > load.end - load.start:
                 self.problem(f"{where} has more bytes in the file than in memory")
-            if load.filesz and load.offset < data_end:
-                self.problem(f"{where} shares bytes of the file with the one before it")
-            if load.offset + load.filesz > self.size:
-                self.cut_off = True
             address_end = max(address_end, load.end)
+        # The data may stand in another order.
+        in_file = [load for load in self.loads if load.filesz]
+        ascending = sorted(in_file, key=lambda load: load.offset)
+        data_end = 0
+        for load in ascending:
+            if load.offset < data_end:
+                self.problem(f"the PT_LOAD at {load.start:#x} shares bytes of the file with another one")
             data_end = max(data_end, load.offset + load.filesz)
-        if data_end > self.size:
-            self.problem(f"the file is cut off: {human_size(data_end - self.size)} of memory are not there")
+        beyond = [
+            min(load.filesz, end - self.size) for load in in_file if (end := load.offset + load.filesz) > self.size
+        ]
+        if beyond:
+            self.cut_off = True
+            by_limit = " (those that matter least, as with --max-size or --max-time)" if ascending != in_file else ""
+            self.cut_short = (
+                f"the file is cut off: {human_size(sum(beyond))} of memory, of {len(beyond)} of {len(self.loads)} "
+                f"segments, are not there{by_limit}"
+            )
+            self.problem(self.cut_short)
 
     def notes(self, offset: int, size: int) -> Iterator[_Note]:
         if offset + size > self.size:

@@ -175,6 +175,11 @@ class CorePlan:
         if part:
             yield part
 
+    def size_of(self, part: Part) -> int:
+        """How many bytes of the file a part is."""
+        first, last = self.segments[part.first], self.segments[part.last]
+        return last.offset + part.end - last.address - (first.offset + part.start - first.address)
+
     def segments_of(self, part: Part) -> Iterator[Segment]:
         """The segments of a part, and of the first and the last one what is in it."""
         for number in range(part.first, part.last + 1):

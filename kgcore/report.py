@@ -5,13 +5,14 @@ As JSON it is documented in docs/report.md and described by report.schema.json b
 may rely on. A key that is added here is added there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
 from kgcore import __version__
-from kgcore.account import Account, Accounted, Gaps
+from kgcore.account import Account, Accounted, Gaps, without
 from kgcore.memory import Provenance, Run
 from kgcore.model import Vma
 from kgcore.notes import Remark
@@ -80,14 +81,15 @@ class Report(Accounted):
     :ivar tgid: the process.
     :ivar comm: its name, raw.
     :ivar path: the file written; None: a stream, or nothing was written yet (``--dry-run``).
-    :ivar size: of the core file.
-    :ivar stored: bytes that were really handed to the output; the rest are holes. 0 for a plan.
+    :ivar size: of the core file, before it was compressed.
+    :ivar stored: bytes of it that were really handed to the output; the rest are holes. 0 for a plan.
     :ivar vmas: what became of each mapping, in the image's order.
     :ivar missing: memory that is not in the core though it should be.
     :ivar policy: ``omit``: missing memory is in no PT_LOAD; ``zero``: zeros stand for it.
     :ivar threads: how many the core has.
     :ivar remarks: what is wrong with threads' registers.
     :ivar warnings: what could not be found out.
+    :ivar limit: why the file ends early, in a few words; "" if it does not.
     """
 
     tgid: int
@@ -101,6 +103,7 @@ class Report(Accounted):
     threads: int
     remarks: tuple[Remark, ...] = ()
     warnings: tuple[str, ...] = ()
+    limit: str = ""
 
     @property
     def account(self) -> Account:
@@ -114,7 +117,7 @@ class Report(Accounted):
     @property
     def complete(self) -> bool:
         """Whether the core holds all that was asked for, and nothing in it is doubtful."""
-        return not (self.missing or self.remarks or self.warnings)
+        return not (self.missing or self.remarks or self.warnings or self.limit)
 
     @property
     def exit_status(self) -> int:
@@ -133,6 +136,7 @@ class Report(Accounted):
             "complete": self.complete,
             "size": self.size,
             "stored": self.stored,
+            "limit": self.limit or None,
             "data": account.data,
             "zero": account.zero,
             "filtered": account.filtered,
@@ -166,10 +170,18 @@ class Report(Accounted):
             f"core of {human_size(self.size)}",
             f"memory: {self.account.words()}",
         ]
-        if self.missing:
+        missing = self.missing
+        if self.limit:  # one line for all that is behind the end
+            missing = tuple(gap for gap in self.missing if gap.reason != Provenance.LIMIT.value)
+            beyond = [gap.end - gap.start for gap in self.missing if gap.reason == Provenance.LIMIT.value]
+            lines.append(
+                f"CUT SHORT: {self.limit}: the file ends after {human_size(self.size)}, and {human_size(sum(beyond))} "
+                f"of memory, {_count(len(beyond), 'range')}, are not in it; debuggers will refuse to read them"
+            )
+        if missing:
             effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
-            lines.append(f"MISSING from the core: {_count(len(self.missing), 'range')}; {effect}:")
-            lines += _shortened((_gap_line(gap, self.policy) for gap in self.missing), len(self.missing), limit)
+            lines.append(f"MISSING from the core: {_count(len(missing), 'range')}; {effect}:")
+            lines += _shortened((_gap_line(gap, self.policy) for gap in missing), len(missing), limit)
         lines += _shortened(
             (f"thread {tid}: {printable(text)}" for tid, text in self.remarks), len(self.remarks), limit
         )
@@ -226,16 +238,18 @@ def make_report(
     accounts: list[VmaAccount] = []
     gaps: list[Gap] = []
     cut: dict[int, list[Run]] = {}
+    size = plan.size - (len(plan.tail) if limit else 0)
     for segment in unwritten:
+        size -= segment.filesz
         run = Run(segment.address, segment.filesz, Provenance.LIMIT, limit)
         cut.setdefault(segment.vma, []).append(run)
     for index, (vma, planned) in enumerate(zip(plan.image.vmas, plan.vmas, strict=True)):
         name = _name(vma)
         runs = [(run, False) for run in planned.missing]
         account = planned.account
-        found, beyond = read.get(index), cut.get(index)
-        if found is not None or beyond is not None:
-            found, beyond = found or Read(), beyond or []
+        found, beyond = read.get(index), _joined(cut.get(index, []), planned.missing)
+        if found is not None or beyond:
+            found = found or Read()
             runs += [(run, True) for run in (found.late.runs if found.late is not None else [])]
             runs += [(run, False) for run in beyond]
             runs.sort(key=lambda run: run[0].address)
@@ -249,7 +263,7 @@ def make_report(
         tgid=plan.image.tgid,
         comm=plan.image.psinfo.comm,
         path=path,
-        size=plan.size,
+        size=size,
         stored=stored,
         vmas=tuple(accounts),
         missing=tuple(gaps),
@@ -257,7 +271,17 @@ def make_report(
         threads=len(plan.image.threads),
         remarks=plan.remarks,
         warnings=plan.warnings,
+        limit=limit,
     )
+
+
+def _joined(runs: Sequence[Run], planned: Sequence[Run]) -> list[Run]:
+    """What a limit cost of a mapping, but for what was planned to be missing. ``planned`` is ascending."""
+    gaps = Gaps()
+    for run in sorted(runs, key=attrgetter("address")):
+        for part in without(run, planned):
+            gaps.add(part)
+    return gaps.runs
 
 
 def _name(vma: Vma) -> bytes:

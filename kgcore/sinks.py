@@ -78,6 +78,12 @@ class Sink(Protocol):
         :param stored: those of them that are no holes.
         """
 
+    def most(self, data: int, size: int) -> int:
+        """How many bytes of output so many bytes take at most, if no more than ``data`` of them are no holes."""
+
+    def settle(self) -> None:
+        """Have :attr:`used` say exactly what it says of late, if that was a guess, which is never too low."""
+
     def commit(self) -> None:
         """All is written: make it last."""
 
@@ -132,6 +138,13 @@ class BaseSink:
                 self.skip(item)
             else:
                 self.write(item)
+
+    def most(self, data: int, size: int) -> int:
+        """See :meth:`Sink.most`."""
+        return size  # holes are written as zeros
+
+    def settle(self) -> None:
+        """See :meth:`Sink.settle`."""
 
     def abort(self) -> None:
         """Nothing to clean up."""
@@ -230,6 +243,10 @@ class FileSink(BaseSink):
         """See :meth:`Sink.take`."""
         self._size += size
         self.used += stored
+
+    def most(self, data: int, size: int) -> int:
+        """See :meth:`Sink.most`."""
+        return data
 
     def commit(self) -> None:
         try:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Carries out a plan, a part of the file at a time: one after the other, or in several processes side by side."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import attrgetter
 from typing import Protocol
 
+from kgcore.account import without
 from kgcore.errors import OutputError
 from kgcore.limits import Limits
 from kgcore.memory import Memory, Provenance, Run
@@ -24,6 +25,7 @@ Progress = Callable[[int, int], None]
 _BLOCK = 4096  # what a file system can leave out
 _ZERO = bytes(_BLOCK)
 _AHEAD = 2  # parts per worker that may be finished and wait for their turn
+_SQUEEZES = 16
 
 
 def write_core(
@@ -98,7 +100,7 @@ class _Writer:
         self._total = plan.data
 
     def run(self, jobs: int) -> None:
-        if reason := self.limits.reached(len(self.plan.head)):
+        if reason := self.limits.reached(self.sink.most(len(self.plan.head), len(self.plan.head))):
             raise OutputError(f"process {self.plan.image.tgid} was not written: {reason}")
         self._put(self.plan.head)
         parts = list(self.plan.parts())
@@ -108,27 +110,85 @@ class _Writer:
         else:
             finished = self._one_by_one(parts)
         self._advance(0)  # of nothing, too, there is an end
-        self.unwritten = [segment for part in parts[finished:] for segment in self.plan.segments_of(part)]
+        if self.cut:
+            self.unwritten = self._squeeze(
+                [segment for part in parts[finished:] for segment in self.plan.segments_of(part)]
+            )
+            if not self.unwritten:  # it was less than it might have been
+                self.cut = ""
         if self.plan.tail and not self.cut:
             self._put(self.plan.tail)
+        with self._counted():
+            self.sink.settle()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """What is used meanwhile counts for the limits."""
+        used = self.sink.used
+        yield
+        self.limits.use(self.sink.used - used)
+
+    def _reached(self, parts: Sequence[Part]) -> str:
+        """Which limit keeps us from writing these, too; "" if none does."""
+        size = sum(self.plan.size_of(part) for part in parts)
+        return self.limits.reached(self.sink.most(sum(part.most for part in parts), size))
 
     def _put(self, data: bytes) -> None:
-        used = self.sink.used
-        self.sink.write(data)
+        with self._counted():
+            self.sink.write(data)
         self.stored += len(data)
-        self.limits.use(self.sink.used - used)
 
     def _one_by_one(self, parts: Sequence[Part]) -> int:
         for number, part in enumerate(parts):
-            self.cut = self.limits.reached(part.most)
+            self.cut = self._reached([part])
             if self.cut:
                 return number
-            used, done = self.sink.used, _Done()
-            for segment in self.plan.segments_of(part):
-                _copy(self.plan, self.memory, segment, self.sink, done, self._advance)
-            self.limits.use(self.sink.used - used)
-            self._add(done)
+            self._write(self.plan.segments_of(part))
         return len(parts)
+
+    def _write(self, segments: Iterable[Segment]) -> None:
+        done = _Done()
+        with self._counted():
+            for segment in segments:
+                _copy(self.plan, self.memory, segment, self.sink, done, self._advance)
+        self._add(done)
+
+    def _squeeze(self, segments: list[Segment]) -> list[Segment]:
+        """Write as much as a limit certainly allows, when the next part as a whole does not fit; what is left."""
+        at = 0
+        for _ in range(_SQUEEZES):  # what was compressed leaves room for more
+            with self._counted():
+                self.sink.settle()
+            before, length = segments[at], 0
+            while at < len(segments) and (length := self._fitting(segments[at])) == segments[at].filesz:
+                self._write([segments[at]])
+                at += 1
+            if at < len(segments) and length:
+                first, segments[at] = _split(segments[at], length)
+                self._write([first])
+            if at == len(segments) or segments[at] is before:
+                break
+        return segments[at:]
+
+    def _fitting(self, segment: Segment) -> int:
+        """How many bytes of (part of) a segment a limit certainly allows."""
+        vma, start = self.plan.image.vmas[segment.vma], segment.address
+        data = 0
+        for run in self.memory.runs(vma, start, start + segment.filesz):
+            stored = run.length if run.provenance.stored else 0
+            if self.limits.reached(self.sink.most(data + stored, run.end - start)):
+                if not stored:
+                    return run.address - start
+
+                def too_many(pages: int, run: Run = run, data: int = data) -> bool:
+                    length = pages * self.memory.page_size
+                    most = self.sink.most(data + length, run.address - start + length)
+                    return bool(self.limits.reached(most))
+
+                pages = bisect_left(range(1, run.length // self.memory.page_size + 1), True, key=too_many)
+                return run.address - start + pages * self.memory.page_size
+            data += stored
+        return segment.filesz
 
     def _side_by_side(self, parts: Sequence[Part], jobs: int) -> int:
         """The parts are handed out in their order, and what comes of them is taken in it."""
@@ -147,7 +207,7 @@ class _Writer:
         with Workers(jobs, work) as workers:
             while True:
                 while given < min(len(parts), taken + _AHEAD * jobs) and workers.idle and not self.cut:
-                    reason = self.limits.reached(sum(part.most for part in parts[taken : given + 1]))
+                    reason = self._reached(parts[taken : given + 1])
                     if reason and given > taken:
                         break  # those at work may turn out to be smaller
                     self.cut = reason
@@ -164,9 +224,8 @@ class _Writer:
                     taken += 1
 
     def _take(self, done: _Done) -> None:
-        used = self.sink.used
-        self.sink.take(done.items, done.size, done.stored)
-        self.limits.use(self.sink.used - used)
+        with self._counted():
+            self.sink.take(done.items, done.size, done.stored)
         self._add(done)
 
     def _add(self, done: _Done) -> None:
@@ -203,7 +262,7 @@ def _copy(
             raise ValueError(f"memory piece out of place: {run}, expected at {at:#x}")
         at = run.end
         promised = 0
-        for part in _without(run, planned) if planned else (run,):
+        for part in without(run, planned) if planned else (run,):
             found.add(part)
             promised += 0 if part.provenance is Provenance.ZERO else part.length
         if not run.provenance.stored:
@@ -217,6 +276,15 @@ def _copy(
             advance(promised)
     if at != end:
         raise ValueError(f"memory pieces end at {at:#x}, not at {end:#x}")
+
+
+def _split(segment: Segment, length: int) -> tuple[Segment, Segment]:
+    """The first so many bytes of (part of) a segment, and the rest."""
+    rest = segment.filesz - length
+    return (
+        segment._replace(filesz=length, memsz=length),
+        segment._replace(address=segment.address + length, filesz=rest, memsz=rest, offset=segment.offset + length),
+    )
 
 
 def _put_sparsely(data: bytes | bytearray | memoryview, output: _Output) -> int:
@@ -242,17 +310,3 @@ def _blocks(data: bytes | bytearray | memoryview) -> Iterator[tuple[bool, int, i
         end = min(start + _BLOCK * sum(1 for _ in group), len(content))
         yield zero, start, end
         start = end
-
-
-def _without(run: Run, planned: Sequence[Run]) -> Iterator[Run]:
-    """The parts of a run that were not planned to be missing. ``planned`` is ascending."""
-    at = run.address
-    for index in range(bisect_right(planned, at, key=attrgetter("end")), len(planned)):
-        known = planned[index]
-        if known.address >= run.end:
-            break
-        if known.address > at:
-            yield run._replace(address=at, length=known.address - at)
-        at = known.end
-    if at < run.end:
-        yield run._replace(address=at, length=run.end - at)

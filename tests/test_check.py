@@ -98,7 +98,8 @@ def test_files_that_are_cut_off(check: Any, keep: int) -> None:
 
 def test_the_amount_that_is_cut_off(check: Any) -> None:
     verdict = check(core_bytes()[: -3 * PAGE])
-    assert verdict.problems == ("the file is cut off: 12.0 KiB of memory are not there",)
+    assert verdict.problems == ("the file is cut off: 12.0 KiB of memory, of 3 of 6 segments, are not there",)
+    assert verdict.lines()[0].endswith("core: CUT SHORT, INCOMPLETE")
     assert verdict.complete is False
 
 

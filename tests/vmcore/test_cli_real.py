@@ -440,7 +440,7 @@ def test_check(k61: Fixture, extract: Extractor, tmp_path: Path) -> None:
         (whole, 0, "ok, complete"),
         (lacking, 3, "ok, INCOMPLETE"),
         (victim.core, 0, "ok, whether complete is not recorded"),
-        (cut, 1, "DAMAGED, INCOMPLETE"),
+        (cut, 1, "CUT SHORT, INCOMPLETE"),
     ):
         done = verdict(core)
         assert (done.status, done.lines[0]) == (status, f"{core}: {first}"), done
