@@ -19,6 +19,7 @@ from kgcore.errors import KgcoreError
 __all__ = ("Workers", "available", "may_fork")
 
 _T = TypeVar("_T")
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def available() -> int:
@@ -55,19 +56,29 @@ class Workers(Generic[_T]):
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("fork")
         gc.freeze()  # a collection would touch, and so copy, all memory that the processes share
+        # A signal that a new process gets before it has handlers of its own would be handled as ours are.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         try:
             for _ in range(self._jobs):
                 ours, theirs = context.Pipe()
                 others = [worker.connection for worker in self._free]
-                process = context.Process(target=_serve, args=(self._work, theirs, [*others, ours]), daemon=True)
-                with warnings.catch_warnings():
-                    # drgn leaves threads of OpenMP behind that wait for work which nobody will have for them.
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    process.start()
-                theirs.close()
+                arguments = (self._work, theirs, [*others, ours], mask)
+                process = context.Process(target=_serve, args=arguments, daemon=True)
+                try:
+                    with warnings.catch_warnings():
+                        # drgn leaves threads of OpenMP behind that wait for work which nobody will have for them.
+                        warnings.simplefilter("ignore", DeprecationWarning)
+                        process.start()
+                except OSError:  # there is no memory for it, or there are too many
+                    ours.close()
+                    break
+                finally:
+                    theirs.close()
                 self._free.append(_Worker(process, ours))
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except BaseException:
             self._stop()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise
         return self
 
@@ -132,13 +143,16 @@ class Workers(Generic[_T]):
         worker.connection.close()
 
 
-def _serve(work: Callable[[int], object], connection: Connection, others: list[Connection]) -> None:
+def _serve(
+    work: Callable[[int], object], connection: Connection, others: list[Connection], mask: set[signal.Signals]
+) -> None:
     """A worker's life. It ends with the process that forked it, whatever ends that."""
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent says what is to be done
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     while True:
         try:
             number = connection.recv()
