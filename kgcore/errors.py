@@ -10,6 +10,7 @@ __all__ = (
     "BrokenDump",
     "KernelThread",
     "KgcoreError",
+    "LimitReached",
     "NoCurrentTask",
     "NoSuchTask",
     "NoUserMemory",
@@ -62,3 +63,7 @@ class NoCurrentTask(KgcoreError):
 
 class OutputError(KgcoreError):
     """The core cannot be created or written."""
+
+
+class LimitReached(OutputError):
+    """A limit keeps us from beginning with the core."""

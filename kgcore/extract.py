@@ -13,7 +13,7 @@ from typing import NamedTuple
 from kgcore import __version__, render
 from kgcore.compress import SUFFIXES, CompressedSink
 from kgcore.console import Console, Status, reason
-from kgcore.errors import KgcoreError
+from kgcore.errors import KgcoreError, LimitReached
 from kgcore.limits import Limits
 from kgcore.pipeline import Options, Prepared, prepare, write
 from kgcore.progress import Subject, json_lines
@@ -159,22 +159,20 @@ class _Extraction:
         return chosen
 
     def _process(self, ref: TaskRef, turn: _Turn) -> None:
-        request, limits = self._request, Limits() if self._request.dry_run else self._limits
+        request = self._request
         try:
-            if why := limits.reached():
-                self._skip(ref, why)
-                return
+            if not request.dry_run and (why := self._limits.reached()):
+                raise LimitReached(why)
             prepared = prepare(self._source, ref, self._options)
             self._seen.add(prepared.image.tgid)
             if request.dry_run:
                 render.show_plan(prepared.plan, self._console.out)
                 return
-            if why := limits.reached(len(prepared.plan.head)):
-                self._skip(ref, why)
-                return
             self.outcome.reports.append(self._save(prepared, turn))
             if self._sysroot is not None:
                 self._save_files(self._sysroot, prepared)
+        except LimitReached as error:
+            self._skip(ref, error.message)
         except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the user the other processes)
             self._fail(ref.text, error)
 

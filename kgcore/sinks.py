@@ -422,6 +422,7 @@ class MemorySink(BaseSink):
 
     def skip(self, length: int) -> None:
         self.data += bytes(length)
+        self.used += length
 
     def commit(self) -> None:
         """It is as lasting as it gets."""

@@ -49,6 +49,7 @@ class Workers(Generic[_T]):
     def __init__(self, jobs: int, work: Callable[[int], _T]) -> None:
         self._jobs = jobs
         self._work = work
+        self._all: list[_Worker] = []
         self._free: list[_Worker] = []
         self._busy: dict[Connection, tuple[_Worker, int]] = {}
         self._left: list[int] = []  # pieces to be done here
@@ -61,7 +62,7 @@ class Workers(Generic[_T]):
         try:
             for _ in range(self._jobs):
                 ours, theirs = context.Pipe()
-                others = [worker.connection for worker in self._free]
+                others = [worker.connection for worker in self._all]
                 arguments = (self._work, theirs, [*others, ours], mask)
                 process = context.Process(target=_serve, args=arguments, daemon=True)
                 try:
@@ -74,7 +75,8 @@ class Workers(Generic[_T]):
                     break
                 finally:
                     theirs.close()
-                self._free.append(_Worker(process, ours))
+                self._all.append(_Worker(process, ours))
+            self._free = self._all.copy()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except BaseException:
             self._stop()
@@ -89,14 +91,11 @@ class Workers(Generic[_T]):
 
     def _stop(self) -> None:
         gc.unfreeze()
-        workers = [*self._free, *(worker for worker, _ in self._busy.values())]
-        for worker in workers:
-            # They have nothing to tidy up; and a SIGTERM that comes too early is lost, as Python forgets in a forked
-            # process what signals were on their way.
+        for worker in self._all:
             worker.process.kill()
-            worker.connection.close()
-        for worker in workers:
+        for worker in self._all:
             worker.process.join()
+            worker.connection.close()
 
     @property
     def idle(self) -> bool:
@@ -139,6 +138,8 @@ class Workers(Generic[_T]):
         return number, result
 
     def _bury(self, worker: _Worker) -> None:
+        self._all.remove(worker)
+        worker.process.kill()  # it may be but its connection that broke
         worker.process.join()
         worker.connection.close()
 
@@ -156,7 +157,7 @@ def _serve(
     while True:
         try:
             number = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         error: Exception | None = None
         result = None

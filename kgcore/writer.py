@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Protocol
 
 from kgcore.account import without
-from kgcore.errors import OutputError
+from kgcore.errors import LimitReached
 from kgcore.limits import Limits
 from kgcore.memory import Memory, Provenance, Run
 from kgcore.plan import CorePlan, Part, Segment
@@ -43,6 +43,7 @@ def write_core(
     reached the file ends.
 
     :param jobs: how many processes may read side by side; fewer if there is little to do, one if forking is not safe.
+    :raises LimitReached: not even the headers and notes may be written.
     :raises OutputError: the sink cannot take it.
     """
     writer = _Writer(plan, memory, sink, progress, limits or Limits())
@@ -101,7 +102,7 @@ class _Writer:
 
     def run(self, jobs: int) -> None:
         if reason := self.limits.reached(self.sink.most(len(self.plan.head), len(self.plan.head))):
-            raise OutputError(f"process {self.plan.image.tgid} was not written: {reason}")
+            raise LimitReached(reason, pid=self.plan.image.tgid)
         self._put(self.plan.head)
         parts = list(self.plan.parts())
         jobs = min(jobs, len(parts))

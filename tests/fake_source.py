@@ -39,7 +39,7 @@ KERNEL_THREAD, ZOMBIE, UNKNOWN = 2, 300, 404
 THREAD = 101  # of COMPLETE
 HOSTILE = b"\x1b[31m[red]\xff\n"
 BASE = 0x7F0000000000
-LARGE_SIZE = 8 << 20
+LARGE_SIZE = 20 << 20  # several parts
 ELF = (
     b"\x7fELF\2\1\1".ljust(16, b"\0")
     + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, 0, 0, 64, 56, 0, 64, 0, 0)
@@ -83,6 +83,7 @@ class FakeSource(Source):
             COMPLETE, 1, 1000, 2, 12288, "R", b"[red]work", b"/bin/work\0-x\0" + b"long" * 60 + b"\0", False, 0x1000
         )
         yield ProcessSummary(INCOMPLETE, 1, 0, 1, 4096, "S", HOSTILE, None, False, 0x2000)
+        yield ProcessSummary(ZOMBIE, 1, 1000, 1, 0, "Z", b"dead", None, False, task_address(ZOMBIE), memory=False)
 
     def image(self, ref: TaskRef) -> ProcessImage:
         self.asked.append(ref.text)
@@ -154,7 +155,7 @@ _REGISTERS = (
 
 class _FakeMemory(Memory):
     page_size = 4096
-    parallel = False
+    parallel = True
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -178,7 +179,7 @@ class _FakeMemory(Memory):
                 length = min(1 << 20, run.end - at)
                 present = run.provenance is Provenance.PRESENT
                 yield Piece(run._replace(address=at, length=length), b"\xa5" * length if present else b"")
-                if self.pid == ENDLESS and at >= BASE:
+                if self.pid == ENDLESS and at == BASE:
                     print("half-way", file=sys.stderr, flush=True)
                     time.sleep(60)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line from the outside: what is printed where, what is left on the disk, and the exit status."""
 
+import gzip
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ import pytest
 from kgcore import __version__, cli, commands
 from kgcore.commands import opening
 from kgcore.console import Console
-from kgcore.errors import TargetError
+from kgcore.errors import BrokenDump, TargetError
 from kgcore.model import ProcessSummary
 from kgcore.request import Place, Show
 from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
@@ -60,6 +62,7 @@ class Opener:
         self.places: list[Place] = []
         self.supplies: list[Supplies] = []
         self.source = FakeSource()
+        self.seconds = 0.0
 
     @contextmanager
     def __call__(
@@ -67,6 +70,7 @@ class Opener:
     ) -> Iterator[Source]:
         self.places.append(place)
         self.supplies.append(supplies)
+        time.sleep(self.seconds)
         yield self.source
 
 
@@ -154,6 +158,31 @@ def leftovers(directory: Path) -> list[str]:
         ("--qemu a -c vmcore", "not allowed with"),
         ("--qemu a -k", "not allowed with"),
         ("-o x 100 200", "-o takes one process"),
+        ("-o x 100 --match a", "-o takes one process"),
+        ("--all --all", "given twice"),
+        ("--all --match a", "--all takes every process"),
+        ("--all --uid 1", "--all takes every process"),
+        ("--match", "expected one argument"),
+        ("--uid root", "'root' is not a number"),
+        ("--uid 4294967295", "4294967295 is out of range"),
+        ("--jobs 0 100", "0 processes do nothing"),
+        ("--jobs -1 100", "--jobs"),
+        ("--jobs 1025 100", "1025 is out of range"),
+        ("--jobs 1 --jobs 1", "given twice"),
+        ("--compress xz 100", "invalid choice"),
+        ("--compress zstd --compress zstd", "given twice"),
+        ("--max-size 0 100", "0 is too little"),
+        ("--max-size 0.5 100", "0.5 is too little"),
+        ("--max-size 1Q 100", "'1Q' is none"),
+        ("--max-size 1MB 100", "'1MB' is none"),
+        ("--max-size -1 100", "--max-size"),
+        ("--max-size 1 --max-size 1", "given twice"),
+        ("--max-time 0 100", "0 is too little"),
+        ("--max-time 1d 100", "'1d' is none"),
+        ("--max-time inf 100", "'inf' is none"),
+        ("--max-time 1 --max-time 1", "given twice"),
+        ("--progress loud 100", "invalid choice"),
+        ("--progress json --progress json", "given twice"),
         ("-D nowhere 100", "not a directory"),
         ("-D vmcore 100", "not a directory"),
         ("--missing nothing 100", "invalid choice"),
@@ -277,6 +306,7 @@ def test_version_and_help(kgcore: Kgcore, opener: Opener) -> None:
         *"-c -s -v -f -D -o -k -V --core --symbols --symbols-from --debug-directory --kernel-directory".split(),
         *"--vmcoreinfo --architecture --qemu --dontdump --dax --missing --force --dry-run --report".split(),
         *"--no-kgcore-note --swap --root --sysroot hugetlb".split(),
+        *"--all --match --uid --jobs --compress --max-size --max-time --progress".split(),
     ):
         assert option in out
     assert "--json" in kgcore("ps", "-h").out
@@ -510,6 +540,145 @@ def test_supplies_reach_the_source(kgcore: Kgcore, opener: Opener, tmp_path: Pat
     assert opener.supplies[1] == NO_SUPPLIES
 
 
+# Several processes
+
+
+def test_all_that_have_memory(kgcore: Kgcore, tmp_path: Path) -> None:
+    """Kernel threads and zombies are no failures."""
+    status, out, err = kgcore("--all", "-v", "0")
+    assert (status, out) == (3, "Saved core.100\nSaved core.200\n")
+    assert "kthreadd" not in err
+    assert leftovers(tmp_path) == ["core.100", "core.200"]
+
+
+@pytest.mark.parametrize(
+    ("words", "saved"),
+    [
+        ("--match work", [100]),
+        ("--match [[]red]*", [100]),
+        (r"--match \x1b*", [200]),
+        ("--match work --match \\\\x1b*", [100, 200]),
+        ("--uid 1000", [100]),
+        ("--uid 0 --uid 1000", [100, 200]),
+        ("--uid 1000 --match *", [100]),
+        ("--match work 600", [600, 100]),
+        ("--match work 100", [100]),
+        ("--match work 101", [100]),
+        ("101 --all 200", [100, 200]),
+    ],
+)
+def test_patterns_and_users(kgcore: Kgcore, opener: Opener, words: str, saved: list[int]) -> None:
+    """Those that are named come first, and each process once."""
+    assert kgcore("-v", "0", *words.replace("\\\\", "\\").split()).out == "".join(
+        f"Saved core.{pid}\n" for pid in saved
+    )
+
+
+@pytest.mark.parametrize("words", ["--match kthreadd", "--match dead", "--uid 7", "--match work --uid 0"])
+def test_nothing_that_fits(kgcore: Kgcore, tmp_path: Path, words: str) -> None:
+    status, out, err = kgcore(*words.split(), "--report", "r.json")
+    assert (status, out) == (1, "")
+    assert err == f"kgcore: no process fits {words} (kgcore ps lists the processes in the dump)\n"
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [failure["task"] for failure in report["failures"]] == [words]
+
+
+def test_one_of_a_pattern_may_go_to_a_file(kgcore: Kgcore, tmp_path: Path) -> None:
+    assert kgcore("--match", "work", "-o", "exact").status == 0
+    status, out, err = kgcore("--all", "-o", "none")
+    assert (status, out) == (1, "")
+    assert err.startswith("kgcore: -o takes one process, and 2 fit --all: 100, 200 (give -D DIR")
+    assert leftovers(tmp_path) == ["exact"]
+    done = subprocess.run(command("-o", "-", "--match", "work"), cwd=tmp_path, env=environment(), capture_output=True)
+    assert (done.returncode, done.stdout) == (0, (tmp_path / "exact").read_bytes())
+
+
+def test_a_list_that_breaks_off_costs_what_is_behind(
+    kgcore: Kgcore, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(opener.source.processes())
+
+    def broken(upto: int) -> Iterator[ProcessSummary]:
+        yield from whole[:upto]
+        raise BrokenDump("the list of processes is broken")
+
+    monkeypatch.setattr(opener.source, "processes", lambda: broken(2))
+    told = "kgcore: the list of processes is broken\n"
+    assert kgcore("--all") == (1, "Saved core.100\n", told)
+    monkeypatch.setattr(opener.source, "processes", lambda: broken(0))
+    assert kgcore("--match", "work") == (1, "", told)
+
+
+# Compressed
+
+
+def test_compressed_cores(kgcore: Kgcore, tmp_path: Path) -> None:
+    kgcore(LARGE, "--force")
+    plain = (tmp_path / "core.600").read_bytes()
+    assert kgcore("--compress", "gzip", LARGE) == (0, "Saved core.600.gz\n", "")
+    assert gzip.decompress((tmp_path / "core.600.gz").read_bytes()) == plain
+    kgcore("--compress", "gzip", "-o", "exact", LARGE, "--jobs", "2")
+    assert (tmp_path / "exact").read_bytes() == (tmp_path / "core.600.gz").read_bytes()
+    assert leftovers(tmp_path) == ["core.600", "core.600.gz", "exact"]
+    assert stat.S_IMODE((tmp_path / "core.600.gz").stat().st_mode) == 0o600
+    words = command("--compress", "gzip", "-o", "-", LARGE)
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True)
+    assert (done.stdout, done.stderr) == ((tmp_path / "exact").read_bytes(), b"Saved core.600.gz\n")
+
+
+def test_a_library_that_is_missing_is_told_at_once(
+    kgcore: Kgcore, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    status, out, err = kgcore("--compress", "zstd", COMPLETE)
+    assert (status, out, opener.places) == (2, "", [])
+    assert "zstandard" in err
+    assert "kgcore[formats]" in err
+
+
+# Limits
+
+
+def test_a_size_limit_cuts_a_core_and_says_so_in_a_line(kgcore: Kgcore, tmp_path: Path) -> None:
+    status, out, err = kgcore("--max-size", "1M", "--report", "r.json", LARGE, COMPLETE)
+    assert (status, out) == (1, "Saved core.600\n")
+    assert [line for line in err.splitlines() if "limit" in line and "memory:" not in line] == [
+        "kgcore: CUT SHORT: the size limit of 1.00 MiB was reached: the file ends after 1.00 MiB, and 19.0 MiB of "
+        "memory, 1 range, are not in it; debuggers will refuse to read them",
+        "kgcore: not written: 100: the size limit of 1.00 MiB was reached",
+    ]
+    assert (tmp_path / "core.600").stat().st_size <= 1 << 20
+    report = json.loads((tmp_path / "r.json").read_text())
+    (core,) = report["processes"]
+    assert (core["size"], core["limit"]) == (1 << 20, "the size limit of 1.00 MiB was reached")
+    assert [gap["reason"] for gap in core["missing"]] == ["limit"]
+    assert core["account"]["missing"] == {"limit": core["missing_bytes"]}
+    assert (
+        sum(core["account"][key] for key in ("present", "zero", "filtered")) + core["missing_bytes"]
+        == (core["account"]["total"])
+    )
+    assert report["failures"] == [{"task": "100", "reason": "not written: the size limit of 1.00 MiB was reached"}]
+    status, out, _ = kgcore("check", "core.600")
+    assert status == 1
+    assert "core.600: CUT SHORT, INCOMPLETE" in out
+    assert "the file is cut off: 19.0 MiB of memory, of 1 of 2 segments, are not there" in out
+
+
+def test_one_that_is_cut_is_incomplete(kgcore: Kgcore) -> None:
+    assert kgcore("--max-size", "1M", LARGE).status == 3
+    assert kgcore("--max-size", "21M", "--max-time", "1h", LARGE, "--force") == (0, "Saved core.600\n", "")
+
+
+def test_what_a_limit_kept_from_being_begun_is_one_line(kgcore: Kgcore, opener: Opener, tmp_path: Path) -> None:
+    opener.seconds = 0.01  # they count, too
+    status, out, err = kgcore("--max-time", "0.001", "--report", "r.json", *[COMPLETE] * 12, INCOMPLETE)
+    assert (status, out) == (1, "")
+    named = ", ".join(["100"] * 10)
+    assert err == f"kgcore: not written: {named} and 3 more: the time limit of 0.001 s was reached\n"
+    assert len(json.loads((tmp_path / "r.json").read_text())["failures"]) == 13
+    assert kgcore("--max-time", "0.001", "--dry-run", COMPLETE).status == 0
+
+
 # Programs and libraries
 
 
@@ -608,7 +777,7 @@ def test_ps_json(kgcore: Kgcore, opener: Opener) -> None:
     status, out, _ = kgcore("-c", "vmcore", "ps", "--json")
     listing = json.loads(out)
     assert (status, listing["version"]) == (0, 1)
-    assert [one["pid"] for one in listing["processes"]] == [2, 100, 200]
+    assert [one["pid"] for one in listing["processes"]] == [2, 100, 200, 300]
     assert listing["processes"][1]["args"] == ["/bin/work", "-x", "long" * 60]
     assert listing["processes"][0]["args"] == []
     assert listing["processes"][2]["args"] is None
@@ -743,7 +912,11 @@ def test_an_ignored_signal_stays_ignored(kgcore: Kgcore, tmp_path: Path) -> None
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         process = subprocess.Popen(
-            command(ENDLESS), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+            command("--jobs", 1, ENDLESS),
+            cwd=tmp_path,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -787,6 +960,50 @@ def test_progress_on_a_terminal_only_when_asked(kgcore: Kgcore, tmp_path: Path) 
     (tmp_path / "d").mkdir()
     assert "core.600" in on_terminal(tmp_path, "-v", "1", LARGE, TERM="xterm").replace("Saved core.600", "")
     assert "core.600" not in on_terminal(tmp_path, "-D", "d", LARGE, TERM="xterm").replace("Saved core.600", "")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_progress_for_programs(kgcore: Kgcore, jobs: int) -> None:
+    """docs/progress.md"""
+    status, out, err = kgcore("--progress", "json", "--jobs", jobs, UNKNOWN, LARGE, INCOMPLETE)
+    assert (status, out) == (1, "Saved core.600\nSaved core.200\n")
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    ends = [line for line in lines if line["event"] != "progress"]
+    assert [(line["event"], line["tgid"], line["index"], line["count"], line["done"]) for line in ends] == [
+        ("start", 600, 2, 3, 0),
+        ("end", 600, 2, 3, LARGE_SIZE),
+        ("start", 200, 3, 3, 0),
+        ("end", 200, 3, 3, 8192),
+    ]
+    assert [line["total"] for line in ends] == [LARGE_SIZE, LARGE_SIZE, 8192, 8192]
+    assert ends[2]["comm"] == "\x1b[31m[red]\\xff\n"
+    assert ends[1]["written"] is True
+    document = (ROOT / "docs/progress.md").read_text()
+    for key in ends[1]:
+        assert f"`{key}`" in document
+    others = [line for line in err.splitlines() if not line.startswith("{")]
+    assert all(line.startswith(("kgcore: ", "Saved ")) for line in others)
+
+
+def test_progress_of_what_fails(kgcore: Kgcore) -> None:
+    lines = kgcore("--progress", "json", DEFECT).err.splitlines()
+    assert [json.loads(line)["event"] for line in lines[:2]] == ["start", "end"]
+    assert json.loads(lines[1])["written"] is False
+
+
+def test_progress_on_a_terminal_does_not_keep_from_forking(kgcore: Kgcore, tmp_path: Path) -> None:
+    """The bar says which one it is; and the writer may fork while it is there."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, kgcore.workers as w\nfork = os.fork\n"
+        "def counted():\n    open('forks', 'a').write('x')\n    return fork()\nos.fork = counted\n"
+    )
+    path = f"{ROOT}{os.pathsep}{tmp_path}"
+    seen = on_terminal(tmp_path, "-v", "1", "--jobs", "2", LARGE, COMPLETE, TERM="xterm", PYTHONPATH=path)
+    assert "core.600 (1 of 2)" in seen
+    assert (tmp_path / "forks").read_text() == "xx"
+    (tmp_path / "forks").unlink()
+    seen = on_terminal(tmp_path, "-v", "1", "--progress", "never", "--force", LARGE, TERM="xterm", PYTHONPATH=path)
+    assert "core.600" not in seen.replace("Saved core.600", "")
 
 
 def test_hostile_names_on_a_terminal(kgcore: Kgcore, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.memory import Provenance, Run, peek
 from kgcore.model import VM_EXEC, VM_READ, VM_WRITE, CoreDialect, FpuState, RegisterSource
-from kgcore.plan import CorePlan, make_plan
+from kgcore.plan import PART, CorePlan, make_plan
 from kgcore.sinks import MemorySink
 from kgcore.vendor import NT_KGCORE
 from kgcore.writer import write_core
@@ -224,3 +224,40 @@ def test_every_byte_is_accounted_for(mappings: Any, policy: Any, note: bool) -> 
     missing = {at for gap in report.missing for at in range(gap.start, gap.end, PAGE)}
     assert missing == {start for (start, _), (provenance, _) in ranges.items() if provenance.missing}
     assert not any(gap.late for gap in report.missing)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MAPPINGS, st.lists(st.integers(1, 40), max_size=4), st.sampled_from(["omit", "zero"]), st.booleans())
+def test_parts_cover_the_file_in_order(mappings: Any, large: list[int], policy: Any, important_first: bool) -> None:
+    """:param large: further mappings, in MiB, which are several parts."""
+    ranges: dict[tuple[int, int], Any] = {}
+    vmas, at = [], 0x10000
+    for pages in mappings:
+        vmas.append(make_vma(at, len(pages), anon=True))
+        ranges |= {(at + i * PAGE, at + (i + 1) * PAGE): state for i, state in enumerate(pages)}
+        at += (len(pages) + 1) * PAGE
+    for size in large:
+        vmas.append(make_vma(at, size << 8, anon=True))
+        at += (size << 20) + PAGE
+    plan = plan_of(vmas, FakeMemory(ranges), missing=policy, important_first=important_first)
+    offset = len(plan.head)
+    covered: dict[int, list[tuple[int, int]]] = {}
+    for part in plan.parts():
+        segments = list(plan.segments_of(part))
+        assert plan.size_of(part) == sum(segment.filesz for segment in segments)
+        assert 0 <= part.most <= PART + PAGE
+        for segment in segments:
+            assert segment.offset == offset
+            offset += segment.filesz
+            covered.setdefault(segment.vma, []).append((segment.address, segment.address + segment.filesz))
+    assert offset == plan.size - len(plan.tail)
+    for vma, spans in covered.items():
+        wanted = [(s.address, s.address + s.filesz) for s in plan.segments if s.vma == vma and s.filesz]
+        joined: list[tuple[int, int]] = []
+        for start, end in sorted(spans):
+            if joined and joined[-1][1] == start and start not in dict(wanted):
+                joined[-1] = (joined[-1][0], end)
+            else:
+                joined.append((start, end))
+        assert joined == sorted(wanted)
+    assert {segment.vma for segment in plan.segments if segment.filesz} == set(covered)
