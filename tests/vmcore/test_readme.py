@@ -44,7 +44,15 @@ def test_session_prints_what_the_readme_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/report.md", "tests/vmcore_fixtures/README.md"]
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/report.md",
+        "docs/progress.md",
+        "tests/vmcore_fixtures/README.md",
+    ],
 )
 def test_links_lead_somewhere(name: str) -> None:
     text = (README.parent / name).read_text()
