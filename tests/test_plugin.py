@@ -2,6 +2,7 @@
 """The drgn side: gcore(), %gcore and crash mode's gcore, on an empty kernel program with made-up processes."""
 
 import contextlib
+import gzip
 import io
 import os
 import struct
@@ -182,6 +183,19 @@ def test_keywords_reach_the_core(prog: drgn.Program, source: FakeSource) -> None
     assert seen[-1] == (8192, 8192), "of its three pages one is missing"
     with pytest.raises(ValueError, match="0x80"):
         core(filter=0x80)
+
+
+def test_jobs_and_compression(prog: drgn.Program, source: FakeSource) -> None:
+    plain = io.BytesIO()
+    plugin.gcore(prog, LARGE, output=plain, jobs=1)
+    assert plugin.gcore(prog, LARGE, compress="gzip", jobs=2).path == "./core.600.gz"
+    assert gzip.decompress(Path("core.600.gz").read_bytes()) == plain.getvalue()
+    for wrong in ({"jobs": 0}, {"compress": "xz"}):
+        with pytest.raises(ValueError, match="it takes"):
+            plugin.gcore(prog, LARGE, **wrong)
+    reports = run_command(prog, "gcore --match work --compress gzip --jobs 1 --max-size 1G --progress never")
+    assert [report.tgid for report in reports] == [COMPLETE]
+    assert Path("core.100.gz").exists()
 
 
 def test_without_a_pid_it_is_the_current_context(prog: drgn.Program, source: FakeSource) -> None:
