@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from .file_guests import files_guest
 from .guests import ABI_SMALL, SPECIAL, abi_guest, disk_guest, main_guest, numa_guest, small_guest
 from .i386_guests import I386_SMALL, i386_fpu_guest, i386_guest
 from .recipes import DERIVED_61, FULL, PYTHON, derived, simple
@@ -58,6 +59,11 @@ RECIPES = {
             append="noxsave",
             note="no XSAVE",
         ),
+        files_guest("k61-files", "bookworm"),
+        files_guest("k510-files", "bullseye"),
+        files_guest("k612-files", "trixie"),
+        files_guest("k72-files", "sid"),
+        files_guest("k61-686pae-files", "bookworm", "686-pae", "-ia32"),
         *SPECIAL,
     )
 }
