@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from operator import attrgetter
+from typing import Literal
 
 __all__ = (
     "DELETED",
@@ -25,11 +26,13 @@ __all__ = (
     "CoreDialect",
     "FpuState",
     "MappedFile",
+    "OpenFile",
     "ProcessImage",
     "ProcessSummary",
     "PsInfo",
     "RegisterSet",
     "RegisterSource",
+    "Socket",
     "TaskIds",
     "TaskTimes",
     "Thread",
@@ -209,6 +212,60 @@ class MappedFile:
     def name(self) -> bytes | None:
         """:attr:`path` without the kernel's mark of deleted files."""
         return None if self.path is None else self.path.removesuffix(DELETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """What a socket is.
+
+    :ivar family: as in ``AF_INET``, without that prefix, in lower case; a number where the name is not known.
+    :ivar type: as in ``SOCK_STREAM``, the same.
+    :ivar local: its own address, as ``127.0.0.1:80``, ``[::1]:80`` or a path (``@x``: an abstract one); b"": none.
+    :ivar remote: that of its peer; b"": not connected, or not known.
+    """
+
+    family: str
+    type: str
+    local: bytes = b""
+    remote: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file descriptor.
+
+    :ivar file: address of its ``struct file``: the same for descriptors that share an offset (``dup()``, ``fork()``).
+    :ivar path: as ``/proc/PID/fd`` shows it (``pipe:[123]``, ``/x (deleted)``), relative to the process's root; None if
+        it cannot be built.
+    :ivar type: of what the path leads to.
+    :ivar flags: as ``/proc/PID/fdinfo`` has them, O_CLOEXEC, which is the descriptor's, included.
+    :ivar offset: ``f_pos``; signed.
+    :ivar size: ``i_size`` in bytes.
+    :ivar in_memory: its content is in memory alone (tmpfs, memfd): what there is not is zeros.
+    """
+
+    fd: int
+    file: int
+    path: bytes | None
+    type: Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
+    flags: int
+    offset: int
+    mode: int
+    size: int
+    nlink: int
+    inode: int
+    in_memory: bool = False
+    socket: Socket | None = None
+
+    @property
+    def deleted(self) -> bool:
+        """It has no name any more, or never had one."""
+        return self.nlink == 0 or (self.path is not None and self.path.endswith(DELETED))
+
+    @property
+    def unsaved(self) -> bool:
+        """When the machine is gone its content is nowhere else than in the dump."""
+        return self.type == "regular" and (self.deleted or self.in_memory)
 
 
 @dataclass(frozen=True, slots=True)

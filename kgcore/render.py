@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from kgcore.model import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, ProcessSummary
+from kgcore.model import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, OpenFile, ProcessSummary
+from kgcore.openfiles import Account, flag_words, named
 from kgcore.plan import CorePlan
 from kgcore.report import make_report
 from kgcore.text import human_size, plain, printable
@@ -20,7 +21,16 @@ from kgcore.writer import Progress
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.facts import DumpFacts
 
-__all__ = ("Column", "process_json", "progress", "show_facts", "show_plan", "show_processes", "show_table")
+__all__ = (
+    "Column",
+    "process_json",
+    "progress",
+    "show_facts",
+    "show_open_files",
+    "show_plan",
+    "show_processes",
+    "show_table",
+)
 
 
 class Column(NamedTuple):
@@ -116,6 +126,34 @@ def process_json(process: ProcessSummary) -> dict[str, object]:
         "kernel_thread": process.kernel_thread,
         "task": f"{process.task:#x}",
     }
+
+
+_OPEN_FILE_COLUMNS = (
+    Column("FD", number=True),
+    Column("TYPE"),
+    Column("FLAGS"),
+    Column("OFFSET", number=True),
+    Column("SIZE", number=True),
+    Column("IN DUMP"),
+    Column("NAME", wide=True),
+)
+
+
+def show_open_files(files: Iterable[tuple[OpenFile, Account | None]], out: TextIO) -> None:
+    """Print the table of ``kgcore files``. Of the contents only those are told that are nowhere else."""
+    rows = (
+        (
+            str(file.fd),
+            file.type,
+            flag_words(file.flags),
+            str(file.offset),
+            str(file.size),
+            "" if content is None else content.words(),
+            printable(named(file)),
+        )
+        for file, content in files
+    )
+    show_table(_OPEN_FILE_COLUMNS, rows, out)
 
 
 def show_facts(facts: "DumpFacts", out: TextIO) -> None:

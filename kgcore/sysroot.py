@@ -10,19 +10,20 @@ import os
 import stat
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from kgcore import __version__
+from kgcore.contents import Lacking, Trace
 from kgcore.errors import OutputError
 from kgcore.linkmap import link_names
-from kgcore.memory import Memory, Piece
+from kgcore.memory import Memory
 from kgcore.model import ProcessImage
 from kgcore.sinks import FileSink
 from kgcore.sources.base import FileContents, Source
 from kgcore.sources.buildid import build_id
 from kgcore.text import human_size, plain, printable
 
-__all__ = ("MANIFEST", "Lacking", "Sysroot", "SysrootFile", "SysrootReport")
+__all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport")
 
 MANIFEST = "kgcore-sysroot.json"
 MANIFEST_VERSION = 1
@@ -31,21 +32,6 @@ _FORMAT = "kgcore-sysroot"
 _PATH_MAX = 4096
 _REASONS_TOLD = 3
 _COMPARED = 1 << 20  # bytes at once
-
-
-class Lacking(NamedTuple):
-    """A part of a file that is not to be had.
-
-    :ivar start: offset in the file.
-    :ivar end: offset behind it.
-    :ivar reason: value of :class:`kgcore.memory.Provenance`.
-    :ivar detail: a few words more, or "".
-    """
-
-    start: int
-    end: int
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,43 +140,6 @@ class SysrootReport:
 
 
 @dataclass(slots=True)
-class _Trace:
-    """What is learnt of a file while it is read.
-
-    :ivar size: of the file: the last page counts only as far as it is part of it.
-    """
-
-    size: int
-    missing: list[Lacking] = field(default_factory=list)
-    sources: dict[str, int] = field(default_factory=dict)
-
-    def follow(self, pieces: Iterator[Piece]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
-        """(length, bytes) of each piece; no bytes: zeros."""
-        at = 0
-        for run, data in pieces:
-            if run.address != at or run.length <= 0:
-                raise ValueError(f"a file's pieces are not adjacent: {run}, expected at {at:#x}")
-            at = run.end
-            length = min(run.end, self.size) - run.address
-            if length <= 0:
-                break
-            reason = run.provenance.value
-            if run.provenance.missing:
-                self._lacks(Lacking(run.address, run.address + length, reason, run.detail))
-            else:
-                self.sources[reason] = self.sources.get(reason, 0) + length
-            yield length, data[:length] if run.provenance.stored else b""
-        if at < self.size:
-            raise ValueError(f"a file's pieces end at {at:#x}, not at {self.size:#x}")
-
-    def _lacks(self, gap: Lacking) -> None:
-        if self.missing and self.missing[-1][1:] == (gap.start, gap.reason, gap.detail):
-            self.missing[-1] = self.missing[-1]._replace(end=gap.end)
-        else:
-            self.missing.append(gap)
-
-
-@dataclass(slots=True)
 class _Manifest:
     """What is known of a directory.
 
@@ -256,19 +205,19 @@ class Sysroot:
         if path in self._links:
             raise _CannotTake("another process calls another file so")
         shown = self._shown(path)
-        trace = _Trace(contents.size)
+        trace = Trace(contents.size)
         with self._within(parts[:-1], shown) as directory:
             if not self._same(contents, directory, parts[-1], trace):
                 if known is not None:
                     raise _CannotTake("another file of that name was written already: give each its own directory")
-                trace = _Trace(contents.size)
+                trace = Trace(contents.size)
                 self._write(contents, directory, shown, trace)
             identity = _build_id(directory, parts[-1])
         file = SysrootFile(path, contents.size, identity, tuple(trace.missing), trace.sources, contents.deleted)
         self._written[path] = contents.key, file
         return file
 
-    def _write(self, contents: FileContents, directory: int, shown: str, trace: _Trace) -> None:
+    def _write(self, contents: FileContents, directory: int, shown: str, trace: Trace) -> None:
         with FileSink(shown, force=self._force, directory=directory) as sink:
             for length, data in trace.follow(contents.read()):
                 if data:
@@ -277,7 +226,7 @@ class Sysroot:
                     sink.skip(length)
             sink.commit()
 
-    def _same(self, contents: FileContents, directory: int, name: bytes, trace: _Trace) -> bool:
+    def _same(self, contents: FileContents, directory: int, name: bytes, trace: Trace) -> bool:
         """Whether there is a file of that name already, byte for byte what would be written."""
         try:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from kgcore.arch.x86_64 import GREGS
+from kgcore.errors import KgcoreError
 from kgcore.memory import Piece, Provenance, Run
 from kgcore.model import (
     VM_EXEC,
@@ -16,6 +17,7 @@ from kgcore.model import (
     CoreDialect,
     FpuState,
     MappedFile,
+    OpenFile,
     ProcessImage,
     ProcessSummary,
     PsInfo,
@@ -27,7 +29,7 @@ from kgcore.model import (
     Vma,
     XsaveLayout,
 )
-from kgcore.sources.base import FileContents, TaskRef
+from kgcore.sources.base import Contents, FileContents, OpenFiles, TaskRef
 
 PAGE = 4096
 TGID = 4321
@@ -206,6 +208,12 @@ class FakeSource:
 
     def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
         yield from ()
+
+    def open_files(self, ref: TaskRef) -> OpenFiles:
+        return OpenFiles(self.process.tgid, ())
+
+    def contents(self, file: OpenFile) -> Contents:
+        raise KgcoreError("there is none")
 
     def describe(self) -> dict[str, str]:
         return {"format": "made up"}

@@ -10,9 +10,10 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from kgcore.console import Console
-from kgcore.errors import KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
+from kgcore.errors import KernelThread, KgcoreError, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.memory import Memory, Piece, Provenance, Run
 from kgcore.model import (
     VM_DONTDUMP,
@@ -20,18 +21,20 @@ from kgcore.model import (
     VM_WRITE,
     FpuState,
     MappedFile,
+    OpenFile,
     ProcessImage,
     ProcessSummary,
     PsInfo,
     RegisterSet,
     RegisterSource,
+    Socket,
     TaskIds,
     TaskTimes,
     Thread,
     Vma,
 )
 from kgcore.request import Place, Show
-from kgcore.sources.base import NO_SUPPLIES, FileContents, Source, Supplies, TaskRef
+from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Source, Supplies, TaskRef
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
 MARKED = 700  # has a MADV_DONTDUMP page and a DAX page
@@ -105,8 +108,56 @@ class FakeSource(Source):
         if image.tgid == INCOMPLETE:
             yield made_up_file(b"/lib/" + HOSTILE, lost=1)
 
+    def open_files(self, ref: TaskRef) -> OpenFiles:
+        """COMPLETE has some of each kind; of INCOMPLETE a part of the table is lost."""
+        self.image(ref)
+        pid = _pid(ref, self.current)
+        lost = ("file descriptors 64 to 127, as far as there are any, are lost: no memory there",)
+        return OpenFiles(pid, OPEN_FILES, lost if pid == INCOMPLETE else ())
+
+    def contents(self, file: OpenFile) -> Contents:
+        if file.type != "regular":
+            raise KgcoreError(f"file descriptor {file.fd} is no regular file")
+        return FakeContents(file)
+
     def describe(self) -> dict[str, str]:
         return {"format": "fake"}
+
+
+def _open_file(fd: int, path: bytes | None, kind: Any, flags: int, size: int = 0, **more: Any) -> OpenFile:
+    return OpenFile(fd, 0x1000 + fd, path, kind, flags, fd * 10, 0o100600, size, more.pop("nlink", 1), 7, **more)
+
+
+OPEN_FILES = (
+    _open_file(0, b"/dev/null", "character", 0o100000),
+    _open_file(2, b"/tmp/gone (deleted)", "regular", 0o2102001, 10_000, nlink=0),
+    _open_file(3, b"/memfd:" + HOSTILE + b" (deleted)", "regular", 2, 16384, nlink=0, in_memory=True),
+    _open_file(4, b"socket:[7]", "socket", 0o4002, socket=Socket("inet", "stream", b"127.0.0.1:80", b"127.0.0.1:9")),
+    _open_file(5, None, "unknown", 0o40000000),
+    _open_file(6, b"/etc/x", "regular", 0o100000, 5),
+    _open_file(100, b"/tmp/many (deleted)", "regular", 0, 100 * 4096, nlink=0),
+)
+
+
+class FakeContents:
+    """Pages of letters; of the memfd one is swapped out and two are zeros, of the long file every second one is lost."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self.size = file.size
+        self.fd = file.fd
+
+    def runs(self) -> Iterator[Run]:
+        for at in range(0, self.size, 4096):
+            provenance = Provenance.PAGE_CACHE
+            if self.fd == 3:
+                provenance = (Provenance.PAGE_CACHE, Provenance.ZERO, Provenance.SWAPPED, Provenance.ZERO)[at >> 12]
+            elif self.fd == 100 and at >> 12 & 1:
+                provenance = Provenance.FILE
+            yield Run(at, 4096, provenance, "swap 0, slot 9" if provenance is Provenance.SWAPPED else "")
+
+    def read(self) -> Iterator[Piece]:
+        for run in self.runs():
+            yield Piece(run, b"abcdefgh" * 512 if run.provenance.stored else b"")
 
 
 def made_up_file(

@@ -22,7 +22,7 @@ FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kg
 FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
 COMMANDS = [*FORWARD, "kgcore.sources.*", "kgcore.pipeline", "kgcore.check", "kgcore.linkmap", "kgcore.sysroot*"]
 COMMANDS += ["kgcore.arguments", "kgcore.commands.opening", "kgcore.console", "kgcore.extract", "kgcore.render"]
-COMMANDS += ["kgcore.request"]
+COMMANDS += ["kgcore.request", "kgcore.contents", "kgcore.openfiles"]
 
 # Which modules of kgcore a module may import. The first pattern that fits counts. "kgcore" alone is __version__.
 MAY_IMPORT = {
@@ -56,8 +56,17 @@ MAY_IMPORT = {
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
     "kgcore.check": [*VALUES],  # apart from all that writes
     "kgcore.sysrootcheck": [*VALUES],  # so is this
+    "kgcore.contents": ["kgcore.memory"],
+    "kgcore.openfiles": [*VALUES, "kgcore.contents", "kgcore.sinks", "kgcore.sources.base"],
     "kgcore.linkmap": [*VALUES, *ARCH],
-    "kgcore.sysroot": [*VALUES, "kgcore.linkmap", "kgcore.sinks", "kgcore.sources.base", "kgcore.sources.buildid"],
+    "kgcore.sysroot": [
+        *VALUES,
+        "kgcore.contents",
+        "kgcore.linkmap",
+        "kgcore.sinks",
+        "kgcore.sources.base",
+        "kgcore.sources.buildid",
+    ],
     "kgcore.request": ["kgcore.sources.base"],
     "kgcore.selection": ["kgcore.model", "kgcore.request", "kgcore.sources.base", "kgcore.text"],
     "kgcore.progress": ["kgcore.text", "kgcore.writer"],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import kgcore.report
+from kgcore.contents import Lacking
 from kgcore.extract import Failure, Outcome
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.memory import Provenance, Run
@@ -15,7 +16,7 @@ from kgcore.model import FpuState, RegisterSource
 from kgcore.plan import make_plan
 from kgcore.report import Read, Report, make_report
 from kgcore.sinks import MemorySink
-from kgcore.sysroot import Lacking, SysrootFile, SysrootReport
+from kgcore.sysroot import SysrootFile, SysrootReport
 from kgcore.writer import write_core
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 

@@ -14,6 +14,7 @@ __all__ = ("COMMANDS", "Command", "chosen")
 
 COMMANDS = {
     "ps": "kgcore.commands.ps",
+    "files": "kgcore.commands.files",
     "info": "kgcore.commands.info",
     "check": "kgcore.commands.check",
 }

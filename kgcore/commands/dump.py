@@ -50,6 +50,7 @@ _EPILOG = (
     + """
 commands:
   kgcore ps [--json]           the processes in the dump
+  kgcore files PID [--json]    the open files of a process; --extract FD writes out what is in one
   kgcore info [--json]         what the dump is, what it holds, and what that means for cores
   kgcore check CORE [--json]   whether a finished core is well-formed and complete
   kgcore check DIR [--json]    whether the files that --sysroot wrote to DIR are whole
@@ -139,6 +140,7 @@ def make_parser() -> Parser:
         "       kgcore [--all | [--match GLOB]... [--uid UID]...] [--compress zstd | gzip] [--max-size SIZE] "
         "[--max-time DURATION] ...\n"
         "       kgcore ps [--json]\n"
+        "       kgcore files [--extract FD [-o FILE] | --list FILE] [--json] PID | TASK\n"
         "       kgcore info [--json]\n"
         "       kgcore check CORE | DIR [--json]",
         description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kgcore.errors import KgcoreError
-from kgcore.memory import Memory, Piece
-from kgcore.model import ProcessImage, ProcessSummary
+from kgcore.memory import Memory, Piece, Run
+from kgcore.model import OpenFile, ProcessImage, ProcessSummary
 
-__all__ = ("NO_SUPPLIES", "FileContents", "Source", "Supplies", "TaskRef")
+__all__ = ("NO_SUPPLIES", "Contents", "FileContents", "OpenFiles", "Source", "Supplies", "TaskRef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,33 @@ class FileContents:
     read: Callable[[], Iterator[Piece]]
 
 
+class Contents(Protocol):
+    """What is in an open file. Both methods cover all of it, ascending and without gaps, in whole pages: the addresses
+    are offsets in the file."""
+
+    size: int
+
+    def runs(self) -> Iterator[Run]:
+        """The provenance of its bytes."""
+
+    def read(self) -> Iterator[Piece]:
+        """They themselves, as :meth:`kgcore.memory.Memory.read` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFiles:
+    """The open files of a process.
+
+    :ivar tgid: of the process.
+    :ivar files: by descriptor, ascending.
+    :ivar lost: what could not be found out, as sentences.
+    """
+
+    tgid: int
+    files: tuple[OpenFile, ...]
+    lost: tuple[str, ...] = ()
+
+
 class Source(Protocol):
     """Where processes come from."""
 
@@ -105,6 +132,18 @@ class Source(Protocol):
         """The executable of a process that :meth:`image` gave, its interpreter and its libraries: every regular file
         that is mapped and is an ELF file, or may be one. Where one is lost, a sentence about that. Those that still
         have their names come first."""
+
+    def open_files(self, ref: TaskRef) -> OpenFiles:
+        """The open files of a thread, and so, but for rare ones, of its process.
+
+        :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
+        """
+
+    def contents(self, file: OpenFile) -> Contents:
+        """The content of a regular file that :meth:`open_files` gave.
+
+        :raises KgcoreError: it has none, or what would lead to it is not in the dump.
+        """
 
     def describe(self) -> dict[str, str]:
         """Where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""

@@ -14,6 +14,7 @@ from kgcore.memory import Memory, peek
 from kgcore.model import (
     VM_READ,
     VM_WRITE,
+    OpenFile,
     ProcessImage,
     ProcessSummary,
     PsInfo,
@@ -23,10 +24,11 @@ from kgcore.model import (
     Thread,
     Vma,
 )
-from kgcore.sources.base import NO_SUPPLIES, FileContents, Supplies, TaskRef
+from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Supplies, TaskRef
 from kgcore.sources.vmcore import registers, vmas
 from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel32 import kernel_of
+from kgcore.sources.vmcore.openfiles import file_contents, open_files
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.structs import Members
@@ -96,6 +98,24 @@ class VmcoreSource:
             yield from mapped_programs(self._stores, task, task.mm.read_())
         except FaultError as error:
             yield f"the mapped files are not in the dump: {error}"
+
+    def open_files(self, ref: TaskRef) -> OpenFiles:
+        """See :meth:`kgcore.sources.base.Source.open_files`.
+
+        :raises BrokenDump: the task's own structures are damaged or not in the dump.
+        """
+        task = self._tasks.find(ref)
+        try:
+            # That one may have exited, though its process lives.
+            return open_files(self._stores, task if task.files else self._tasks.dumped_threads(task)[0][0])
+        except FaultError as error:
+            raise BrokenDump(
+                f"{ref.text}: its table of open files is not in the dump: {error}", address=task.value_()
+            ) from error
+
+    def contents(self, file: OpenFile) -> Contents:
+        """See :meth:`kgcore.sources.base.Source.contents`."""
+        return file_contents(self._stores, file)
 
     # All processes
 

@@ -242,20 +242,30 @@ class Paths:
 
     def _pseudo_name(self, operation: int, dentry: Members) -> bytes:
         """Files outside any directory name themselves: ``d_op->d_dname``."""
-        name = self._name(dentry)
-        number = self._inodes.read(dentry["d_inode"])["i_ino"]
         symbol = self._kernel.target.symbol_address
+        number = self._inodes.read(dentry["d_inode"])["i_ino"]
+        if operation == symbol("ns_dname"):
+            return b"%b:[%d]" % (self._namespace(dentry["d_inode"]), number)
+        name = self._name(dentry)
         formats = {
             symbol("simple_dname"): b"/%b%b" % (name, DELETED),  # memfd, SysV, shared anonymous, hugetlb
             symbol("anon_inodefs_dname"): b"anon_inode:%b" % name,
             symbol("sockfs_dname"): b"socket:[%d]" % number,
             symbol("pipefs_dname"): b"pipe:[%d]" % number,
             symbol("dmabuffs_dname"): b"/dmabuf:%b" % name,
+            symbol("pidfs_dname"): b"anon_inode:[pidfd]",
         }
         formats.pop(None, None)
         if operation not in formats:
             raise ValueError("a pseudo file of unknown kind")
         return formats[operation]
+
+    def _namespace(self, inode: int) -> bytes:
+        """What kind of namespace a file of /proc/PID/ns is of."""
+        structs = self._kernel.structs
+        common = structs("struct ns_common", "ops").read(structs("struct inode", "i_private").read(inode)["i_private"])
+        name = structs("struct proc_ns_operations", "name").read(common["ops"])["name"]
+        return bytes(self._kernel.prog.read_c_string(name, max_size=64))
 
     def _absolute(self, mnt: int, dentry: Members) -> bytes:
         """``prepend_path()``"""

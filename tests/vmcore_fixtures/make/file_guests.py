@@ -8,7 +8,9 @@ from .swap_guests import ZRAM_MODULES
 
 # The ids are made up; the shapes of the names are what systemd, docker and the kubelet make of them.
 _DOCKER = "/cgroup/system.slice/docker-" + "0123456789abcdef" * 4 + ".scope"
-_POD = "/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-pod1234.slice/cri-containerd-" + "fedcba98" * 8 + ".scope"
+_POD = (
+    "/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-pod1234.slice/cri-containerd-" + "fedcba98" * 8 + ".scope"
+)
 _OLD = "/named/system.slice/lxc.payload.web"
 _GROUPS = f"""
 ifconfig lo up
@@ -57,4 +59,3 @@ def files_guest(name: str, suite: str, flavour: str = "cloud", program: str = ""
         swap_mib=32,
         note="open files of every kind; processes in containers",
     )
-
