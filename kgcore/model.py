@@ -344,6 +344,13 @@ class ProcessSummary:
     :ivar args: command line, NULs between arguments; None if its memory is not in the dump.
     :ivar kernel_thread: it is a kernel thread.
     :ivar memory: there is user memory, as far as is known; kernel threads and zombies have none.
+    :ivar size: bytes of all mappings.
+    :ivar swap: bytes that are swapped out, shared memory excepted, of which the kernel does not count that.
+    :ivar core: an estimate of what a core with the default filter has besides zeros: bytes of anonymous and shared
+        memory, resident and swapped out, and of huge pages, by the kernel's counters.
+    :ivar held: an estimate of how much of that the dump holds; what is swapped out counts as not held.
+    :ivar pids: its id in each pid namespace that it is in, the initial one first.
+    :ivar cgroup: path of its control group; None: it is not to be found.
     """
 
     pid: int
@@ -357,3 +364,9 @@ class ProcessSummary:
     kernel_thread: bool
     task: int
     memory: bool = True
+    size: int = 0
+    swap: int = 0
+    core: int = 0
+    held: int = 0
+    pids: tuple[int, ...] = ()
+    cgroup: bytes | None = None

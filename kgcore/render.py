@@ -5,6 +5,7 @@ On a terminal tables fit its width. In a pipe they are plain columns, whole, for
 the dump passes :func:`kgcore.text.printable`, and is handed to rich as ``Text``, where ``[red]`` is just five letters.
 """
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,24 +82,31 @@ def _show_on_terminal(columns: Sequence[Column], cells: Sequence[Sequence[str]],
     console.print(table)
 
 
-_PROCESS_COLUMNS = (
-    Column("PID", number=True),
-    Column("PPID", number=True),
-    Column("UID", number=True),
-    Column("THREADS", number=True),
-    Column("RSS/KiB", number=True),
-    Column("S"),
-    Column("COMM"),
-    Column("COMMAND", wide=True),
-)
+_ID = re.compile(rb"([0-9a-f]{12})[0-9a-f]{52}")  # of a container, of which 12 digits are enough for its engine
 
 
-def show_processes(processes: Iterable[ProcessSummary], out: TextIO) -> None:
-    """Print the table of ``kgcore ps``."""
-    show_table(_PROCESS_COLUMNS, map(_process_row, processes), out)
+def show_processes(processes: Sequence[ProcessSummary], out: TextIO) -> None:
+    """Print the table of ``kgcore ps``. What would be the same for all is in no column."""
+    inside = any(len(process.pids) > 1 for process in processes)
+    grouped = any(process.cgroup not in (None, b"/") for process in processes)
+    columns = [
+        Column("PID", number=True),
+        *([Column("NSPID", number=True)] if inside else []),
+        Column("PPID", number=True),
+        Column("UID", number=True),
+        Column("THREADS", number=True),
+        Column("RSS/KiB", number=True),
+        Column("~CORE", number=True),
+        Column("~HELD", number=True),
+        Column("S"),
+        Column("COMM"),
+        *([Column("CGROUP")] if grouped else []),
+        Column("COMMAND", wide=True),
+    ]
+    show_table(columns, (_process_row(process, inside, grouped) for process in processes), out)
 
 
-def _process_row(process: ProcessSummary) -> tuple[str, ...]:
+def _process_row(process: ProcessSummary, inside: bool, grouped: bool) -> tuple[str, ...]:
     """As in ps, a kernel thread's command stands in brackets. ``?``: the command line is not in the dump."""
     comm = printable(process.comm)
     if process.kernel_thread:
@@ -107,8 +115,24 @@ def _process_row(process: ProcessSummary) -> tuple[str, ...]:
         command = "?"
     else:
         command = printable(process.args.rstrip(b"\0").replace(b"\0", b" "))
-    numbers = (process.pid, process.ppid, process.uid, process.threads, process.rss // 1024)
-    return (*map(str, numbers), process.state, comm, command)
+    return (
+        str(process.pid),
+        *((str(process.pids[-1]) if len(process.pids) > 1 else "",) if inside else ()),
+        *map(str, (process.ppid, process.uid, process.threads, process.rss // 1024)),
+        human_size(process.core) if process.core else "",
+        f"{100 * process.held // process.core}%" if process.core else "",
+        process.state,
+        comm,
+        *((_group_name(process.cgroup),) if grouped else ()),
+        command,
+    )
+
+
+def _group_name(path: bytes | None) -> str:
+    """The last part of a path, which names the container or the service."""
+    if path is None:
+        return "?"
+    return printable(_ID.sub(rb"\1", path.rsplit(b"/", 1)[-1])) or "/"
 
 
 def process_json(process: ProcessSummary) -> dict[str, object]:
@@ -120,11 +144,17 @@ def process_json(process: ProcessSummary) -> dict[str, object]:
         "uid": process.uid,
         "threads": process.threads,
         "rss": process.rss,
+        "size": process.size,
+        "swap": process.swap,
+        "core_estimate": process.core,
+        "held_estimate": process.held,
         "state": process.state,
         "comm": plain(process.comm),
         "args": None if args is None else [plain(arg) for arg in args.removesuffix(b"\0").split(b"\0") if args],
         "kernel_thread": process.kernel_thread,
         "task": f"{process.task:#x}",
+        "pids": list(process.pids),
+        "cgroup": None if process.cgroup is None else plain(process.cgroup),
     }
 
 

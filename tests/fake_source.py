@@ -140,7 +140,7 @@ OPEN_FILES = (
 
 
 class FakeContents:
-    """Pages of letters; of the memfd one is swapped out and two are zeros, of the long file every second one is lost."""
+    """Letters; of the memfd a page is swapped out and two are zeros; of the long file every second one is lost."""
 
     def __init__(self, file: OpenFile) -> None:
         self.size = file.size

@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.model import OpenFile
 from kgcore.sources.base import OpenFiles, TaskRef
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.patterns import contents as pattern
@@ -48,9 +47,7 @@ def content_of(said: dict[str, Any], size: int) -> bytes:
     """What the victim wrote: words of its pattern in ranges, zeros elsewhere."""
     data = bytearray(size)
     for start, length in said["ranges"]:
-        words = b"".join(
-            struct.pack("<Q", splitmix64(said["seed"] ^ start + at & ~7)) for at in range(0, length, 8)
-        )
+        words = b"".join(struct.pack("<Q", splitmix64(said["seed"] ^ start + at & ~7)) for at in range(0, length, 8))
         data[start : start + length] = words[:length]
     return bytes(data)
 
@@ -153,8 +150,8 @@ def test_only_in_memory_files_are_zeros_where_there_is_nothing(guest: Fixture, e
     """Files of sysfs look as if they were such, and are not."""
     said = {row["fd"]: row["what"] for row in victim(guest).said["files"]}
     for file in opened(guest, extract)[1].files:
-        memory = said.get(file.fd) in ("tmpfs", "gone", "memfd", "swapped") or file.path is not None and (
-            file.path.startswith((b"/truth/",))
+        memory = said.get(file.fd) in ("tmpfs", "gone", "memfd", "swapped") or (
+            file.path is not None and (file.path.startswith((b"/truth/",)))
         )
         assert file.in_memory == memory, file
         assert file.unsaved == (memory or said.get(file.fd) in ("deleted", "evicted", "nameless"))
@@ -197,7 +194,7 @@ def test_every_victim_has_the_files_that_proc_showed(name: str, extract: Extract
     for told in guest.victims.values():
         lines = (told.proc / "links").read_bytes().split(b"\nfd/")
         shown = {int(fd): path for fd, _, path in (line.partition(b"\t") for line in lines[1:])}
-        if not shown or told.name in ("zombie",) or (told.proc / "status").read_text(errors="replace").count("\nNSpid:\t0"):
+        if not shown:  # a zombie has none
             continue
         last = max(shown)
         shown[last] = shown[last].removesuffix(b"\n")
@@ -205,7 +202,7 @@ def test_every_victim_has_the_files_that_proc_showed(name: str, extract: Extract
         assert found.lost == ()
         assert {file.fd: file.path for file in found.files} == shown, told.name
         seen += 1
-    assert seen >= 4
+    assert seen >= 3
 
 
 # The command
@@ -256,7 +253,7 @@ def test_extract_writes_the_content(guest: Fixture, tmp_path: Path) -> None:
     again = run(guest, "--extract", said["tmpfs"]["fd"], cwd=tmp_path)
     assert again.status == 1
     assert "exists" in again.remarks[0]
-    assert run(guest, "--extract", said["tmpfs"]["fd"], "-o", "-", cwd=tmp_path).raw_bytes == content_of(
+    assert run(guest, "--extract", said["tmpfs"]["fd"], "-o", "-", cwd=tmp_path).raw == content_of(
         said["tmpfs"], row_of(victim(guest).said["fds"], said["tmpfs"]["fd"])["size"]
     )
 
@@ -266,8 +263,8 @@ def test_what_extract_lacks_is_a_hole_and_told(guest: Fixture, tmp_path: Path) -
     done = run(guest, "--extract", said["fd"], "-o", tmp_path / "out")
     assert done.status == 3
     assert done.remarks == [
-        f"file descriptor {said['fd']}: 8.00 KiB of 28.0 KiB missing, holes stand there:",
-        "  0x4000-0x6000 file",
+        f"kgcore: file descriptor {said['fd']}: 8.00 KiB of 28.0 KiB missing, holes stand there:",
+        "kgcore:   0x4000-0x6000 file",
     ]
     assert (tmp_path / "out").read_bytes() == content_of(said, 7 * PAGE)
 
@@ -311,9 +308,9 @@ def test_types_out_of_the_dump_itself(extract: Extractor) -> None:
 def test_what_cannot_be() -> None:
     guest = need("k61-files")
     assert run(guest, "--extract", 69).remarks == [
-        f"process {victim(guest).pid} has no file descriptor 69 (kgcore files {victim(guest).pid} lists those that it has)"
+        f"kgcore: process {victim(guest).pid} has no file descriptor 69 "
+        f"(kgcore files {victim(guest).pid} lists those that it has)"
     ]
     assert run(guest, "--extract", 12).remarks == [
-        "file descriptor 12 is no regular file: it has no content that could be in a dump"
+        "kgcore: file descriptor 12 is no regular file: it has no content that could be in a dump"
     ]
-    assert isinstance(OpenFile, type)

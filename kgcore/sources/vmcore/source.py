@@ -6,14 +6,11 @@ from functools import cached_property
 from typing import TypeVar
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.sched import task_state_to_char
 
 from kgcore.arch import ARCHES, Arch
-from kgcore.errors import BrokenDump, KgcoreError
+from kgcore.errors import BrokenDump
 from kgcore.memory import Memory, peek
 from kgcore.model import (
-    VM_READ,
-    VM_WRITE,
     OpenFile,
     ProcessImage,
     ProcessSummary,
@@ -32,16 +29,15 @@ from kgcore.sources.vmcore.openfiles import file_contents, open_files
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.structs import Members
+from kgcore.sources.vmcore.summaries import Summaries
 from kgcore.sources.vmcore.target import Target
-from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Ids, Tasks, comm, is_kernel_thread
+from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Ids, Tasks
 
 __all__ = ("VmcoreSource",)
 
 _PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
 _AT_NULL = 0
-_PAGE = 4096
 _MAX_AUXV = 256
-_MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
 
 _T = TypeVar("_T")
 
@@ -121,67 +117,7 @@ class VmcoreSource:
 
     def processes(self) -> Iterator[ProcessSummary]:
         """See :meth:`kgcore.sources.base.Source.processes`."""
-        leaders, lost = self._tasks.leaders()
-        rows = (self._summary(task) for task in leaders)
-        yield from sorted((row for row in rows if row is not None), key=lambda row: row.pid)
-        if lost:
-            raise BrokenDump(lost[0])
-
-    def _summary(self, task: Object) -> ProcessSummary | None:
-        """A row about a process; what is not in the dump is left empty. None if the task itself is not in it."""
-
-        def soft(get: Callable[[], _T], default: _T) -> _T:
-            try:
-                return get()
-            except (FaultError, KgcoreError, LookupError, ValueError):
-                return default
-
-        try:
-            pid, kernel_thread = int(task.pid.value_()), is_kernel_thread(task)
-        except FaultError:
-            return None
-        holder = task if kernel_thread else soft(lambda: self._with_memory(task), task)
-        return ProcessSummary(
-            pid=pid,
-            ppid=soft(lambda: int(task.real_parent.tgid.value_()), 0),
-            uid=soft(lambda: int(task.real_cred.uid.val.value_()), 0),
-            threads=soft(lambda: int(task.signal.nr_threads.value_()), 1),
-            rss=0 if kernel_thread else soft(lambda: self._tasks.rss(holder), 0),
-            state=soft(lambda: _state(task), "?"),
-            comm=soft(lambda: comm(task), b""),
-            args=None if kernel_thread else soft(lambda: _cmdline(self._stores, holder), None),
-            kernel_thread=kernel_thread,
-            task=task.value_(),
-            memory=not kernel_thread and soft(lambda: bool(holder.mm), True),
-        )
-
-    def _with_memory(self, leader: Object) -> Object:
-        """A thread that still has the memory: a leader that has exited has not, though the process lives."""
-        if leader.mm:
-            return leader
-        threads, _ = self._tasks.threads(leader)
-        return next((thread for thread in threads if thread.mm), leader)
-
-
-def _state(task: Object) -> str:
-    try:
-        return task_state_to_char(task)
-    except Exception as error:  # drgn has none of its own for a damaged task_state_array and raises Exception itself
-        raise BrokenDump(f"a task's state cannot be told: {error}") from error
-
-
-def _cmdline(stores: Stores, task: Object) -> bytes | None:
-    mm = task.mm.read_()
-    if not mm:
-        return None
-    start, size = mm.arg_start.value_(), mm.arg_end.value_() - mm.arg_start.value_()
-    if not 0 <= size <= _MAX_ARGUMENTS:
-        return None
-    # Their mapping, as far as it matters: what was never touched cannot be arguments.
-    first, last = start & -_PAGE, start + size + _PAGE - 1 & -_PAGE
-    memory = VmcoreMemory(stores, mm)
-    data = peek(memory, Vma(first, last, VM_READ | VM_WRITE, anon=True), start, size) if size else b""
-    return None if data is None else data[: max(data.rfind(b"\0"), 0)]
+        yield from Summaries(self._stores, self._tasks).all()
 
 
 class _Reader:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, cached_property
 
-from drgn import FaultError, Object, TypeKind, container_of, offsetof, sizeof
-from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn import FaultError, Object, offsetof, sizeof
 from drgn.helpers.linux.pid import find_task, for_each_task, pid_task
 
 from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
@@ -24,7 +23,6 @@ _EXIT_ZOMBIE = 0x20
 OVERFLOW_ID = 65534  # of users and groups that have no id in a namespace
 _UID_GID_MAP_MAX_BASE_EXTENTS = 5  # include/linux/user_namespace.h
 _UID_GID_MAP_MAX_EXTENTS = 340
-_RSS_COUNTERS = ("MM_FILEPAGES", "MM_ANONPAGES", "MM_SHMEMPAGES")
 _TIMES = "utime", "stime", "cutime", "cstime"
 _PS_HINT = "kgcore ps lists the processes in the dump"
 
@@ -140,19 +138,21 @@ class Tasks:
         missing is looked for among the ids.
         """
         found: dict[int, Object] = {}
-        head = self._prog["init_task"].tasks.address_of_()
+        structs = self._kernel.structs("struct task_struct", "tasks.next", "tasks.prev")
+        kind = self._prog.type("struct task_struct")
+        at, pointer = offsetof(kind, "tasks"), self._prog.pointer_type(kind)
+        head = int(self._prog["init_task"].address_of_().value_())
         lost = ""
-        for direction in ("next", "prev"):
+        for direction in ("tasks.next", "tasks.prev"):
             try:
-                node = head.member_(direction)
-                while node.value_() != head.value_() and len(found) <= _PID_MAX:
-                    task = container_of(node, "struct task_struct", "tasks")
-                    if task.value_() in found:
+                address = structs.read(head)[direction] - at
+                while address != head and len(found) <= _PID_MAX:
+                    if address in found:
                         lost = "it runs in a circle"
                         break
-                    following = node.member_(direction).read_()
-                    found[task.value_()] = task
-                    node = following
+                    following = structs.read(address)[direction] - at
+                    found[address] = Object(self._prog, pointer, address)
+                    address = following
                 else:
                     return list(found.values()), []
             except FaultError as error:
@@ -297,26 +297,6 @@ class Tasks:
             utime = signal["utime"] + sum(thread["utime"] for thread in times)
             stime = signal["stime"] + sum(thread["stime"] for thread in times)
         return TaskTimes(utime, stime, signal["cutime"], signal["cstime"])
-
-    def rss(self, task: Object) -> int:
-        """Resident bytes: ``get_mm_rss()``, with what CPUs and threads have not handed in yet."""
-        constant = self._kernel.target.constant
-        kinds = [number for name in _RSS_COUNTERS if (number := constant(name)) is not None]
-        mm = task.mm.read_()
-        if not mm:  # a zombie; and drgn reads physical memory at address 0 of QEMU's ELF dumps rather than fault
-            return 0
-        counters = mm.rss_stat
-        if counters.type_.kind is TypeKind.ARRAY:
-            # A percpu_counter each since f1a7941243c1 "mm: convert mm's rss stats into percpu_counter" (6.2)
-            pages = sum(counters[kind].count.value_() for kind in kinds)
-            for cpu in self._kernel.cpus:
-                pages += sum(per_cpu_ptr(counters[kind].counters, cpu)[0].value_() for kind in kinds)
-        else:
-            pages = sum(counters.count[kind].counter.value_() for kind in kinds)
-            if self._kernel.target.has_member("struct task_struct", "rss_stat"):  # more than three possible CPUs
-                group, _ = self.threads(task)
-                pages += sum(thread.rss_stat.count[kind].value_() for thread in group for kind in kinds)
-        return int(pages) * 4096
 
 
 class Ids:

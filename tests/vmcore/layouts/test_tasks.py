@@ -13,6 +13,7 @@ from drgn import Object
 from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.model import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore.counters import Counters
 from kgcore.sources.vmcore.tasks import Ids, Tasks
 from tests.vmcore.layouts.world import World, physical
 
@@ -43,7 +44,7 @@ struct cred { kuid_t uid, gid; struct user_namespace *user_ns; };
 typedef struct { int counter; } atomic_t;
 typedef struct { long counter; } atomic_long_t;
 struct mm_rss_stat { atomic_long_t count[4]; };
-struct mm_struct { atomic_t mm_users; struct mm_rss_stat rss_stat; };
+struct mm_struct { atomic_t mm_users; unsigned long total_vm; struct mm_rss_stat rss_stat; };
 struct signal_struct {
     struct list_head thread_head; struct pid *pids[4]; u64 utime, stime, cutime, cstime;
 };
@@ -480,11 +481,15 @@ class TestRss:
         world.variable("__cpu_possible_mask", "struct cpumask", bits=[3])
         return world
 
+    def rss(self, world: Processes, pid: int, threads: int = 1) -> int:
+        task = world.object(pid)
+        return Counters(world.kernel, world.it).usage(task.value_(), task.mm.value_(), threads).rss
+
     def test_plain_counters(self) -> None:
         world = self.world(TYPES)
         mm = world.object(11).mm.value_()
         world.set("struct mm_struct", mm, {f"rss_stat.count[{n}].counter": c for n, c in enumerate(self.COUNTS)})
-        assert world.it.rss(world.object(11)) == 4021 * 4096
+        assert self.rss(world, 11) == 4021 * 4096
 
     def test_counters_of_threads(self) -> None:
         """SPLIT_RSS_COUNTING (before 6.2): what a thread counted and has not handed in."""
@@ -495,13 +500,13 @@ class TestRss:
         world.set("struct mm_struct", mm, {f"rss_stat.count[{n}].counter": c for n, c in enumerate(self.COUNTS)})
         world.change(20, **{"rss_stat__count[1]": -5, "rss_stat__count[2]": 7})
         world.change(120, **{"rss_stat__count[3]": 2})
-        assert world.it.rss(world.object(20)) == (4021 - 5 + 2) * 4096
+        assert self.rss(world, 20, 2) == (4021 - 5 + 2) * 4096
 
     def test_percpu_counters(self) -> None:
         types = TYPES.replace(
-            "struct mm_struct { atomic_t mm_users; struct mm_rss_stat rss_stat; };",
+            "struct mm_struct { atomic_t mm_users; unsigned long total_vm; struct mm_rss_stat rss_stat; };",
             "struct percpu_counter { s64 count; int *counters; };"
-            "struct mm_struct { atomic_t mm_users; struct percpu_counter rss_stat[4]; };",
+            "struct mm_struct { atomic_t mm_users; unsigned long total_vm; struct percpu_counter rss_stat[4]; };",
         )
         world = self.world(types)
         world.place("__per_cpu_offset", world.prog.array_type(world.types["unsigned long"], 2), world.allocate(16))
@@ -512,7 +517,7 @@ class TestRss:
                 "struct mm_struct", mm, {f"rss_stat[{number}].count": count, f"rss_stat[{number}].counters": counters}
             )
         # Both CPUs' parts are the same memory here.
-        assert world.it.rss(world.object(11)) == (4021 - 2 * (0 + 1 + 3)) * 4096
+        assert self.rss(world, 11) == (4021 - 2 * (0 + 1 + 3)) * 4096
 
 
 def test_messages_hold_no_raw_bytes(world: Processes) -> None:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every process in a row: what ``kgcore ps`` shows, read in a few pieces for each."""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from drgn import FaultError, Object, offsetof, sizeof
+from drgn.helpers.linux.sched import task_state_to_char
+
+from kgcore.account import LEVEL_USER_DATA
+from kgcore.errors import BrokenDump, KgcoreError
+from kgcore.memory import peek
+from kgcore.model import VM_READ, VM_WRITE, ProcessSummary, Vma
+from kgcore.sources.vmcore.cgroups import Cgroups
+from kgcore.sources.vmcore.counters import Counters, Usage
+from kgcore.sources.vmcore.dumpfile.frames import FrameState
+from kgcore.sources.vmcore.kernel import PF_KTHREAD
+from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.stores import Stores
+from kgcore.sources.vmcore.structs import Members
+from kgcore.sources.vmcore.tasks import Tasks
+
+__all__ = ("Summaries",)
+
+_PAGE = 4096
+_MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
+_MAX_LEVEL = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
+_ALL_FRAMES = 1 << 40
+_NO_USAGE = Usage(0, 0, 0, 0, 0, 0)
+# Of struct task_struct
+_TASK = (
+    "__state", "state", "cgroups", "comm", "exit_state", "flags", "mm", "pid", "real_cred", "real_parent", "signal",
+    "thread_pid",
+)  # fmt: skip
+
+_T = TypeVar("_T")
+
+
+def _soft(get: Callable[[], _T], default: _T) -> _T:
+    try:
+        return get()
+    except (FaultError, KgcoreError, LookupError, ValueError):
+        return default
+
+
+class Summaries:
+    """Reads all processes."""
+
+    def __init__(self, stores: Stores, tasks: Tasks) -> None:
+        self._stores = stores
+        self._kernel = kernel = stores.kernel
+        self._tasks = tasks
+        structs = kernel.structs
+        self._read_task = structs("struct task_struct", *_TASK).read
+        self._groups = structs("struct task_struct", "tgid")
+        self._signals = structs("struct signal_struct", "nr_threads")
+        self._creds = structs("struct cred", "uid.val")
+        self._mms = structs("struct mm_struct", "arg_start", "arg_end")
+        self._pids = structs("struct pid", "level")
+        pid, upid = kernel.prog.type("struct pid"), kernel.prog.type("struct upid")
+        self._numbers, self._upid_size = int(offsetof(pid, "numbers")), sizeof(upid)
+        self._nr = int(offsetof(upid, "nr"))
+        self._cgroups = Cgroups(kernel)
+        self._counters = Counters(kernel, tasks)
+        self._parents: dict[int, int] = {}
+        self._states: dict[tuple[int, int], str] = {}
+
+    def all(self) -> Iterator[ProcessSummary]:
+        """See :meth:`kgcore.sources.base.Source.processes`.
+
+        :raises BrokenDump: after all others: some are lost.
+        """
+        leaders, lost = self._tasks.leaders()
+        rows = [row for row in map(self._row, leaders) if row is not None]
+        rows.sort(key=lambda row: row.pid)
+        share = self._share(rows)
+        yield from (replace(row, held=int(row.held * share)) if row.held else row for row in rows)
+        if lost:
+            raise BrokenDump(lost[0])
+
+    def _row(self, leader: Object) -> ProcessSummary | None:
+        """What is not in the dump is left empty. None: the task itself is not in it."""
+        task = self._read_task(leader.value_())
+        try:
+            pid, kernel_thread = int(task["pid"]), bool(task["flags"] & PF_KTHREAD)
+        except FaultError:
+            return None
+        holder = task if kernel_thread else _soft(lambda: self._with_memory(leader, task), task)
+        mm = _soft(lambda: int(holder["mm"]), -1)
+        threads = _soft(lambda: int(self._signals.read(task["signal"])["nr_threads"]), 1)
+        usage, args = _NO_USAGE, None
+        if not kernel_thread and mm > 0:
+            usage = _soft(lambda: self._counters.usage(holder.address, mm, threads), _NO_USAGE)
+            args = _soft(lambda: self._args(mm), None)
+        resident = usage.anon + usage.shmem + usage.hugetlb
+        return ProcessSummary(
+            pid=pid,
+            ppid=_soft(lambda: self._parent(task["real_parent"]), 0),
+            uid=_soft(lambda: int(self._creds.read(task["real_cred"])["uid.val"]), 0),
+            threads=threads,
+            rss=usage.rss,
+            state=_soft(lambda: self._state(task), "?"),
+            comm=_soft(lambda: bytes(task["comm"]).split(b"\0")[0], b""),
+            args=args,
+            kernel_thread=kernel_thread,
+            task=task.address,
+            memory=not kernel_thread and mm != 0,
+            size=usage.size,
+            swap=usage.swap,
+            core=resident + usage.swap,
+            held=resident,
+            pids=_soft(lambda: self._ids(task["thread_pid"]), ()),
+            cgroup=_soft(lambda: self._cgroups.path(task["cgroups"]), None),
+        )
+
+    def _with_memory(self, leader: Object, task: Members) -> Members:
+        """A thread that still has the memory: a leader that has exited has not, though the process lives."""
+        if task["mm"]:
+            return task
+        threads, _ = self._tasks.threads(leader)
+        read = (self._read_task(thread.value_()) for thread in threads)
+        return next((thread for thread in read if thread["mm"]), task)
+
+    def _parent(self, address: int) -> int:
+        if address not in self._parents:
+            self._parents[address] = int(self._groups.read(address)["tgid"])
+        return self._parents[address]
+
+    def _state(self, task: Members) -> str:
+        """The letter of ps; that of one state is asked for once."""
+        words = self._kernel.task_state(task), int(task["exit_state"])
+        if words not in self._states:
+            try:
+                letter = task_state_to_char(Object(self._kernel.prog, "struct task_struct *", task.address))
+            # drgn has none of its own for a damaged task_state_array and raises Exception itself
+            except Exception as error:
+                raise BrokenDump(f"a task's state cannot be told: {error}") from error
+            self._states[words] = letter
+        return self._states[words]
+
+    def _ids(self, pid: int) -> tuple[int, ...]:
+        """NSpid of /proc/PID/status."""
+        level = self._pids.read(pid)["level"]
+        if level > _MAX_LEVEL:
+            return ()
+        raw = kernel_bytes(self._kernel.prog, pid + self._numbers, (level + 1) * self._upid_size)
+        return tuple(struct.unpack_from("<i", raw, at * self._upid_size + self._nr)[0] for at in range(level + 1))
+
+    def _args(self, mm: int) -> bytes | None:
+        found = self._mms.read(mm)
+        start, size = found["arg_start"], found["arg_end"] - found["arg_start"]
+        if not 0 <= size <= _MAX_ARGUMENTS:
+            return None
+        if not size:
+            return b""
+        # Their mapping, as far as it matters: what was never touched cannot be arguments.
+        first, last = start & -_PAGE, start + size + _PAGE - 1 & -_PAGE
+        memory = VmcoreMemory(self._stores, Object(self._kernel.prog, "struct mm_struct *", mm))
+        data = peek(memory, Vma(first, last, VM_READ | VM_WRITE, anon=True), start, size)
+        return None if data is None else b"\0".join(data.split(b"\0")[:-1])
+
+    def _share(self, rows: list[ProcessSummary]) -> float:
+        """How much of what is resident the dump holds, more or less: nothing if of most processes the arguments, which
+        lie in such memory, are lost, or else all but for what is cut off."""
+        target = self._kernel.target
+        level = target.dump.dump_level if target.dump else None
+        users = [row for row in rows if row.core]
+        if level is None or level & LEVEL_USER_DATA:
+            if 2 * sum(row.args is not None for row in users) < len(users):
+                return 0.0
+        if target.live:
+            return 1.0
+        frames = dict.fromkeys(FrameState, 0)
+        for start, end, state in target.frames.runs(0, _ALL_FRAMES):
+            frames[state] += end - start
+        stored, cut_off = frames[FrameState.STORED], frames[FrameState.CUT_OFF]
+        return stored / (stored + cut_off) if stored else 1.0
