@@ -168,9 +168,9 @@ class Summaries:
         target = self._kernel.target
         level = target.dump.dump_level if target.dump else None
         users = [row for row in rows if row.core]
-        if level is None or level & LEVEL_USER_DATA:
-            if 2 * sum(row.args is not None for row in users) < len(users):
-                return 0.0
+        lost = sum(row.args is None for row in users)
+        if 2 * lost > len(users) and (level is None or level & LEVEL_USER_DATA):
+            return 0.0
         if target.live:
             return 1.0
         frames = dict.fromkeys(FrameState, 0)

@@ -14,7 +14,7 @@ def bit_runs(bits: memoryview, start: int, end: int) -> Iterator[tuple[int, int,
     """The runs of equal bits in [start, end): start, end, value. Bits behind the bitmap are 0."""
     while start < end:
         value = _bit(bits, start)
-        change = min(_next_other(bits, start, value), end)
+        change = min(_next_other(bits, start, end, value), end)
         yield start, change, value
         start = change
 
@@ -23,8 +23,8 @@ def _bit(bits: memoryview, index: int) -> bool:
     return index >> 3 < len(bits) and bool(bits[index >> 3] >> (index & 7) & 1)
 
 
-def _next_other(bits: memoryview, start: int, value: bool) -> int:
-    """The first bit from ``start`` on that is not ``value``; 2^63 if there is none."""
+def _next_other(bits: memoryview, start: int, end: int, value: bool) -> int:
+    """The first bit from ``start`` on that is not ``value``; ``end`` or beyond if there is none before that."""
     byte, bit = start >> 3, start & 7
     if bit:
         rest = (bits[byte] if byte < len(bits) else 0) ^ (0xFF if value else 0)
@@ -32,9 +32,10 @@ def _next_other(bits: memoryview, start: int, value: bool) -> int:
         if rest:
             return start + _lowest(rest)
         byte += 1
-    found = _OTHER_BYTE[value].search(bits, byte)
+    # Not further than is asked for: where nothing was left out the next such byte is at the end of all memory.
+    found = _OTHER_BYTE[value].search(bits, byte, end + 7 >> 3)
     if found is None:
-        return max(len(bits) << 3, start + 1) if value else 1 << 63
+        return max(len(bits) << 3, start + 1) if value else end
     return (found.start() << 3) + _lowest(bits[found.start()] ^ (0xFF if value else 0))
 
 
