@@ -102,7 +102,7 @@ def flag_words(flags: int) -> str:
         if rest & bits == bits:
             words.append(word)
             rest &= ~bits
-    return "|".join([*words, f"{rest:#o}"] if rest else words)
+    return "|".join([*words, f"0{rest:o}"] if rest else words)
 
 
 def named(file: OpenFile) -> bytes:

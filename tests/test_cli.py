@@ -767,11 +767,12 @@ def test_a_directory_that_is_no_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
 def test_ps_in_a_pipe_is_plain_and_whole(kgcore: Kgcore) -> None:
     status, out, err = kgcore("ps")
     assert (status, err) == (0, "")
-    rows = [line.split(maxsplit=7) for line in out.splitlines()]
-    assert rows[0] == ["PID", "PPID", "UID", "THREADS", "RSS/KiB", "S", "COMM", "COMMAND"]
-    assert rows[1] == ["2", "0", "0", "1", "0", "S", "kthreadd", "[kthreadd]"]
-    assert rows[2] == ["100", "1", "1000", "2", "12", "R", "[red]work", "/bin/work -x " + "long" * 60]
-    assert rows[3] == ["200", "1", "0", "1", "4", "S", r"\x1b[31m[red]\xff\n", "?"]
+    rows = [line.split(maxsplit=9) for line in out.splitlines()]
+    estimates = ["~CORE/KiB", "~HELD/KiB"]
+    assert rows[0] == ["PID", "PPID", "UID", "THREADS", "RSS/KiB", *estimates, "S", "COMM", "COMMAND"]
+    assert rows[1] == ["2", "0", "0", "1", "0", "0", "0", "S", "kthreadd", "[kthreadd]"]
+    assert rows[2] == ["100", "1", "1000", "2", "12", "0", "0", "R", "[red]work", "/bin/work -x " + "long" * 60]
+    assert rows[3] == ["200", "1", "0", "1", "4", "0", "0", "S", r"\x1b[31m[red]\xff\n", "?"]
 
 
 def test_ps_json(kgcore: Kgcore, opener: Opener) -> None:

@@ -108,7 +108,7 @@ def summary(**changes: object) -> ProcessSummary:
 def test_commands(changes: dict[str, object], command: str) -> None:
     out = io.StringIO()
     render.show_processes([summary(**changes)], out)
-    assert out.getvalue().splitlines()[1].split(maxsplit=7)[7:] == ([command] if command else [])
+    assert out.getvalue().splitlines()[1].split(maxsplit=9)[9:] == ([command] if command else [])
 
 
 @pytest.mark.parametrize(

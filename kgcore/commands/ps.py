@@ -28,8 +28,8 @@ __all__ = ("PsCommand", "make_parser", "parse", "run")
 
 
 _EPILOG = """\
-CORE is an estimate of what a core of the process would hold besides zeros, HELD of how much of that the dump has. Both
-come from the kernel's counters and the kind of the dump: kgcore --dry-run PID is exact, but looks at every page.
+~CORE is an estimate of what a core of the process would hold besides zeros, ~HELD of how much of that the dump has.
+Both come from the kernel's counters and the kind of the dump: kgcore --dry-run PID is exact, but looks at every page.
 NSPID (the id in the innermost pid namespace) and CGROUP are shown where a process is in a container or a service.
 
 examples:
@@ -105,7 +105,7 @@ def make_parser() -> Parser:
         "--sort",
         choices=tuple(_SORTS),
         default="pid",
-        help="ascending; size: of all mappings; missing: CORE less HELD (default: pid)",
+        help="ascending; size: of all mappings; missing: ~CORE less ~HELD (default: pid)",
     )
     return parser
 

@@ -269,8 +269,14 @@ class _Contents:
         return pieces(self._extents(), self._pages << _PAGE_SHIFT)
 
     def _extents(self) -> Iterator[Extent]:
+        """
+        :raises BrokenDump: what all of the page cache is found by is not in the dump.
+        """
         found = self._stores.cache.extents(self._cached, 0, self._pages, 0)
         root = self._stores.root
-        if root is None or self._cached.in_memory:
-            return found
-        return root.fill(self._named, self._cached, 0, found)
+        if root is not None and not self._cached.in_memory:
+            found = root.fill(self._named, self._cached, 0, found)
+        try:
+            yield from found
+        except FaultError as error:
+            raise BrokenDump(f"the page cache is not to be read: {error}") from error
