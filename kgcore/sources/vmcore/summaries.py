@@ -160,7 +160,7 @@ class Summaries:
         first, last = start & -_PAGE, start + size + _PAGE - 1 & -_PAGE
         memory = VmcoreMemory(self._stores, Object(self._kernel.prog, "struct mm_struct *", mm))
         data = peek(memory, Vma(first, last, VM_READ | VM_WRITE, anon=True), start, size)
-        return None if data is None else b"\0".join(data.split(b"\0")[:-1])
+        return None if data is None else data[: max(data.rfind(b"\0"), 0)]
 
     def _share(self, rows: list[ProcessSummary]) -> float:
         """How much of what is resident the dump holds, more or less: nothing if of most processes the arguments, which
