@@ -17,9 +17,11 @@ from kgcore.request import Place, Show
 from kgcore.sources.base import Supplies
 
 __all__ = (
+    "FILTER_BITS",
     "Answer",
     "Parser",
     "UsageError",
+    "add_filter_options",
     "add_json",
     "add_place_options",
     "add_show",
@@ -41,6 +43,15 @@ __all__ = (
     "vmcore_path",
     "workers",
 )
+
+
+FILTER_BITS = """\
+filter bits (-f takes their sum; the default 51 = 1+2+16+32 is the kernel's own default):
+   1  anonymous private memory          16  first page of mapped ELF files
+   2  anonymous shared memory           32  hugetlb private memory
+   4  file-backed private memory        64  hugetlb shared memory
+   8  file-backed shared memory         process: each process's own coredump_filter
+"""
 
 
 class UsageError(KgcoreError):
@@ -182,6 +193,21 @@ def add_place_options(parser: Parser) -> None:
     option(
         group, "--architecture", metavar="ARCH", type=_architecture, help="where the dump does not tell (x86_64, i386)"
     )
+
+
+def add_filter_options(group: argparse._ActionsContainer) -> None:
+    """Which memory."""
+    option(
+        group,
+        "-f",
+        dest="mask",
+        metavar="FILTER",
+        type=filter_mask,
+        default=0x33,
+        help="which memory: sum of the bits below, or 'process' (default 51)",
+    )
+    flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
+    flag(group, "--dax", help="also DAX mappings")
 
 
 def add_supply_options(group: argparse._ActionsContainer) -> None:

@@ -2,6 +2,7 @@
 """The ``kgcore`` command: runs the command that is asked for, and turns what comes of it into an exit status."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ class _Stopped(BaseException):
 
 def entry() -> NoReturn:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names in a dump may have characters that this stream has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 

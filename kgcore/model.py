@@ -316,6 +316,8 @@ class ProcessImage:
     :ivar dump_filter: the process's own ``coredump_filter`` (bits 0 to 8).
     :ivar warnings: what could not be found out, as sentences; each also stands in the report.
     :ivar kernel: release of the kernel (``6.1.0-13-amd64``).
+    :ivar start_brk: where ``brk()`` began, and ``brk`` where it ended: the heap. Both 0: not known.
+    :ivar start_stack: an address in the stack that the program was started with. 0: not known.
     """
 
     tgid: int
@@ -329,6 +331,9 @@ class ProcessImage:
     xsave: XsaveLayout | None = None
     warnings: tuple[str, ...] = ()
     kernel: str = ""
+    start_brk: int = 0
+    brk: int = 0
+    start_stack: int = 0
 
     def vma_at(self, address: int) -> Vma | None:
         """The mapping that an address is in."""

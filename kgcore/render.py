@@ -7,16 +7,16 @@ the dump passes :func:`kgcore.text.printable`, and is handed to rich as ``Text``
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from kgcore.model import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, OpenFile, ProcessSummary
+from kgcore.addressmap import AddressMap, Kind, address_range, by_kind, make_map, shares
+from kgcore.model import OpenFile, ProcessSummary
 from kgcore.openfiles import Account, flag_words, named
 from kgcore.plan import CorePlan
-from kgcore.report import make_report
-from kgcore.text import human_size, plain, printable
+from kgcore.text import counted, human_size, plain, printable
 from kgcore.writer import Progress
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Column",
+    "Painted",
     "process_json",
     "progress",
     "show_facts",
+    "show_map",
     "show_open_files",
     "show_plan",
     "show_processes",
@@ -39,16 +41,32 @@ class Column(NamedTuple):
 
     :ivar number: it stands to the right.
     :ivar wide: this is the one to shorten when the terminal is narrow.
+    :ivar path: what is at its end matters, so it is shortened in front.
     """
 
     title: str
     number: bool = False
     wide: bool = False
+    path: bool = False
+
+
+class Painted(str):
+    """A cell of characters in colours, on terminals."""
+
+    __slots__ = ("pieces",)
+
+    pieces: tuple[tuple[str, str], ...]
+    """Text and rich's style of it."""
+
+    def __new__(cls, *pieces: tuple[str, str]) -> "Painted":
+        cell = super().__new__(cls, "".join(text for text, _ in pieces))
+        cell.pieces = pieces
+        return cell
 
 
 def show_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], out: TextIO) -> None:
     """Print a table. Cells may hold anything; they come out as printable text."""
-    cells = [[printable(cell) for cell in row] for row in rows]
+    cells = [[cell if isinstance(cell, Painted) else printable(cell) for cell in row] for row in rows]
     if out.isatty():
         _show_on_terminal(columns, cells, out)
         return
@@ -63,7 +81,7 @@ def show_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], out: Te
 
 
 def _show_on_terminal(columns: Sequence[Column], cells: Sequence[Sequence[str]], out: TextIO) -> None:
-    from rich.cells import cell_len
+    from rich.cells import cell_len, chop_cells
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -73,13 +91,32 @@ def _show_on_terminal(columns: Sequence[Column], cells: Sequence[Sequence[str]],
     for column, *texts in zip(columns, *cells, strict=True):
         table.add_column(column.title, justify="right" if column.number else "left", no_wrap=not column.wide)
         needed += 10 if column.wide else max(map(cell_len, (column.title, *texts))) + 2
-    for row in cells:
-        # To rich, only a column that may wrap may become narrower. The text in it does not wrap, though.
-        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     console = Console(file=out)
     # Where not even the rest has room the terminal breaks the lines: a PID that lost a digit is worse.
     console.width = max(console.width, needed)
+    room = console.width - needed + 10 * sum(column.wide for column in columns)
+
+    def text(column: Column, cell: str) -> Text:
+        # To rich, only a column that may wrap may become narrower. The text in it does not wrap, though.
+        if isinstance(cell, Painted):
+            return Text.assemble(*cell.pieces, no_wrap=True)
+        if column.path and cell_len(cell) > room:
+            more = "\N{HORIZONTAL ELLIPSIS}" if _takes(out, "\N{HORIZONTAL ELLIPSIS}") else "..."
+            cell = more + chop_cells(cell[::-1], room - len(more))[0][::-1]
+        return Text(cell, no_wrap=True, overflow="ellipsis")
+
+    for row in cells:
+        table.add_row(*map(text, columns, row))
     console.print(table)
+
+
+def _takes(out: TextIO, text: str) -> bool:
+    """Whether a stream has these characters."""
+    try:
+        text.encode(out.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 _ID = re.compile(rb"([0-9a-f]{12})[0-9a-f]{52}")  # of a container, of which 12 digits are enough for its engine
@@ -231,11 +268,11 @@ def show_plan(plan: CorePlan, out: TextIO) -> None:
 
     What is recovered and what is zeros is part of what will be in the core; the filter leaves out what is in no column.
     """
-    report = make_report(plan)
+    found = make_map(plan)
     rows = (
         (
-            f"{vma.start:012x}-{vma.end:012x}",
-            _permissions(flags),
+            address_range(vma.start, vma.end),
+            area.permissions,
             vma.reason,
             str(vma.data + vma.zero),
             str(vma.missing),
@@ -243,17 +280,105 @@ def show_plan(plan: CorePlan, out: TextIO) -> None:
             str(vma.zero),
             printable(vma.name),
         )
-        for vma, flags in zip(report.vmas, (vma.flags for vma in plan.image.vmas), strict=True)
+        for area, vma in ((area, area.vma) for area in found.areas)
     )
     show_table(_PLAN_COLUMNS, rows, out)
-    for line in report.lines():
+    for line in found.report.lines():
         print(line, file=out)
 
 
-def _permissions(flags: int) -> str:
-    """As in /proc/PID/maps."""
-    bits = ((VM_READ, "r"), (VM_WRITE, "w"), (VM_EXEC, "x"))
-    return "".join(letter if flags & bit else "-" for bit, letter in bits) + ("s" if flags & VM_MAYSHARE else "p")
+class _Ink(NamedTuple):
+    """How memory of a kind looks: a character, one that every encoding has, rich's style, a word for the legend."""
+
+    block: str
+    plain: str
+    style: str
+    word: str
+
+
+_INKS = {
+    Kind.PRESENT: _Ink("\N{FULL BLOCK}", "#", "blue", "present"),
+    Kind.RECOVERED: _Ink("\N{DARK SHADE}", "+", "green", "recovered"),
+    Kind.ZERO: _Ink("\N{LIGHT SHADE}", "0", "bright_black", "zeros"),
+    Kind.MISSING: _Ink("\N{BOX DRAWINGS LIGHT DIAGONAL CROSS}", "x", "bold red", "missing"),
+    Kind.FILTERED: _Ink("\N{MIDDLE DOT}", ".", "bright_black", "left out by the filter"),
+}
+_KEPT = {"whole": "all", "first-page": "page", "nothing": "no"}
+_BAR = 20  # characters in a pipe; on terminals 8 to 32, as there is room
+_NAME = 24  # characters that a name should have
+
+
+def show_map(found: AddressMap, out: TextIO) -> None:
+    """Print ``kgcore map``. On a narrow terminal the reasons of the filter are in the sums alone."""
+    blocks = _takes(out, "".join(ink.block for ink in _INKS.values()))
+    total = found.report.account
+    cells = [
+        (
+            address_range(area.vma.start, area.vma.end),
+            human_size(area.size),
+            area.permissions,
+            _KEPT[area.kept],
+            area.vma.reason,
+            area.title(),
+        )
+        for area in found.areas
+    ]
+    cells.append(("total", human_size(total.total), "", "", "", counted(len(found.areas), "mapping")))
+    columns = [
+        Column("RANGE"),
+        Column("SIZE", number=True),
+        Column("PERM"),
+        Column("KEPT"),
+        Column("WHY"),
+        Column("NAME", wide=True, path=True),
+    ]
+    accounts = [*(area.vma.account for area in found.areas), total]
+    widths = [max(map(len, texts)) + 2 for texts in zip((column.title for column in columns), *cells, strict=True)]
+    hidden, width = None, _BAR
+    if out.isatty():
+        room = _width(out) - _NAME - 2 - sum(widths[:-1])
+        if room < 8:
+            hidden, room = 4, room + widths[4]
+        width = min(max(room, 8), 32)
+    shown = [number for number in range(len(columns)) if number != hidden]
+    show_table(
+        [*(columns[number] for number in shown[:-1]), Column("MEMORY"), columns[-1]],
+        (
+            (*(row[number] for number in shown[:-1]), _bar(by_kind(account), width, blocks), row[-1])
+            for row, account in zip(cells, accounts, strict=True)
+        ),
+        out,
+    )
+    legend = [(_mark(kind, 2, blocks), (f" {ink.word}   ", "")) for kind, ink in _INKS.items()]
+    _print(Painted(*(piece for pieces in legend for piece in pieces)), out)
+    for line in found.lines():
+        print(line, file=out)
+
+
+def _bar(sizes: Mapping[Kind, int], width: int, blocks: bool) -> Painted:
+    return Painted(*(_mark(kind, cells, blocks) for kind, cells in shares(sizes, width).items()))
+
+
+def _mark(kind: Kind, cells: int, blocks: bool) -> tuple[str, str]:
+    ink = _INKS[kind]
+    return (ink.block if blocks else ink.plain) * cells, ink.style
+
+
+def _print(line: Painted, out: TextIO) -> None:
+    if not out.isatty():
+        print(line.rstrip(), file=out)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(file=out).print(Text.assemble(*line.pieces), soft_wrap=True)
+
+
+def _width(out: TextIO) -> int:
+    """Of a terminal."""
+    from rich.console import Console
+
+    return Console(file=out).width
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from kgcore.memory import Provenance, Run
 from kgcore.model import Vma
 from kgcore.notes import Remark
 from kgcore.plan import CorePlan, Segment
-from kgcore.text import human_size, plain, printable
+from kgcore.text import counted, human_size, plain, printable
 
 __all__ = ("Gap", "Read", "Report", "VmaAccount", "make_report")
 
@@ -165,25 +165,33 @@ class Report(Accounted):
 
         :param limit: how many missing ranges, and how many remarks on threads, to list one by one.
         """
-        lines = [
-            f"process {self.tgid} ({printable(self.comm)}), {_count(self.threads, 'thread')}: "
-            f"core of {human_size(self.size)}",
-            f"memory: {self.account.words()}",
-        ]
+        lines = self.summary()
         missing = self.missing
         if self.limit:  # one line for all that is behind the end
             missing = tuple(gap for gap in self.missing if gap.reason != Provenance.LIMIT.value)
             beyond = [gap.end - gap.start for gap in self.missing if gap.reason == Provenance.LIMIT.value]
             lines.append(
                 f"CUT SHORT: {self.limit}: the file ends after {human_size(self.size)}, and {human_size(sum(beyond))} "
-                f"of memory, {_count(len(beyond), 'range')}, are not in it; debuggers will refuse to read them"
+                f"of memory, {counted(len(beyond), 'range')}, are not in it; debuggers will refuse to read them"
             )
         if missing:
             effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
-            lines.append(f"MISSING from the core: {_count(len(missing), 'range')}; {effect}:")
+            lines.append(f"MISSING from the core: {counted(len(missing), 'range')}; {effect}:")
             lines += _shortened((_gap_line(gap, self.policy) for gap in missing), len(missing), limit)
-        lines += _shortened(
-            (f"thread {tid}: {printable(text)}" for tid, text in self.remarks), len(self.remarks), limit
+        return lines + self.doubts(limit)
+
+    def summary(self) -> list[str]:
+        """The sums."""
+        return [
+            f"process {self.tgid} ({printable(self.comm)}), {counted(self.threads, 'thread')}: "
+            f"core of {human_size(self.size)}",
+            f"memory: {self.account.words()}",
+        ]
+
+    def doubts(self, limit: int = 40) -> list[str]:
+        """What is not as it should be besides missing memory."""
+        lines = list(
+            _shortened((f"thread {tid}: {printable(text)}" for tid, text in self.remarks), len(self.remarks), limit)
         )
         lines += (f"warning: {printable(text)}" for text in self.warnings)
         return lines
@@ -295,10 +303,6 @@ def _gap_line(gap: Gap, policy: str) -> str:
     late = "; the read failed late, zeros stand for it" if gap.late and policy == "omit" else ""
     name = f"  {printable(gap.name)}" if gap.name else ""
     return f"  {gap.start:012x}-{gap.end:012x}  {human_size(gap.end - gap.start):>8}  {reason}{late}{name}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _shortened(lines: Iterable[str], number: int, limit: int) -> Iterator[str]:

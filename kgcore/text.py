@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Turning what a dump says into what a person may see."""
 
-__all__ = ("human_size", "plain", "printable")
+__all__ = ("counted", "human_size", "plain", "printable")
 
 
 def plain(name: bytes | str) -> str:
@@ -20,6 +20,11 @@ def printable(name: bytes | str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 thread``, ``2 threads``"""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _from_bytes(text: str) -> bool:

@@ -22,7 +22,14 @@ FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kg
 FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
 COMMANDS = [*FORWARD, "kgcore.sources.*", "kgcore.pipeline", "kgcore.check", "kgcore.linkmap", "kgcore.sysroot*"]
 COMMANDS += ["kgcore.arguments", "kgcore.commands.opening", "kgcore.console", "kgcore.extract", "kgcore.render"]
-COMMANDS += ["kgcore.request", "kgcore.contents", "kgcore.openfiles", "kgcore.selection"]
+COMMANDS += [
+    "kgcore.request",
+    "kgcore.contents",
+    "kgcore.openfiles",
+    "kgcore.selection",
+    "kgcore.addressmap",
+    "kgcore.mappage",
+]
 
 # Which modules of kgcore a module may import. The first pattern that fits counts. "kgcore" alone is __version__.
 MAY_IMPORT = {

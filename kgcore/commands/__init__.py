@@ -16,6 +16,7 @@ COMMANDS = {
     "ps": "kgcore.commands.ps",
     "files": "kgcore.commands.files",
     "info": "kgcore.commands.info",
+    "map": "kgcore.commands.map",
     "check": "kgcore.commands.check",
 }
 """Name to module. Without a name it is :mod:`kgcore.commands.dump`."""

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from kgcore.arguments import (
+    FILTER_BITS,
     Parser,
     UsageError,
+    add_filter_options,
     add_place_options,
     add_show,
     add_supply_options,
     add_version,
     duration,
     file_name,
-    filter_mask,
     flag,
     option,
     place_of,
@@ -37,21 +38,14 @@ from kgcore.sources.base import TaskRef
 
 __all__ = ("DumpCommand", "make_parser", "parse", "parse_drgn", "refuse_terminal", "run")
 
-_FILTER_BITS = """\
-filter bits (-f takes their sum; the default 51 = 1+2+16+32 is the kernel's own default):
-   1  anonymous private memory          16  first page of mapped ELF files
-   2  anonymous shared memory           32  hugetlb private memory
-   4  file-backed private memory        64  hugetlb shared memory
-   8  file-backed shared memory         process: each process's own coredump_filter
-"""
-
 _EPILOG = (
-    _FILTER_BITS
+    FILTER_BITS
     + """
 commands:
   kgcore ps [--json]           the processes in the dump
   kgcore files PID [--json]    the open files of a process; --extract FD writes out what is in one
   kgcore info [--json]         what the dump is, what it holds, and what that means for cores
+  kgcore map [PID | TASK]      the address space of a process: as a table, --json, or --html FILE
   kgcore check CORE [--json]   whether a finished core is well-formed and complete
   kgcore check DIR [--json]    whether the files that --sysroot wrote to DIR are whole
 
@@ -71,7 +65,7 @@ exit status: 0 complete; 1 a process could not be dumped; 2 usage; 3 written, bu
 )
 
 _DRGN_EPILOG = (
-    _FILTER_BITS
+    FILTER_BITS
     + """
 Without a PID or TASK: crash mode's current context, else the process that was current when the kernel crashed.
 """
@@ -142,6 +136,7 @@ def make_parser() -> Parser:
         "       kgcore ps [--json]\n"
         "       kgcore files [--extract FD [-o FILE] | --list FILE] [--json] PID | TASK\n"
         "       kgcore info [--json]\n"
+        "       kgcore map [-f FILTER] [--json | --html FILE] [PID | TASK]\n"
         "       kgcore check CORE | DIR [--json]",
         description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",
         epilog=_EPILOG,
@@ -187,17 +182,7 @@ def _add_dump_options(parser: Parser) -> None:
         help="those of this real user id; may be given more than once; with --match both must hold",
     )
     group = parser.add_argument_group("the core")
-    option(
-        group,
-        "-f",
-        dest="mask",
-        metavar="FILTER",
-        type=filter_mask,
-        default=0x33,
-        help="which memory: sum of the bits below, or 'process' (default 51)",
-    )
-    flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
-    flag(group, "--dax", help="also DAX mappings")
+    add_filter_options(group)
     option(
         group,
         "--missing",

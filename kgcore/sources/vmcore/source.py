@@ -155,6 +155,9 @@ class _Reader:
             xsave=self._soft("the layout of the FPU state", self._kernel.xsave_layout, None),
             warnings=tuple(self._warnings),
             kernel=self._kernel.target.release,
+            start_brk=mm.start_brk.value_(),
+            brk=mm.brk.value_(),
+            start_stack=mm.start_stack.value_(),
         )
 
     def _soft(self, what: str, get: Callable[[], _T], default: _T) -> _T:
