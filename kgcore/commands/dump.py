@@ -42,7 +42,7 @@ _EPILOG = (
     FILTER_BITS
     + """
 commands:
-  kgcore ps [--json]           the processes in the dump
+  kgcore ps [--json]           the processes in the dump, by name, user or size (kgcore ps --help)
   kgcore files PID [--json]    the open files of a process; --extract FD writes out what is in one
   kgcore info [--json]         what the dump is, what it holds, and what that means for cores
   kgcore map [PID | TASK]      the address space of a process: as a table, --json, or --html FILE

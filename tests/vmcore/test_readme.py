@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.vmcore.conftest import need
 from tests.vmcore.tools import tool
 
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -43,6 +44,34 @@ def test_session_prints_what_the_readme_shows(tmp_path: Path) -> None:
         assert done.stdout.replace(str(tmp_path), "/tmp") == shown, command
 
 
+def test_examples_of_processes_and_files(tmp_path: Path) -> None:
+    """Those that need a whole dump; process ids change whenever that is made again, and so may an inode's number."""
+    guest = need("k61-files")
+    environment = {**os.environ, "KGCORE_VMCORE": str(guest.dump()), "PYTHONPATH": str(README.parent)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    blocks = re.findall(r"^```text\n(\$ kgcore .*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    shown = [part.partition("\n") for block in blocks for part in block.split("$ ")[1:]]
+    assert len(shown) >= 3
+    for command, _, expected in shown:
+        words = command.replace(" 142", f" {guest.victims['openfiles'].pid}")
+        done = subprocess.run(
+            ["bash", "-c", words],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert without_numbers(done.stdout) == without_numbers(expected), command
+
+
+def without_numbers(text: str) -> str:
+    """Without ids, which are the first numbers of a row, and without the inodes of files that have no name."""
+    return re.sub(r"^ *\d+ +(\d+|-) +\d+|#\d+|^ *PID +NSPID +PPID", "", text, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -51,6 +80,8 @@ def test_session_prints_what_the_readme_shows(tmp_path: Path) -> None:
         "CHANGELOG.md",
         "docs/report.md",
         "docs/progress.md",
+        "docs/ps.md",
+        "docs/files.md",
         "tests/vmcore_fixtures/README.md",
     ],
 )
