@@ -276,12 +276,15 @@ def test_ps_table(k61: Fixture, tmp_path: Path) -> None:
     done = kgcore("ps", "-c", k61.dump(), cwd=tmp_path)
     assert done.status == 0
     titles, *lines = done.lines
-    assert titles.split() == ["PID", "PPID", "UID", "THREADS", "RSS/KiB", "S", "COMM", "COMMAND"]
+    names = ["PID", "NSPID", "PPID", "UID", "THREADS", "RSS/KiB", "~CORE/KiB", "~HELD/KiB", "S", "COMM", "COMMAND"]
+    assert titles.split() == names
     rows = ps(k61.dump())
     assert len(lines) == len(rows)
     for line, row in zip(lines, rows.values(), strict=True):
-        numbers = [row["pid"], row["ppid"], row["uid"], row["threads"], row["rss"] // 1024]
-        assert line.split()[:6] == [*map(str, numbers), row["state"]]
+        inside = row["pids"][-1] if len(row["pids"]) > 1 else "-"
+        sizes = [row[key] // 1024 for key in ("rss", "core_estimate", "held_estimate")]
+        shown = [row["pid"], inside, row["ppid"], row["uid"], row["threads"], *sizes, row["state"]]
+        assert line.split()[:9] == list(map(str, shown))
         assert line.isprintable()
     assert any(line.endswith("[kthreadd]") for line in lines)
     assert any(line.endswith("  threads threads 0x7f") for line in lines)
