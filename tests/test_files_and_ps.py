@@ -17,7 +17,7 @@ from kgcore import cli, render
 from kgcore.commands import opening
 from kgcore.model import ProcessSummary
 from kgcore.openfiles import flag_words
-from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD, FakeSource, opened
+from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD, ZOMBIE, FakeSource, opened
 
 PACKAGE = Path(kgcore.report.__file__).parent
 SCHEMAS = {name: json.loads((PACKAGE / f"{name}.schema.json").read_text()) for name in ("ps", "files")}
@@ -177,13 +177,14 @@ def test_ps_chooses_as_a_dump_does(run: Run) -> None:
     def pids(*words: object) -> list[int]:
         return [row["pid"] for row in json.loads(run("ps", "--json", *words)[1])["processes"]]
 
-    assert pids() == [KERNEL_THREAD, COMPLETE, INCOMPLETE]
+    assert pids() == [KERNEL_THREAD, COMPLETE, INCOMPLETE, ZOMBIE]
     assert pids("--match", "work") == [COMPLETE]  # the base name of its program
     assert pids("--match", "kth*") == [KERNEL_THREAD]
-    assert pids("--uid", 0, "--sort", "rss") == [KERNEL_THREAD, INCOMPLETE]
-    assert pids("--uid", 0, "--match", "work") == []
-    assert pids("--sort", "comm") == [INCOMPLETE, COMPLETE, KERNEL_THREAD]
-    assert pids("--sort", "uid") == [KERNEL_THREAD, INCOMPLETE, COMPLETE]
+    assert pids("--uid", 1000) == [COMPLETE, ZOMBIE]
+    assert pids("--uid", 1000, "--match", "kth*") == []
+    assert pids("--sort", "rss")[-2:] == [INCOMPLETE, COMPLETE]
+    assert pids("--sort", "comm")[0] == INCOMPLETE
+    assert pids("--sort", "uid")[-2:] == [COMPLETE, ZOMBIE]
     assert run("ps", "--sort", "tty")[0] == 2
     assert run("ps", "--uid", "root")[0] == 2
 
