@@ -54,12 +54,13 @@ class Browser:
         return self.requests()
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since this was last called."""
+        """The addresses that were asked for since this was last called, but for what the browser's own pages ask."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [
             message["params"]["request"]["url"]
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
+            and not message["params"]["documentURL"].startswith("chrome:")
         ]
 
     def complaints(self) -> list[str]:
