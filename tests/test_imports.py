@@ -20,7 +20,8 @@ VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.m
 ARCH = ["kgcore.arch", "kgcore.arch.*"]
 FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
 FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
-COMMANDS = [*FORWARD, "kgcore.sources.*", "kgcore.pipeline", "kgcore.check", "kgcore.linkmap", "kgcore.sysroot*"]
+MAP = ["kgcore.addressmap", "kgcore.maplayout", "kgcore.mappage"]
+COMMANDS = [*FORWARD, *MAP, "kgcore.sources.*", "kgcore.pipeline", "kgcore.check", "kgcore.linkmap", "kgcore.sysroot*"]
 COMMANDS += ["kgcore.arguments", "kgcore.commands.opening", "kgcore.console", "kgcore.extract", "kgcore.render"]
 COMMANDS += [
     "kgcore.request",
@@ -74,6 +75,9 @@ MAY_IMPORT = {
         "kgcore.sources.base",
         "kgcore.sources.buildid",
     ],
+    "kgcore.addressmap": [*VALUES, "kgcore.plan", "kgcore.report"],
+    "kgcore.maplayout": [*VALUES, *MAP[:1], "kgcore.plan"],
+    "kgcore.mappage": [*VALUES, *MAP[:2], "kgcore.plan"],
     "kgcore.request": ["kgcore.sources.base"],
     "kgcore.selection": ["kgcore.model", "kgcore.request", "kgcore.sources.base", "kgcore.text"],
     "kgcore.progress": ["kgcore.text", "kgcore.writer"],

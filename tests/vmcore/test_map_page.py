@@ -223,7 +223,7 @@ def asked() -> Iterator[tuple[str, list[str]]]:
     requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  (http.server's)
+        def do_GET(self) -> None:
             requests.append(self.path)
             self.send_error(404)
 

@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 
-PACKAGES = {"eu-stack": "elfutils", "eu-unstrip": "elfutils", "eu-readelf": "elfutils"}
+PACKAGES = {
+    "chromedriver": "chromium-driver",
+    "eu-stack": "elfutils",
+    "eu-unstrip": "elfutils",
+    "eu-readelf": "elfutils",
+}
 TIMEOUT = 120
 ROOT = Path(__file__).parents[2]
 
