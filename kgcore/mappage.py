@@ -29,9 +29,9 @@ _WORDS = {
 _MEANINGS = {
     Kind.PRESENT: "the page tables of the process point to it",
     Kind.RECOVERED: "found elsewhere: in the page cache, compressed, in a swap image or a file",
-    Kind.ZERO: "certainly zeros: never touched",
+    Kind.ZERO: "never touched, or a hole in the kernel's own cores",
     Kind.MISSING: "nobody has it",
-    Kind.FILTERED: "by the filter: not asked for",
+    Kind.FILTERED: "by the filter (-f)",
 }
 _KEPT = {"whole": "all", "first-page": "first page", "nothing": "nothing"}
 _NUMBER = ' class="number"'
@@ -102,9 +102,12 @@ tr:target { background: var(--target); }
 .stack { color: var(--mark); }
 tfoot td { font-weight: 600; border-bottom: 0; }
 footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; }
+@media (max-width: 40rem) { body { padding: 1rem .6rem; } .line { grid-template-columns: 1fr; gap: 0; }
+  .line code { text-align: left; } }
+@page { size: landscape; margin: 10mm; }
 @media print { * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } body { padding: 0; max-width: none;
   background: none; } .card, tr { break-inside: avoid; } .scroll { overflow: visible; break-inside: auto; }
-  th { position: static; } table { font-size: 7.5pt; } th, td { padding: .1rem .3rem; } }
+  th { position: static; } table { font-size: 7pt; } th, td { padding: .1rem .25rem; } td.what { min-width: 7rem; } }
 """
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("drgn")
 
 from kgcore.addressmap import Kind
 from kgcore.memory import Provenance
+from kgcore.model import VM_READ
 from kgcore.text import human_size
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 from tests.test_mappage import HOSTILE, page_of
@@ -331,15 +332,20 @@ def test_many_mappings(browser: Browser, tmp_path: Path) -> None:
         assert browser.run(OVERFLOW) == 0
 
 
-def test_printed_it_keeps_its_colours(browser: Browser, tmp_path: Path) -> None:
+def test_printed_it_keeps_its_colours_and_fits(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "map.html"
-    page.write_text(page_of(make_image()))
+    long = make_file(b"/usr/lib/x86_64-linux-gnu/libsomething.so.1.2.3", mode=0o100755)
+    page.write_text(page_of(make_image(vmas=(make_vma(START, 1 << 20, VM_READ, file=long), *make_image().vmas))))
     show(browser, page)
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    a4 = {"width": int((297 - 20) / 25.4 * 96), "height": 700, "deviceScaleFactor": 1, "mobile": False}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", a4)
     try:
+        assert browser.run(OVERFLOW) == 0
         style = browser.run("return getComputedStyle(document.querySelector('rect.present')).printColorAdjust")
         assert style == "exact"
         printed = browser.driver.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": False})
         assert len(printed["data"]) > 10_000
     finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.prefer()
