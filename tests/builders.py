@@ -29,7 +29,7 @@ from kgcore.model import (
     Vma,
     XsaveLayout,
 )
-from kgcore.sources.base import Contents, FileContents, OpenFiles, TaskRef
+from kgcore.sources.base import Contents, FileContents, OpenFiles, Source, TaskRef
 
 PAGE = 4096
 TGID = 4321
@@ -185,7 +185,7 @@ class FakeMemory:
 
 
 @dataclass
-class FakeSource:
+class FakeSource(Source):
     """A source with one process."""
 
     process: ProcessImage = field(default_factory=make_image)

@@ -17,6 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "kgcore"
 
 VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
+VALUES += ["kgcore.traces"]
 ARCH = ["kgcore.arch", "kgcore.arch.*"]
 FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
 FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
@@ -25,6 +26,9 @@ COMMANDS = [*FORWARD, *MAP, "kgcore.sources.*", "kgcore.pipeline", "kgcore.check
 COMMANDS += ["kgcore.arguments", "kgcore.commands.opening", "kgcore.console", "kgcore.extract", "kgcore.render"]
 COMMANDS += [
     "kgcore.request",
+    "kgcore.backtrace",
+    "kgcore.debugger",
+    "kgcore.substitutes",
     "kgcore.contents",
     "kgcore.openfiles",
     "kgcore.selection",
@@ -37,6 +41,7 @@ MAY_IMPORT = {
     "kgcore": [*VALUES, "kgcore.check", "kgcore.pipeline", "kgcore.plugin", "kgcore.report"],  # for type checkers
     "kgcore.errors": [],
     "kgcore.text": [],
+    "kgcore.traces": ["kgcore.text"],
     "kgcore.account": ["kgcore.memory", "kgcore.text"],
     "kgcore.model": ["kgcore.errors"],
     "kgcore.memory": ["kgcore.errors", "kgcore.model"],
@@ -60,6 +65,7 @@ MAY_IMPORT = {
         "kgcore.workers",
     ],
     "kgcore.sources.vmcore*": [*VALUES, *ARCH, "kgcore.sources.*"],
+    "kgcore.sources.corefile*": VALUES,
     "kgcore.sources*": VALUES,
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
     "kgcore.check": [*VALUES],  # apart from all that writes
@@ -89,7 +95,7 @@ MAY_IMPORT = {
 
 # Foreign packages that belong to few modules.
 ONLY_IN = {
-    "drgn": ["kgcore.sources.vmcore*", "kgcore.plugin"],
+    "drgn": ["kgcore.sources.vmcore*", "kgcore.sources.corefile.unwind", "kgcore.plugin"],
     "_drgn": ["kgcore.sources.vmcore*", "kgcore.plugin"],
     "rich": ["kgcore.render"],
     "construct": ["kgcore.elf", "kgcore.arch*"],
@@ -187,7 +193,7 @@ def test_every_file_names_its_licence() -> None:
 
 
 def test_everything_but_the_vmcore_source_loads_without_drgn() -> None:
-    names = [name for name in MODULES if not fits(name, ["kgcore.sources.vmcore*", "kgcore.plugin", "kgcore.__main__"])]
+    names = [name for name in MODULES if not fits(name, [*ONLY_IN["drgn"], "kgcore.__main__"])]
     code = "import sys; sys.modules['drgn'] = sys.modules['_drgn'] = None\n"
     code += "\n".join(f"import {name}" for name in names)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)

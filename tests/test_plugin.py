@@ -301,5 +301,5 @@ def test_the_plugin_is_light() -> None:
     )
     foreign, own = done.stdout.splitlines()
     assert foreign == "[]", done.stderr
-    light = {"console", "errors", "memory", "model", "plugin", "sources", "sources.base", "text"}
+    light = {"console", "errors", "memory", "model", "plugin", "sources", "sources.base", "text", "traces"}
     assert set(eval(own)) == {"kgcore." + name for name in light}

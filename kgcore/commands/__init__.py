@@ -18,6 +18,8 @@ COMMANDS = {
     "info": "kgcore.commands.info",
     "map": "kgcore.commands.map",
     "check": "kgcore.commands.check",
+    "bt": "kgcore.commands.bt",
+    "debug": "kgcore.commands.debug",
 }
 """Name to module. Without a name it is :mod:`kgcore.commands.dump`."""
 

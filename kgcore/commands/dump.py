@@ -46,6 +46,8 @@ commands:
   kgcore files PID [--json]    the open files of a process; --extract FD writes out what is in one
   kgcore info [--json]         what the dump is, what it holds, and what that means for cores
   kgcore map [PID | TASK]      the address space of a process: as a table, --json, or --html FILE
+  kgcore bt PID [--json]       what its threads were doing, without a core
+  kgcore debug PID             a debugger on it, with its program and libraries
   kgcore check CORE [--json]   whether a finished core is well-formed and complete
   kgcore check DIR [--json]    whether the files that --sysroot wrote to DIR are whole
 
@@ -137,6 +139,8 @@ def make_parser() -> Parser:
         "       kgcore files [--extract FD [-o FILE] | --list FILE] [--json] PID | TASK\n"
         "       kgcore info [--json]\n"
         "       kgcore map [-f FILTER] [--json | --html FILE] [PID | TASK]\n"
+        "       kgcore bt [--all-threads] [--kernel-stack] [--json] [PID | TASK]...\n"
+        "       kgcore debug [--debugger gdb|lldb] [--print] [PID | TASK] [-- ARGUMENTS]\n"
         "       kgcore check CORE | DIR [--json]",
         description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",
         epilog=_EPILOG,

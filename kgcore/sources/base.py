@@ -8,7 +8,8 @@ from typing import Protocol
 
 from kgcore.errors import KgcoreError
 from kgcore.memory import Memory, Piece, Run
-from kgcore.model import OpenFile, ProcessImage, ProcessSummary
+from kgcore.model import OpenFile, ProcessImage, ProcessSummary, Thread
+from kgcore.traces import End, KernelStack
 
 __all__ = ("NO_SUPPLIES", "Contents", "FileContents", "OpenFiles", "Source", "Supplies", "TaskRef")
 
@@ -144,6 +145,15 @@ class Source(Protocol):
 
         :raises KgcoreError: it has none, or what would lead to it is not in the dump.
         """
+
+    def crashed(self) -> int | None:
+        """The id of the thread that the kernel crashed in, in the initial pid namespace; None if it did not crash, or
+        that is not known."""
+        return None
+
+    def kernel_stack(self, thread: Thread) -> KernelStack:
+        """What a thread of a process that :meth:`image` gave was doing in the kernel."""
+        return KernelStack((), End("unwind-information", "there are no kernel stacks here"))
 
     def describe(self) -> dict[str, str]:
         """Where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""

@@ -30,7 +30,7 @@ def test_session_prints_what_the_readme_shows(session: list[tuple[str, str]], tm
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     assert len(commands) >= 2
     for command, shown in commands:
-        if command.startswith("gdb"):
+        if command.startswith(("gdb", "kgcore debug")):
             tool("gdb")
         done = subprocess.run(
             ["bash", "-c", command.replace("/tmp", str(tmp_path))],
@@ -84,6 +84,7 @@ def without_numbers(text: str) -> str:
         "docs/ps.md",
         "docs/files.md",
         "docs/map.md",
+        "docs/bt.md",
         "tests/vmcore_fixtures/README.md",
     ],
 )

@@ -30,6 +30,7 @@ from drgn import FaultError, Object
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.memory import Provenance
 from kgcore.model import MappedFile
+from kgcore.sources.beneath import open_beneath
 from kgcore.sources.buildid import build_id
 from kgcore.sources.vmcore.extents import Extent, Place, Reader
 from kgcore.sources.vmcore.kernel import Kernel
@@ -37,15 +38,13 @@ from kgcore.sources.vmcore.pagecache import CachedFile, PageCache
 from kgcore.sources.vmcore.physical import PhysicalMemory
 from kgcore.text import plain
 
-__all__ = ("Identity", "RootFiles", "identity", "open_beneath")
+__all__ = ("Identity", "RootFiles", "identity")
 
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
 _PIECE = 1 << 20  # compared at once
 _ZEROS = bytes(_PAGE)
 _ELF = b"\x7fELF"
-_MAX_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
-_MAX_STEPS = 4096
 _NAMED = 3  # files that one sentence is about
 _Clean = Callable[[CachedFile, int, int], Iterator[tuple[int, int, int]]]  # PageCache.clean
 _NSEC_MASK = (1 << 30) - 1  # the bit above is I_CTIME_QUERIED, include/linux/fs.h (6.13)
@@ -344,61 +343,6 @@ class _RootFile(Reader):
         if len(data) < inside:
             raise FaultError(f"{self._shown} has become shorter", at)
         view[:] = data + bytes(len(view) - inside)
-
-
-def open_beneath(root: int, path: bytes) -> int:
-    """Open a regular file beneath a directory, as a process would whose root directory that is: symbolic links lead
-    nowhere else, and nothing but a regular file is touched (RESOLVE_IN_ROOT, openat2(2)).
-
-    :param root: descriptor of the directory.
-    :param path: absolute; without "." and "..", which the kernel never shows.
-    :raises OSError: there is none, or it is none.
-    """
-    ahead = [part for part in path.split(b"/") if part]
-    if not ahead or b"\0" in path or b"." in ahead or b".." in ahead:
-        raise FileNotFoundError(2, "no such name")
-    ahead.reverse()
-    opened: list[int] = []  # the directories from the root down
-    links = 0
-    try:
-        for _ in range(_MAX_STEPS):
-            if not ahead:
-                break
-            part = ahead.pop()
-            if part == b"..":
-                if opened:
-                    os.close(opened.pop())
-                continue
-            here = opened[-1] if opened else root
-            mode = os.stat(part, dir_fd=here, follow_symlinks=False).st_mode
-            if stat.S_ISLNK(mode):
-                links += 1
-                if links > _MAX_LINKS:
-                    break
-                target = os.readlink(part, dir_fd=here)
-                if target.startswith(b"/"):
-                    while opened:
-                        os.close(opened.pop())
-                ahead += [word for word in reversed(target.split(b"/")) if word not in (b"", b".")]
-            elif ahead:
-                opened.append(os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here))
-            elif stat.S_ISREG(mode):
-                return _open_regular(part, here)
-            else:
-                break
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-    raise OSError(22, "it is no regular file")
-
-
-def _open_regular(name: bytes, directory: int) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    descriptor = os.open(name, flags, dir_fd=directory)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(22, "it is no regular file")
-    return descriptor
 
 
 def _may_be_given(named: MappedFile, file: CachedFile) -> bool:

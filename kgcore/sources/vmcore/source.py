@@ -25,6 +25,7 @@ from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, 
 from kgcore.sources.vmcore import registers, vmas
 from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel32 import kernel_of
+from kgcore.sources.vmcore.kernelstack import KernelStacks
 from kgcore.sources.vmcore.openfiles import file_contents, open_files
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores
@@ -32,6 +33,7 @@ from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.summaries import Summaries
 from kgcore.sources.vmcore.target import Target
 from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Ids, Tasks
+from kgcore.traces import KernelStack
 
 __all__ = ("VmcoreSource",)
 
@@ -54,6 +56,10 @@ class VmcoreSource:
     @cached_property
     def _cpus(self) -> registers.Cpus:
         return registers.Cpus(self._kernel)
+
+    @cached_property
+    def _kernel_stacks(self) -> KernelStacks:
+        return KernelStacks(self._kernel, self._cpus)
 
     def describe(self) -> dict[str, str]:
         """See :meth:`kgcore.sources.base.Source.describe`."""
@@ -112,6 +118,19 @@ class VmcoreSource:
     def contents(self, file: OpenFile) -> Contents:
         """See :meth:`kgcore.sources.base.Source.contents`."""
         return file_contents(self._stores, file)
+
+    # Stacks
+
+    def crashed(self) -> int | None:
+        """See :meth:`kgcore.sources.base.Source.crashed`."""
+        try:
+            return int(self._kernel.prog.crashed_thread().tid)
+        except (LookupError, ValueError, FaultError):
+            return None
+
+    def kernel_stack(self, thread: Thread) -> KernelStack:
+        """See :meth:`kgcore.sources.base.Source.kernel_stack`."""
+        return self._kernel_stacks.of(Object(self._kernel.prog, "struct task_struct *", thread.task), thread.tid)
 
     # All processes
 

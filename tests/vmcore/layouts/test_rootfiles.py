@@ -16,13 +16,14 @@ from drgn import FaultError
 from kgcore.errors import TargetError
 from kgcore.memory import Provenance
 from kgcore.model import MappedFile
+from kgcore.sources.beneath import open_beneath
 from kgcore.sources.vmcore import rootfiles
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
 from kgcore.sources.vmcore.extents import Extent, missing, zeros
 from kgcore.sources.vmcore.pagecache import CachedFile, PageCache
 from kgcore.sources.vmcore.pages import pieces
 from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.rootfiles import Identity, RootFiles, open_beneath
+from kgcore.sources.vmcore.rootfiles import Identity, RootFiles
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, EverySwap, sibling
 from tests.vmcore.layouts.world import physical

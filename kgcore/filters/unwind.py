@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Just what unwinding needs: stacks near the stack pointers, and what files are mapped. A heap of 100 GiB stays out."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from kgcore.filters.base import Keep, Peek
+from kgcore.filters.coredump import CoredumpFilter
+from kgcore.model import Vma
+
+__all__ = ("UnwindFilter", "cut_out_stacks")
+
+PAGE_SIZE = 4096
+RED_ZONE = 128  # bytes below the stack pointer that are a function's too (System V ABI of x86_64)
+STACK = 16 << 20
+"""Bytes above a stack pointer that are looked at: twice the usual limit of a stack (``ulimit -s``)."""
+MAPPED = 16 << 20
+"""Bytes of a file's mapping that are looked at: it is the headers and dynamic sections that matter, not the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnwindFilter:
+    """The kernel's decision (the default filter), less all that unwinding does not need.
+
+    :ivar stacks: where those mappings start that :func:`cut_out_stacks` says are stacks.
+    """
+
+    stacks: frozenset[int]
+    _kernel: CoredumpFilter = field(default_factory=CoredumpFilter)
+
+    def describe(self) -> Mapping[str, int | bool | str]:
+        return {"name": "unwind", "stack": STACK, "mapped": MAPPED}
+
+    def __call__(self, vma: Vma, peek: Peek) -> Keep:
+        if vma.start in self.stacks:
+            return Keep(vma.end - vma.start, "stack")
+        if vma.file is None and not vma.name:
+            return Keep(0, "no-stack")
+        keep = self._kernel(vma, peek)
+        return keep if keep.length <= MAPPED else Keep(0, "large")
+
+
+def cut_out_stacks(vmas: Sequence[Vma], pointers: Iterable[int]) -> tuple[tuple[Vma, ...], frozenset[int]]:
+    """The same mappings, with what is around the stack pointers as mappings of their own: goroutines and coroutines
+    have their stacks in the middle of the heap.
+
+    :returns: the mappings, and where those start that are stacks.
+    """
+    windows: dict[int, list[tuple[int, int]]] = {}
+    starts = [vma.start for vma in vmas]
+    for sp in pointers:
+        index = bisect_right(starts, sp) - 1
+        if index >= 0 and sp < vmas[index].end:
+            vma = vmas[index]
+            low, high = max(sp - RED_ZONE & -PAGE_SIZE, vma.start), min(sp + STACK & -PAGE_SIZE, vma.end)
+            windows.setdefault(index, []).append((low, high))
+    cut: list[Vma] = []
+    stacks: set[int] = set()
+    for index, vma in enumerate(vmas):
+        at = vma.start
+        for low, high in _joined(windows.get(index, [])):
+            if at < low:
+                cut.append(_part(vma, at, low))
+            cut.append(_part(vma, low, high))
+            stacks.add(low)
+            at = high
+        if at < vma.end:
+            cut.append(_part(vma, at, vma.end))
+    return tuple(cut), frozenset(stacks)
+
+
+def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(windows):
+        if joined and low <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(high, joined[-1][1])
+        else:
+            joined.append((low, high))
+    return joined
+
+
+def _part(vma: Vma, start: int, end: int) -> Vma:
+    return replace(vma, start=start, end=end, pgoff=vma.pgoff + (start - vma.start) // PAGE_SIZE)

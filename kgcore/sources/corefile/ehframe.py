@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether a program's unwind table, ``.eh_frame``, has an entry for an address; perhaps only parts of it are there.
+
+It is found as the C library finds it for exceptions, by ``.eh_frame_hdr``: the section headers are often not there.
+"""
+
+import struct
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ("Entry", "Read", "unwind_entry")
+
+Read = Callable[[int, int], bytes | None]
+"""``read(offset, size)``: bytes of the file; None if some are missing."""
+
+_PT_LOAD = 1
+_PT_GNU_EH_FRAME = 0x6474E550
+_MAX_HEADERS = 256
+_EHDR64, _PHDR64 = 64, struct.Struct("<IIQQQQQQ")
+# Version and encodings that every linker writes: DW_EH_PE_pcrel | DW_EH_PE_sdata4, udata4, datarel | sdata4
+_HEADER = bytes((1, 0x1B, 0x03, 0x3B))
+_PAGE = 4096
+
+
+class Entry(Enum):
+    """What there is about an address."""
+
+    YES = "yes"
+    NO = "no"
+    MISSING = "missing"  # the part of the file that would tell is not there
+    UNKNOWN = "unknown"  # it has no such table, or one of another kind
+
+
+class _Segment(NamedTuple):
+    offset: int
+    address: int
+    size: int
+
+
+class _Missing(Exception):
+    """A part of the file is not there."""
+
+
+def unwind_entry(read: Read, offset: int) -> Entry:
+    """Look for an entry.
+
+    :param offset: of an instruction in the file's image in memory, from where its first segment begins.
+    """
+    try:
+        return _look(read, offset)
+    except _Missing:
+        return Entry.MISSING
+    except struct.error:
+        return Entry.UNKNOWN
+
+
+def _look(read: Read, offset: int) -> Entry:
+    loads, index = _segments(read)
+    if index is None or not loads:
+        return Entry.UNKNOWN
+    address = offset + loads[0].address // _PAGE * _PAGE
+    start = _need(read, index.offset, 12)
+    if start[:4] != _HEADER:
+        return Entry.UNKNOWN
+    low, high = 0, min(int.from_bytes(start[8:12], "little"), index.size // 8)
+    found: tuple[int, int] | None = None  # the last function that begins there or before, and its entry
+    while low < high:
+        middle = (low + high) // 2
+        function, entry = struct.unpack("<ii", _need(read, index.offset + 12 + 8 * middle, 8))
+        if index.address + function <= address:
+            found, low = (index.address + function, index.address + entry), middle + 1
+        else:
+            high = middle
+    if found is None:
+        return Entry.NO
+    segment = next((load for load in loads if load.address <= found[1] < load.address + load.size), None)
+    if segment is None:
+        return Entry.UNKNOWN
+    # length, distance to the CIE, begin and length of the function
+    raw = _need(read, segment.offset + found[1] - segment.address, 16)
+    _, _, begin, size = struct.unpack("<IIiI", raw)
+    if found[1] + 8 + begin != found[0]:
+        return Entry.UNKNOWN  # in another encoding
+    return Entry.YES if address < found[0] + size else Entry.NO
+
+
+def _segments(read: Read) -> tuple[list[_Segment], _Segment | None]:
+    """What is loaded, and the index of the table."""
+    head = _need(read, 0, _EHDR64)
+    if head[:6] != b"\x7fELF\2\1":
+        return [], None
+    (table,) = struct.unpack_from("<Q", head, 32)
+    size, count = struct.unpack_from("<HH", head, 54)
+    if size != _PHDR64.size or count > _MAX_HEADERS:
+        return [], None
+    loads, index = [], None
+    for kind, _, offset, address, _, filesz, _, _ in _PHDR64.iter_unpack(_need(read, table, count * size)):
+        if kind == _PT_LOAD:
+            loads.append(_Segment(offset, address, filesz))
+        elif kind == _PT_GNU_EH_FRAME:
+            index = _Segment(offset, address, filesz)
+    return loads, index
+
+
+def _need(read: Read, offset: int, size: int) -> bytes:
+    data = read(offset, size) if offset < 1 << 62 else b""
+    if data is None:
+        raise _Missing
+    if len(data) < size:
+        raise struct.error("beyond the end of the file")
+    return data
