@@ -2,7 +2,8 @@
 """kgcore: a process inside a Linux kernel crash dump as a core file.
 
 The names below are the library's public face. They are loaded when they are first used: drgn imports this package
-with every start (for the ``%gcore`` command), and all but :func:`gcore` do without drgn.
+with every start (for the ``%gcore`` command), and all but :func:`gcore` and :func:`open_vmcore` do without drgn.
+docs/api.md shows their use.
 """
 
 from importlib import import_module
@@ -11,21 +12,50 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kgcore.check import Verdict, check_core
     from kgcore.errors import KgcoreError
-    from kgcore.pipeline import Options
+    from kgcore.library import open_vmcore
+    from kgcore.pipeline import Options, Prepared, prepare, write
     from kgcore.plugin import gcore
     from kgcore.report import Report
+    from kgcore.sinks import FileSink, MemorySink, StreamSink
+    from kgcore.sources.base import Source, TaskRef
 
-__all__ = ("KgcoreError", "Options", "Report", "Verdict", "__version__", "check_core", "gcore")
+__all__ = (
+    "FileSink",
+    "KgcoreError",
+    "MemorySink",
+    "Options",
+    "Prepared",
+    "Report",
+    "Source",
+    "StreamSink",
+    "TaskRef",
+    "Verdict",
+    "__version__",
+    "check_core",
+    "gcore",
+    "open_vmcore",
+    "prepare",
+    "write",
+)
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "FileSink": "kgcore.sinks",
     "KgcoreError": "kgcore.errors",
+    "MemorySink": "kgcore.sinks",
     "Options": "kgcore.pipeline",
+    "Prepared": "kgcore.pipeline",
     "Report": "kgcore.report",
+    "Source": "kgcore.sources.base",
+    "StreamSink": "kgcore.sinks",
+    "TaskRef": "kgcore.sources.base",
     "Verdict": "kgcore.check",
     "check_core": "kgcore.check",
     "gcore": "kgcore.plugin",
+    "open_vmcore": "kgcore.library",
+    "prepare": "kgcore.pipeline",
+    "write": "kgcore.pipeline",
 }
 
 

@@ -38,7 +38,17 @@ COMMANDS += [
 
 # Which modules of kgcore a module may import. The first pattern that fits counts. "kgcore" alone is __version__.
 MAY_IMPORT = {
-    "kgcore": [*VALUES, "kgcore.check", "kgcore.pipeline", "kgcore.plugin", "kgcore.report"],  # for type checkers
+    "kgcore": [  # for type checkers
+        *VALUES,
+        "kgcore.check",
+        "kgcore.library",
+        "kgcore.pipeline",
+        "kgcore.plugin",
+        "kgcore.report",
+        "kgcore.sinks",
+        "kgcore.sources.base",
+    ],
+    "kgcore.library": ["kgcore.sources.*"],
     "kgcore.errors": [],
     "kgcore.text": [],
     "kgcore.traces": ["kgcore.text"],

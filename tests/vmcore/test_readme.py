@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The README's session, run as written: what it shows is what kgcore prints."""
+"""The documents' sessions, run as written: what they show is what kgcore prints."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,33 +8,44 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_documents import Task, tasks
 from tests.vmcore.conftest import need
-from tests.vmcore.tools import tool
+from tests.vmcore.tools import ROOT, plain_environment, tool
 
-README = Path(__file__).parent.parent.parent / "README.md"
-
-
-def sessions() -> list[list[tuple[str, str]]]:
-    """Commands and what the README says they print."""
-    blocks = re.findall(r"^```console\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    return [[(part.partition("\n")[0], part.partition("\n")[2]) for part in block.split("$ ")[1:]] for block in blocks]
+SESSIONS = ("README.md", "docs/tutorial.md", "docs/kdump.md", "docs/crash-users.md")
 
 
-@pytest.mark.parametrize("session", sessions(), ids=lambda session: session[-1][0].split()[0])
-def test_session_prints_what_the_readme_shows(session: list[tuple[str, str]], tmp_path: Path) -> None:
-    (cd, _), *commands = session
-    directory = README.parent / cd.removeprefix("cd ")
-    environment = {key: value for key, value in os.environ.items() if key != "KGCORE_VMCORE"}
-    # The kgcore of the environment that runs the tests; and cores go to a directory of the test's own.
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+def session(document: Path) -> list[tuple[str, str]]:
+    """Commands and what the document says they print. Each block goes on where the one before it ended; the first
+    says where that is."""
+    blocks = re.findall(r"^```console\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    parts = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(part.partition("\n")[0], part.partition("\n")[2]) for part in parts]
+
+
+def environment() -> dict[str, str]:
+    """With the kgcore of the environment that runs the tests."""
+    kept = {key: value for key, value in plain_environment().items() if key != "KGCORE_VMCORE"}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_session_prints_what_the_document_shows(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("drgn")
+    commands = session(ROOT / name)
     assert len(commands) >= 2
+    directory = None
     for command, shown in commands:
+        if command.startswith("cd "):
+            directory = ROOT / command.removeprefix("cd ")
+            continue
+        assert directory, "it does not say where it is"
         if command.startswith(("gdb", "kgcore debug")):
             tool("gdb")
         done = subprocess.run(
-            ["bash", "-c", command.replace("/tmp", str(tmp_path))],
+            ["bash", "-c", command.replace("/tmp", str(tmp_path))],  # cores go to a directory of the test's own
             cwd=directory,
-            env=environment,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -48,9 +58,7 @@ def test_session_prints_what_the_readme_shows(session: list[tuple[str, str]], tm
 def test_examples_of_processes_and_files(tmp_path: Path) -> None:
     """Those that need a whole dump; process ids change whenever that is made again, and so may an inode's number."""
     guest = need("k61-files")
-    environment = {**os.environ, "KGCORE_VMCORE": str(guest.dump()), "PYTHONPATH": str(README.parent)}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    blocks = re.findall(r"^```text\n(\$ kgcore .*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```text\n(\$ kgcore .*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     shown = [part.partition("\n") for block in blocks for part in block.split("$ ")[1:]]
     assert len(shown) >= 3
     for command, _, expected in shown:
@@ -58,7 +66,7 @@ def test_examples_of_processes_and_files(tmp_path: Path) -> None:
         done = subprocess.run(
             ["bash", "-c", words],
             cwd=tmp_path,
-            env=environment,
+            env=environment() | {"KGCORE_VMCORE": str(guest.dump())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -73,35 +81,34 @@ def without_numbers(text: str) -> str:
     return re.sub(r"^ *\d+ +(\d+|-) +\d+|#\d+|^ *PID +NSPID +PPID", "", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "docs/report.md",
-        "docs/progress.md",
-        "docs/ps.md",
-        "docs/files.md",
-        "docs/map.md",
-        "docs/bt.md",
-        "tests/vmcore_fixtures/README.md",
-    ],
-)
-def test_links_lead_somewhere(name: str) -> None:
-    path = README.parent / name
-    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
-        if "://" in target:
-            continue
-        file, _, heading = target.partition("#")
-        there = path.parent / file if file else path
-        assert there.exists()
-        assert not heading or heading in headings(there)
-
-
-def headings(path: Path) -> set[str]:
-    return {
-        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
-        for line in path.read_text().splitlines()
-        if line.startswith("#")
-    }
+@pytest.mark.parametrize("task", [task for task in tasks() if task.command.startswith("kgcore")], ids=lambda t: t.name)
+def test_command_of_a_task_does_it(task: Task, tmp_path: Path) -> None:
+    """As written, but for the id and the program. (drgn, Python: test_api_document.py; the hook: test_kdump.py.)"""
+    pytest.importorskip("drgn")
+    fixture = ROOT / "tests" / "vmcore_fixtures" / "k61-crash-small"
+    for name in ("gdb", "zstd"):
+        if f"{name} " in task.command:
+            tool(name)
+    command = task.command.replace("12345", "110").replace(" program ", f" {fixture}/sysroot/victims/crasher ")
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=environment() | {"KGCORE_VMCORE": str(fixture / "vmcore")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode in (0, 3), done.stdout
+    says, writes = {
+        "Find the process": ("crasher crasher 0x33", ""),
+        "Get its core": ("Saved core.110", "core.110"),
+        "See its threads": ("Process 110 (crasher): 3 threads", ""),
+        "See why a page is missing": ("left out by the filter: 732 KiB", ""),
+        "Get its binaries": ("sysroot dir: 1 file", "dir/kgcore-sysroot.json"),
+        "Choose which memory": ("MISSING", "core.110"),
+        "Into a pipe": ("Saved core.110", "core.zst"),
+    }[task.name]
+    assert says in done.stdout
+    assert not writes or (tmp_path / writes).stat().st_size

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a program needs that uses kgcore without drgn's prompt and without the command line."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from kgcore.sources.base import Source, Supplies
+
+__all__ = ("open_vmcore",)
+
+_Path = str | os.PathLike[str]
+
+
+@contextmanager
+def open_vmcore(
+    core: _Path,
+    *parts: _Path,
+    symbols: tuple[_Path, ...] = (),
+    vmcoreinfo: _Path | None = None,
+    architecture: str | None = None,
+    swap: Mapping[str, _Path] | None = None,
+    root: _Path | None = None,
+    tell: Callable[[str], None] = warnings.warn,
+) -> Iterator[Source]:
+    """The processes of a vmcore, as long as the block lasts.
+
+    :param core: the dump; of a split set one file, and the others in ``parts``.
+    :param symbols: as ``-s`` on the command line; mostly not needed.
+    :param vmcoreinfo: a file with VMCOREINFO to use instead of the dump's.
+    :param architecture: of a dump that does not tell it (``x86_64``, ``i386``).
+    :param swap: path of a swap device or file as /proc/swaps had it, to path of its image.
+    :param root: a directory with the files of the crashed machine.
+    :param tell: is called with each sentence about the dump that one should know before trusting what comes out of it.
+    :raises KgcoreError: it cannot be opened, or its kernel not be understood.
+    """
+    # Here, since this module has to load where there is no drgn.
+    from kgcore.sources.vmcore.source import VmcoreSource
+    from kgcore.sources.vmcore.target import TargetOptions, open_target
+
+    options = TargetOptions(
+        core=os.fspath(core),
+        parts=tuple(os.fspath(part) for part in parts),
+        symbols=tuple(os.fspath(file) for file in symbols),
+        vmcoreinfo=None if vmcoreinfo is None else os.fspath(vmcoreinfo),
+        architecture=architecture,
+    )
+    images = {device: os.fspath(image) for device, image in (swap or {}).items()}
+    with open_target(options) as target:
+        for message in target.messages:
+            tell(message)
+        yield VmcoreSource(target, Supplies(images, None if root is None else os.fspath(root)))
