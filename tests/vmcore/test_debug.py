@@ -92,17 +92,16 @@ def test_lldb(tmp_path: Path) -> None:
         assert re.findall(r"`(level\d)\(", trace) == LEVELS
 
 
-@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
-def test_scripts_of_a_stranger_do_not_run(debugger: str, tmp_path: Path) -> None:
-    """The program has a Python script inside, as gdb takes it, and beside it one for each debugger; and the user trusts
-    all files, as many do."""
+def test_scripts_of_a_stranger_do_not_run(tmp_path: Path) -> None:
+    """The program has a Python script inside, as gdb takes it, and beside it another; and the user trusts all files, as
+    many do. (Debian's lldb 14 runs no Python at all.)"""
     tool("objcopy")
-    tool(debugger)
+    tool("gdb")
     victim = need("k61").victims["dynamic"]
     marker = tmp_path / "ran"
     code = f"open({str(marker)!r}, 'w').close()\n"
     done = kgcore(
-        "debug", "--debugger", debugger, "--print", "--directory", tmp_path, victim.pid,
+        "debug", "--print", "--directory", tmp_path, victim.pid,
         cwd=tmp_path, vmcore=victim.fixture.dump(),
     )  # fmt: skip
     words = shlex.split(done.raw.decode())
@@ -114,12 +113,9 @@ def test_scripts_of_a_stranger_do_not_run(debugger: str, tmp_path: Path) -> None
     home = tmp_path / "home"
     home.mkdir()
     (home / ".gdbinit").write_text("set auto-load safe-path /\n")
-    batch = ["-batch", "-ex", "backtrace"] if debugger == "gdb" else ["--batch", "-o", "thread backtrace"]
-    text = run("env", f"HOME={home}", *words, *batch, status=None)
-    assert "level5" in text
+    assert "level5" in run("env", f"HOME={home}", *words, "-batch", "-ex", "backtrace")
     assert not marker.exists()
-    if debugger == "gdb":  # and it would have run
-        trusting = [word for word in words if "auto-load" not in word and word != "-iex"]
-        run("env", f"HOME={home}", trusting[0], f"--se={program}", "-batch", "-ex", "info functions level5")
-        assert marker.exists()
+    # And without us it would have.
+    run("env", f"HOME={home}", "gdb", f"--se={program}", "-batch", "-ex", "info functions level5")
+    assert marker.exists()
     shutil.rmtree(program.parents[2])

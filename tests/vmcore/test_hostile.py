@@ -5,6 +5,7 @@ Whatever the memory holds, what comes out is a core with a report or a KgcoreErr
 endless walk, not by way of all the machine's memory. Where pages are merely lost, nothing that does come out is wrong.
 """
 
+import contextlib
 import gc
 import random
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 
 pytest.importorskip("drgn")
 
+from kgcore.backtrace import backtrace
+from kgcore.errors import KgcoreError
+from kgcore.sources.base import TaskRef
 from tests.vmcore.conftest import COMMITTED
 from tests.vmcore.hostile import Baseline, Damage, changed, peak_memory, reset_peak_memory, run, watchdog
 
@@ -61,6 +65,25 @@ def test_lost(base: Baseline) -> None:
         with watchdog(PATIENCE):
             reports += run(base, random.Random(seed), "lose")
     assert reports > LOST * min(len(base.machine.victims), 3) / 3
+
+
+def test_backtraces(base: Baseline) -> None:
+    """Of corrupted dumps: traces that end, or a KgcoreError."""
+    found = 0
+    for seed in range(CORRUPTED // 2):
+        rng = random.Random(seed)
+        victim = base.machine.victims[seed % len(base.machine.victims)]
+        base.machine.damage = base.corrupted(rng, victim)
+        try:
+            with watchdog(PATIENCE), contextlib.suppress(KgcoreError):
+                ref = TaskRef.parse(str(victim.pid))
+                threads = backtrace(base.machine.source(), ref, all_threads=True, kernel=True).threads
+                assert all(thread.kernel is not None and len(thread.kernel.frames) <= 257 for thread in threads)
+                found += 1
+        finally:
+            base.machine.damage = Damage()
+    unwound = any(prepared.image.arch == "x86_64" for prepared in base.prepared.values())
+    assert found > CORRUPTED // 4 or not unwound
 
 
 def test_the_damage_is_seen(base: Baseline) -> None:

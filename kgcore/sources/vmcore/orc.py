@@ -91,7 +91,8 @@ class OrcUnwinder:
     @cached_property
     def available(self) -> bool:
         """Whether this kernel has tables (CONFIG_UNWINDER_ORC) that we understand."""
-        return self._vmlinux is not None and self._registers is not None
+        known = self._kernel.target.has_type("struct orc_entry")
+        return known and self._vmlinux is not None and self._registers is not None
 
     def unwind(self, state: State) -> tuple[list[tuple[int, bool]], End]:
         """The calls from a state on: instruction pointer, and whether it is exact; and why there are no more."""
@@ -124,7 +125,7 @@ class OrcUnwinder:
             state.exact, state.registers = False, {}
         else:
             names = _PT_REGS if entry.kind == "regs" else _IRET
-            values = struct.unpack(f"<{len(names)}Q", self._prog.read(sp, len(names) * _WORD))
+            values = struct.unpack(f"<{len(names)}Q", self._read(sp, len(names) * _WORD))
             found = dict(zip(names, values, strict=True))
             state.ip, state.sp, state.exact = found["ip"], found["sp"], True
             state.registers = found if entry.kind == "regs" else {**registers, **found}
@@ -150,10 +151,10 @@ class OrcUnwinder:
             function = self._prog.symbol(state.ip).address
         except LookupError:
             return False
-        words = self._prog.read(state.sp, _SCANNED)
+        words = self._read(state.sp, _SCANNED)
         for number, (word,) in enumerate(struct.iter_unpack("<Q", words)):
             if self._in_vmlinux(word):
-                opcode, distance = _CALL.unpack(self._prog.read(word - _CALL.size, _CALL.size))
+                opcode, distance = _CALL.unpack(self._read(word - _CALL.size, _CALL.size))
                 if opcode == _CALL_NEAR and word + distance == function:
                     # bp stays: should it not be the caller's, the next step ends where nothing is to be found.
                     state.ip, state.sp, state.exact = word, state.sp + (number + 1) * _WORD, False
@@ -179,7 +180,14 @@ class OrcUnwinder:
         raise _Stop(End("unwind-information", f"the register {kind} at {state.ip:#x} is not known"))
 
     def _word(self, address: int) -> int:
-        return int(self._prog.read_u64(address & (1 << 64) - 1))
+        return int.from_bytes(self._read(address, _WORD), "little")
+
+    def _read(self, address: int, size: int) -> bytes:
+        """
+        :param address: any number: what comes of adding up what a dump says.
+        :raises FaultError: it is not in the dump.
+        """
+        return bytes(self._prog.read(address & (1 << 64) - 1, size))
 
     # The tables
 
@@ -221,7 +229,7 @@ class OrcUnwinder:
 
     def _address(self, table: _Table, index: int) -> int:
         at = table.addresses + 4 * index
-        return at + int.from_bytes(self._prog.read(at, 4), "little", signed=True)
+        return at + int.from_bytes(self._read(at, 4), "little", signed=True)
 
     def _look_up(self, table: _Table, ip: int) -> _Entry:
         """The last of the entries that begin at or before an address."""
@@ -237,7 +245,7 @@ class OrcUnwinder:
 
     def _raw(self, table: _Table, first: int, count: int) -> list[tuple[int, int, int]]:
         size = _ENTRY.size
-        return list(_ENTRY.iter_unpack(self._prog.read(table.entries + first * size, count * size)))
+        return list(_ENTRY.iter_unpack(self._read(table.entries + first * size, count * size)))
 
     def _register(self, number: int) -> str:
         names = self._registers or ()
