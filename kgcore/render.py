@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from kgcore.addressmap import AddressMap, Kind, address_range, by_kind, make_map, shares
@@ -240,9 +241,19 @@ def show_facts(facts: "DumpFacts", out: TextIO) -> None:
         ("user memory", facts.user_memory),
         ("for cores", facts.meaning),
     ]
+    width = _width(out)
     for name, value in rows:
         if value:
-            print(f"{name:<12} {printable(value)}", file=out)
+            line = f"{name:<12} {printable(value)}"
+            # A terminal would go on in the first column.
+            print("\n".join(wrap(line, width, subsequent_indent=" " * 13)) if width else line, file=out)
+
+
+def _width(out: TextIO) -> int:
+    """Columns of a terminal; 0: it is none."""
+    from rich.console import Console
+
+    return max(Console(file=out).width, 40) if out.isatty() else 0
 
 
 def _ram(facts: "DumpFacts") -> str:
@@ -372,13 +383,6 @@ def _print(line: Painted, out: TextIO) -> None:
     from rich.text import Text
 
     Console(file=out).print(Text.assemble(*line.pieces), soft_wrap=True)
-
-
-def _width(out: TextIO) -> int:
-    """Of a terminal."""
-    from rich.console import Console
-
-    return Console(file=out).width
 
 
 @contextmanager

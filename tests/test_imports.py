@@ -27,6 +27,7 @@ COMMANDS += ["kgcore.arguments", "kgcore.commands.opening", "kgcore.console", "k
 COMMANDS += [
     "kgcore.request",
     "kgcore.backtrace",
+    "kgcore.completion",
     "kgcore.debugger",
     "kgcore.substitutes",
     "kgcore.contents",

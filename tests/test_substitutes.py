@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kgcore.contents import Lacking
 from kgcore.substitutes import completed
-from kgcore.sysroot import Lacking, SysrootFile, SysrootReport
+from kgcore.sysroot import SysrootFile, SysrootReport
 
 ID, OTHER = b"\x11" * 20, b"\x22" * 20
 

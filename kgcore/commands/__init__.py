@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "kgcore.commands.check",
     "bt": "kgcore.commands.bt",
     "debug": "kgcore.commands.debug",
+    "completion": "kgcore.commands.completion",
 }
 """Name to module. Without a name it is :mod:`kgcore.commands.dump`."""
 

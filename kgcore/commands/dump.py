@@ -50,6 +50,7 @@ commands:
   kgcore debug PID             a debugger on it, with its program and libraries
   kgcore check CORE [--json]   whether a finished core is well-formed and complete
   kgcore check DIR [--json]    whether the files that --sysroot wrote to DIR are whole
+  kgcore completion SHELL      completion for bash, zsh or fish
 
 examples:
   kgcore -c vmcore 12345                             core.12345 out of ./vmcore, no debug symbols needed
@@ -141,7 +142,8 @@ def make_parser() -> Parser:
         "       kgcore map [-f FILTER] [--json | --html FILE] [PID | TASK]\n"
         "       kgcore bt [--all-threads] [--kernel-stack] [--json] [PID | TASK]...\n"
         "       kgcore debug [--debugger gdb|lldb] [--print] [PID | TASK] [-- ARGUMENTS]\n"
-        "       kgcore check CORE | DIR [--json]",
+        "       kgcore check CORE | DIR [--json]\n"
+        "       kgcore completion bash | zsh | fish",
         description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",
         epilog=_EPILOG,
     )

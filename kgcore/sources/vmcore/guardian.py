@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A process that lets a QEMU guest run again when its parent has finished with it, or has died, however it died.
 
-Started as a script by :mod:`kgcore.sources.vmcore.qemu` with two file descriptors: the read end of a pipe whose write
-end only the parent has, and the QMP connection.
+Its text is started as a script by :mod:`kgcore.sources.vmcore.qemu` with two file descriptors: the read end of a pipe
+whose write end only the parent has, and the QMP connection.
 """
 
 import os

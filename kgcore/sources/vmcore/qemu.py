@@ -6,6 +6,7 @@ connection serves both, since a QMP socket has one client at a time. QMP: QEMU's
 """
 
 import contextlib
+import inspect
 import json
 import os
 import select
@@ -95,9 +96,10 @@ class PausedGuest:
 
     def _start_guardian(self) -> None:
         pipe, self._leash = os.pipe()
+        script = inspect.getsource(guardian)  # in a zipapp it has no file
         try:
             self._guardian = subprocess.Popen(
-                [sys.executable, "-I", "-S", guardian.__file__, str(pipe), str(self._socket.fileno())],
+                [sys.executable, "-I", "-S", "-c", script, str(pipe), str(self._socket.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 pass_fds=(pipe, self._socket.fileno()),

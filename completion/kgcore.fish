@@ -1,0 +1,221 @@
+# fish completion for kgcore: made by "kgcore completion fish", do not edit
+
+# The command on the line. The first operand is one if it is called like one.
+function __kgcore_command
+    set -l words (commandline -opc)
+    set -e words[1]
+    set -l skip 0
+    for word in $words
+        if test $skip = 1
+            set skip 0
+            continue
+        end
+        switch $word
+            case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --missing --swap --root -D -o --sysroot --report --compress --jobs --max-size --max-time --progress
+                set skip 1
+            case '-*'
+            case ps files info map check bt debug completion
+                echo $word
+                return
+            case '*'
+                echo operand
+                return
+        end
+    end
+end
+
+# Whether the line has this command, or, without one, none.
+function __kgcore_has
+    set -l command (__kgcore_command)
+    if test "$command" = operand
+        set command default
+    else if test -z "$command"
+        set command default
+    end
+    test $command = $argv[1]
+end
+
+# Whether the next operand may be a command.
+function __kgcore_first
+    set -l command (__kgcore_command)
+    test -z "$command"
+end
+
+# The processes of the dump that the line names, if it opens quickly: no word of it is evaluated.
+function __kgcore_processes
+    set -l words (commandline -opc)
+    set -l limit 1.5
+    if set -q KGCORE_COMPLETION_TIMEOUT
+        set limit $KGCORE_COMPLETION_TIMEOUT
+    end
+    command timeout -s KILL $limit $words[1] completion processes -- $words[2..-1] </dev/null 2>/dev/null
+end
+
+complete -c kgcore -e
+complete -c kgcore -f
+complete -c kgcore -n __kgcore_first -a ps -d 'List the processes in a vmcore'
+complete -c kgcore -n __kgcore_first -a files -d 'List the open files of a process in a vmcore, or write out what is in one of them'
+complete -c kgcore -n __kgcore_first -a info -d 'Say what a vmcore is, what it holds, and what that means for cores'
+complete -c kgcore -n __kgcore_first -a map -d 'Show the address space of a process: its mappings, what the filter decides on each, and what of their memory is in the dump'
+complete -c kgcore -n __kgcore_first -a check -d 'Read a finished core, or the files that --sysroot wrote, back and say whether they are in order'
+complete -c kgcore -n __kgcore_first -a bt -d 'Show what the threads of processes in a vmcore were doing'
+complete -c kgcore -n __kgcore_first -a debug -d 'Write a process in a vmcore, with its program and libraries, and start a debugger on it'
+complete -c kgcore -n __kgcore_first -a completion -d 'Print the script by which a shell completes options, commands, files and PIDs of kgcore'
+
+complete -c kgcore -n '__kgcore_has default' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has default' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has default' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has default' -s c -l core -r -F -d 'the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own'
+complete -c kgcore -n '__kgcore_has default' -s k -l kernel -d 'the running kernel'
+complete -c kgcore -n '__kgcore_has default' -l qemu -r -F -d 'a QEMU guest, by its QMP socket: a path or host:port'
+complete -c kgcore -n '__kgcore_has default' -s s -l symbols -r -F -d 'vmlinux, a module\'s debug file, raw BTF or a System.map; may be given more than once (default: found, or not needed)'
+complete -c kgcore -n '__kgcore_has default' -l symbols-from -x -a 'auto dwarf btf' -d 'debug information, or what the dump itself holds (default: auto)'
+complete -c kgcore -n '__kgcore_has default' -l debug-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for debug information; may be given more than once'
+complete -c kgcore -n '__kgcore_has default' -l kernel-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for the kernel image and modules; may be given more than once'
+complete -c kgcore -n '__kgcore_has default' -l vmcoreinfo -r -F -d 'use this VMCOREINFO instead of the dump\'s'
+complete -c kgcore -n '__kgcore_has default' -l architecture -x -a 'x86_64 i386' -d 'where the dump does not tell (x86_64, i386)'
+complete -c kgcore -n '__kgcore_has default' -l all -d 'every process in the dump that has memory'
+complete -c kgcore -n '__kgcore_has default' -l match -x -d 'those whose name (COMM), or the base name of whose program (argv[0]), fits a pattern such as \'nginx*\'; may be given more than once'
+complete -c kgcore -n '__kgcore_has default' -l uid -x -d 'those of this real user id; may be given more than once; with --match both must hold'
+complete -c kgcore -n '__kgcore_has default' -s f -x -a 'process' -d 'which memory: sum of the bits below, or \'process\' (default 51)'
+complete -c kgcore -n '__kgcore_has default' -l dontdump -d 'also memory marked MADV_DONTDUMP'
+complete -c kgcore -n '__kgcore_has default' -l dax -d 'also DAX mappings'
+complete -c kgcore -n '__kgcore_has default' -l missing -x -a 'omit zero' -d 'memory that the dump lacks: leave it out, so that debuggers refuse to read it, or fill in zeros (default: omit)'
+complete -c kgcore -n '__kgcore_has default' -l no-kgcore-note -d 'leave out the note that lists what is missing and why'
+complete -c kgcore -n '__kgcore_has default' -l swap -r -F -d 'image of a swap device or swap file, called as /proc/swaps has it; may be given more than once'
+complete -c kgcore -n '__kgcore_has default' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped'
+complete -c kgcore -n '__kgcore_has default' -s D -x -a '(__fish_complete_directories (commandline -ct))' -d 'write core.<tgid> there'
+complete -c kgcore -n '__kgcore_has default' -s o -r -F -d 'write one core to FILE; -: standard output'
+complete -c kgcore -n '__kgcore_has default' -l sysroot -x -a '(__fish_complete_directories (commandline -ct))' -d 'also write the program, its interpreter and its libraries there, for gdb\'s set sysroot'
+complete -c kgcore -n '__kgcore_has default' -l force -d 'overwrite files'
+complete -c kgcore -n '__kgcore_has default' -l dry-run -d 'show what would be written, and write nothing'
+complete -c kgcore -n '__kgcore_has default' -l report -r -F -d 'write what was saved and what is missing, as JSON'
+complete -c kgcore -n '__kgcore_has default' -l compress -x -a 'zstd gzip' -d 'write core.<tgid>.zst or .gz, or compress what -o gets'
+complete -c kgcore -n '__kgcore_has default' -l jobs -x -d 'processes that read and compress side by side (default: as many as there are CPUs to use)'
+complete -c kgcore -n '__kgcore_has default' -l max-size -x -d 'write at most so many bytes of cores in all (K, M, G, T: powers of 1024), what matters most first'
+complete -c kgcore -n '__kgcore_has default' -l max-time -x -d 'write for at most so many seconds in all (or m, h), what matters most first'
+complete -c kgcore -n '__kgcore_has default' -l progress -x -a 'auto never json' -d 'auto: a bar with -v 1 on a terminal; json: lines for programs on standard error (default: auto)'
+complete -c kgcore -n '__kgcore_has default' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has ps' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has ps' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has ps' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has ps' -l json -d 'as JSON'
+complete -c kgcore -n '__kgcore_has ps' -s c -l core -r -F -d 'the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own'
+complete -c kgcore -n '__kgcore_has ps' -s k -l kernel -d 'the running kernel'
+complete -c kgcore -n '__kgcore_has ps' -l qemu -r -F -d 'a QEMU guest, by its QMP socket: a path or host:port'
+complete -c kgcore -n '__kgcore_has ps' -s s -l symbols -r -F -d 'vmlinux, a module\'s debug file, raw BTF or a System.map; may be given more than once (default: found, or not needed)'
+complete -c kgcore -n '__kgcore_has ps' -l symbols-from -x -a 'auto dwarf btf' -d 'debug information, or what the dump itself holds (default: auto)'
+complete -c kgcore -n '__kgcore_has ps' -l debug-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for debug information; may be given more than once'
+complete -c kgcore -n '__kgcore_has ps' -l kernel-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for the kernel image and modules; may be given more than once'
+complete -c kgcore -n '__kgcore_has ps' -l vmcoreinfo -r -F -d 'use this VMCOREINFO instead of the dump\'s'
+complete -c kgcore -n '__kgcore_has ps' -l architecture -x -a 'x86_64 i386' -d 'where the dump does not tell (x86_64, i386)'
+complete -c kgcore -n '__kgcore_has ps' -l match -x -d 'those whose name, or whose program\'s, fits; may be given more than once'
+complete -c kgcore -n '__kgcore_has ps' -l uid -x -d 'those of a user, by number; may be given more than once. With --match both must hold'
+complete -c kgcore -n '__kgcore_has ps' -l sort -x -a 'pid rss comm uid threads size core missing' -d 'ascending; size: of all mappings; missing: ~CORE less ~HELD (default: pid)'
+
+complete -c kgcore -n '__kgcore_has files' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has files' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has files' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has files' -l json -d 'as JSON'
+complete -c kgcore -n '__kgcore_has files' -s c -l core -r -F -d 'the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own'
+complete -c kgcore -n '__kgcore_has files' -s k -l kernel -d 'the running kernel'
+complete -c kgcore -n '__kgcore_has files' -l qemu -r -F -d 'a QEMU guest, by its QMP socket: a path or host:port'
+complete -c kgcore -n '__kgcore_has files' -s s -l symbols -r -F -d 'vmlinux, a module\'s debug file, raw BTF or a System.map; may be given more than once (default: found, or not needed)'
+complete -c kgcore -n '__kgcore_has files' -l symbols-from -x -a 'auto dwarf btf' -d 'debug information, or what the dump itself holds (default: auto)'
+complete -c kgcore -n '__kgcore_has files' -l debug-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for debug information; may be given more than once'
+complete -c kgcore -n '__kgcore_has files' -l kernel-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for the kernel image and modules; may be given more than once'
+complete -c kgcore -n '__kgcore_has files' -l vmcoreinfo -r -F -d 'use this VMCOREINFO instead of the dump\'s'
+complete -c kgcore -n '__kgcore_has files' -l architecture -x -a 'x86_64 i386' -d 'where the dump does not tell (x86_64, i386)'
+complete -c kgcore -n '__kgcore_has files' -l extract -x -d 'write the content of the file behind a descriptor; what is missing becomes a hole, and is told'
+complete -c kgcore -n '__kgcore_has files' -s o -r -F -d 'with --extract: to FILE (default: fd.<tgid>.<fd>); -: standard output'
+complete -c kgcore -n '__kgcore_has files' -l list -r -F -d 'write a text file instead of the table, a line each: fd : name : offset; -: standard output'
+complete -c kgcore -n '__kgcore_has files' -l force -d 'overwrite files'
+complete -c kgcore -n '__kgcore_has files' -l swap -r -F -d 'image of a swap device or swap file, called as /proc/swaps has it; may be given more than once'
+complete -c kgcore -n '__kgcore_has files' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped'
+complete -c kgcore -n '__kgcore_has files' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has info' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has info' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has info' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has info' -l json -d 'as JSON'
+complete -c kgcore -n '__kgcore_has info' -s c -l core -r -F -d 'the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own'
+complete -c kgcore -n '__kgcore_has info' -s k -l kernel -d 'the running kernel'
+complete -c kgcore -n '__kgcore_has info' -l qemu -r -F -d 'a QEMU guest, by its QMP socket: a path or host:port'
+complete -c kgcore -n '__kgcore_has info' -s s -l symbols -r -F -d 'vmlinux, a module\'s debug file, raw BTF or a System.map; may be given more than once (default: found, or not needed)'
+complete -c kgcore -n '__kgcore_has info' -l symbols-from -x -a 'auto dwarf btf' -d 'debug information, or what the dump itself holds (default: auto)'
+complete -c kgcore -n '__kgcore_has info' -l debug-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for debug information; may be given more than once'
+complete -c kgcore -n '__kgcore_has info' -l kernel-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for the kernel image and modules; may be given more than once'
+complete -c kgcore -n '__kgcore_has info' -l vmcoreinfo -r -F -d 'use this VMCOREINFO instead of the dump\'s'
+complete -c kgcore -n '__kgcore_has info' -l architecture -x -a 'x86_64 i386' -d 'where the dump does not tell (x86_64, i386)'
+
+complete -c kgcore -n '__kgcore_has map' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has map' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has map' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has map' -s c -l core -r -F -d 'the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own'
+complete -c kgcore -n '__kgcore_has map' -s k -l kernel -d 'the running kernel'
+complete -c kgcore -n '__kgcore_has map' -l qemu -r -F -d 'a QEMU guest, by its QMP socket: a path or host:port'
+complete -c kgcore -n '__kgcore_has map' -s s -l symbols -r -F -d 'vmlinux, a module\'s debug file, raw BTF or a System.map; may be given more than once (default: found, or not needed)'
+complete -c kgcore -n '__kgcore_has map' -l symbols-from -x -a 'auto dwarf btf' -d 'debug information, or what the dump itself holds (default: auto)'
+complete -c kgcore -n '__kgcore_has map' -l debug-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for debug information; may be given more than once'
+complete -c kgcore -n '__kgcore_has map' -l kernel-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for the kernel image and modules; may be given more than once'
+complete -c kgcore -n '__kgcore_has map' -l vmcoreinfo -r -F -d 'use this VMCOREINFO instead of the dump\'s'
+complete -c kgcore -n '__kgcore_has map' -l architecture -x -a 'x86_64 i386' -d 'where the dump does not tell (x86_64, i386)'
+complete -c kgcore -n '__kgcore_has map' -s f -x -a 'process' -d 'which memory: sum of the bits below, or \'process\' (default 51)'
+complete -c kgcore -n '__kgcore_has map' -l dontdump -d 'also memory marked MADV_DONTDUMP'
+complete -c kgcore -n '__kgcore_has map' -l dax -d 'also DAX mappings'
+complete -c kgcore -n '__kgcore_has map' -l swap -r -F -d 'image of a swap device or swap file, called as /proc/swaps has it; may be given more than once'
+complete -c kgcore -n '__kgcore_has map' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped'
+complete -c kgcore -n '__kgcore_has map' -l json -d 'as JSON (docs/map.md, map.schema.json)'
+complete -c kgcore -n '__kgcore_has map' -l html -r -F -d 'write a page with pictures to FILE, for a browser; -: standard output'
+complete -c kgcore -n '__kgcore_has map' -l force -d 'overwrite FILE'
+complete -c kgcore -n '__kgcore_has map' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has check' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has check' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has check' -l json -d 'as JSON'
+complete -c kgcore -n '__kgcore_has check' -F
+
+complete -c kgcore -n '__kgcore_has bt' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has bt' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has bt' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has bt' -l json -d 'as JSON'
+complete -c kgcore -n '__kgcore_has bt' -s c -l core -r -F -d 'the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own'
+complete -c kgcore -n '__kgcore_has bt' -s k -l kernel -d 'the running kernel'
+complete -c kgcore -n '__kgcore_has bt' -l qemu -r -F -d 'a QEMU guest, by its QMP socket: a path or host:port'
+complete -c kgcore -n '__kgcore_has bt' -s s -l symbols -r -F -d 'vmlinux, a module\'s debug file, raw BTF or a System.map; may be given more than once (default: found, or not needed)'
+complete -c kgcore -n '__kgcore_has bt' -l symbols-from -x -a 'auto dwarf btf' -d 'debug information, or what the dump itself holds (default: auto)'
+complete -c kgcore -n '__kgcore_has bt' -l debug-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for debug information; may be given more than once'
+complete -c kgcore -n '__kgcore_has bt' -l kernel-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for the kernel image and modules; may be given more than once'
+complete -c kgcore -n '__kgcore_has bt' -l vmcoreinfo -r -F -d 'use this VMCOREINFO instead of the dump\'s'
+complete -c kgcore -n '__kgcore_has bt' -l architecture -x -a 'x86_64 i386' -d 'where the dump does not tell (x86_64, i386)'
+complete -c kgcore -n '__kgcore_has bt' -l all-threads -d 'of all threads, not only of the one that is named, else the first'
+complete -c kgcore -n '__kgcore_has bt' -l kernel-stack -d 'what the threads were doing in the kernel, too'
+complete -c kgcore -n '__kgcore_has bt' -l swap -r -F -d 'image of a swap device or swap file, called as /proc/swaps has it; may be given more than once'
+complete -c kgcore -n '__kgcore_has bt' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped'
+complete -c kgcore -n '__kgcore_has bt' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has debug' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has debug' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has debug' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has debug' -s c -l core -r -F -d 'the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own'
+complete -c kgcore -n '__kgcore_has debug' -s k -l kernel -d 'the running kernel'
+complete -c kgcore -n '__kgcore_has debug' -l qemu -r -F -d 'a QEMU guest, by its QMP socket: a path or host:port'
+complete -c kgcore -n '__kgcore_has debug' -s s -l symbols -r -F -d 'vmlinux, a module\'s debug file, raw BTF or a System.map; may be given more than once (default: found, or not needed)'
+complete -c kgcore -n '__kgcore_has debug' -l symbols-from -x -a 'auto dwarf btf' -d 'debug information, or what the dump itself holds (default: auto)'
+complete -c kgcore -n '__kgcore_has debug' -l debug-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for debug information; may be given more than once'
+complete -c kgcore -n '__kgcore_has debug' -l kernel-directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'also look here for the kernel image and modules; may be given more than once'
+complete -c kgcore -n '__kgcore_has debug' -l vmcoreinfo -r -F -d 'use this VMCOREINFO instead of the dump\'s'
+complete -c kgcore -n '__kgcore_has debug' -l architecture -x -a 'x86_64 i386' -d 'where the dump does not tell (x86_64, i386)'
+complete -c kgcore -n '__kgcore_has debug' -l debugger -x -a 'gdb lldb' -d 'which one (default: gdb)'
+complete -c kgcore -n '__kgcore_has debug' -l print -d 'print the command instead of running it; the files stay'
+complete -c kgcore -n '__kgcore_has debug' -l directory -x -a '(__fish_complete_directories (commandline -ct))' -d 'write to a new private directory in DIR'
+complete -c kgcore -n '__kgcore_has debug' -l keep -d 'leave the files there when the debugger ends'
+complete -c kgcore -n '__kgcore_has debug' -s f -x -a 'process' -d 'which memory: sum of the bits in kgcore --help, or \'process\' (default 51)'
+complete -c kgcore -n '__kgcore_has debug' -l swap -r -F -d 'image of a swap device or swap file, called as /proc/swaps has it; may be given more than once'
+complete -c kgcore -n '__kgcore_has debug' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped'
+complete -c kgcore -n '__kgcore_has debug' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has completion' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has completion' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has completion' -a 'bash zsh fish'

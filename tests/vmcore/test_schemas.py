@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``info --json`` and ``check --json`` on real dumps and cores are as their schemas and pages say."""
+
+import json
+import lzma
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("drgn")
+jsonschema = pytest.importorskip("jsonschema")
+
+from kgcore.commands import COMMANDS
+from tests.vmcore.conftest import COMMITTED, MAIN, need
+from tests.vmcore.tools import kgcore
+
+PACKAGE = Path(__file__).parents[2] / "kgcore"
+DOCS = PACKAGE.parent / "docs"
+SCHEMAS = {name: json.loads((PACKAGE / f"{name}.schema.json").read_text()) for name in ("info", "check")}
+
+
+def strict(schema: Any) -> Any:
+    """The same, of objects that have no other keys."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    more = {"additionalProperties": False} if "properties" in schema and "required" in schema else {}
+    return {key: strict(value) for key, value in schema.items()} | more
+
+
+def printed(name: str, *words: object, cwd: Path, status: int = 0) -> Any:
+    """What a command says as JSON, which is as the schema says."""
+    done = kgcore(name, "--json", *words, cwd=cwd)
+    assert done.status == status, done.remarks
+    value = json.loads(done.raw)
+    assert errors(name, value) == []
+    return value
+
+
+def errors(name: str, value: Any) -> list[str]:
+    return [error.message for error in jsonschema.Draft202012Validator(strict(SCHEMAS[name])).iter_errors(value)]
+
+
+def test_the_schemas_are_schemas() -> None:
+    for schema in SCHEMAS.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize("directory", sorted(COMMITTED.glob("*/vmcore")), ids=lambda path: path.parent.name)
+def test_info_on_small_dumps(directory: Path) -> None:
+    found = printed("info", "-c", directory, cwd=directory.parent)
+    assert found["release"]
+    assert found["stored"] > 0
+
+
+@pytest.mark.parametrize("name", [*MAIN, "k61-kexec", "k61-la57", "k61-novmcoreinfo"])
+def test_info_on_dumps_of_every_kind(name: str) -> None:
+    fixture = need(name)
+    for dump in fixture.manifest["dumps"]:
+        if not dump.get("error"):
+            printed("info", "-c", fixture.dump(dump["file"]), cwd=fixture.path)
+
+
+def test_info_on_half_a_dump(tmp_path: Path) -> None:
+    whole = (COMMITTED / "k61-small" / "vmcore").read_bytes()
+    (tmp_path / "vmcore").write_bytes(whole[: len(whole) * 9 // 10])
+    found = printed("info", cwd=tmp_path)
+    assert found["missing_bytes"] > 0
+    assert found["notices"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(COMMITTED.glob("*/truth/cores/*")), ids=lambda path: "/".join(path.parts[-4::3])
+)
+def test_check_on_cores_of_the_kernel(path: Path, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    core.write_bytes(lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes())
+    found = printed("check", core, cwd=tmp_path)
+    assert found["complete"] is None
+    assert found["facts"]["threads"]
+    core.write_bytes(core.read_bytes()[:5000])
+    assert printed("check", core, cwd=tmp_path, status=1)["problems"]
+
+
+def test_check_on_cores_and_directories_of_ours(tmp_path: Path) -> None:
+    dump = COMMITTED / "k61-crash-small" / "vmcore"
+    assert kgcore("-c", dump, "--sysroot", "dir", "110", cwd=tmp_path).status == 3
+    found = printed("check", "core.110", cwd=tmp_path, status=3)
+    assert found["facts"]["kgcore"]["tgid"] == 110
+    assert found["facts"]["recovered"]
+    found = printed("check", "dir", cwd=tmp_path, status=3)
+    assert found["files"]
+    file = tmp_path / "dir" / found["files"][0]["path"].lstrip("/")
+    file.write_bytes(file.read_bytes()[:100])
+    assert printed("check", "dir", cwd=tmp_path, status=1)["files"][0]["problems"]
+    shutil.copy(__file__, tmp_path / "text")
+    assert list(printed("check", "text", cwd=tmp_path, status=1)["facts"]) == ["size"]
+
+
+def test_the_schemas_are_not_lenient(tmp_path: Path) -> None:
+    """They would notice what breaks the promise."""
+    dump = COMMITTED / "k61-crash-small" / "vmcore"
+    info = json.dumps(printed("info", "-c", dump, cwd=tmp_path))
+    kgcore("-c", dump, "--sysroot", "dir", "110", cwd=tmp_path)
+    core = json.dumps(printed("check", "core.110", cwd=tmp_path, status=3))
+    directory = json.dumps(printed("check", "dir", cwd=tmp_path, status=3))
+    for name, good, old, new in (
+        ("info", info, '"version": 1', '"version": 2'),
+        ("info", info, '"user_memory": "', '"user_memory": "un'),
+        ("info", info, '"stored": ', '"stored": -'),
+        ("info", info, '"panic"', '"panics"'),
+        ("check", core, '"complete": false', '"complete": "no"'),
+        ("check", core, '"threads"', '"lwps"'),
+        ("check", core, '"class": 64', '"class": 65'),
+        ("check", directory, '"lost"', '"gone"'),
+        ("check", directory, '"symbols": "', '"symbols": "no'),
+    ):
+        assert old in good
+        assert errors(name, json.loads(good.replace(old, new))), (old, new)
+
+
+def keys(schema: Any) -> Iterator[str]:
+    yield from schema.get("properties", ())
+    for part in schema.get("$defs", {}).values():
+        yield from part["properties"]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_key_is_in_the_documentation(name: str) -> None:
+    page = (DOCS / f"{name}.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(keys(SCHEMAS[name]))
+
+
+def test_every_command_with_json_has_a_schema_and_a_page() -> None:
+    from importlib import import_module
+
+    for name, module in COMMANDS.items():
+        if "--json" in import_module(module).make_parser()._option_string_actions:
+            assert (PACKAGE / f"{name}.schema.json").exists(), name
+            assert (DOCS / f"{name}.md").exists(), name

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a terminal sees, and what a pipe does: colours, and tables as wide as there is room for."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("drgn")
+
+from kgcore.commands import COMMANDS
+from tests.vmcore.conftest import COMMITTED
+
+ROOT = Path(__file__).parents[2]
+VMCORE = COMMITTED / "k61-crash-small" / "vmcore"
+
+SEEN = {  # by command, what is in its output however narrow the terminal is
+    "ps": ["PID", "PPID", "UID", "THREADS", "110", "crasher"],
+    "info": ["kdump", "for cores"],
+    "--dry-run": ["RANGE", "DECISION", "000000400000-000000401000"],
+    "map": [],
+    "files": [],
+    "bt": [],
+}
+EXISTING = [name for name in SEEN if name.startswith("-") or name in COMMANDS]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    names = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "COLORTERM")
+    kept = {key: value for key, value in os.environ.items() if key not in names and not key.startswith("DEBUGINFOD")}
+    return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | variables
+
+
+def command(name: str) -> list[str]:
+    return [sys.executable, "-m", "kgcore", "-c", str(VMCORE), name]
+
+
+def piped(name: str, **variables: str) -> str:
+    done = subprocess.run(command(name), env=environment(**variables), capture_output=True, text=True)
+    assert "\x1b" not in done.stderr
+    return done.stdout
+
+
+def on_terminal(name: str, columns: int, **variables: str) -> str:
+    """What a terminal of a width is given."""
+    primary, secondary = pty.openpty()
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        command(name), env=environment(**variables), stdin=subprocess.DEVNULL, stdout=secondary, stderr=secondary
+    )
+    os.close(secondary)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(primary, 65536)
+        except OSError:  # EIO: the other side is closed
+            break
+        seen += piece
+    os.close(primary)
+    process.wait(60)
+    return seen.decode().replace("\r\n", "\n")
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.mark.parametrize("name", EXISTING)
+def test_a_pipe_gets_no_escape_sequence(name: str) -> None:
+    text = piped(name, FORCE_COLOR="1", CLICOLOR_FORCE="1", COLUMNS="40")
+    assert "\x1b" not in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text, "what is piped is whole"
+    for word in SEEN[name]:
+        assert word in text
+    assert text == piped(name, TERM="dumb"), "nor does anything else depend on the surroundings"
+
+
+@pytest.mark.parametrize("name", EXISTING)
+def test_no_colour_and_dumb_terminals(name: str) -> None:
+    colours = r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m"
+    assert not re.search(colours, on_terminal(name, 100, NO_COLOR="1"))
+    assert "\x1b" not in on_terminal(name, 100, TERM="dumb")
+
+
+@pytest.mark.parametrize("name", EXISTING)
+@pytest.mark.parametrize("columns", [60, 100, 160])
+def test_as_wide_as_there_is_room_for(name: str, columns: int) -> None:
+    lines = plain(on_terminal(name, columns)).splitlines()
+    for word in SEEN[name]:
+        assert any(word in line for line in lines), "a narrow terminal costs nothing but names"
+    if name == "ps":
+        # Of the columns that must not be shortened, what they need.
+        least = max(len(line) for line in plain(on_terminal(name, 20)).splitlines())
+        assert max(map(len, lines)) <= max(columns, least)
+    elif name == "--dry-run":
+        rows = [line for line in lines if re.match(r"RANGE|[0-9a-f]{12}-", line)]
+        assert max(map(len, rows)) <= max(columns, 110)
+    elif name == "info":
+        assert max(map(len, lines)) <= columns
+        assert " ".join(" ".join(lines).split()) == " ".join(piped(name).split()), "only the breaks of lines differ"
+
+
+def test_a_title_is_bold_on_terminals_only() -> None:
+    assert "\x1b[1m" in on_terminal("ps", 100)
+    assert "\x1b[1m" not in on_terminal("ps", 100, TERM="dumb")

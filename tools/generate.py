@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Writes the files that are made of kgcore's parsers: ``python3 -m tools.generate``.
+
+They are committed, so that the build of a package has nothing to run; a test says when they are old.
+"""
+
+from pathlib import Path
+
+from kgcore.completion import FILES, script
+from tools.manpage import man_page
+
+__all__ = ("generated",)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def generated() -> dict[Path, str]:
+    """What they are to be, by path."""
+    files = {ROOT / "completion" / file: script(shell) for shell, file in FILES.items()}
+    return files | {ROOT / "man" / "kgcore.1": man_page()}
+
+
+if __name__ == "__main__":
+    for path, text in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(path.relative_to(ROOT))
