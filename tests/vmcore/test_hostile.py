@@ -44,7 +44,7 @@ def base(request: pytest.FixtureRequest) -> Iterator[Baseline]:
 def test_clean_run_is_whole(base: Baseline) -> None:
     """What the damage is done to: all victims' cores, and reads of all kinds of structures."""
     assert set(base.cores) == {victim.name for victim in base.machine.victims}
-    assert len(base.structures) > 1000
+    assert len(base.structures) > 500, "one for each structure: the smallest dump has one process of three threads"
     assert len(base.pointers) > 100
 
 

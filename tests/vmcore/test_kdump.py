@@ -118,7 +118,6 @@ def test_limit_cuts_and_says_so(crashed: Crash) -> None:
     assert "kgcore-kdump: done, but not all was to be had" in crashed.console
 
 
-@pytest.mark.xfail(reason="kgcore writes parts of up to 8 MiB (PART) whole or not at all")
 def test_stacks_before_the_limit(crashed: Crash) -> None:
     said = crashed.victims["memory"]
     core = Core(crashed.debian.directory / f"core.{said['pid']}")
