@@ -87,7 +87,10 @@ def test_no_limit_is_exceeded_and_every_byte_accounted_for(
     assert not limits.reached()
     core = gzip.decompress(inner.data) if kind == "gzip" else bytes(inner.data)
     assert len(core) == report.size
-    assert (report.size == plan.size) == (not report.limit) == ("limit" not in report.account.missing)
+    assert (report.size == plan.size) == (not report.limit)
+    assert report.limit or "limit" not in report.account.missing
+    # With zeros for what is missing anyway, it may be just those that the file ends before.
+    assert not report.limit or policy == "zero" or "limit" in report.account.missing
     whole = MemorySink()
     write_core(plan, memory, whole)
     assert core == whole.data[: report.size]
