@@ -40,6 +40,8 @@ def gcore(
     force: bool = False,
     jobs: int | None = None,
     compress: Literal["zstd", "gzip"] | None = None,
+    max_size: int | None = None,
+    max_time: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Report":
     """
@@ -68,11 +70,14 @@ def gcore(
     :param jobs: How many processes may read and compress side by side. None: as many as there are CPUs to use. They
         are forked, unless there are other threads: then it is done one by one.
     :param compress: Compress the core; in a directory it is then ``core.<tgid>.zst`` or ``core.<tgid>.gz``.
+    :param max_size: Write at most so many bytes, stacks and small mappings first; what is cut off is told as missing.
+    :param max_time: Write for at most so many seconds, likewise.
     :param progress: Called now and then with the bytes of memory that are written and that are to be.
     :return: What was written, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
     """
     from kgcore.compress import SUFFIXES, CompressedSink, require
+    from kgcore.limits import Limits
     from kgcore.pipeline import Options, prepare, write
     from kgcore.sinks import FileSink, Sink, StreamSink
     from kgcore.sysroot import Sysroot
@@ -87,10 +92,14 @@ def gcore(
         raise ValueError(f"compress is {compress!r}: it takes {' or '.join(SUFFIXES)}")
     if compress is not None:
         require(compress)
+    for name, limit in (("max_size", max_size), ("max_time", max_time)):
+        if limit is not None and limit <= 0:
+            raise ValueError(f"{name} is {limit}: it takes more than 0")
+    limits = Limits(max_size, max_time)
     ref = _current(prog) if pid is None else _reference(pid)
     supplies = Supplies({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
     with _source(prog, supplies) as source:
-        prepared = prepare(source, ref, Options(mask, dontdump, dax, missing, note))
+        prepared = prepare(source, ref, Options(mask, dontdump, dax, missing, note, important_first=limits.any))
         sink: Sink
         if output is None or isinstance(output, str | os.PathLike):
             path = os.fspath(output or ".")
@@ -101,7 +110,7 @@ def gcore(
             sink = StreamSink(output)
         if compress is not None:
             sink = CompressedSink(sink, compress)
-        report = write(prepared, sink, progress, jobs=jobs or available())
+        report = write(prepared, sink, progress, jobs=jobs or available(), limits=limits)
         if sysroot is not None:
             Sysroot(os.fspath(sysroot), force=force).add(source, prepared.image, prepared.memory).raise_problems()
         return report

@@ -15,7 +15,8 @@ pytest.importorskip("drgn")
 jsonschema = pytest.importorskip("jsonschema")
 
 from kgcore.commands import COMMANDS
-from tests.vmcore.conftest import COMMITTED, MAIN, need
+from tests.vmcore import reshape
+from tests.vmcore.conftest import COMMITTED, need
 from tests.vmcore.tools import kgcore
 
 PACKAGE = Path(__file__).parents[2] / "kgcore"
@@ -51,14 +52,18 @@ def test_the_schemas_are_schemas() -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-@pytest.mark.parametrize("directory", sorted(COMMITTED.glob("*/vmcore")), ids=lambda path: path.parent.name)
-def test_info_on_small_dumps(directory: Path) -> None:
-    found = printed("info", "-c", directory, cwd=directory.parent)
+def name_of(path: Path) -> str:
+    return path.relative_to(COMMITTED).parts[0]
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*[!e]-small/vmcore")), ids=name_of)  # 686-pae needs its types
+def test_info_on_small_dumps(path: Path) -> None:
+    found = printed("info", "-c", path, cwd=path.parent)
     assert found["release"]
     assert found["stored"] > 0
 
 
-@pytest.mark.parametrize("name", [*MAIN, "k61-kexec", "k61-la57", "k61-novmcoreinfo"])
+@pytest.mark.parametrize("name", ["k61", "k72", "k61-kexec", "k61-novmcoreinfo"])
 def test_info_on_dumps_of_every_kind(name: str) -> None:
     fixture = need(name)
     for dump in fixture.manifest["dumps"]:
@@ -66,20 +71,22 @@ def test_info_on_dumps_of_every_kind(name: str) -> None:
             printed("info", "-c", fixture.dump(dump["file"]), cwd=fixture.path)
 
 
-def test_info_on_half_a_dump(tmp_path: Path) -> None:
-    whole = (COMMITTED / "k61-small" / "vmcore").read_bytes()
-    (tmp_path / "vmcore").write_bytes(whole[: len(whole) * 9 // 10])
+def test_info_on_a_dump_that_was_cut_off(tmp_path: Path) -> None:
+    whole = need("k61").dump("vmcore.d17-zlib")
+    reshape.truncated(whole, tmp_path / "vmcore", whole.stat().st_size - 200_000)
     found = printed("info", cwd=tmp_path)
-    assert found["missing_bytes"] > 0
+    assert found["missing_bytes"] == 200_000
     assert found["notices"]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(COMMITTED.glob("*/truth/cores/*")), ids=lambda path: "/".join(path.parts[-4::3])
-)
+# One of each kernel.
+CORES = {name_of(path): path for path in sorted(COMMITTED.glob("*/truth/cores/*"))}
+
+
+@pytest.mark.parametrize("path", CORES.values(), ids=CORES)
 def test_check_on_cores_of_the_kernel(path: Path, tmp_path: Path) -> None:
     core = tmp_path / "core"
-    core.write_bytes(lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes())
+    core.write_bytes(lzma.decompress(path.read_bytes()))
     found = printed("check", core, cwd=tmp_path)
     assert found["complete"] is None
     assert found["facts"]["threads"]
