@@ -44,7 +44,8 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/asked\ncat {tmp_path}/processes\n')
     program.chmod(0o755)
     (tmp_path / "processes").write_text("12\tinit\n110\tvictim\n118\tspin two\n")
-    return Shell(request.param, script(request.param), tmp_path, {"PATH": f"{program.parent}:{os.environ['PATH']}"})
+    environment = {"PATH": f"{program.parent}:{os.environ['PATH']}", "KGCORE_COMPLETION_TIMEOUT": "50"}
+    return Shell(request.param, script(request.param), tmp_path, environment)
 
 
 def values(found: list[str]) -> list[str]:

@@ -12,11 +12,11 @@ pytest.importorskip("drgn")
 
 import drgn
 
-from kgcore import plugin
+from kgcore import pipeline, plugin
 from kgcore.arguments import Parser
 from kgcore.commands import dump
 from kgcore.errors import LimitReached
-from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
+from kgcore.sources.base import NO_SUPPLIES, Source, Supplies, TaskRef
 from tests.fake_source import LARGE, LARGE_SIZE, FakeSource
 
 _DUMP = "drgn has opened the dump"
@@ -106,12 +106,20 @@ def test_limits_of_gcore(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(prog: drgn.Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
         yield FakeSource()
 
+    def prepared(source: Source, ref: TaskRef, options: pipeline.Options) -> pipeline.Prepared:
+        asked.append(options)
+        return prepare(source, ref, options)
+
+    asked: list[pipeline.Options] = []
+    prepare = pipeline.prepare
+    monkeypatch.setattr(pipeline, "prepare", prepared)
     monkeypatch.setattr(plugin, "_source", opened)
     prog = drgn.Program()
     stream = io.BytesIO()
     report = plugin.gcore(prog, LARGE, output=stream, max_size=LARGE_SIZE // 2)
     assert 0 < len(stream.getvalue()) <= LARGE_SIZE // 2
     assert report.account.missing["limit"] > 0
+    assert asked[-1].important_first, "as the command line does it"
     with pytest.raises(LimitReached):
         plugin.gcore(prog, LARGE, output=io.BytesIO(), max_time=1e-9)
     whole = plugin.gcore(prog, LARGE, output=io.BytesIO(), max_size=1 << 40, max_time=600)
@@ -119,3 +127,5 @@ def test_limits_of_gcore(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ({"max_size": 0}, {"max_time": -1.0}):
         with pytest.raises(ValueError, match="more than 0"):
             plugin.gcore(prog, LARGE, **wrong)
+    plugin.gcore(prog, LARGE, output=io.BytesIO())
+    assert not asked[-1].important_first

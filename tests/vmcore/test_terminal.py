@@ -104,6 +104,7 @@ def test_as_wide_as_there_is_room_for(name: str, columns: int) -> None:
         assert max(map(len, rows)) <= max(columns, 110)
     elif name == "info":
         assert max(map(len, lines)) <= columns
+        assert len([line for line in lines if not line.startswith(" " * 13)]) == len(piped(name).splitlines())
         assert " ".join(" ".join(lines).split()) == " ".join(piped(name).split()), "only the breaks of lines differ"
 
 
