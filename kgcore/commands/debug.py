@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -188,13 +189,15 @@ def _write(source: Source, command: DebugCommand, directory: str, console: Conso
     from kgcore.sinks import FileSink
     from kgcore.substitutes import completed, mapped_build_ids
     from kgcore.sysroot import Sysroot
+    from kgcore.workers import available
 
     prepared = prepare(source, command.task, Options(mask=command.mask))
     name = f"core.{prepared.image.tgid}"
     core, sysroot = os.path.join(directory, name), os.path.join(directory, "sysroot")
     os.mkdir(sysroot, 0o700)
-    with render.progress(name, console.err, bool(command.show & Show.PROGRESS)) as progress:
-        report = write(prepared, FileSink(core), progress)
+    shown = bool(command.show & Show.PROGRESS) and console.err.isatty()
+    with render.progress(name, console.err, prepared.plan.data) if shown else nullcontext() as progress:
+        report = write(prepared, FileSink(core), progress, jobs=available())
     files = Sysroot(sysroot).add(source, prepared.image, prepared.memory)
     files.raise_problems()
     if command.supplies.root is not None:

@@ -58,7 +58,7 @@ class KernelStacks:
 
     def _start(self, task: Object, tid: int) -> State | None:
         """Where to begin: at the CPU's registers, else where ``__switch_to_asm()`` left off."""
-        cpu = self._cpus.running(task)
+        cpu = self._cpus.running(self._kernel.task(task))
         if cpu is not None:
             found = self._cpus.registers(cpu, tid)
             if found is None:
