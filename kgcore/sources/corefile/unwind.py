@@ -7,6 +7,7 @@ that the user has named.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class CoreThreads:
     def __init__(self, descriptor: int, files: Sequence[ProgramFile]) -> None:
         self._prog = Program()
         try:
-            self._prog.set_core_dump(descriptor)
+            self._prog.set_core_dump(os.dup(descriptor))  # drgn closes what it is given, whenever that may be
             self._load(files)
         except Exception as error:  # drgn raises what elfutils said as Exception, ValueError and others
             raise KgcoreError(f"drgn cannot read the process's core: {error}") from error
