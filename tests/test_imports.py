@@ -33,6 +33,7 @@ COMMANDS += [
     "kgcore.contents",
     "kgcore.openfiles",
     "kgcore.selection",
+    "kgcore.workers",
     "kgcore.addressmap",
     "kgcore.mappage",
 ]
