@@ -113,13 +113,9 @@ class PhysicalMemory(Reader):
             at, length = address + (start << _PAGE_SHIFT), end - start << _PAGE_SHIFT
             if state is FrameState.STORED:
                 yield Extent(Run(at, length, Provenance.PRESENT), Place(_Pages(self._frames, pages[start:end]), 0))
-            elif any(zero <= page < zero + size for page in pages[start:end] for zero, size in self._kernel.zero_pages):
+            else:  # each with its own place, by which a file's page is known
                 for number, page in enumerate(pages[start:end]):
                     yield from self._not_stored(at + (number << _PAGE_SHIFT), page, _PAGE, state)
-            else:
-                provenance, detail = _NOT_STORED[state]
-                place = Place(_Pages(self._frames, pages[start:end]), 0)
-                yield Extent(Run(at, length, provenance, detail), place)
 
     def _stored(self, address: int, first: int, last: int, provenance: Provenance) -> Iterator[Extent]:
         at = first
