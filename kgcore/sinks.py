@@ -17,11 +17,13 @@ import io
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from kgcore.errors import OutputError
+from kgcore.places import Place, Places
 
 __all__ = ("BaseSink", "FileSink", "Item", "MemorySink", "PartOutput", "Sink", "StreamSink")
 
@@ -54,12 +56,10 @@ class Sink(Protocol):
 
     :ivar path: the file that will hold the core; None if it is no file.
     :ivar used: bytes of output so far that take space: holes do not.
-    :ivar positional: forked processes may write their parts where they belong, with :meth:`write_at`.
     """
 
     path: str | None
     used: int
-    positional: bool
 
     def write(self, data: bytes | memoryview) -> None:
         """Take bytes, all of them."""
@@ -117,8 +117,6 @@ class _Items:
 
 class BaseSink:
     """What all sinks have in common; those that have no positions are given the parts as items."""
-
-    positional = False
 
     def __init__(self) -> None:
         self.used = 0
@@ -186,9 +184,7 @@ class FileSink(BaseSink):
         self._dirfd = -1
         self._fd = -1
         self._ours = False  # the temporary name is there, and it is us who made it
-        self._size = 0  # bytes so far, holes included
-        self._stored = 0  # those of them that are no holes
-        self._position = 0  # of the file descriptor
+        self._stored = 0  # bytes so far that are no holes
 
     def __enter__(self) -> Self:
         try:
@@ -201,6 +197,8 @@ class FileSink(BaseSink):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)
             self._ours = True
+            self._places = Places(self._fd)
+            self._end = self._places.at(0)
         except BaseException as error:
             self.abort()
             if isinstance(error, OSError):
@@ -208,43 +206,22 @@ class FileSink(BaseSink):
             raise
         return self
 
-    positional = True
-
     def write(self, data: bytes | memoryview) -> None:
-        try:
-            if self._position != self._size:
-                self._position = os.lseek(self._fd, self._size, os.SEEK_SET)
-            view = memoryview(data)
-            while view:
-                count = os.write(self._fd, view)
-                self._position += count
-                self._size += count
-                self._charge(count)
-                view = view[count:]
-        except OSError as error:
-            raise self._failure("cannot write", error) from error
+        with self._writing():
+            self._end.write(data)
+        self._charge(len(data))
 
     def skip(self, length: int) -> None:
-        self._size += length
+        with self._writing():
+            self._end.skip(length)
 
     def part(self, offset: int) -> PartOutput:
         """See :meth:`Sink.part`."""
-        return _Placed(self, offset)
-
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Take bytes that belong to some offset; for forked processes, too."""
-        view = memoryview(data)
-        try:
-            while view:
-                count = os.pwrite(self._fd, view, offset)
-                offset += count
-                view = view[count:]
-        except OSError as error:
-            raise self._failure("cannot write", error) from error
+        return _Placed(self._places.at(offset), self._writing)
 
     def take(self, items: list[Item], size: int, stored: int) -> None:
         """See :meth:`Sink.take`."""
-        self._size += size
+        self.skip(size)
         self._charge(stored)
 
     def most(self, data: int, size: int) -> int:
@@ -257,9 +234,11 @@ class FileSink(BaseSink):
         self.used = self._stored + self._stored // _PER_INDEX + _BLOCK
 
     def commit(self) -> None:
-        try:
-            os.ftruncate(self._fd, self._size)  # a hole at the end
+        with self._writing():
+            self._end.flush()
+            os.ftruncate(self._fd, self._end.offset)  # a hole at the end
             self._sync()
+            self._places.close()
             fd, self._fd = self._fd, -1
             os.close(fd)
             self._check_target()
@@ -267,13 +246,12 @@ class FileSink(BaseSink):
                 self._rename()
             else:
                 self._link()
-        except OSError as error:
-            raise self._failure("cannot write", error) from error
 
     def abort(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with suppress(OSError):  # the file is about to go
+                self._places.close()
                 os.close(fd)
         if self._ours:
             self._unlink()
@@ -331,6 +309,13 @@ class FileSink(BaseSink):
         with suppress(OSError):  # there is nobody to tell
             os.unlink(self._temporary, dir_fd=self._dirfd)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failure("cannot write", error) from error
+
     def _failure(self, what: str, error: OSError) -> OutputError:
         hints = {
             errno.ENOSPC: "free some space, or choose another directory with -D",
@@ -347,18 +332,21 @@ class FileSink(BaseSink):
 class _Placed:
     """A part of a file."""
 
-    def __init__(self, sink: FileSink, offset: int) -> None:
-        self._sink = sink
-        self._offset = offset
+    def __init__(self, place: Place, writing: Callable[[], AbstractContextManager[None]]) -> None:
+        self._place = place
+        self._writing = writing
 
     def write(self, data: bytes | memoryview) -> None:
-        self._sink.write_at(self._offset, data)
-        self._offset += len(data)
+        with self._writing():
+            self._place.write(data)
 
     def skip(self, length: int) -> None:
-        self._offset += length
+        with self._writing():
+            self._place.skip(length)
 
     def items(self) -> list[Item]:
+        with self._writing():
+            self._place.flush()
         return []
 
 

@@ -159,7 +159,7 @@ def test_no_commit_no_file(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "ftruncate"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "ftruncate"])
 def test_a_full_disk_is_an_error_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def full(*args: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -171,13 +171,14 @@ def test_a_full_disk_is_an_error_with_its_reason(tmp_path: Path, monkeypatch: py
     assert names(tmp_path) == []
 
 
-def test_a_file_system_that_is_really_full(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [20_000, 20 << 20])
+def test_a_file_system_that_is_really_full(tmp_path: Path, size: int) -> None:
     """The limit on the size of files does as a disk that fills up: the first write is partial, the next one fails."""
     code = (
         "import resource, sys; from kgcore.sinks import FileSink\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, resource.RLIM_INFINITY))\n"
-        "with FileSink(sys.argv[1]) as sink: sink.write(bytes(20000))\n"
-    )
+        "with FileSink(sys.argv[1]) as sink: sink.write(bytes(size)); sink.commit()\n"
+    ).replace("size", str(size))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "core"], capture_output=True, text=True)
     assert "OutputError: cannot write" in done.stderr
@@ -186,8 +187,8 @@ def test_a_file_system_that_is_really_full(tmp_path: Path) -> None:
 
 
 def test_partial_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:3], offset))
     with FileSink(tmp_path / "core") as sink:
         sink.write(b"0123456789")
         sink.skip(2)
