@@ -5,10 +5,13 @@ stacks, what drgn makes of them with debug information."""
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -189,6 +192,55 @@ def test_with_the_files_of_the_machine(name: str, extract: Extractor) -> None:
     assert found.complete
     for thread in found.threads:
         assert [name for name in names(thread.frames) if name in LEVELS] == LEVELS
+
+
+@pytest.mark.parametrize("name", [f"{name}-disk" for name in MAIN])
+def test_with_a_debuginfod_server(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the C library, of which the dump has but parts."""
+    victim = need(name).victims["dynamic"]
+    fixture = victim.fixture
+    library = fixture.path / "sysroot/lib/x86_64-linux-gnu/libc.so.6"
+    with debuginfod({"93ac61ec5a8eb1396f9fbd350e3169a558528a40": library}) as (url, asked):
+        monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "cache"))
+        words = ("bt", "-c", fixture.dump(), "--all-threads", "--json", victim.pid)
+        assert kgcore(*words, cwd=tmp_path).status == 3
+        assert not asked
+        monkeypatch.setenv("DEBUGINFOD_URLS", url)
+        done = kgcore(*words, cwd=tmp_path)
+        assert done.status == 0
+        (process,) = json.loads(done.raw)["processes"]
+        assert len(process["threads"]) == len(victim.tids)
+        for thread in process["threads"]:
+            assert [frame["function"] for frame in thread["frames"] if frame["function"] in LEVELS] == LEVELS
+        assert "/buildid/93ac61ec5a8eb1396f9fbd350e3169a558528a40/executable" in asked
+
+
+@contextmanager
+def debuginfod(files: Mapping[str, Path]) -> Iterator[tuple[str, list[str]]]:
+    """A server of programs and libraries, by build id; its address, and what it was asked for."""
+    asked: list[str] = []
+    content = {f"/buildid/{build_id}/executable": path.read_bytes() for build_id, path in files.items()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = content.get(self.path)
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("name", MAIN)
