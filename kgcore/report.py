@@ -176,7 +176,8 @@ class Report(Accounted):
             )
         if missing:
             effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
-            lines.append(f"MISSING from the core: {counted(len(missing), 'range')}; {effect}:")
+            where = ":" if limit else " (--report FILE lists them)"
+            lines.append(f"MISSING from the core: {counted(len(missing), 'range')}; {effect}{where}")
             lines += _shortened((_gap_line(gap, self.policy) for gap in missing), len(missing), limit)
         return lines + self.doubts(limit)
 
@@ -190,9 +191,10 @@ class Report(Accounted):
 
     def doubts(self, limit: int = 40) -> list[str]:
         """What is not as it should be besides missing memory."""
-        lines = list(
-            _shortened((f"thread {tid}: {printable(text)}" for tid, text in self.remarks), len(self.remarks), limit)
-        )
+        told = (f"thread {tid}: {printable(text)}" for tid, text in self.remarks)
+        lines = list(_shortened(told, len(self.remarks), limit))
+        if self.remarks and not limit:
+            lines.append(f"threads: {counted(len(self.remarks), 'remark')} (--report FILE lists them)")
         lines += (f"warning: {printable(text)}" for text in self.warnings)
         return lines
 
@@ -306,6 +308,8 @@ def _gap_line(gap: Gap, policy: str) -> str:
 
 
 def _shortened(lines: Iterable[str], number: int, limit: int) -> Iterator[str]:
+    if not limit:
+        return
     for index, line in enumerate(lines):
         if index == limit:
             yield f"  ... and {number - limit} more: --report FILE lists them all"

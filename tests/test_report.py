@@ -64,6 +64,17 @@ def test_long_lists_are_cut() -> None:
     assert lines[-1] == "  ... and 40 more: --report FILE lists them all"
 
 
+def test_nothing_one_by_one() -> None:
+    """With -v 0."""
+    memory = FakeMemory({(START, START + PAGE): (Provenance.FILE, "")})
+    threads = tuple(make_thread(tid, fpu=FpuState(bytes(2696), stale=True)) for tid in (1, 2))
+    report = report_of(memory, vmas=(make_vma(START, 100, anon=True),), threads=threads)
+    assert report.lines(limit=0)[2:] == [
+        "MISSING from the core: 1 range; debuggers will refuse to read them (--report FILE lists them)",
+        "threads: 2 remarks (--report FILE lists them)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

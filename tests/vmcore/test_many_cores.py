@@ -131,6 +131,9 @@ def test_a_cut_core_has_its_stacks(size: int, jobs: int, k61: Fixture, tmp_path:
     assert "block_for_ever" in shown
     assert " main (" in shown
     assert f"Cannot access memory at address {middle:#x}" in shown
+    for address, answer in ((f"{middle:#x}", f"read memory from {middle:#x} failed"), ("$rsp", "0x7ff")):
+        look = ("-o", f"target create --core {core}", "-o", f"memory read -c 8 {address}")
+        assert answer in run("lldb", "--no-lldbinit", "--batch", *look, status=None).splitlines()[-1]
     checked = kgcore("check", core, cwd=tmp_path)
     assert checked.status == 1
     assert checked.lines[0].endswith("CUT SHORT, INCOMPLETE")
