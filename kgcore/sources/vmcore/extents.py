@@ -40,7 +40,7 @@ class Extent(NamedTuple):
     """A run and where it lies.
 
     :ivar place: of the first byte; all others follow it. None unless the provenance is ``stored``; but for EXCLUDED
-        ones it is where the bytes would be.
+        ones it may be where the bytes would be.
     :ivar slot: of memory missing in a swap space: the slot of the first page; all others follow it.
     """
 

@@ -194,7 +194,8 @@ class VmcoreMemory:
         if leaf.kind is EntryKind.PRESENT:
             yield from self._stores.physical.extents(leaf.address, leaf.length, leaf.value)
         elif leaf.kind is EntryKind.SCATTERED:
-            yield from self._stores.physical.scattered(leaf.address, leaf.pages)
+            places = self._stores.root is not None and vma.file is not None
+            yield from self._stores.physical.scattered(leaf.address, leaf.pages, places=places)
         elif leaf.kind is EntryKind.EMPTY:
             yield from self._faults.bring(vma, leaf.address, leaf.length)
         else:

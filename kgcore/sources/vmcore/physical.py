@@ -4,6 +4,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
+from itertools import groupby
 
 from drgn import FaultError
 
@@ -99,10 +100,12 @@ class PhysicalMemory(Reader):
             else:
                 yield from self._not_stored(at, low << _PAGE_SHIFT, high - low << _PAGE_SHIFT, state)
 
-    def scattered(self, address: int, pages: Sequence[int]) -> Iterator[Extent]:
+    def scattered(self, address: int, pages: Sequence[int], *, places: bool) -> Iterator[Extent]:
         """The same of pages in any order, which page tables point to.
 
         :param pages: the physical address of each.
+        :param places: also of those that the file does not hold say where they would be, for which each needs an
+            extent of its own.
         """
         frames = [page >> _PAGE_SHIFT for page in pages]
         if self._any_poisoned or not max(frames) < _MAX_FRAME:
@@ -113,9 +116,11 @@ class PhysicalMemory(Reader):
             at, length = address + (start << _PAGE_SHIFT), end - start << _PAGE_SHIFT
             if state is FrameState.STORED:
                 yield Extent(Run(at, length, Provenance.PRESENT), Place(_Pages(self._frames, pages[start:end]), 0))
-            else:  # each with its own place, by which a file's page is known
+            elif places:
                 for number, page in enumerate(pages[start:end]):
                     yield from self._not_stored(at + (number << _PAGE_SHIFT), page, _PAGE, state)
+            else:
+                yield from self._not_stored_anywhere(at, pages[start:end], state)
 
     def _stored(self, address: int, first: int, last: int, provenance: Provenance) -> Iterator[Extent]:
         at = first
@@ -150,6 +155,18 @@ class PhysicalMemory(Reader):
             at = high
         if at < end:
             yield lost(at, end)
+
+    def _not_stored_anywhere(self, address: int, pages: Sequence[int], state: FrameState) -> Iterator[Extent]:
+        """The same of frames in any order, but nobody wants to know where."""
+        provenance, detail = _NOT_STORED[state]
+        at = address
+        for zero, group in groupby(pages, self._is_zero):
+            length = sum(1 for _ in group) << _PAGE_SHIFT
+            yield zeros(at, length) if zero else missing(at, length, provenance, detail)
+            at += length
+
+    def _is_zero(self, page: int) -> bool:
+        return any(zero <= page < zero + size for zero, size in self._kernel.zero_pages)
 
     def _poisoned(self, first: int, last: int) -> Iterator[int]:
         """Frames whose memory failed (PG_hwpoison): hardly a machine has any, and the kernel counts them."""

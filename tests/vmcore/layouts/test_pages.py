@@ -10,7 +10,7 @@ pytest.importorskip("drgn")
 from kgcore.memory import Piece, Provenance, Run
 from kgcore.model import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_WRITE, MappedFile, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
-from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.pages import VmcoreMemory, joined
 from kgcore.sources.vmcore.stores import Stores, Supplies
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, value
@@ -189,6 +189,22 @@ class TestPresent:
             process.pte(page, (0x40400 - half + page) << 12 | P)
         process.frames((0, 0x40200, STORED), (0x40200, 0x50000, FrameState.EXCLUDED))
         assert process.runs(pages) == [(half, ZERO, ""), (half, EXCLUDED, "")]
+
+    @pytest.mark.parametrize("places", [True, False])
+    def test_zero_pages_among_scattered_ones(self, process: Process, places: bool) -> None:
+        """A heap that was read before it was written: every page elsewhere, some of them the page of zeros."""
+        process.symbols["empty_zero_page"] = 0xFFFFFFFF82345000
+        process.word("huge_zero_pfn", 0x40200)
+        stored, zero, huge = 0x1000, 0x2345, 0x40210
+        frames = [0x60000, zero, 0x60007, 0x60003, zero, zero, huge, 0x40400, stored, zero, 0x60005]
+        process.frames((0, zero, STORED), (zero, 0x70000, FrameState.EXCLUDED))
+        memory = Stores(process.kernel, Supplies()).physical
+        found = memory.scattered(START, [frame << 12 for frame in frames], places=places)
+        expected = [(1, EXCLUDED), (1, ZERO), (2, EXCLUDED), (3, ZERO), (1, EXCLUDED), (1, PRESENT)]
+        expected += [(1, ZERO), (1, EXCLUDED)]
+        runs = list(joined(found))
+        assert [(run.length >> 12, run.provenance) for run in runs] == expected
+        assert [run.address for run in runs] == [START, *(run.end for run in runs[:-1])]
 
     @pytest.mark.parametrize("word", [PFN | P, 0xFFFF_FFFF_FFFF_F000 | P])
     def test_frame_beyond_all_memory(self, process: Process, word: int) -> None:
