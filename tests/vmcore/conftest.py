@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+KEPT_OPEN = 16  # dumps, those used last; with its kernel's debug information each takes 100 MiB and more
 COMMITTED = Path(__file__).parent.parent / "vmcore_fixtures"
 CACHE = Path(os.environ.get("KGCORE_CACHE") or Path.home() / ".cache" / "kgcore") / "fixtures"
 
@@ -163,10 +164,14 @@ class Extractor:
         from kgcore.sources.vmcore.target import TargetOptions, open_target
 
         key = (path, swap, root, tuple(sorted(options.items())))
-        if key not in self._targets:
+        found = self._targets.pop(key, None)
+        if found is None:
             target = open_target(TargetOptions(core=str(path), **options))
-            self._targets[key] = (target, VmcoreSource(target, Supplies(swap=dict(swap), root=root)))
-        return self._targets[key][1]
+            found = target, VmcoreSource(target, Supplies(swap=dict(swap), root=root))
+        self._targets[key] = found
+        if len(self._targets) > KEPT_OPEN:
+            del self._targets[next(iter(self._targets))]  # not closed: a test may have it still
+        return found[1]
 
     def __call__(
         self,
