@@ -55,6 +55,10 @@ class Places:
         """Somebody else may use it."""
         self._buffers.append(buffer)
 
+    def drop_buffers(self) -> None:
+        """Free what nobody uses now: others are writing, and this process has little more to write."""
+        self._buffers.clear()
+
     def write_at(self, offset: int, data: memoryview) -> None:
         """Write all of it.
 

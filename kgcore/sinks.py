@@ -222,6 +222,7 @@ class FileSink(BaseSink):
     def take(self, items: list[Item], size: int, stored: int) -> None:
         """See :meth:`Sink.take`."""
         self.skip(size)
+        self._places.drop_buffers()
         self._charge(stored)
 
     def most(self, data: int, size: int) -> int:

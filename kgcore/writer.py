@@ -201,6 +201,7 @@ class _Writer:
                 _copy(self.plan, self.memory, segment, output, done)
             done.size = sum(segment.filesz for segment in segments)
             done.items = output.items()
+            self._forget_planned(done.read)  # of many mappings it would be much to hand over
             return done
 
         finished: dict[int, _Done] = {}
@@ -236,8 +237,16 @@ class _Writer:
                 self.read[vma].join(read)
             else:
                 self.read[vma] = read
-            if self.read[vma].as_planned(self.plan.vmas[vma].account):
-                del self.read[vma]
+        self._forget_planned(self.read, done.read)
+
+    def _forget_planned(self, read: dict[int, Read], changed: Iterable[int] | None = None) -> None:
+        """What was read of a mapping is not worth a word where all of it was read as planned.
+
+        :param changed: look at these alone.
+        """
+        for vma in list(read if changed is None else changed):
+            if read[vma].as_planned(self.plan.vmas[vma].account):
+                del read[vma]
 
     def _advance(self, data: int) -> None:
         self._data += data
