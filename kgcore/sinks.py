@@ -19,11 +19,12 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from kgcore.directfile import DirectFile, Position
 from kgcore.errors import OutputError
-from kgcore.places import Place, Places
 
 __all__ = ("BaseSink", "FileSink", "Item", "MemorySink", "PartOutput", "Sink", "StreamSink")
 
@@ -195,10 +196,11 @@ class FileSink(BaseSink):
                 self._dirfd = os.open(self._directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._check_target()
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)
+            fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)
             self._ours = True
-            self._places = Places(self._fd)
-            self._end = self._places.at(0)
+            self._file = DirectFile(fd)
+            self._end = self._file.at(0)
+            self._fd = fd
         except BaseException as error:
             self.abort()
             if isinstance(error, OSError):
@@ -217,12 +219,12 @@ class FileSink(BaseSink):
 
     def part(self, offset: int) -> PartOutput:
         """See :meth:`Sink.part`."""
-        return _Placed(self._places.at(offset), self._writing)
+        return _Placed(self._file.at(offset), self._writing)
 
     def take(self, items: list[Item], size: int, stored: int) -> None:
         """See :meth:`Sink.take`."""
         self.skip(size)
-        self._places.drop_buffers()
+        self._file.drop_buffers()
         self._charge(stored)
 
     def most(self, data: int, size: int) -> int:
@@ -239,7 +241,7 @@ class FileSink(BaseSink):
             self._end.flush()
             os.ftruncate(self._fd, self._end.offset)  # a hole at the end
             self._sync()
-            self._places.close()
+            self._file.close()
             fd, self._fd = self._fd, -1
             os.close(fd)
             self._check_target()
@@ -251,9 +253,9 @@ class FileSink(BaseSink):
     def abort(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            with suppress(OSError):  # the file is about to go
-                self._places.close()
-                os.close(fd)
+            for close in (self._file.close, partial(os.close, fd)):
+                with suppress(OSError):  # the file is about to go
+                    close()
         if self._ours:
             self._unlink()
         if self._dirfd >= 0:
@@ -333,21 +335,21 @@ class FileSink(BaseSink):
 class _Placed:
     """A part of a file."""
 
-    def __init__(self, place: Place, writing: Callable[[], AbstractContextManager[None]]) -> None:
-        self._place = place
+    def __init__(self, position: Position, writing: Callable[[], AbstractContextManager[None]]) -> None:
+        self._position = position
         self._writing = writing
 
     def write(self, data: bytes | memoryview) -> None:
         with self._writing():
-            self._place.write(data)
+            self._position.write(data)
 
     def skip(self, length: int) -> None:
         with self._writing():
-            self._place.skip(length)
+            self._position.skip(length)
 
     def items(self) -> list[Item]:
         with self._writing():
-            self._place.flush()
+            self._position.flush()
         return []
 
 

@@ -5,13 +5,10 @@ stacks, what drgn makes of them with debug information."""
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fnmatch import fnmatch
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -24,10 +21,11 @@ from kgcore.errors import KgcoreError
 from kgcore.sources.base import TaskRef
 from kgcore.traces import Frame, grouped
 from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Victim, main_dump, need
-from tests.vmcore.tools import ROOT, gdb, kgcore, lwps
+from tests.vmcore.tools import ROOT, gdb, kgcore, lwps, serving
 
 SCHEMA = json.loads((ROOT / "kgcore" / "bt.schema.json").read_text())
 LEVELS = ["level5", "level4", "level3", "level2", "level1"]
+LIBC = "93ac61ec5a8eb1396f9fbd350e3169a558528a40"  # the build id of the guests' C library
 SMALL = COMMITTED / "k61-crash-small"
 
 
@@ -175,12 +173,11 @@ def test_a_file_that_lacks_its_unwind_tables(name: str, extract: Extractor) -> N
     """The C library is in the page cache in parts. Its pause() keeps no frame pointer, so by that one would get past
     level5(), from which it was called."""
     victim = need(name).victims["dynamic"]
-    build_id = "93ac61ec5a8eb1396f9fbd350e3169a558528a40"
     for thread in ours(extract, victim).threads:
         assert len(thread.frames) == 1
-        assert thread.frames[0].build_id == build_id
+        assert thread.frames[0].build_id == LIBC
         assert thread.end.kind == "unwind-information"
-        assert f"/lib/x86_64-linux-gnu/libc.so.6 (build id {build_id}) lacks " in thread.end.text
+        assert f"/lib/x86_64-linux-gnu/libc.so.6 (build id {LIBC}) lacks " in thread.end.text
 
 
 @pytest.mark.parametrize("name", [f"{name}-disk" for name in MAIN])
@@ -200,7 +197,7 @@ def test_with_a_debuginfod_server(name: str, tmp_path: Path, monkeypatch: pytest
     victim = need(name).victims["dynamic"]
     fixture = victim.fixture
     library = fixture.path / "sysroot/lib/x86_64-linux-gnu/libc.so.6"
-    with debuginfod({"93ac61ec5a8eb1396f9fbd350e3169a558528a40": library}) as (url, asked):
+    with serving({f"/buildid/{LIBC}/executable": library.read_bytes()}) as (url, asked):
         monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "cache"))
         words = ("bt", "-c", fixture.dump(), "--all-threads", "--json", victim.pid)
         assert kgcore(*words, cwd=tmp_path).status == 3
@@ -212,35 +209,7 @@ def test_with_a_debuginfod_server(name: str, tmp_path: Path, monkeypatch: pytest
         assert len(process["threads"]) == len(victim.tids)
         for thread in process["threads"]:
             assert [frame["function"] for frame in thread["frames"] if frame["function"] in LEVELS] == LEVELS
-        assert "/buildid/93ac61ec5a8eb1396f9fbd350e3169a558528a40/executable" in asked
-
-
-@contextmanager
-def debuginfod(files: Mapping[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """A server of programs and libraries, by build id; its address, and what it was asked for."""
-    asked: list[str] = []
-    content = {f"/buildid/{build_id}/executable": path.read_bytes() for build_id, path in files.items()}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            body = content.get(self.path)
-            self.send_response(200 if body else 404)
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            self.wfile.write(body or b"")
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+        assert f"/buildid/{LIBC}/executable" in asked
 
 
 @pytest.mark.parametrize("name", MAIN)

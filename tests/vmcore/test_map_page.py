@@ -3,11 +3,8 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,7 +19,7 @@ from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, m
 from tests.test_mappage import HOSTILE, page_of
 from tests.vmcore.browser import Browser, chromium
 from tests.vmcore.conftest import MAIN, find, main_dump, need
-from tests.vmcore.tools import kgcore
+from tests.vmcore.tools import kgcore, serving
 
 START = 0x7F0000000000
 
@@ -218,33 +215,11 @@ def test_nothing_of_a_name_runs(number: int, browser: Browser, tmp_path: Path) -
     assert browser.complaints() == []
 
 
-@contextmanager
-def asked() -> Iterator[tuple[str, list[str]]]:
-    """A server: its address, and what it was asked for."""
-    requests: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            requests.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/", requests
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_the_policy_would_stop_a_script(browser: Browser, tmp_path: Path) -> None:
     """If a name did get out, in spite of all: the policy keeps it from running, loading and sending."""
     page = tmp_path / "map.html"
-    with asked() as (address, requests):
+    with serving({}) as (url, requests):
+        address = url + "/"
         got_out = (
             f"<script>window.ran = 1</script><img src='{address}' onerror='window.ran = 2'>"
             f"<link rel=stylesheet href='{address}'><iframe src='{address}'></iframe>"

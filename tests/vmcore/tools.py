@@ -7,9 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -70,6 +73,36 @@ def gdb(core: Path, sysroot: Path, program: str, *commands: str) -> str:
     setup = (f"set sysroot {sysroot}", "set width 0", "set pagination off", "set print frame-arguments all")
     words = [*setup, f"file {sysroot / program}", f"core-file {core}", *commands]
     return run("gdb", "-batch", "-nx", *(part for word in words for part in ("-ex", word)), status=None)
+
+
+@contextmanager
+def serving(content: Mapping[str, bytes]) -> Iterator[tuple[str, list[str]]]:
+    """A web server of some paths, and of no others: its address without a slash, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = content.get(self.path)
+            if body is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class calls it so)
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def lwps(text: str) -> dict[int, int]:

@@ -10,14 +10,14 @@ import mmap
 import os
 from contextlib import suppress
 
-__all__ = ("Place", "Places")
+__all__ = ("DirectFile", "Position")
 
 _BLOCK = mmap.PAGESIZE  # no logical block is larger, and so both ways never meet in a page
 _BUFFER = 4 << 20
 _WORTH = 1 << 18  # bytes; the disk is waited for, and with less it is the waiting that counts
 
 
-class Places:
+class DirectFile:
     """A file of which forked processes, too, may write their parts: each has a copy of the buffers.
 
     It neither truncates, nor syncs the file, nor closes the descriptor.
@@ -37,9 +37,9 @@ class Places:
         """Whether the file system can, as far as is known."""
         return self._direct >= 0
 
-    def at(self, offset: int) -> "Place":
+    def at(self, offset: int) -> "Position":
         """Where to go on from an offset."""
-        return Place(self, offset)
+        return Position(self, offset)
 
     def close(self) -> None:
         """What was not flushed is lost."""
@@ -90,13 +90,13 @@ class Places:
             data = data[count:]
 
 
-class Place:
+class Position:
     """Goes forward from an offset. Errors may come with a later call, at last with :meth:`flush`.
 
     :ivar offset: of the next byte.
     """
 
-    def __init__(self, file: Places, offset: int) -> None:
+    def __init__(self, file: DirectFile, offset: int) -> None:
         self._file = file
         self.offset = offset
         self._buffer: memoryview | None = None

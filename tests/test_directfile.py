@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A file written piece by piece has every byte in its place, whichever way it went there."""
+"""A file written piece by piece has every byte in its position, whichever way it went there."""
 
 import errno
 import fcntl
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgcore.places import Places
+from kgcore.directfile import DirectFile
 
 MEMORY = Path("/dev/shm")
 LARGE = random.Random(0).randbytes(9 << 20)
@@ -31,11 +31,15 @@ def content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
+def is_direct(fd: int) -> bool:
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
+
+
 def needs_direct(file: int) -> None:
     """Where tests are run the file system can; else they would prove nothing."""
-    places = Places(file)
-    assert places.direct, "the temporary directory is on a file system without O_DIRECT"
-    places.close()
+    target = DirectFile(file)
+    assert target.direct, "the temporary directory is on a file system without O_DIRECT"
+    target.close()
 
 
 @pytest.mark.parametrize("directory", [None, MEMORY])
@@ -49,29 +53,29 @@ def needs_direct(file: int) -> None:
 def test_every_byte_is_where_it_belongs(directory: Path | None, pieces: list[tuple[int, int]]) -> None:
     expected = bytearray()
     with tempfile.TemporaryFile(dir=directory) as file:
-        places = Places(file.fileno())
-        place = places.at(0)
+        target = DirectFile(file.fileno())
+        position = target.at(0)
         for hole, length in pieces:
-            place.skip(hole)
-            place.write(LARGE[:length])
+            position.skip(hole)
+            position.write(LARGE[:length])
             expected += bytes(hole) + LARGE[:length]
-        place.flush()
-        places.close()
-        assert place.offset == len(expected)
+        position.flush()
+        target.close()
+        assert position.offset == len(expected)
         assert content(file.fileno()) == expected
 
 
-def test_places_beside_each_other(file: int) -> None:
+def test_direct_beside_each_other(file: int) -> None:
     """Several go forward at once, and none gets in another's way."""
-    places = Places(file)
+    target = DirectFile(file)
     starts = [0, *accumulate([1_000_000, 3_000_001, 5_000_000])]
     pieces = [LARGE[start : start + 1_000_000] for start in starts]
-    all_of_them = [places.at(start) for start in starts]
+    all_of_them = [target.at(start) for start in starts]
     for at in range(0, 1_000_000, 100_000):
-        for place, piece in zip(all_of_them, pieces, strict=True):
-            place.write(memoryview(piece)[at : at + 100_000])
-    for place in all_of_them:
-        place.flush()
+        for position, piece in zip(all_of_them, pieces, strict=True):
+            position.write(memoryview(piece)[at : at + 100_000])
+    for position in all_of_them:
+        position.flush()
     found = content(file)
     for start, piece in zip(starts, pieces, strict=True):
         assert found[start : start + len(piece)] == piece
@@ -82,20 +86,20 @@ def test_much_goes_past_the_page_cache(file: int, monkeypatch: pytest.MonkeyPatc
     pwrite, direct = os.pwrite, []
 
     def watched(fd: int, data: memoryview, offset: int) -> int:
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+        if is_direct(fd):
             direct.append(len(data))
         return pwrite(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", watched)
-    places = Places(file)
-    place = places.at(100)
-    place.write(LARGE)
-    place.flush()
+    target = DirectFile(file)
+    position = target.at(100)
+    position.write(LARGE)
+    position.flush()
     assert sum(direct) > len(LARGE) - 2 * 4096
     direct.clear()
-    place.skip(100)
-    place.write(LARGE[:100_000])  # not worth it
-    place.flush()
+    position.skip(100)
+    position.write(LARGE[:100_000])  # not worth it
+    position.flush()
     assert not direct
     assert content(file) == bytes(100) + LARGE + bytes(100) + LARGE[:100_000]
 
@@ -107,19 +111,19 @@ def test_file_systems_that_cannot(file: int, monkeypatch: pytest.MonkeyPatch, re
     pwrite, refused = os.pwrite, []
 
     def refusing(fd: int, data: memoryview, offset: int) -> int:
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+        if is_direct(fd):
             refused.append(offset)
             raise OSError(reason, os.strerror(reason))
         return pwrite(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", refusing)
-    places = Places(file)
-    place = places.at(0)
-    place.write(LARGE)
-    place.flush()
+    target = DirectFile(file)
+    position = target.at(0)
+    position.write(LARGE)
+    position.flush()
     assert content(file) == LARGE
     assert len(refused) == 1
-    assert not places.direct
+    assert not target.direct
 
 
 def test_short_and_failing_writes(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,18 +131,18 @@ def test_short_and_failing_writes(file: int, monkeypatch: pytest.MonkeyPatch) ->
     needs_direct(file)
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[: max(4096, len(data) // 3)], offset))
-    place = Places(file).at(4000)
-    place.write(LARGE)
-    place.flush()
+    position = DirectFile(file).at(4000)
+    position.write(LARGE)
+    position.flush()
     assert content(file) == bytes(4000) + LARGE
 
     def full(fd: int, data: memoryview, offset: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", full)
-    place.write(LARGE[:1_000_000])
+    position.write(LARGE[:1_000_000])
     with pytest.raises(OSError, match="No space"):
-        place.flush()
+        position.flush()
 
 
 def test_without_proc(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +150,9 @@ def test_without_proc(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(os, "open", refuse)
-    places = Places(file)
-    assert not places.direct
-    place = places.at(0)
-    place.write(LARGE)
-    place.flush()
+    target = DirectFile(file)
+    assert not target.direct
+    position = target.at(0)
+    position.write(LARGE)
+    position.flush()
     assert content(file) == LARGE
