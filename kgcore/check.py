@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from elftools.elf.elffile import ELFFile
 
 from kgcore.errors import KgcoreError
-from kgcore.text import human_size, plain, printable
+from kgcore.text import counted, human_size, plain, printable
 
 __all__ = ("Verdict", "check_core")
 
@@ -88,8 +88,9 @@ class Verdict:
         facts = self.facts
         if "threads" in facts:
             lines.append(
-                f"{facts['machine']}, {len(facts['threads'])} threads, {facts['segments']} segments, "
-                f"{human_size(facts['data'])} of memory, {facts.get('files', 0)} mapped files"
+                f"{facts['machine']}, {counted(len(facts['threads']), 'thread')}, "
+                f"{counted(facts['segments'], 'segment')}, {human_size(facts['data'])} of memory, "
+                f"{counted(facts.get('files', 0), 'mapped file')}"
             )
         if facts.get("recovered"):
             found = ", ".join(f"{human_size(size)} {printable(where)}" for where, size in facts["recovered"].items())
