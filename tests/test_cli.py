@@ -42,6 +42,7 @@ from tests.fake_source import (
     FakeSource,
     task_address,
 )
+from tests.signals import heeds_signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -884,13 +885,9 @@ def test_a_file_that_cannot_grow(kgcore: Kgcore, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_only_whole_cores(kgcore: Kgcore, tmp_path: Path, number: signal.Signals) -> None:
-    def heed() -> None:
-        """Under nohup, or behind a shell's "&", we were started with the signal ignored."""
-        signal.signal(number, signal.SIG_DFL)
-
     process = subprocess.Popen(
         command(COMPLETE, ENDLESS, LARGE),
-        preexec_fn=heed,  # noqa: PLW1509  (no other thread is running)
+        preexec_fn=heeds_signals,  # noqa: PLW1509  (no other thread is running)
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -22,6 +22,7 @@ from kgcore.model import MappedFile, ProcessImage, PsInfo, TaskIds, Vma
 from kgcore.sources.base import TaskRef
 from kgcore.sysroot import SysrootFile
 from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD
+from tests.signals import heeds_signals
 from tests.vmcore.tools import ROOT
 
 FAKE = """\
@@ -200,7 +201,13 @@ def test_a_process_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_signal_takes_the_files_away(tmp_path: Path, number: signal.Signals, status: int) -> None:
     env = fake_debugger(tmp_path, f"touch {shlex.quote(str(tmp_path / 'ready'))}; exec sleep 60")
     command = [sys.executable, "-m", "tests.fake_source", "debug", str(COMPLETE), "--directory", str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        preexec_fn=heeds_signals,  # noqa: PLW1509  (no other thread is running)
+        cwd=ROOT,
+        env=env,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         wait_for(tmp_path / "ready")
         process.send_signal(number)
         assert process.wait(30) == status
@@ -211,7 +218,14 @@ def test_ctrl_c_is_the_debuggers(tmp_path: Path) -> None:
     ready = shlex.quote(str(tmp_path / "ready"))
     env = fake_debugger(tmp_path, f"trap 'echo caught > {ready}2; exit 5' INT; touch {ready}; sleep 60 & wait")
     command = [sys.executable, "-m", "tests.fake_source", "debug", str(COMPLETE)]
-    with subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        preexec_fn=heeds_signals,  # noqa: PLW1509  (no other thread is running)
+        cwd=ROOT,
+        env=env,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         wait_for(tmp_path / "ready")
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(30) == 5

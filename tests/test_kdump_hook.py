@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.signals import dumps_no_core
+
 HOOK = Path(__file__).parent.parent / "contrib" / "kdump" / "kgcore-kdump"
 SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "ash"]}
 SHELL = SHELLS["dash" if shutil.which("dash") else "bash"]
@@ -44,6 +46,7 @@ class Hook:
         path = f"{self.programs}:{os.environ['PATH']}"
         done = subprocess.run(
             [*shell, str(HOOK)],
+            preexec_fn=dumps_no_core,
             env={"PATH": path, "KGCORE_KDUMP_CONF": str(self.folder / "conf"), **environment},
             capture_output=True,
             timeout=60,

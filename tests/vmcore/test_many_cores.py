@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("drgn")
 
+from tests.signals import heeds_signals
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, main_dump, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.tools import ROOT, gdb, kgcore, run, same_bytes, tool
@@ -176,7 +177,12 @@ def test_a_signal_leaves_nobody_and_nothing(tmp_path: Path) -> None:
     pid = fixture.victims["manyvmas"].pid
     words = [sys.executable, "-m", "kgcore", "-c", str(fixture.dump()), "--jobs", "2", str(pid)]
     process = subprocess.Popen(
-        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, start_new_session=True
+        words,
+        preexec_fn=heeds_signals,  # noqa: PLW1509  (no other thread is running)
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     children: list[int] = []
     while len(children) < 2 and process.poll() is None:

@@ -22,6 +22,7 @@ from kgcore.model import RegisterSource
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import TargetOptions, open_target
+from tests.signals import heeds_signals
 from tests.vmcore.conftest import need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
@@ -103,6 +104,7 @@ def test_running_after_a_signal(guest: LiveGuest, action: str, number: int | Non
     script = HOLD.format(action=action)
     with subprocess.Popen(
         [sys.executable, "-c", script, guest.socket],
+        preexec_fn=heeds_signals,  # noqa: PLW1509  (of the guest's thread it needs nothing)
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
