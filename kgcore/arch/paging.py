@@ -44,6 +44,7 @@ class Leaf(NamedTuple):
     :ivar value: PRESENT: physical address of the first byte, the run is physically contiguous. SWAP: the raw entry
         (then the run is the reach of that one entry). BROKEN: physical address of the table. EMPTY, SCATTERED: 0.
     :ivar pages: of SCATTERED: the physical address of each page.
+    :ivar inside: of SWAP: how far into the reach of the entry the run begins, in bytes.
     """
 
     address: int
@@ -51,6 +52,7 @@ class Leaf(NamedTuple):
     kind: EntryKind
     value: int
     pages: Sequence[int] = ()
+    inside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,6 @@ class PagingMode:
     :ivar entry: struct code of a table entry.
     :ivar entries: entries in a table.
     :ivar pfn_mask: the bits of an entry that are a physical address.
-    :ivar large_page_mask: bits of those that are not address in a large page's entry (PAT).
     :ivar swap: how its entries hold swap entries.
     """
 
@@ -104,7 +105,6 @@ class PagingMode:
     entry: str
     entries: int
     pfn_mask: int
-    large_page_mask: int
     swap: SwapLayout
 
 
@@ -123,12 +123,12 @@ _5LEVEL_SWAP = SwapLayout(59, 9, 50, 40, inverted=True)
 _PAE_SWAP = SwapLayout(59, 9, 50, 24, inverted=True)
 _2LEVEL_SWAP = SwapLayout(1, 9, 23, 20, inverted=False)
 
-X86_64_4LEVEL = PagingMode(_X86_64_LOWER, "Q", 512, _X86_64_PFN, 1 << 12, _X86_64_SWAP)
-X86_64_5LEVEL = PagingMode((Level(48), *_X86_64_LOWER), "Q", 512, _X86_64_PFN, 1 << 12, _5LEVEL_SWAP)
+X86_64_4LEVEL = PagingMode(_X86_64_LOWER, "Q", 512, _X86_64_PFN, _X86_64_SWAP)
+X86_64_5LEVEL = PagingMode((Level(48), *_X86_64_LOWER), "Q", 512, _X86_64_PFN, _5LEVEL_SWAP)
 # The top table has four entries, of which nothing but P and the address counts. The tables below are x86_64's.
-I386_PAE = PagingMode((Level(30), Level(21, can_be_leaf=True), Level(12)), "Q", 512, _X86_64_PFN, 1 << 12, _PAE_SWAP)
+I386_PAE = PagingMode((Level(30), Level(21, can_be_leaf=True), Level(12)), "Q", 512, _X86_64_PFN, _PAE_SWAP)
 # Bits 13 to 20 of a 4 MiB page are address bits 32 to 39, which Linux does not use in this mode.
-I386_2LEVEL = PagingMode((Level(22, can_be_leaf=True), Level(12)), "I", 1024, 0xFFFFF000, 0x3FF000, _2LEVEL_SWAP)
+I386_2LEVEL = PagingMode((Level(22, can_be_leaf=True), Level(12)), "I", 1024, 0xFFFFF000, _2LEVEL_SWAP)
 
 
 def walk(
@@ -242,12 +242,15 @@ def _look(
     if level.can_be_leaf and entry & _PSE:
         # A huge page that is being split or hinted has neither P nor PROTNONE, but PSE all the same
         # (pmd_present(), arch/x86/include/asm/pgtable.h).
-        physical = _physical(mode, entry, encryption_mask) & ~mode.large_page_mask
-        return Leaf(address, upto - address, EntryKind.PRESENT, physical + (address & (1 << level.shift) - 1))
+        # Below the page's own size an entry has flags (PAT, bit 12), and zeros that are not inverted with the rest
+        # (pfn_pmd() and pmd_modify(): PHYSICAL_PMD_PAGE_MASK).
+        inside = (1 << level.shift) - 1
+        physical = _physical(mode, entry, encryption_mask) & ~inside
+        return Leaf(address, upto - address, EntryKind.PRESENT, physical + (address & inside))
     if entry & _PRESENT:
         return entry & mode.pfn_mask & ~encryption_mask
     if level.can_be_leaf and not entry & _PROTNONE:
-        return Leaf(address, upto - address, EntryKind.SWAP, entry)
+        return Leaf(address, upto - address, EntryKind.SWAP, entry, inside=address & (1 << level.shift) - 1)
     return Leaf(address, upto - address, EntryKind.BROKEN, table)
 
 

@@ -177,7 +177,7 @@ class VmcoreMemory:
         for leaf in walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask):
             entry = self._swap_types.decode(leaf.value) if leaf.kind is EntryKind.SWAP else None
             if entry is not None and entry.kind is SwapKind.SWAP:
-                this = _Swapped(entry.type, entry.value, leaf.address, leaf.length)
+                this = _Swapped(entry.type, entry.value + (leaf.inside >> _PAGE_SHIFT), leaf.address, leaf.length)
                 if swapped.length and this == swapped.following(leaf.length):
                     swapped = swapped._replace(length=swapped.length + leaf.length)
                     continue
@@ -205,7 +205,8 @@ class VmcoreMemory:
     def _special(self, vma: Vma, leaf: Leaf, entry: SwapEntry) -> Iterator[Extent]:
         """Entries that look like swap entries and mean something else."""
         if entry.kind is SwapKind.PAGE:
-            yield from self._stores.physical.extents(leaf.address, leaf.length, entry.value << _PAGE_SHIFT)
+            physical = (entry.value << _PAGE_SHIFT) + leaf.inside
+            yield from self._stores.physical.extents(leaf.address, leaf.length, physical)
         elif entry.kind is SwapKind.NONE:
             yield from self._faults.bring(vma, leaf.address, leaf.length)
         elif entry.kind is SwapKind.GUARD:

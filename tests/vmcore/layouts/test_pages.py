@@ -249,6 +249,16 @@ class TestEntries:
         (piece,) = process.it.read(Vma(START, START + 0x10000, VM_READ, struct=process.area), START, START + 4096)
         assert bytes(piece.data).startswith(b"moving.")
 
+    def test_part_of_a_huge_page_on_its_way(self, process: Process) -> None:
+        """The entry names its first frame (set_pmd_migration_entry(), mm/huge_memory.c)."""
+        huge = physical(process.allocate(1 << 21, 1 << 21))
+        for page in range(16):
+            process.write(PAGE_OFFSET + huge + 4096 * page, b"%d." % page)
+        process.entry(START, 21, entry(24, huge >> 12))
+        vma = Vma(START, START + 0x10000, VM_READ, struct=process.area)
+        (piece,) = process.it.read(vma, START + 3 * 4096, START + 5 * 4096)
+        assert (bytes(piece.data[:2]), bytes(piece.data[4096:4098])) == (b"3.", b"4.")
+
     def test_swap_error_of_6_1(self) -> None:
         process = Process("6.1.0")
         process.pte(0, entry(31, 0))
