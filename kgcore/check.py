@@ -5,9 +5,10 @@ Any core of Linux on x86 will do, the kernel's own included; only cores by kgcor
 from pyelftools and from the numbers below, not from the code that writes cores, so that no mistake is made twice.
 """
 
-import json
 import os
 import struct
+import sys
+from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,14 +18,27 @@ from typing import Any, BinaryIO, NamedTuple
 
 from elftools.elf.elffile import ELFFile
 
+from kgcore.checknotes import (
+    AUXV,
+    FILE,
+    KGCORE,
+    PRFPREG,
+    PRPSINFO,
+    PRSTATUS,
+    SIGINFO,
+    CoreNote,
+    parsed,
+    read_notes,
+)
 from kgcore.errors import KgcoreError
 from kgcore.text import counted, human_size, plain, printable
 
 __all__ = ("Verdict", "check_core")
 
-_KGCORE = ("KGCORE", 0x4B474352)
 _KGCORE_FORMAT = 1
-_NOTES_LIMIT = 1 << 28  # a note segment beyond this size is damage, not data
+_MAX_SEGMENTS = 1 << 20  # vm.max_map_count is 65530 to 1048576
+_MAX_PROBLEMS = 1 << 14
+_AT_ONCE = 1 << 12  # program headers
 
 # What people call them; the last one is a 64-bit program whose dumping thread was in 32-bit code.
 _MACHINES = {("EM_X86_64", 64): "x86_64", ("EM_X86_64", 32): "x32", ("EM_386", 32): "i386", ("EM_386", 64): "i386"}
@@ -35,8 +49,9 @@ _SIZES = {
     ("EM_X86_64", 32): (296, 124, 24, 288),
     ("EM_386", 64): (336, 136, 32, 328),
 }
-_PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE, _SIGINFO = 1, 2, 3, 6, 0x46494C45, 0x53494749
-_SHARED_ORDER = (_PRPSINFO, _SIGINFO, _AUXV, _FILE)
+_SHARED_ORDER = (PRPSINFO, SIGINFO, AUXV, FILE)
+_PT_LOAD, _PT_NOTE = 1, 4
+_PHDR = {32: struct.Struct("<III4xII8x"), 64: struct.Struct("<I4xQQ8xQQ8x")}  # what _Phdr has
 _AT_PHDR = 3
 _ADDRESSES = 1 << 64
 
@@ -121,17 +136,21 @@ def check_core(path: str | os.PathLike[str]) -> Verdict:
     return Verdict(name, ok, complete, tuple(checker.problems), tuple(checker.lacks), checker.facts, cut_short)
 
 
+class _Phdr(NamedTuple):
+    """Of a program header what is looked at."""
+
+    type: int
+    offset: int
+    vaddr: int
+    filesz: int
+    memsz: int
+
+
 class _Load(NamedTuple):
     start: int
     end: int
     offset: int
     filesz: int
-
-
-class _Note(NamedTuple):
-    owner: str
-    type: int
-    desc: bytes
 
 
 class _Account(NamedTuple):
@@ -187,10 +206,10 @@ class _Checker:
             elf = self.header()
             note_segments = self.program_headers(elf)
             self.check_loads()
-            notes = [note for segment in note_segments for note in self.notes(*segment)]
+            notes = list(self.notes(note_segments))
             self.facts["notes"] = len(notes)
             self.check_kgcore(notes)
-            kernel_notes = [note for note in notes if (note.owner, note.type) != _KGCORE]
+            kernel_notes = [note for note in notes if note.kind != KGCORE]
             self.check_threads(kernel_notes)
             self.check_auxv(kernel_notes)
             self.check_files(kernel_notes)
@@ -199,6 +218,9 @@ class _Checker:
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
+        if len(self.problems) == _MAX_PROBLEMS:
+            self.problems.append("it has more problems than that, which were not looked for")
+            raise _Stop
 
     def header(self) -> ELFFile:
         try:
@@ -234,20 +256,23 @@ class _Checker:
             raise _Stop from error
         entry, offset = elf.structs.Elf_Phdr.sizeof(), int(elf.header["e_phoff"])
         present = max(0, min(count, (self.size - offset) // entry))
-        if present < count:
+        if present > _MAX_SEGMENTS:
+            self.problem(f"{count} program headers cannot be right: the first {_MAX_SEGMENTS} were looked at")
+            present = _MAX_SEGMENTS
+        elif present < count:
             self.problem(f"the file ends within the program headers: {present} of {count} are there")
             self.cut_off = True
-        notes, table = [], b""
-        if present:
-            self.file.seek(offset)
-            table = self.file.read(present * entry)
-        for index in range(present):
-            header = elf.structs.Elf_Phdr.parse(table[index * entry : (index + 1) * entry])
-            if header["p_type"] == "PT_NOTE":
-                notes.append((int(header["p_offset"]), int(header["p_filesz"])))
-            elif header["p_type"] == "PT_LOAD":
-                start, offset, filesz = int(header["p_vaddr"]), int(header["p_offset"]), int(header["p_filesz"])
-                self.loads.append(_Load(start, start + int(header["p_memsz"]), offset, filesz))
+        notes: list[tuple[int, int]] = []
+        for first in range(0, present, _AT_ONCE):
+            self.file.seek(offset + first * entry)
+            table = self.file.read(min(_AT_ONCE, present - first) * entry)
+            for fields in _PHDR[self.elf_class].iter_unpack(table[: len(table) // entry * entry]):
+                header = _Phdr(*fields)
+                if header.type == _PT_NOTE:
+                    notes.append((header.offset, header.filesz))
+                elif header.type == _PT_LOAD:
+                    start = header.vaddr
+                    self.loads.append(_Load(start, start + header.memsz, header.offset, header.filesz))
         if not notes:
             self.problem("there is no PT_NOTE: a core without threads")
         self.facts["segments"] = len(self.loads)
@@ -283,35 +308,19 @@ class _Checker:
             )
             self.problem(self.cut_short)
 
-    def notes(self, offset: int, size: int) -> Iterator[_Note]:
-        if offset + size > self.size:
-            self.problem("the file is cut off within the notes")
-            self.cut_off = True
-            size = max(0, self.size - offset)
-        if size > _NOTES_LIMIT:
-            self.problem(f"a PT_NOTE of {human_size(size)} cannot be right")
-            return
-        if not size:
-            return
-        self.file.seek(offset)
-        data = self.file.read(size)
-        at, frame = 0, 12
-        while at + frame <= len(data):
-            # pyelftools would also interpret descriptions, by type without owner, and trust their sizes.
-            namesz, descsz, kind = struct.unpack_from("<III", data, at)
-            name_at = at + frame
-            desc_at = name_at + (namesz + 3 & ~3)
-            end = desc_at + descsz
-            if end > len(data):
-                self.problem(f"the note at {offset + at:#x} is larger than its segment")
-                return
-            name = data[name_at : name_at + namesz].rstrip(b"\0")
-            yield _Note(plain(name), kind, data[desc_at:end])
-            at = end + 3 & ~3
-        if at < len(data):
-            self.problem(f"{len(data) - at} stray bytes behind the last note")
+    def notes(self, segments: list[tuple[int, int]]) -> Iterator[CoreNote]:
+        present = []
+        for offset, size in segments:
+            if offset + size > self.size:
+                self.problem("the file is cut off within the notes")
+                self.cut_off = True
+            present.append((offset, max(0, min(size, self.size - offset))))
+        if sum(size for _, size in present) > self.size:
+            self.problem("the PT_NOTEs have more bytes than the file")
+            return iter(())
+        return read_notes(self.file, present, self.size, self.problem)
 
-    def check_threads(self, notes: list[_Note]) -> None:
+    def check_threads(self, notes: list[CoreNote]) -> None:
         prstatus_size, prpsinfo_size, pid_at, fpvalid_at = _SIZES[self.machine, self.elf_class]
         tids: list[int] = []
         fpvalid = has_fp = False
@@ -320,24 +329,22 @@ class _Checker:
             if tids and fpvalid != has_fp:
                 self.problem(f"thread {tids[-1]}: fpvalid is {int(fpvalid)}, PRFPREG notes: {int(has_fp)}")
 
-        if notes and (notes[0].owner, notes[0].type) != ("CORE", _PRSTATUS):
+        if notes and notes[0].kind != PRSTATUS:
             self.problem("the first note is no NT_PRSTATUS")
-        for note in notes:
-            if note.owner != "CORE":
-                continue
-            if note.type == _PRSTATUS:
+        for kind, size, desc in notes:
+            if kind == PRSTATUS:
                 end_of_thread()
-                if len(note.desc) != prstatus_size:
-                    self.problem(f"an NT_PRSTATUS has {len(note.desc)} bytes, not {prstatus_size}")
+                if len(desc) != prstatus_size:
+                    self.problem(f"an NT_PRSTATUS has {size} bytes, not {prstatus_size}")
                     continue
-                tids.append(struct.unpack_from("<i", note.desc, pid_at)[0])
-                fpvalid, has_fp = bool(struct.unpack_from("<i", note.desc, fpvalid_at)[0]), False
-            elif note.type == _PRFPREG:
+                tids.append(struct.unpack_from("<i", desc, pid_at)[0])
+                fpvalid, has_fp = bool(struct.unpack_from("<i", desc, fpvalid_at)[0]), False
+            elif kind == PRFPREG:
                 has_fp = True
-            elif note.type == _PRPSINFO and len(note.desc) != prpsinfo_size:
-                self.problem(f"NT_PRPSINFO has {len(note.desc)} bytes, not {prpsinfo_size}")
-            elif note.type == _SIGINFO and len(note.desc) != 128:
-                self.problem(f"NT_SIGINFO has {len(note.desc)} bytes, not 128")
+            elif kind == PRPSINFO and size != prpsinfo_size:
+                self.problem(f"NT_PRPSINFO has {size} bytes, not {prpsinfo_size}")
+            elif kind == SIGINFO and size != 128:
+                self.problem(f"NT_SIGINFO has {size} bytes, not 128")
         end_of_thread()
         self.facts["threads"] = tids
         if not tids:
@@ -346,21 +353,21 @@ class _Checker:
             self.problem("two threads have the same id")
         if self.kgcore is not None and self.kgcore_threads != len(tids):
             self.problem(f"the KGCORE note names {self.kgcore_threads} threads, there are {len(tids)}")
-        shared = [note.type for note in notes if note.owner == "CORE" and note.type in _SHARED_ORDER]
+        shared = [note.kind for note in notes if note.kind in _SHARED_ORDER]
         if shared not in (list(_SHARED_ORDER), list(_SHARED_ORDER[:3])):
             self.problem("PRPSINFO, SIGINFO, AUXV and FILE are not there once each and in this order")
 
-    def check_auxv(self, notes: list[_Note]) -> None:
-        desc = next((note.desc for note in notes if (note.owner, note.type) == ("CORE", _AUXV)), b"")
+    def check_auxv(self, notes: list[CoreNote]) -> None:
+        desc = next((note.desc for note in notes if note.kind == AUXV), b"")
         words = self.words(desc)
         auxv = dict(zip(words[::2], words[1::2], strict=False))
-        if words and words[-2:-1] != (0,):
+        if words and not (len(words) > 1 and words[-2] == 0):
             self.problem("NT_AUXV does not end with AT_NULL")
         if _AT_PHDR in auxv and not self.covered(auxv[_AT_PHDR], auxv[_AT_PHDR] + 1):
             self.uncovered(f"AT_PHDR {auxv[_AT_PHDR]:#x} lies in no segment")
 
-    def check_files(self, notes: list[_Note]) -> None:
-        desc = next((note.desc for note in notes if (note.owner, note.type) == ("CORE", _FILE)), None)
+    def check_files(self, notes: list[CoreNote]) -> None:
+        desc = next((note.desc for note in notes if note.kind == FILE), None)
         if desc is None:
             return
         words = self.words(desc[: 2 * self.word])
@@ -376,12 +383,12 @@ class _Checker:
             if not self.covered(start, end):
                 self.uncovered(f"a mapped file at {start:#x}-{end:#x} lies in no segment")
 
-    def check_kgcore(self, notes: list[_Note]) -> None:
-        desc = next((note.desc for note in notes if (note.owner, note.type) == _KGCORE), None)
+    def check_kgcore(self, notes: list[CoreNote]) -> None:
+        desc = next((note.desc for note in notes if note.kind == KGCORE), None)
         if desc is None:
             return
         try:
-            content = json.loads(desc)
+            content = parsed(desc)
             if content["format"] != _KGCORE_FORMAT:
                 self.problem(f"the KGCORE note has format {content['format']!r}; this kgcore knows {_KGCORE_FORMAT}")
                 return
@@ -444,8 +451,11 @@ class _Checker:
             if sizes != +Counter(row.account.missing):
                 self.problem(f"what is missing of {row.start:#x}-{row.end:#x} is not what its account says")
 
-    def words(self, data: bytes) -> tuple[int, ...]:
-        return struct.unpack_from(f"<{len(data) // self.word}{'Q' if self.word == 8 else 'I'}", data)
+    def words(self, data: bytes) -> "array[int]":
+        words = array("Q" if self.word == 8 else "I", data[: len(data) // self.word * self.word])
+        if sys.byteorder != "little":
+            words.byteswap()
+        return words
 
     def uncovered(self, text: str) -> None:
         """A core by kgcore says what it lacks, and what else has no segment is wrong. Of others we learn it here."""

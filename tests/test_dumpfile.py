@@ -25,6 +25,7 @@ from kgcore.sources.vmcore.dumpfile import (
     parse_notes,
 )
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
+from kgcore.sources.vmcore.dumpfile.budget import Budget
 from kgcore.sources.vmcore.dumpfile.frames import RunList, merged
 
 STORED, EXCLUDED, NO_RAM, CUT_OFF = FrameState.STORED, FrameState.EXCLUDED, FrameState.NO_RAM, FrameState.CUT_OFF
@@ -462,9 +463,11 @@ def test_bits() -> None:
 
 def test_notes_stop_at_damage() -> None:
     good = note(b"CORE", 1, b"abc")
-    assert list(parse_notes(good + struct.pack("<III", 5, 1 << 30, 1) + b"CORE\0")) == [DumpNote(b"CORE", 1, b"abc")]
-    assert list(parse_notes(good[:-4])) == []
-    assert list(parse_notes(bytes(24) + good)) == [DumpNote(b"CORE", 1, b"abc")]
+    assert list(parse_notes(good + struct.pack("<III", 5, 1 << 30, 1) + b"CORE\0", Budget())) == [
+        DumpNote(b"CORE", 1, b"abc")
+    ]
+    assert list(parse_notes(good[:-4], Budget())) == []
+    assert list(parse_notes(bytes(24) + good, Budget())) == [DumpNote(b"CORE", 1, b"abc")]
 
 
 def test_run_list_without_runs() -> None:

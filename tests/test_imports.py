@@ -81,7 +81,8 @@ MAY_IMPORT = {
     "kgcore.sources.corefile*": VALUES,
     "kgcore.sources*": VALUES,
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
-    "kgcore.check": [*VALUES],  # apart from all that writes
+    "kgcore.check": [*VALUES, "kgcore.checknotes"],  # apart from all that writes
+    "kgcore.checknotes": [*VALUES],
     "kgcore.sysrootcheck": [*VALUES],  # so is this
     "kgcore.contents": ["kgcore.memory"],
     "kgcore.openfiles": [*VALUES, "kgcore.contents", "kgcore.sinks", "kgcore.sources.base"],

@@ -45,7 +45,8 @@ def _lowest(byte: int) -> int:
 
 
 def count_ones(bits: memoryview, start: int, end: int) -> int:
-    """How many bits are set in [start, end)."""
+    """How many bits are set in [start, end). Those behind the bitmap are 0."""
+    end = min(end, len(bits) << 3)
     if start >= end:
         return 0
     count = 0

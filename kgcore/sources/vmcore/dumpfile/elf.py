@@ -6,6 +6,7 @@ is the little of the ELF specification that is needed.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ _EM = {3: "i386", 62: "x86_64", 183: "aarch64", 40: "arm", 21: "ppc64", 22: "s39
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
-_MAX_SEGMENTS = 1 << 21
 _MAX_NOTES = 1 << 26  # bytes; 8192 CPUs have 6 MB
+_END = 1 << 52  # of what a physical address can be
+_SEGMENT_MEMORY = 256  # bytes that one takes, with what is made of it
 _PAGE_MASK = (1 << PAGE_SHIFT) - 1
 
 
@@ -52,6 +54,11 @@ class _Segment(NamedTuple):
     memory_size: int
 
 
+def _segments(layout: _Class, table: memoryview) -> Iterator[_Segment]:
+    for p in layout.phdr.iter_unpack(table):
+        yield _Segment(p[0], p[layout.p_offset], p[layout.p_paddr], p[layout.p_filesz], p[layout.p_memsz])
+
+
 class ElfDump:
     """An ELF vmcore.
 
@@ -77,8 +84,11 @@ class ElfDump:
                 (count,) = layout.sh_info.unpack(source.read(shoff, layout.sh_info.size))
             if entry != layout.phdr.size:
                 raise TargetError(f"its program headers have {entry} bytes each instead of {layout.phdr.size}")
-            if count > _MAX_SEGMENTS:
-                raise TargetError(f"it says that it has {count} segments")
+            if not source.has(phoff, entry * count):
+                raise ShortFile(
+                    f"its {count} program headers end at {phoff + entry * count}, the file at {source.size}"
+                )
+            source.budget.spend(_SEGMENT_MEMORY * count, f"its {count} segments")
             table = source.read(phoff, entry * count)
         except ShortFile as error:
             raise TargetError(f"it is an ELF core cut off within its headers: {error}") from error
@@ -86,11 +96,8 @@ class ElfDump:
         self.compression = "none"
         self.architecture = _EM.get(machine, f"ELF machine {machine}")
         self._source = source
-        self._segments = [
-            _Segment(p[0], p[layout.p_offset], p[layout.p_paddr], p[layout.p_filesz], p[layout.p_memsz])
-            for p in layout.phdr.iter_unpack(table)
-        ]
-        if not any(segment.kind == _PT_LOAD for segment in self._segments):
+        self._segments = partial(_segments, layout, table)  # each time anew: there may be very many
+        if not any(segment.kind == _PT_LOAD for segment in self._segments()):
             raise TargetError(
                 "it is an ELF core without any memory segment",
                 hint="Xen's xl dump-core writes such files, which are not supported",
@@ -99,28 +106,35 @@ class ElfDump:
         self.fill = Uncompressed(source, self._stored()).fill
         self.notes: tuple[DumpNote, ...] = tuple(self._notes())
         self.vmcoreinfo: bytes | None = None  # but for the note
-        end = max((segment.offset + segment.file_size for segment in self._segments), default=0)
+        end = max(segment.offset + segment.file_size for segment in self._segments())
         self.missing_bytes = max(0, end - source.size)
+        del self._segments
 
     def _notes(self) -> Iterator[DumpNote]:
-        for segment in self._segments:
+        budget = self._source.budget
+        for segment in self._segments():
             if segment.kind == _PT_NOTE and segment.file_size <= _MAX_NOTES:
                 stored = max(0, min(segment.file_size, self._source.size - segment.offset))
                 if self._source.has(segment.offset, stored):
-                    yield from parse_notes(bytes(self._source.read(segment.offset, stored)))
+                    budget.spend(stored, "its notes")
+                    yield from parse_notes(bytes(self._source.read(segment.offset, stored)), budget)
+
+    def _loads(self) -> Iterator[_Segment]:
+        """The PT_LOADs that have a physical address; /proc/kcore gives -1 to those that have none."""
+        for segment in self._segments():
+            if segment.kind == _PT_LOAD and segment.address < _END:
+                yield segment._replace(memory_size=min(segment.memory_size, _END - segment.address))
 
     def _stored(self) -> Iterator[tuple[int, int, int]]:
         """Of each PT_LOAD what is in the file: physical address, bytes, offset."""
-        for segment in self._segments:
-            if segment.kind == _PT_LOAD and segment.address != (1 << 64) - 1:
-                size = min(segment.file_size, segment.memory_size, self._source.size - segment.offset)
+        for segment in self._loads():
+            size = min(segment.file_size, segment.memory_size, self._source.size - segment.offset)
+            if size > 0:
                 yield segment.address, size, segment.offset
 
     def _runs(self) -> Iterator[FrameRun]:
         """Each PT_LOAD in up to three parts: in the file, beyond its end, and p_filesz < p_memsz: left out."""
-        for segment in self._segments:
-            if segment.kind != _PT_LOAD or segment.address == (1 << 64) - 1:  # -1: /proc/kcore's "no such address"
-                continue
+        for segment in self._loads():
             promised = min(segment.file_size, segment.memory_size)
             stored = max(0, min(promised, self._source.size - segment.offset))
             first, cut = segment.address, segment.address + stored

@@ -7,9 +7,11 @@ makedumpfile_data_header.)
 """
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from heapq import heappop, heappush
+from itertools import pairwise
+from operator import gt
 from struct import Struct
 
 from kgcore.errors import TargetError
@@ -22,6 +24,7 @@ _HEADER = Struct(">16sqq")  # signature, type, version
 _HEADER_SIZE = 4096
 _RECORD = Struct(">qq")  # offset, size
 _FLAT = 1
+_RECORD_COST = 1 << 10  # bytes of memory and their like in time; those of that size and more are as many as may be
 
 
 class FlattenedFile:
@@ -43,15 +46,33 @@ class FlattenedFile:
         if signature != SIGNATURE or kind != _FLAT or version != _FLAT:
             raise TargetError(f"it is a flattened dump of an unknown kind ({kind}, version {version})")
         self._source = source
+        self.budget = source.budget
         self.complete = False
-        pieces = sorted(self._pieces())
-        self._starts = array("Q", (start for start, _, _ in pieces))  # in the file that is meant
-        self._places = array("Q", (place for _, place, _ in pieces))  # in the flattened file
-        self._sizes = array("Q", (size for _, _, size in pieces))
-        self._reach = array("Q", accumulate((start + size for start, _, size in pieces), max))
-        self.size = self._reach[-1] if pieces else 0
+        # Ascending, and none overlaps another.
+        self._starts = array("Q")  # in the file that is meant
+        self._ends = array("Q")
+        self._places = array("Q")  # in the flattened file
+        self._read_records()
+        self.size = self._ends[-1] if self._ends else 0
 
-    def _pieces(self) -> Iterator[tuple[int, int, int]]:
+    def _read_records(self) -> None:
+        starts, ends, places = array("Q"), array("Q"), array("Q")
+        ascending = True
+        reached = 0
+        for start, place, size in self._records():
+            ascending = ascending and start >= reached
+            reached = start + size
+            starts.append(start)
+            ends.append(reached)
+            places.append(place)
+        if not ascending:
+            order = sorted(range(len(starts)), key=starts.__getitem__)
+            starts, ends, places = (array("Q", map(column.__getitem__, order)) for column in (starts, ends, places))
+            if any(map(gt, ends, starts[1:])):
+                starts, ends, places = _resolved(starts, ends, places)
+        self._starts, self._ends, self._places = starts, ends, places
+
+    def _records(self) -> Iterator[tuple[int, int, int]]:
         """The records in file order: offset meant, place in the flattened file, size; the last may be cut short."""
         place = _HEADER_SIZE
         while self._source.has(place, _RECORD.size):
@@ -62,57 +83,80 @@ class FlattenedFile:
                 return
             if offset < 0 or size < 0:
                 raise TargetError(f"its flattened record at {place - _RECORD.size} has a negative offset or size")
-            yield offset, place, min(size, max(0, self._source.size - place))
+            size = min(size, max(0, self._source.size - place))
+            self.budget.spend(_RECORD_COST, "its flattened records", size)
+            if size:
+                yield offset, place, size
             place += size
 
-    def _overlapping(self, start: int, end: int) -> list[tuple[int, int, int]]:
-        """The pieces that have bytes of [start, end), by place, that is, in the order they were written."""
-        found = []
-        at = bisect_left(self._starts, end) - 1
-        while at >= 0 and self._reach[at] > start:
-            if self._starts[at] + self._sizes[at] > start:
-                found.append((self._places[at], self._starts[at], self._sizes[at]))
-            at -= 1
-        return sorted(found)
+    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """What there is of the bytes [start, end), ascending: (start, end, place)."""
+        for at in range(bisect_right(self._ends, start), len(self._starts)):
+            low, high = max(start, self._starts[at]), min(end, self._ends[at])
+            if low >= high:
+                return
+            yield low, high, self._places[at] + low - self._starts[at]
 
     def has(self, offset: int, size: int) -> bool:
         if offset < 0 or size < 0 or offset + size > self.size:
             return False
-        if self.complete:
-            return True
-        covered = offset  # a gap may be a record that was cut off
-        for _, start, length in sorted(self._overlapping(offset, offset + size), key=lambda piece: piece[1]):
-            if start > covered:
-                return False
-            covered = max(covered, start + length)
-        return covered >= offset + size
+        # A gap may be a record that was cut off.
+        return self.complete or self.stored(offset, size) == size
+
+    def stored(self, offset: int, size: int) -> int:
+        return sum(high - low for low, high, _ in self._pieces(offset, offset + size))
 
     def read(self, offset: int, size: int) -> memoryview:
         if not self.has(offset, size):
             raise ShortFile(f"{size} bytes at offset {offset} are not in the flattened file")
         data = memoryview(bytearray(size))
-        self.fill(offset, data)
+        self._copy(offset, data)
         return data.toreadonly()
 
     def fill(self, offset: int, view: memoryview) -> None:
-        end = offset + len(view)
         if not self.has(offset, len(view)):
             raise ShortFile(f"{len(view)} bytes at offset {offset} are not in the flattened file")
-        pieces = self._overlapping(offset, end)
-        if len(pieces) != 1 or pieces[0][1] > offset or pieces[0][1] + pieces[0][2] < end:
-            view[:] = bytes(len(view))  # writers skip what shall be zero
-        for place, start, length in pieces:
-            low, high = max(start, offset), min(start + length, end)
-            self._source.fill(place + low - start, view[low - offset : high - offset])
+        self._copy(offset, view)
+
+    def _copy(self, offset: int, view: memoryview) -> None:
+        end = offset + len(view)
+        done = offset
+        for low, high, place in self._pieces(offset, end):
+            view[done - offset : low - offset] = bytes(low - done)  # writers skip what shall be zero
+            self._source.fill(place, view[low - offset : high - offset])
+            done = high
+        view[done - offset :] = bytes(end - done)
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         self._source.expect(
-            [
-                (place + max(offset - start, 0), min(size, length))
-                for offset, size in ranges
-                for place, start, length in self._overlapping(offset, offset + size)
-            ]
+            [(place, high - low) for offset, size in ranges for low, high, place in self._pieces(offset, offset + size)]
         )
 
     def close(self) -> None:
         self._source.close()
+
+
+def _resolved(starts: Sequence[int], ends: Sequence[int], places: Sequence[int]) -> tuple["array[int]", ...]:
+    """Records that overlap as pieces that do not: of each byte the record that was written last counts.
+
+    :param starts: ascending.
+    """
+    found = array("Q"), array("Q"), array("Q")
+    edges = array("Q", sorted({*starts, *ends}))
+    open_records: list[tuple[int, int]] = []  # a heap: -place, number
+    following = 0
+    for low, high in pairwise(edges):
+        while following < len(starts) and starts[following] <= low:
+            heappush(open_records, (-places[following], following))
+            following += 1
+        while open_records and ends[open_records[0][1]] <= low:
+            heappop(open_records)
+        if not open_records:
+            continue
+        place = places[open_records[0][1]] + low - starts[open_records[0][1]]
+        if found[1] and found[1][-1] == low and found[2][-1] + low - found[0][-1] == place:
+            found[1][-1] = high
+        else:
+            for column, value in zip(found, (low, high, place), strict=True):
+                column.append(value)
+    return found

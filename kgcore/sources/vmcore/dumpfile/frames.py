@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which page frames of a machine's memory a dump file holds."""
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
@@ -9,6 +10,7 @@ from typing import NamedTuple, Protocol
 __all__ = ("PAGE_SHIFT", "FrameRun", "FrameState", "Frames", "RunList", "Stretch", "everything", "merged", "one_by_one")
 
 PAGE_SHIFT = 12  # x86
+_NO_RAM = 3  # in RunList, where the others are 0 to 2
 _AHEAD = 512  # frames whose state is asked for at once, as neighbours are often wanted too
 
 
@@ -72,43 +74,47 @@ class RunList:
     """
 
     _RANK = (FrameState.STORED, FrameState.CUT_OFF, FrameState.EXCLUDED)
+    _ALL = (*_RANK, FrameState.NO_RAM)
 
     def __init__(self, runs: Iterable[FrameRun]) -> None:
-        self._runs: Sequence[FrameRun] = tuple(merged(self._flatten(runs)))
-        self._starts = [run.start for run in self._runs]
+        # Where a state begins, which it keeps up to the next.
+        self._starts = array("Q")
+        self._states = bytearray()
+        before = _NO_RAM
+        for start, state in self._changes(runs):
+            if state != before:
+                self._starts.append(start)
+                self._states.append(state)
+                before = state
 
     @classmethod
-    def _flatten(cls, runs: Iterable[FrameRun]) -> Iterator[FrameRun]:
+    def _changes(cls, runs: Iterable[FrameRun]) -> Iterator[tuple[int, int]]:
         """Resolve overlaps: go over all starts and ends in order, counting how many runs of each state are open."""
-        edges = sorted(
-            edge
-            for run in runs
-            if run.start < run.end
-            for edge in ((run.start, 1, cls._RANK.index(run.state)), (run.end, -1, cls._RANK.index(run.state)))
-        )
+        edges: list[int] = []  # there may be a million: numbers take less than tuples
+        for start, end, state in runs:
+            if start < end:
+                rank = cls._RANK.index(state)
+                edges += (start << 3 | rank << 1, end << 3 | rank << 1 | 1)
+        edges.sort()
         active = [0] * len(cls._RANK)
-        start, state = 0, FrameState.NO_RAM
-        for frame, step, rank in edges:
-            active[rank] += step
-            now = next((cls._RANK[at] for at, count in enumerate(active) if count), FrameState.NO_RAM)
-            if now is state:
-                continue
-            if frame > start:
-                yield FrameRun(start, frame, state)
-                start = frame
-            state = now
+        frame, now = 0, _NO_RAM
+        for edge in edges:
+            if edge >> 3 != frame:
+                yield frame, now
+                frame = edge >> 3
+            active[edge >> 1 & 3] += -1 if edge & 1 else 1
+            now = 0 if active[0] else 1 if active[1] else 2 if active[2] else _NO_RAM
+        yield frame, now
 
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
-        index = max(bisect_right(self._starts, start) - 1, 0)
-        while start < end and index < len(self._runs):
-            run = self._runs[index]
-            if run.end > start:
-                stop = min(run.end, end)
-                yield FrameRun(start, stop, run.state)
-                start = stop
+        starts = self._starts
+        index = bisect_right(starts, start)
+        while start < end:
+            state = self._ALL[self._states[index - 1] if index else _NO_RAM]
+            stop = min(starts[index], end) if index < len(starts) else end
+            yield FrameRun(start, stop, state)
+            start = stop
             index += 1
-        if start < end:
-            yield FrameRun(start, end, FrameState.NO_RAM)
 
     def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
         low, high = min(frames), max(frames)

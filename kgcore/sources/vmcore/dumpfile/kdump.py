@@ -15,6 +15,7 @@ from typing import NamedTuple
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
+from kgcore.sources.vmcore.dumpfile.budget import DAMAGED
 from kgcore.sources.vmcore.dumpfile.frames import (
     PAGE_SHIFT,
     FrameRun,
@@ -24,7 +25,7 @@ from kgcore.sources.vmcore.dumpfile.frames import (
     merged,
     one_by_one,
 )
-from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
+from kgcore.sources.vmcore.dumpfile.notes import MAX_VMCOREINFO, DumpNote, parse_notes
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
 
 __all__ = ("SIGNATURE", "KdumpDump")
@@ -35,6 +36,7 @@ _PAGE_DESC = Struct("<QIIQ")  # offset (off_t), size, flags, page_flags
 _START = Struct("<8xi65s65s65s65s65s65s")  # signature; header_version, struct new_utsname
 _HEAD_SIZE = 444  # bytes of struct disk_dump_header that are looked at
 _MAX_NOTES = 1 << 26
+_MAX_FRAMES = 1 << 52 - PAGE_SHIFT
 _BLOCK_SIZES = tuple(1 << shift for shift in range(12, 17))
 _LAST_DESCRIPTORS = 4096  # looked at to find where the last page ends
 _DESCRIPTORS_AT_ONCE = 128
@@ -138,16 +140,35 @@ class KdumpDump:
         sub = sub._replace(**{field: 0 for field, since in _SINCE.items() if version < since})
         self.notices = ((_OUT_OF_SPACE,) if status & _INCOMPLETE else ()) + ((self.PART,) if sub.split else ())
         self.dump_level: int | None = sub.dump_level if version >= _SINCE["dump_level"] else None
-        self.split = (sub.start_pfn, sub.end_pfn) if sub.split else None
         self.last_frame: int = sub.max_mapnr or max_mapnr
-        self._first: int = sub.start_pfn if sub.split else 0
+        if self.last_frame > _MAX_FRAMES:
+            raise TargetError(f"its header says that it is of {self.last_frame} page frames", hint=DAMAGED)
+        self.split = self._own_frames(sub.start_pfn, sub.end_pfn) if sub.split else None
+        self._first, end = self.split or (0, self.last_frame)
         bitmap = (1 + sub_blocks) * block
         half = bitmap_blocks * block // 2
-        self._ram, self._in_file = source.read(bitmap, half), source.read(bitmap + half, half)
-        self._end: int = min(sub.end_pfn if sub.split else self.last_frame, half * 8)
         self._descriptors: int = bitmap + 2 * half
-        self.notes: tuple[DumpNote, ...] = tuple(parse_notes(self._area(sub.offset_note, sub.size_note)))
-        self.vmcoreinfo: bytes | None = self._area(sub.offset_vmcoreinfo, sub.size_vmcoreinfo) or None
+        if not source.has(bitmap, 2 * half):
+            raise ShortFile(f"its bitmaps end at {self._descriptors}, the file at {source.size}")
+        used = min(half, self.last_frame + 7 >> 3)
+        stored = source.stored(bitmap, used) + source.stored(bitmap + half, used)
+        source.budget.spend(2 * used, "its two bitmaps of page frames", stored)
+        self._ram, self._in_file = source.read(bitmap, used), source.read(bitmap + half, used)
+        self._end: int = min(end, used * 8)
+        area = self._area(sub.offset_note, sub.size_note)
+        self.notes: tuple[DumpNote, ...] = tuple(parse_notes(area, source.budget))
+        text = self._area(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_VMCOREINFO))
+        self.vmcoreinfo: bytes | None = text or None
+
+    def _own_frames(self, start: int, end: int) -> tuple[int, int]:
+        """Of a part of a split set."""
+        end = min(end, self.last_frame)
+        if start > end:
+            raise TargetError(
+                f"its header says that it is the part of a split set from page frame {start:#x} to {end:#x}",
+                hint=DAMAGED,
+            )
+        return start, end
 
     def same_dump(self, other: "KdumpDump") -> bool:
         """Whether two files of split sets are of one set: the same kernel, and page by page the same choice."""
@@ -161,6 +182,7 @@ class KdumpDump:
         """Bytes that the sub-header points to; none if they are not there."""
         if not 0 < size <= _MAX_NOTES or not self._source.has(offset, size):
             return b""
+        self._source.budget.spend(size, "what its sub-header points to")
         return bytes(self._source.read(offset, size))
 
     def _missing_bytes(self) -> int:

@@ -6,9 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
+from kgcore.sources.vmcore.dumpfile.budget import Budget
+
 __all__ = ("ByteSource", "PlainFile", "ShortFile")
 
 _MAP_FROM = 1 << 20  # bytes
+_MAX_EXTENTS = 1 << 16
 
 
 class ShortFile(Exception):
@@ -19,9 +22,11 @@ class ByteSource(Protocol):
     """A dump as its writer meant it: flattened files look here as if they were not.
 
     :ivar in_place: what is read of it in large pieces takes no memory.
+    :ivar budget: for all that is read of it because a header says so.
     """
 
     in_place: bool
+    budget: Budget
 
     @property
     def size(self) -> int:
@@ -45,6 +50,9 @@ class ByteSource(Protocol):
     def has(self, offset: int, size: int) -> bool:
         """Whether :meth:`read` would give them."""
 
+    def stored(self, offset: int, size: int) -> int:
+        """How many of these bytes take room in the file. The others are in holes, and read as zeros."""
+
     def close(self) -> None: ...
 
 
@@ -61,9 +69,25 @@ class PlainFile:
     def __init__(self, descriptor: int) -> None:
         self.size = os.fstat(descriptor).st_size
         self._descriptor = os.dup(descriptor)
+        self.budget = Budget()
 
     def has(self, offset: int, size: int) -> bool:
         return 0 <= offset and 0 <= size and offset + size <= self.size
+
+    def stored(self, offset: int, size: int) -> int:
+        end, found = min(offset + size, self.size), 0
+        for _ in range(_MAX_EXTENTS):  # of a file in more pieces, what is counted is enough
+            try:
+                start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                if start >= end:
+                    break
+                offset = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+            except (OSError, OverflowError):  # nothing behind it
+                break
+            found += min(offset, end) - start
+            if offset >= end:
+                break
+        return found
 
     def read(self, offset: int, size: int) -> memoryview:
         if not self.has(offset, size):

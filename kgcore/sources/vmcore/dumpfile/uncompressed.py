@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Memory that lies in a file as it is, in a few large ranges."""
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -35,9 +36,9 @@ class Uncompressed:
 
     def __init__(self, source: ByteSource, ranges: Iterable[tuple[int, int, int]]) -> None:
         self._source = source
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._offsets: list[int] = []  # of address 0, if the range began there
+        self._starts = array("Q")
+        self._ends = array("Q")
+        self._offsets = array("q")  # of address 0, if the range began there
         reached = 0
         for start, size, offset in sorted(ranges):
             if start + size > reached:
