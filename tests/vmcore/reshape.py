@@ -165,6 +165,37 @@ def without_vmcoreinfo(source: Path, target: Path) -> Path:
     return target
 
 
+def with_notes(source: Path, target: Path, change: Callable[[list[bytes]], list[bytes]]) -> Path:
+    """A dump whose notes are others, or in another order: ``change`` gets and gives them whole, headers and all.
+
+    What remains of their place is filled with a note of nobody's. VMCOREINFO, which is the last, stays where it is.
+    """
+    copy(source, target)
+    with target.open("r+b") as file:
+        head = file.read(2 * PAGE)
+        if head.startswith(b"KDUMP"):
+            offset, size = struct.unpack_from("<QQ", head, PAGE + 48)  # offset_note, size_note
+        else:
+            _, offset, _, size = next(row for row in segments(source) if row.kind == _PT_NOTE)
+        file.seek(offset)
+        old = file.read(size)
+        notes, at = [], 0
+        while at < size:
+            name, desc, _ = struct.unpack_from("<III", old, at)
+            end = at + 12 + (name + 3 & ~3) + (desc + 3 & ~3)
+            notes.append(old[at:end])
+            at = end
+        *others, last = notes
+        new = b"".join(change(others))
+        rest = size - len(new) - len(last)
+        assert rest == 0 or rest >= 20
+        if rest:
+            new += struct.pack("<III8s", 7, rest - 20, 0, b"NOBODY") + bytes(rest - 20)
+        file.seek(offset)
+        file.write(new + last)
+    return target
+
+
 def patched(source: Path, target: Path, offset: int, data: bytes) -> Path:
     """A copy with some bytes changed."""
     shutil.copyfile(source, target) if source.stat().st_size < 1 << 27 else copy(source, target)

@@ -229,9 +229,9 @@ def test_kernel_stacks(name: str, types: str) -> None:
     from drgn import FaultError, Object
     from drgn.helpers.linux.pid import for_each_task
 
+    from kgcore.sources.vmcore.cpus import Cpus
     from kgcore.sources.vmcore.kernel32 import kernel_of
     from kgcore.sources.vmcore.kernelstack import KernelStacks
-    from kgcore.sources.vmcore.registers import Cpus
     from kgcore.sources.vmcore.target import TargetOptions, open_target
 
     fixture = need(name)

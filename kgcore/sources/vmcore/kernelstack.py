@@ -6,15 +6,17 @@ from functools import cached_property
 
 from drgn import FaultError, Object, StackFrame
 
+from kgcore.sources.vmcore.cpunotes import pt_regs
+from kgcore.sources.vmcore.cpus import Cpus, OnCpu
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.orc import OrcUnwinder, State
-from kgcore.sources.vmcore.registers import Cpus
 from kgcore.traces import OUTERMOST, End, Frame, KernelStack
 
 __all__ = ("KernelStacks",)
 
 _KERNEL = 1 << 63  # the addresses from there on are the kernel's
 _FRAME = "struct inactive_task_frame"
+_NO_REGISTERS = End("registers", "the registers of its CPU are not in the dump")
 
 
 class KernelStacks:
@@ -42,41 +44,48 @@ class KernelStacks:
         try:
             if not task.stack:
                 return _nothing("it has exited: its kernel stack is gone")
+            on = self._cpus.of(self._kernel.task(task), tid)
             if not self._orc.available:
-                return self._by_debug_information(task)
-            state = self._start(task, tid)
+                return self._by_debug_information(task, on)
+            state = self._start(task, on)
         except FaultError as error:
             return KernelStack((), End("memory", f"the kernel stack is not in the dump: {error}"))
         except LookupError as error:
             return _nothing(f"the layout of a sleeping thread's stack is not known: {error}")
         if state is None:
-            return KernelStack((), End("registers", "the registers of its CPU are not in the dump"))
+            return KernelStack((), _NO_REGISTERS)
         if state.user_mode:
             return KernelStack((), OUTERMOST)
         calls, end = self._orc.unwind(state)
         return KernelStack(self._frames(calls), end)
 
-    def _start(self, task: Object, tid: int) -> State | None:
+    def _start(self, task: Object, on: OnCpu | None) -> State | None:
         """Where to begin: at the CPU's registers, else where ``__switch_to_asm()`` left off."""
-        cpu = self._cpus.running(self._kernel.task(task))
-        if cpu is not None:
-            found = self._cpus.registers(cpu, tid)
-            if found is None:
+        if on is not None:
+            if on.registers is None:
                 return None
-            values = found.values
-            return State(values["ip"], values["sp"], values["bp"], True, values, found.user_mode)
+            values = on.registers.values
+            return State(values["ip"], values["sp"], values["bp"], True, values, on.registers.user_mode)
         sp = task.thread.sp.value_()
         frame = Object(self._kernel.prog, _FRAME, address=sp)
         size = self._kernel.prog.type(_FRAME).size or 0
         return State(frame.ret_addr.value_(), sp + size, frame.bp.value_())
 
-    def _by_debug_information(self, task: Object) -> KernelStack:
+    def _by_debug_information(self, task: Object, on: OnCpu | None) -> KernelStack:
         """Of a kernel without tables."""
         if self._kernel.target.symbols_from != "dwarf":
             return _nothing("the unwind tables of the kernel (ORC) are not in the dump: -s vmlinux has others")
+        start = task
+        if on is not None:
+            if on.registers is None:
+                return KernelStack((), _NO_REGISTERS)
+            if on.registers.user_mode:
+                return KernelStack((), OUTERMOST)
+            # drgn would go by the number that QEMU gave the CPU.
+            start = Object.from_bytes_(self._kernel.prog, "struct pt_regs", pt_regs(on.registers.values))
         frames: list[Frame] = []
         try:
-            for found in self._kernel.prog.stack_trace(task):
+            for found in self._kernel.prog.stack_trace(start):
                 try:
                     ip = found.pc
                 except LookupError:
@@ -84,7 +93,7 @@ class KernelStacks:
                 if ip < _KERNEL:
                     return KernelStack(tuple(frames), OUTERMOST)
                 frames.append(_frame(found, ip))
-        except ValueError as error:  # of a running task without registers
+        except ValueError as error:  # of a task that began to run meanwhile
             return KernelStack(tuple(frames), End("registers", str(error)))
         return KernelStack(tuple(frames), End("unwind-information", "the debug information says no more"))
 

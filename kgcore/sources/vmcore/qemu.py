@@ -92,7 +92,9 @@ class PausedGuest:
         if self._socket.family == socket.AF_UNIX:
             self.notes = self._cpu_notes()
         else:
-            self.notices = ("registers of CPUs can be taken over a Unix socket only; those in the cores may be older",)
+            self.notices = (
+                "registers of CPUs can be taken over a Unix socket only; those of running threads are missing",
+            )
 
     def _start_guardian(self) -> None:
         pipe, self._leash = os.pipe()

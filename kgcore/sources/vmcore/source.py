@@ -23,6 +23,7 @@ from kgcore.model import (
 )
 from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Supplies, TaskRef
 from kgcore.sources.vmcore import registers, vmas
+from kgcore.sources.vmcore.cpus import Cpus
 from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernelstack import KernelStacks
@@ -54,8 +55,8 @@ class VmcoreSource:
         self._tasks = Tasks(self._kernel)
 
     @cached_property
-    def _cpus(self) -> registers.Cpus:
-        return registers.Cpus(self._kernel)
+    def _cpus(self) -> Cpus:
+        return Cpus(self._kernel)
 
     @cached_property
     def _kernel_stacks(self) -> KernelStacks:
@@ -142,7 +143,7 @@ class VmcoreSource:
 class _Reader:
     """Reads one process into a :class:`ProcessImage`, collecting what goes wrong on the way."""
 
-    def __init__(self, stores: Stores, tasks: Tasks, cpus: registers.Cpus, task: Object) -> None:
+    def __init__(self, stores: Stores, tasks: Tasks, cpus: Cpus, task: Object) -> None:
         self._stores = stores
         self._kernel = stores.kernel
         self._tasks = tasks
@@ -196,14 +197,9 @@ class _Reader:
 
     def _thread(self, task: Members, ids: Ids) -> Thread:
         tid = int(task["pid"])
-        cpu = self._cpus.running(task)
-        note = None if cpu is None else self._cpus.registers(cpu, tid)
-        if cpu is not None and note is None:
-            self._warnings.append(
-                f"thread {tid} was running on CPU {cpu}, whose registers are not in the dump; "
-                "if it was in user mode, those given are of its last kernel entry"
-            )
-        found = registers.user_registers(self._kernel, task, tid, note)
+        on = self._cpus.of(task, tid)
+        cpu = None if on is None else on.cpu
+        found = registers.user_registers(self._kernel, task, tid, on)
         self._warnings += found.warnings
         return Thread(
             task=task.address,

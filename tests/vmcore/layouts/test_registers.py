@@ -11,7 +11,9 @@ pytest.importorskip("drgn")
 from drgn import FaultError
 
 from kgcore.model import RegisterSource
-from kgcore.sources.vmcore.registers import CpuRegisters, Cpus, fpu_state, tls_segments, user_registers
+from kgcore.sources.vmcore.cpunotes import CpuRegisters
+from kgcore.sources.vmcore.cpus import Cpus, OnCpu
+from kgcore.sources.vmcore.registers import fpu_state, tls_segments, user_registers
 from kgcore.sources.vmcore.structs import Members
 from tests.vmcore.layouts.world import PAGE_OFFSET, World, physical
 
@@ -48,6 +50,7 @@ USER_REGS = [*PT_REGS, *"fs_base gs_base ds es fs gs".split()]
 USER_CS, KERNEL_CS = 0x33, 0x10
 NO_SYSCALL = (1 << 64) - 1
 TID = 4711
+OFFSETS = 0x100000, 0x101000
 
 
 def numbered(names: list[str], start: int, **known: int) -> dict[str, int]:
@@ -79,17 +82,21 @@ class Machine(World):
         super().__init__(types, release, info)
         self.variable("__cpu_possible_mask", "struct cpumask", bits=[3])
         self.variable("boot_cpu_data", "struct cpuinfo_x86", x86_capability=[0] * 9 + [int(fsgsbase)] + [0] * 10)
-        # per_cpu_ptr(): the address of CPU 0's, plus the CPU's offset
-        runqueues = self.place("runqueues", "struct rq", self.allocate(8192))
-        idle = self.new("struct task_struct", on_cpu=1)
+        # per_cpu_ptr(): the variable's address, plus the CPU's offset
+        self.place("runqueues", "struct rq", self.allocate(8192) - OFFSETS[0])
+        idle = self.new("struct task_struct", **({"on_cpu": 1} if "on_cpu" in types else {}))
         for cpu in range(2):
-            self.set("struct rq", runqueues + 4096 * cpu, {"curr": idle})
-        offsets = self.data(struct.pack("<2Q", 0, 4096))
-        self.place("__per_cpu_offset", self.prog.array_type(self.types["unsigned long"], 2), offsets)
+            self.set("struct rq", self.per_cpu("runqueues", cpu), {"curr": idle})
+        offsets = self.data(struct.pack("<4Q", *OFFSETS, 0xFFFFFFFF84818000, 0xFFFFFFFF84818000))
+        self.place("__per_cpu_offset", self.prog.array_type(self.types["unsigned long"], 4), offsets)
         self.root = self.allocate(4096)
         self.mm = self.new("struct mm_struct", pgd=self.root)
         self.stack = self.allocate(16384)
         self.address = self.new("struct task_struct", stack=self.stack, pid=TID, mm=self.mm)
+
+    def per_cpu(self, name: str, cpu: int) -> int:
+        """Address of a CPU's own variable."""
+        return self.symbols[name] + OFFSETS[cpu]
 
     @property
     def task(self) -> Members:
@@ -104,7 +111,15 @@ class Machine(World):
         self.set("struct task_struct", self.address, {f"thread.{name}": value for name, value in members.items()})
 
     def found(self, cpu: CpuRegisters | None = None) -> Any:
-        return user_registers(self.kernel, self.task, TID, cpu)
+        return user_registers(self.kernel, self.task, TID, None if cpu is None else OnCpu(1, cpu, not cpu.user_mode))
+
+    def run(self, note: CpuRegisters | None) -> Any:
+        """What is found of the task that runs on CPU 1, if that is what is known of the CPU."""
+        self.set("struct rq", self.per_cpu("runqueues", 1), {"curr": self.address})
+        self.set("struct task_struct", self.address, {"on_cpu": 1})
+        cpus = Cpus(self.kernel)
+        cpus.registers = lambda cpu, tid: note if cpu == 1 else None  # type: ignore[method-assign]
+        return user_registers(self.kernel, self.task, TID, cpus.of(self.task, TID))
 
     def note(self, pid: int | None = TID, cr3: int | None = None, **known: int) -> CpuRegisters:
         values = numbered(USER_REGS, 0x5000, cs=USER_CS) | known
@@ -226,14 +241,37 @@ class TestRunning:
         assert not found.warnings
 
     def test_note_of_another_task(self) -> None:
-        """The CPU switched between the note and the end, or the note is of an earlier crash: never its registers."""
+        """What the CPU had is not ours, and our last entry into the kernel may be over: no registers."""
+        machine = Machine()
+        machine.entry_frame(numbered(PT_REGS, 0x1000, cs=USER_CS, ip=0x401000, sp=0x7FFE0000))
+        found = machine.run(machine.note(pid=TID + 1))
+        assert found.registers.source is RegisterSource.UNAVAILABLE
+        assert set(found.registers.values) == found.registers.unknown == set(USER_REGS)
+        assert not any(found.registers.values.values())
+        (warning,) = found.warnings
+        assert "running on CPU 1, whose registers are another task's: its registers are missing" in warning
+        assert "0x401000" in warning, "a hint, and no more than that"
+        assert "0x7ffe0000" in warning
+
+    def test_no_note(self) -> None:
+        machine = Machine()
+        machine.entry_frame(numbered(PT_REGS, 0x1000, cs=USER_CS))
+        found = machine.run(None)
+        assert found.registers.source is RegisterSource.UNAVAILABLE
+        assert "running on CPU 1, whose registers are not in the dump" in found.warnings[0]
+
+    def test_no_note_of_the_cpu_that_crashed(self) -> None:
+        """It did so in the kernel: what it has saved at the door is the user's."""
         machine = Machine()
         regs = numbered(PT_REGS, 0x1000, cs=USER_CS)
         machine.entry_frame(regs)
-        found = machine.found(machine.note(pid=TID + 1))
+        machine.word("panic_cpu", 0)
+        assert machine.run(None).registers.source is RegisterSource.UNAVAILABLE
+        machine.write(machine.symbols["panic_cpu"], b"\1")
+        found = machine.run(None)
         assert found.registers.source is RegisterSource.ENTRY_FRAME
         assert {name: found.registers.values[name] for name in PT_REGS} == regs
-        assert "another task's" in found.warnings[0]
+        assert not found.warnings
 
     @pytest.mark.parametrize(("difference", "ours"), [(0, True), (0x1000, True), (0x1FFF, True), (0x2000, False)])
     def test_page_table_root(self, difference: int, ours: bool) -> None:
@@ -241,8 +279,9 @@ class TestRunning:
         machine = Machine()
         machine.set("struct mm_struct", machine.mm, {"pgd": PAGE_OFFSET + 0x800000})
         machine.entry_frame(numbered(PT_REGS, 0x1000, cs=USER_CS))
-        found = machine.found(machine.note(pid=None, cr3=0x800000 + difference))
+        found = machine.run(machine.note(pid=None, cr3=0x800000 + difference))
         assert (found.registers.source is RegisterSource.CPU_NOTE) is ours
+        assert (found.registers.source is RegisterSource.UNAVAILABLE) is not ours
         assert bool(found.warnings) is not ours
 
     def test_in_the_kernel(self) -> None:
@@ -259,144 +298,13 @@ class TestRunning:
         assert not found.warnings
 
     def test_in_the_kernel_for_another_task(self) -> None:
+        """The CPU is about to run ours, or was: it is in the kernel, so that the entry frame holds."""
         machine = Machine()
         machine.entry_frame(numbered(PT_REGS, 0x1000, cs=USER_CS))
         machine.thread(fsbase=0x7F1111)
-        found = machine.found(machine.note(pid=1, cs=KERNEL_CS, fs_base=0x7F0000))
+        found = machine.run(machine.note(pid=1, cs=KERNEL_CS, fs_base=0x7F0000))
+        assert found.registers.source is RegisterSource.ENTRY_FRAME
         assert found.registers.values["fs_base"] == 0x7F1111
-
-
-class TestNotes:
-    USER = numbered(USER_REGS, 0x9000, cs=USER_CS, fs_base=0x7A000, gs_base=0x7B000)
-
-    def test_qemu(self) -> None:
-        machine = Machine()
-        machine.notes(
-            (b"CORE", 1, prstatus(1, self.USER)),
-            (b"QEMU", 0, qemu(self.USER)),
-            (b"QEMU", 0, qemu(self.USER | {"ax": 5}, 0x3000)),
-        )
-        cpus = Cpus(machine.kernel)
-        first, second = cpus.registers(0, TID), cpus.registers(1, TID)
-        assert first is not None
-        assert second is not None
-        assert first.values == self.USER | {"orig_ax": NO_SYSCALL}
-        assert first.source is RegisterSource.QEMU_NOTE
-        assert (second.values["ax"], second.cr3, second.user_mode) == (5, 0x3000, True)
-        assert cpus.registers(2, TID) is None
-
-    @pytest.mark.parametrize(
-        ("cs", "kernel_gs", "expected"), [(USER_CS, 7, 0x7B000), (KERNEL_CS, 7, 7), (KERNEL_CS, None, 0x7B000)]
-    )
-    def test_qemu_in_the_kernel(self, cs: int, kernel_gs: int | None, expected: int) -> None:
-        """swapgs: in the kernel the user's GS base is in MSR_KERNEL_GS_BASE, which QEMU tells since 2.12."""
-        machine = Machine()
-        machine.notes((b"QEMU", 0, qemu(self.USER | {"cs": cs}, kernel_gs_base=kernel_gs)))
-        found = Cpus(machine.kernel).registers(0, TID)
-        assert found is not None
-        assert found.values["gs_base"] == expected
-        assert found.user_mode is (cs == USER_CS)
-
-    def test_qemu_without_its_own_notes(self) -> None:
-        """QEMU numbers its NT_PRSTATUS by CPU, from 1 on (target/i386/arch_dump.c: pr_pid = id + 1)."""
-        machine = Machine()
-        machine.notes((b"CORE", 1, prstatus(1, self.USER)), (b"CORE", 1, prstatus(7, self.USER)))
-        cpus = Cpus(machine.kernel)
-        found = cpus.registers(0, TID)
-        assert found is not None
-        assert (found.pid, found.values) == (None, self.USER)
-        assert cpus.registers(1, TID) is None, "not of that CPU"
-
-    def test_damaged_notes_do_not_count(self) -> None:
-        machine = Machine()
-        machine.notes(
-            (b"QEMU", 0, qemu(self.USER)[:-1]), (b"CORE", 1, prstatus(1, self.USER)[:-1]), (b"QEMU", 1, qemu(self.USER))
-        )
-        assert Cpus(machine.kernel).registers(0, TID) is None
-
-    def kdump(self, note: bytes = b"", *notes: bytes) -> Machine:
-        """A crash: ``crash_notes`` is a per-CPU buffer (kernel/kexec_core.c), and the file has some notes."""
-        machine = Machine(CRASHTIME="1")
-        first = machine.allocate(8192)
-        machine.write(first + 4096, note)
-        pointer = machine.allocate(8)
-        machine.write(pointer, struct.pack("<Q", first))
-        machine.place("crash_notes", machine.prog.pointer_type(machine.types["struct elf_note"]), pointer)
-        machine.notes(*((b"CORE", 1, desc) for desc in notes))
-        return machine
-
-    def elf_note(self, pid: int, regs: dict[str, int], name: bytes = b"CORE\0\0\0\0", kind: int = 1) -> bytes:
-        return struct.pack("<III", 5, 336, kind) + name + prstatus(pid, regs)
-
-    def test_crash_notes_by_cpu(self) -> None:
-        other = self.USER | {"ax": 1}
-        machine = self.kdump(self.elf_note(TID, self.USER), prstatus(TID, other))
-        found = Cpus(machine.kernel).registers(1, TID)
-        assert found is not None
-        assert (found.values, found.pid, found.source) == (self.USER, TID, RegisterSource.CPU_NOTE)
-
-    @pytest.mark.parametrize("damage", ["kind", "name", "empty", "lost"])
-    def test_notes_of_the_file_by_pid(self, damage: str) -> None:
-        """The file's list no longer says which CPU a note is of: CPUs that did not answer have none."""
-        good = {
-            "kind": self.elf_note(TID, self.USER, kind=3),
-            "name": self.elf_note(TID, self.USER, name=b"LINU\0\0\0\0"),
-            "empty": b"",
-            "lost": self.elf_note(TID, self.USER),
-        }[damage]
-        mine, idle = self.USER | {"ax": 1}, self.USER | {"ax": 2}
-        machine = self.kdump(good, prstatus(0, idle), prstatus(TID, mine), prstatus(0, idle))
-        if damage == "lost":
-            machine.lost = {physical(int(machine.prog["crash_notes"].value_())) + 4096 >> 12}
-        cpus = Cpus(machine.kernel)
-        found = cpus.registers(1, TID)
-        assert found is not None
-        assert found.values == mine
-        assert cpus.registers(1, TID + 1) is None
-        assert cpus.registers(1, 0) is None, "idle tasks all have the id 0"
-        alone = Cpus(self.kdump(b"", prstatus(0, idle)).kernel)
-        assert alone.registers(1, 0) is None, "also if only one answered"
-
-    def test_two_notes_of_one_pid_tell_nothing(self) -> None:
-        machine = self.kdump(b"", prstatus(TID, self.USER), prstatus(TID, self.USER))
-        assert Cpus(machine.kernel).registers(1, TID) is None
-
-
-class TestWhoRuns:
-    def machine(self, types: str = TYPES) -> Machine:
-        machine = Machine(types=types)
-        machine.set("struct rq", machine.symbols["runqueues"] + 4096, {"curr": machine.address})
-        machine.set("struct task_struct", machine.address, {"on_cpu": 1, "thread_info.cpu": 1})
-        return machine
-
-    def test_running(self) -> None:
-        machine = self.machine()
-        assert Cpus(machine.kernel).running(machine.task) == 1
-
-    def test_not_running(self) -> None:
-        machine = self.machine()
-        machine.set("struct task_struct", machine.address, {"on_cpu": 0})
-        assert Cpus(machine.kernel).running(machine.task) is None
-
-    def test_about_to_leave(self) -> None:
-        """``prev->on_cpu`` stays set until finish_task() (kernel/sched/core.c), when the registers are another's."""
-        machine = self.machine()
-        other = machine.new("struct task_struct", on_cpu=1, thread_info__cpu=1)
-        assert Cpus(machine.kernel).running(machine.kernel.task(machine.pointer("struct task_struct", other))) is None
-
-    @pytest.mark.parametrize("what", ["runqueue", "mask"])
-    def test_lost_runqueue(self, what: str) -> None:
-        """Then the task's own word counts: it must not be taken for asleep."""
-        machine = self.machine()
-        place = machine.symbols["runqueues"] + 4096 if what == "runqueue" else machine.symbols["__cpu_possible_mask"]
-        machine.lost = {physical(place) >> 12}
-        cpus = Cpus(machine.kernel)
-        assert cpus.running(machine.task) == 1
-        asleep = machine.pointer("struct task_struct", machine.new("struct task_struct", thread_info__cpu=1))
-        assert cpus.running(machine.kernel.task(asleep)) is None
-        elsewhere = machine.new("struct task_struct", on_cpu=1, thread_info__cpu=0)
-        expected = None if what == "runqueue" else 0
-        assert cpus.running(machine.kernel.task(machine.pointer("struct task_struct", elsewhere))) == expected
 
 
 class TestFpu:
