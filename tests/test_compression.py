@@ -9,7 +9,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import example, given
@@ -172,6 +172,37 @@ def test_damage_is_damage_of_the_dump() -> None:
     assert issubclass(CannotDecompress, BrokenDump)
 
 
+def no_library(name: str) -> NoReturn:
+    raise ImportError(name)
+
+
+@pytest.mark.parametrize("name", ["lzo", "snappy", "zstd"])
+class TestCLibraries:
+    """Those that come with drgn, where the extra is not installed: pages of kdump files are unpacked all the same."""
+
+    @pytest.fixture(autouse=True)
+    def bare(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("drgn")
+        self.packers = {name: independent(name) for name in ("lzo", "snappy", "zstd")}
+        for module in ("cramjam", "zstandard", "lzallright"):
+            monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setattr("kgcore.sources.vmcore.lzo_rle.decompress", None)
+
+    def test_unpack(self, name: str) -> None:
+        for data in CONTENTS.values():
+            assert decompressor(name)(self.packers[name](data), len(data)) == data
+
+    def test_damage(self, name: str) -> None:
+        packed = self.packers[name](CONTENTS["text"])
+        for damaged in (b"", packed[:-3], b"\xff" * 100, packed[:9] + b"\xff" * 20 + packed[29:]):
+            with pytest.raises(CannotDecompress):
+                decompressor(name)(damaged, len(CONTENTS["text"]))
+
+    def test_more_than_there_is_room_for(self, name: str) -> None:
+        with pytest.raises(CannotDecompress):
+            decompressor(name)(self.packers[name](CONTENTS["text"]), 100)
+
+
 class TestNames:
     @pytest.mark.parametrize("name", ["", "842", "lzma", "zlib+lzo", "none", "deflate\n"])
     def test_unknown(self, name: str) -> None:
@@ -189,6 +220,7 @@ class TestNames:
     def test_library_is_not_installed(self, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
         for module in ("lz4", "lz4.block", "cramjam", "zstandard"):
             monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setattr("kgcore.sources.vmcore.compression.borrowed", no_library)
         said = f"to unpack {name}, the Python package {package} is needed: pip install 'kgcore[formats]'"
         with pytest.raises(NoDecompressor) as caught:
             decompressor(name)

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -161,6 +162,10 @@ def states(dump: DumpFile, start: int, end: int) -> list[tuple[int, int, FrameSt
     return [(run.start, run.end, run.state) for run in runs]
 
 
+def no_library(name: str) -> NoReturn:
+    raise ImportError(name)
+
+
 class TestElf:
     @pytest.mark.parametrize("bits", [32, 64])
     @pytest.mark.parametrize("qemu", [False, True])
@@ -274,6 +279,7 @@ class TestKdump:
     ) -> None:
         for module in ("cramjam", "lzallright"):
             monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setattr("kgcore.sources.vmcore.compression.borrowed", no_library)
         dump = opened(tmp_path, kdump([1], [1], status=status))
         assert isinstance(dump, KdumpDump)
         assert re.search(said, dump.cannot_read)

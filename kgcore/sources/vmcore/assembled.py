@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A Program over memory that drgn cannot read as a file: LiME images, raw memory, split sets, kdump files cut off.
+"""A Program over the memory of a dump file, of whatever format.
 
-drgn is given an ELF core of notes only, and then each range of physical memory with a function that reads it.
-Everything else (translation of kernel addresses, helpers) works as over any vmcore.
+drgn is given an ELF core of notes only, and then physical memory with a function that reads it. Everything else
+(translation of kernel addresses, helpers) works as over any vmcore. drgn would read ELF and most kdump files by itself,
+but it maps them, and its libkdumpfile all of them: a bad sector, or somebody who cuts the file off, would end us by a
+signal.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from struct import Struct
 from typing import NamedTuple
@@ -14,21 +16,25 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, FrameState, KdumpDump, LinearDump, SplitSet
+from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, ElfDump, FrameState, LinearDump
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
-from kgcore.sources.vmcore.dumpfile.linear import Extent
-from kgcore.sources.vmcore.dumpfile.source import ShortFile
+from kgcore.sources.vmcore.dumpfile.source import ShortFile, reason
+from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
-__all__ = ("Segment", "assemble", "segments")
+__all__ = ("Segment", "assemble", "memory_of", "reader_of")
 
 _EHDR = Struct("<16sHHIQQQIHHHHHH")
 _PHDR = Struct("<IIQQQQQQ")
 _NOTE = Struct("<III")
 _ET_CORE, _EM_X86_64, _PT_NOTE = 4, 62, 4
 
-
 _PAGE = 1 << PAGE_SHIFT
 _CACHED_PAGES = 2048
+_END = 1 << 52  # of what x86 can address
+_KEY = "kgcore_assembled"
+
+Answer = Callable[[int, int, int, bool], bytes]
+"""What drgn calls: address, size, offset in the segment, whether the address is physical."""
 
 Read = Callable[[int, int], bytes]
 """Physical memory by address and size, or FaultError."""
@@ -42,18 +48,11 @@ class Segment(NamedTuple):
     read: Read
 
 
-def segments(dump: DumpFile, *, small: bool = False) -> tuple[Segment, ...] | None:
-    """The memory of a dump that drgn does not read by itself, or not well; None for all others.
-
-    :param small: it is of a 32-bit machine, whose memory above 4 GiB libkdumpfile does not find.
-    """
-    if isinstance(dump, LinearDump):
-        return tuple(Segment(part.address, part.size, partial(_read_linear, dump, part)) for part in dump.extents)
-    if isinstance(dump, SplitSet):
-        return tuple(_split_segments(dump))
-    if isinstance(dump, KdumpDump) and (dump.missing_bytes or dump.flattened or small) and not dump.cannot_read:
-        return (Segment(0, dump.last_frame << PAGE_SHIFT, partial(_read_kdump, dump)),)
-    return None
+def memory_of(dump: DumpFile) -> Segment:
+    """The physical memory of a dump file."""
+    if isinstance(dump, ElfDump | LinearDump):
+        return Segment(0, _END, partial(_read_bytes, dump.memory))
+    return Segment(0, _END, partial(_read_frames, dump))
 
 
 def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[Segment, ...]) -> None:
@@ -63,10 +62,17 @@ def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[Segment, 
         file.write(_header(notes))
     prog.set_core_dump(descriptor)  # and it is drgn's from now on, which closes it
     for start, size, read in memory:
-        prog.add_memory_segment(start, size, _cached(read), True)
+        prog.cache[_KEY] = answer = _cached(read)
+        prog.add_memory_segment(start, size, answer, True)
 
 
-def _cached(read: Read) -> Callable[[int, int, int, bool], bytes]:
+def reader_of(prog: Program) -> Answer | None:
+    """What reads physical memory, if it is not drgn that reads the file."""
+    found: Answer | None = prog.cache.get(_KEY)
+    return found
+
+
+def _cached(read: Read) -> Answer:
     """The function that drgn calls. Its helpers read a byte here and a word there, a hundred thousand times."""
 
     @lru_cache(_CACHED_PAGES)
@@ -85,19 +91,15 @@ def _cached(read: Read) -> Callable[[int, int, int, bool], bytes]:
     return answer
 
 
-def _read_linear(dump: LinearDump, extent: Extent, address: int, size: int) -> bytes:
-    data = dump.read(extent, address - extent.address, size) if address >= extent.address else b""
-    if len(data) < size:
-        raise FaultError("memory is not in the dump", address + len(data))
-    return data
+def _read_bytes(memory: Uncompressed, address: int, size: int) -> bytes:
+    try:
+        return memory.read(address, size)
+    except (ShortFile, OSError) as error:
+        raise FaultError(reason(error), address) from error
 
 
-def _read_kdump(dump: KdumpDump, address: int, size: int) -> bytes:
-    """Page by page, since each is compressed by itself.
-
-    libkdumpfile, which drgn has for this, reads nothing at all of many files that are cut off (it wants the page tables
-    first), and keeps an index of flattened ones in memory that is larger than the file.
-    """
+def _read_frames(dump: DumpFile, address: int, size: int) -> bytes:
+    """Page by page, since each is compressed by itself."""
     first, last = address >> PAGE_SHIFT, address + size - 1 >> PAGE_SHIFT
     for start, _, state in dump.frames.runs(first, last + 1):
         if state is not FrameState.STORED:
@@ -107,17 +109,8 @@ def _read_kdump(dump: KdumpDump, address: int, size: int) -> bytes:
     try:
         dump.fill(pages, memoryview(data))
     except (ShortFile, BrokenDump, OSError) as error:
-        raise FaultError(str(error), address) from error
+        raise FaultError(reason(error), address) from error
     return bytes(data[address & _PAGE - 1 :][:size])
-
-
-def _split_segments(dump: SplitSet) -> Iterator[Segment]:
-    for part in dump.parts:
-        if part.start < part.end:
-            prog = Program()
-            prog.set_core_dump(part.path)
-            size = part.end - part.start << PAGE_SHIFT
-            yield Segment(part.start << PAGE_SHIFT, size, partial(prog.read, physical=True))
 
 
 def _header(notes: tuple[DumpNote, ...]) -> bytes:

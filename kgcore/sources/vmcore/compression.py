@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decompression of single blocks: pages of a kdump file, and what the kernel itself compressed (zram, zswap).
 
-zlib is Python's own, lzo-rle is ours; the other libraries may be installed or not. zstandard is one of them though
+zlib is Python's own, lzo-rle is ours; the other libraries may be installed or not, and some come with drgn. zstandard
+is one of them though
 Python has a zstd since 3.14: that one makes a context for each call, which takes longer than to unpack a page.
 """
 
 import importlib
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.sources.vmcore import lzo_rle
+from kgcore.sources.vmcore.clibraries import borrowed
 
 __all__ = ("CannotDecompress", "Decompress", "NoDecompressor", "decompressor")
 
@@ -47,6 +50,11 @@ def decompressor(algorithm: str, dictionary: bytes | None = None) -> Decompress:
     try:
         return _checked(_MAKERS[name](dictionary or None), name)
     except ImportError as error:
+        with suppress(ImportError):
+            if dictionary is None:
+                return _checked(borrowed(name), name)
+        if name == "lzo":
+            return _checked(lzo_rle.decompress, name)
         lacking = f"the Python package {_PACKAGES[name]} is needed: pip install 'kgcore[formats]'"
         raise NoDecompressor(f"to unpack {name}, {lacking}") from error
 
@@ -90,10 +98,7 @@ def _deflate(_dictionary: bytes | None) -> Decompress:
 
 def _lzo(_dictionary: bytes | None) -> Decompress:
     """Version 0 of the format; lzallright knows no other, and is many times as fast as ours."""
-    try:
-        lzallright = importlib.import_module("lzallright")
-    except ImportError:
-        return lzo_rle.decompress
+    lzallright = importlib.import_module("lzallright")
     return lambda data, size: lzallright.LZOCompressor.decompress(data, output_size_hint=size)
 
 

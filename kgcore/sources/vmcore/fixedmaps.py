@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel memory without page tables, for dumps that lost theirs.
+"""Kernel memory without page tables: quicker, and for dumps that lost theirs.
 
 drgn translates every kernel address by the kernel's page tables. Those of the direct map lie at the end of RAM, so a
-file that was cut off lacks them. Two ranges can do without: the kernel's image, which is contiguous, and the direct map
-itself (Documentation/arch/x86/x86_64/mm.rst).
+file that was cut off lacks them, and a bad sector may have taken any of them. Two ranges can do without: the kernel's
+image, which is contiguous, and the direct map itself (Documentation/arch/x86/x86_64/mm.rst).
 """
 
 from drgn import FaultError, Program
 
 from kgcore.sources.vmcore import vmcoreinfo
+from kgcore.sources.vmcore.assembled import reader_of
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
 
 __all__ = ("map_direct", "map_image")
@@ -41,8 +42,12 @@ def map_direct(prog: Program) -> None:
 
 
 def _map(prog: Program, start: int, size: int, physical: int) -> None:
+    answer = reader_of(prog)
+    if answer is None:
+        return
+    found = answer
+
     def read(address: int, count: int, offset: int, _physical: bool) -> bytes:
-        data: bytes = prog.read(physical + offset, count, physical=True)
-        return data
+        return found(physical + offset, count, 0, True)
 
     prog.add_memory_segment(start, size, read, False)

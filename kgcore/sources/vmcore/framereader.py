@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Page frames in bulk, as fast as the dump file gives them."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 
 from drgn import FaultError
@@ -9,7 +8,7 @@ from drgn import FaultError
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.dumpfile import DumpFile
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
-from kgcore.sources.vmcore.dumpfile.source import ShortFile
+from kgcore.sources.vmcore.dumpfile.source import ShortFile, reason
 from kgcore.sources.vmcore.dumpfile.uncompressed import adjacent
 
 __all__ = ("FrameReader",)
@@ -21,17 +20,18 @@ _CHECKED = 64  # calls of which a page is compared
 class FrameReader:
     """Reads page frames that are STORED: out of the dump file itself, or through drgn.
 
-    drgn takes 7 to 14 us for a page of a kdump file, most of it for looking it up, and never lets go of Python's lock.
-    So the file's own tables are read here, and at first compared with what drgn reads; whatever is unusual about a file
-    (a compression without library, pages that are encrypted) is left to drgn.
+    A list of them at once, as a call for each would take longer than to unpack it.
 
+    :param dump: None: drgn alone can read.
     :param phys: physical memory, by drgn.
+    :param check: drgn reads the file by itself, perhaps another one than we: what both read is compared at first, and
+        what we cannot read is left to drgn.
     """
 
-    def __init__(self, dump: DumpFile | None, phys: Callable[[int, int], bytes]) -> None:
-        self._dump = None if dump is None or _slow(dump) else dump
+    def __init__(self, dump: DumpFile | None, phys: Callable[[int, int], bytes], *, check: bool) -> None:
+        self._dump = dump
         self._phys = phys
-        self._to_check = _CHECKED
+        self._to_check = _CHECKED if check else 0
 
     def fill(self, pages: Sequence[int], view: memoryview) -> None:
         """Copy page frames.
@@ -47,7 +47,7 @@ class FrameReader:
                     return
             except (ShortFile, BrokenDump, OSError) as error:
                 if not self._to_check:
-                    raise FaultError(str(error), pages[0]) from error
+                    raise FaultError(reason(error), pages[0]) from error
         self._by_drgn(pages, view)
         self._dump = None  # drgn reads what we do not
 
@@ -61,8 +61,3 @@ class FrameReader:
         """Whether drgn reads the same."""
         self._to_check -= 1
         return data == self._phys(page, _PAGE)
-
-
-def _slow(dump: DumpFile) -> bool:
-    """Our own lzo is made for the few pages of zram; drgn's is the faster one."""
-    return dump.compression == "lzo" and importlib.util.find_spec("lzallright") is None

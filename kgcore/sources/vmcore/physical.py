@@ -13,6 +13,7 @@ from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.extents import Extent, Place, Reader, missing, zeros
 from kgcore.sources.vmcore.framereader import FrameReader
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.qemu import PausedGuest
 
 __all__ = ("PhysicalMemory",)
 
@@ -25,6 +26,7 @@ _FRAMES_KEPT = 256
 _NOT_STORED = {
     FrameState.EXCLUDED: (Provenance.EXCLUDED, ""),
     FrameState.CUT_OFF: (Provenance.EXCLUDED, "beyond the end of the cut-off dump"),
+    FrameState.LOST: (Provenance.UNREADABLE, "the dump file cannot be read where it tells of that memory"),
     FrameState.NO_RAM: (Provenance.UNREADABLE, "no RAM at that address"),
 }
 
@@ -52,8 +54,9 @@ class PhysicalMemory(Reader):
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._target = kernel.target
-        self._frames = FrameReader(kernel.target.dump, kernel.target.phys)
+        self._target = target = kernel.target
+        dump = None if isinstance(target.dump, PausedGuest) else target.dump
+        self._frames = FrameReader(dump, target.phys, check=not target.assembled)
         # A page table serves many mappings, one after the other; that of a running process changes.
         self._frame = lru_cache(0 if kernel.target.live else _FRAMES_KEPT)(self._read_frame)
 

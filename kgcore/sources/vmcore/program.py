@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A drgn Program for whatever the user has, before it has types and symbols.
 
-drgn opens ELF cores and kdump files by itself if they carry VMCOREINFO and say what machine they come from. Where they
-do not, the facts are found here and given to it. All of drgn's exceptions end here: it raises FileNotFoundError,
+drgn takes memory from functions of ours (:mod:`kgcore.sources.vmcore.assembled`), and is told VMCOREINFO and what
+machine the dump comes from, which are found here where its headers do not say so.
+
+All of drgn's exceptions end here: it raises FileNotFoundError,
 PermissionError, ValueError, LookupError and plain Exception.
 """
 
@@ -15,7 +17,7 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, Pro
 
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore import vmcoreinfo
-from kgcore.sources.vmcore.assembled import assemble, segments
+from kgcore.sources.vmcore.assembled import assemble, memory_of
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
 from kgcore.sources.vmcore.fixedmaps import map_image
@@ -72,19 +74,16 @@ def open_core(path: str, dump: DumpFile, text: bytes | None, architecture: str |
     if text is None:
         text, machine = _find_vmcoreinfo(path, dump, way)
         way = _way(machine)
-    # Where the header says so, drgn finds the platform out by itself.
-    told = machine == dump.architecture and not dump.needs_platform
-    return way.open(path, dump, None if told else way.platform, text)
+    return way.open(path, dump, text)
 
 
-def _open_64(path: str, dump: DumpFile, platform: Platform | None, text: bytes) -> Program:
-    return _open(path, _connector(path, dump), platform, text)
+def _open_64(path: str, dump: DumpFile, text: bytes) -> Program:
+    return _open(path, _connector(dump), _WAYS["x86_64"].platform, text)
 
 
-def _open_32(path: str, dump: DumpFile, platform: Platform | None, text: bytes) -> Program:
+def _open_32(path: str, dump: DumpFile, text: bytes) -> Program:
     """The dump of a 32-bit kernel, see :mod:`kgcore.sources.vmcore.lowmem`."""
-    way = _WAYS[_I386]
-    physical = _open(path, _connector(path, dump, small=way.small), way.platform, _STUB)
+    physical = _open(path, _connector(dump), _WAYS[_I386].platform, _STUB)
     low = LowMemory.find(physical, vmcoreinfo.parse(text))
 
     def virtual(prog: Program) -> None:
@@ -98,18 +97,16 @@ class _Way(NamedTuple):
     """How dumps of an architecture are opened.
 
     :ivar platform: of the Program that reads physical memory: always one with 64-bit addresses.
-    :ivar small: see :func:`kgcore.sources.vmcore.assembled.segments`.
-    :ivar open: with path, dump, platform (None: drgn knows), VMCOREINFO.
+    :ivar open: with path, dump, VMCOREINFO.
     """
 
     platform: Platform
-    small: bool
-    open: Callable[[str, DumpFile, Platform | None, bytes], Program]
+    open: Callable[[str, DumpFile, bytes], Program]
 
 
 _WAYS = {
-    "x86_64": _Way(Platform(Architecture.X86_64), False, _open_64),
-    _I386: _Way(Platform(Architecture.I386, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN), True, _open_32),
+    "x86_64": _Way(Platform(Architecture.X86_64), _open_64),
+    _I386: _Way(Platform(Architecture.I386, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN), _open_32),
 }
 
 
@@ -174,20 +171,12 @@ def _no_kernel_memory(address: int, count: int, offset: int, physical: bool) -> 
     raise FaultError("no memory of the kernel", address)
 
 
-def _connector(path: str, dump: DumpFile, *, small: bool = False) -> Callable[[Program], None]:
-    """What makes a Program one of this dump.
-
-    :param small: of a 32-bit machine.
-    """
-    memory = segments(dump, small=small)
+def _connector(dump: DumpFile) -> Callable[[Program], None]:
+    """What makes a Program one of this dump."""
 
     def connect(prog: Program) -> None:
-        if memory is None:
-            prog.set_core_dump(path)
-        else:
-            assemble(prog, dump.notes, memory)
-        if dump.missing_bytes:
-            map_image(prog)
+        assemble(prog, dump.notes, (memory_of(dump),))
+        map_image(prog)
 
     return connect
 
@@ -223,7 +212,7 @@ def _find_vmcoreinfo(path: str, dump: DumpFile, way: _Way) -> tuple[bytes, str]:
 
     :raises TargetError: there is none.
     """
-    reader = _open(path, _connector(path, dump, small=way.small), way.platform, _STUB)
+    reader = _open(path, _connector(dump), way.platform, _STUB)
     seen: set[bytes] = set()
     for text in vmcoreinfo.candidates(_stored_memory(reader, dump), lambda at, size: _read(reader, at, size)):
         machine = _described(text) or "x86_64"
@@ -259,7 +248,7 @@ def _describes(path: str, dump: DumpFile, way: _Way, text: bytes) -> bool:
     if namespace is None:
         return False
     try:
-        prog = way.open(path, dump, way.platform, text)
+        prog = way.open(path, dump, text)
         names: bytes = prog.read(namespace, _UTS_NAMESPACE)
     except (TargetError, FaultError):
         return False

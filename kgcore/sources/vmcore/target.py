@@ -12,7 +12,7 @@ from typing import Literal, Self
 from drgn import Architecture, FaultError, Program, ProgramFlags
 
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore import fixedmaps, kallsyms, program, symbols, systemmap, vmcoreinfo
+from kgcore.sources.vmcore import assembled, fixedmaps, kallsyms, program, symbols, systemmap, vmcoreinfo
 from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
 from kgcore.sources.vmcore.lowmem import LowMemory
@@ -64,6 +64,7 @@ class Target:
     :ivar frames: which page frames the file holds.
     :ivar notes: of the dump file, in its order.
     :ivar vmcoreinfo: the kernel's VMCOREINFO.
+    :ivar assembled: drgn does not read the file, but asks us.
     :ivar live: it is a running kernel, or a guest that was running a moment ago.
     :ivar messages: what the user should know of the dump before trusting what comes out of it.
     :ivar debug_files: what the user named as files with debug information; drgn may have left some of them aside.
@@ -85,6 +86,7 @@ class Target:
         self._btf_file = btf_file
         self._map_file = map_file
         self.debug_files: tuple[str, ...] = ()
+        self.assembled = assembled.reader_of(prog) is not None or LowMemory.of(prog) is not None
         self.live = ProgramFlags.IS_LIVE in prog.flags or isinstance(dump, PausedGuest)
         self.frames: Frames = dump.frames if dump else everything()
         self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
@@ -101,7 +103,7 @@ class Target:
     def phys(self, address: int, size: int) -> bytes:
         """Physical memory.
 
-        Of frames that are not STORED an ELF dump gives zeros: ask :attr:`frames` first.
+        Of frames that are not STORED drgn itself gives zeros, if it reads an ELF dump: ask :attr:`frames` first.
 
         :raises drgn.FaultError: it is not in the dump.
         """
@@ -319,7 +321,7 @@ def _finished(
     btf_file: str | None = None,
     map_file: str | None = None,
 ) -> Target:
-    if dump is not None and dump.missing_bytes:
+    if not isinstance(dump, PausedGuest):
         fixedmaps.map_direct(prog)
     return Target(prog, dump, symbols_from, _messages(dump), btf_file, map_file)
 

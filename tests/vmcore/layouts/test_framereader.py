@@ -63,7 +63,7 @@ def drgn() -> Drgn:
 
 @pytest.fixture
 def read(dump: Any, drgn: Drgn) -> Callable[..., bytes]:
-    reader = FrameReader(dump, drgn)
+    reader = FrameReader(dump, drgn, check=True)
 
     def filled(*pages: int) -> bytes:
         data = bytearray(len(pages) * PAGE)
@@ -117,14 +117,18 @@ def test_later_errors_are_the_pages_own(dump: Dump, drgn: Drgn, read: Callable[.
     assert not drgn.asked
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_lzo_without_a_fast_library_is_left_to_drgn(
-    monkeypatch: pytest.MonkeyPatch, drgn: Drgn, installed: bool
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object() if installed else None)
-    dump: Any = Dump()
-    dump.compression = "lzo"
-    data = bytearray(PAGE)
-    FrameReader(dump, drgn).fill((PAGE,), memoryview(data))
-    assert bool(dump.asked) == installed
-    assert data == page(PAGE)
+def test_drgn_is_not_asked_where_it_would_ask_us(dump: Any, drgn: Drgn) -> None:
+    reader = FrameReader(dump, drgn, check=False)
+    data = memoryview(bytearray(PAGE))
+    dump.wrong[PAGE] = OSError(5, "Input/output error")
+    with pytest.raises(FaultError, match="the dump file cannot be read there: Input/output error"):
+        reader.fill((PAGE,), data)
+    reader.fill((2 * PAGE,), data)
+    assert data == page(2 * PAGE)
+    assert not drgn.asked
+
+
+def test_a_guest_is_read_by_drgn_alone(drgn: Drgn) -> None:
+    data = memoryview(bytearray(2 * PAGE))
+    FrameReader(None, drgn, check=True).fill((PAGE, 2 * PAGE), data)
+    assert data == page(PAGE) + page(2 * PAGE)

@@ -27,6 +27,7 @@ from kgcore.sources.vmcore.dumpfile.split import SplitSet
 __all__ = (
     "DumpFile",
     "DumpNote",
+    "ElfDump",
     "FrameRun",
     "FrameState",
     "Frames",

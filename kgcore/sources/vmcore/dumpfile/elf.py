@@ -62,6 +62,7 @@ def _segments(layout: _Class, table: memoryview) -> Iterator[_Segment]:
 class ElfDump:
     """An ELF vmcore.
 
+    :ivar memory: where in the file it lies.
     :raises TargetError: it is no ELF core, or its headers are damaged.
     """
 
@@ -103,7 +104,8 @@ class ElfDump:
                 hint="Xen's xl dump-core writes such files, which are not supported",
             )
         self.frames: Frames = RunList(self._runs())
-        self.fill = Uncompressed(source, self._stored()).fill
+        self.memory = Uncompressed(source, self._stored())
+        self.fill = self.memory.fill
         self.notes: tuple[DumpNote, ...] = tuple(self._notes())
         self.vmcoreinfo: bytes | None = None  # but for the note
         end = max(segment.offset + segment.file_size for segment in self._segments())

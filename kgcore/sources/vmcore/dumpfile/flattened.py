@@ -36,8 +36,6 @@ class FlattenedFile:
     :ivar complete: the end mark is there.
     """
 
-    in_place = False
-
     def __init__(self, source: ByteSource) -> None:
         try:
             signature, kind, version = _HEADER.unpack(source.read(0, _HEADER.size))

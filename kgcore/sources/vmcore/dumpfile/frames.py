@@ -21,6 +21,7 @@ class FrameState(Enum):
     EXCLUDED = "excluded"  # RAM, but left out when the dump was made
     NO_RAM = "no RAM"  # as far as the dump tells there was no memory at that address
     CUT_OFF = "cut off"  # was to be stored, but the file ends before
+    LOST = "unreadable"  # a bad sector took what tells whether or where it is stored
 
 
 class FrameRun(NamedTuple):
@@ -71,12 +72,13 @@ class RunList:
     """Frames as a list of runs, for formats that store memory in few large pieces.
 
     :param runs: may overlap, in any order; where they do, STORED counts before CUT_OFF before EXCLUDED.
+    :param elsewhere: LOST if there may be runs that could not be read.
     """
 
     _RANK = (FrameState.STORED, FrameState.CUT_OFF, FrameState.EXCLUDED)
-    _ALL = (*_RANK, FrameState.NO_RAM)
 
-    def __init__(self, runs: Iterable[FrameRun]) -> None:
+    def __init__(self, runs: Iterable[FrameRun], elsewhere: FrameState = FrameState.NO_RAM) -> None:
+        self._all = (*self._RANK, elsewhere)
         # Where a state begins, which it keeps up to the next.
         self._starts = array("Q")
         self._states = bytearray()
@@ -110,7 +112,7 @@ class RunList:
         starts = self._starts
         index = bisect_right(starts, start)
         while start < end:
-            state = self._ALL[self._states[index - 1] if index else _NO_RAM]
+            state = self._all[self._states[index - 1] if index else _NO_RAM]
             stop = min(starts[index], end) if index < len(starts) else end
             yield FrameRun(start, stop, state)
             start = stop

@@ -6,15 +6,14 @@ the file), a descriptor for each page in the file, the pages. Layouts: makedumpf
 disk_dump_header, struct kdump_sub_header, struct page_desc), versions 1 to 6.
 """
 
-from array import array
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decompressor
-from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
+from kgcore.sources.vmcore.dumpfile.bits import bit_runs
 from kgcore.sources.vmcore.dumpfile.budget import DAMAGED
 from kgcore.sources.vmcore.dumpfile.frames import (
     PAGE_SHIFT,
@@ -25,8 +24,9 @@ from kgcore.sources.vmcore.dumpfile.frames import (
     merged,
     one_by_one,
 )
-from kgcore.sources.vmcore.dumpfile.notes import MAX_VMCOREINFO, DumpNote, parse_notes
-from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+from kgcore.sources.vmcore.dumpfile.notes import MAX_VMCOREINFO, DumpNote, parse_notes, unreadable
+from kgcore.sources.vmcore.dumpfile.ranks import Ranks
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, Gap, ShortFile, salvage
 
 __all__ = ("SIGNATURE", "KdumpDump")
 
@@ -40,7 +40,8 @@ _MAX_FRAMES = 1 << 52 - PAGE_SHIFT
 _BLOCK_SIZES = tuple(1 << shift for shift in range(12, 17))
 _LAST_DESCRIPTORS = 4096  # looked at to find where the last page ends
 _DESCRIPTORS_AT_ONCE = 128
-_RANK_STEP = 1 << 10  # page frames between two known ranks: 128 bytes of bitmap
+_TABLE_BLOCK = 1 << 14  # bytes of page descriptors read at once
+_TABLE_BLOCKS_KEPT = 64
 _READ_AT_ONCE = 1 << 19
 
 
@@ -108,10 +109,8 @@ class KdumpDump:
             self._read_headers()
         except ShortFile as error:
             raise TargetError(f"it is a kdump file cut off within its headers: {error}") from error
-        self._ranks = array("Q", [0])  # bits that are set before frame index * _RANK_STEP
-        self._ones_before = count_ones(self._in_file, 0, self._first)  # of other files of a split set
         self.missing_bytes = self._missing_bytes()
-        self._intact = not (self.missing_bytes or _OUT_OF_SPACE in self.notices)
+        self._intact = not (self.missing_bytes or _OUT_OF_SPACE in self.notices or self._ranks.lost)
 
     def _read_headers(self) -> None:
         source = self._source
@@ -136,10 +135,13 @@ class KdumpDump:
                 self._decompress = decompressor(self.compression)
             except NoDecompressor as error:
                 self.cannot_read = str(error)
-        sub = _SubHeader(*layout.sub_header.unpack(source.read(block, layout.sub_header.size)))
-        sub = sub._replace(**{field: 0 for field, since in _SINCE.items() if version < since})
-        self.notices = ((_OUT_OF_SPACE,) if status & _INCOMPLETE else ()) + ((self.PART,) if sub.split else ())
-        self.dump_level: int | None = sub.dump_level if version >= _SINCE["dump_level"] else None
+        data, lost_header = salvage(source, block, layout.sub_header.size)
+        sub = _SubHeader(*layout.sub_header.unpack(data))
+        sub = sub._replace(**{field: 0 for field, since in _SINCE.items() if lost_header or version < since})
+        self.notices: tuple[str, ...] = (_OUT_OF_SPACE,) if status & _INCOMPLETE else ()
+        self.notices += (self.PART,) if sub.split else ()
+        known = version >= _SINCE["dump_level"] and not lost_header
+        self.dump_level: int | None = sub.dump_level if known else None
         self.last_frame: int = sub.max_mapnr or max_mapnr
         if self.last_frame > _MAX_FRAMES:
             raise TargetError(f"its header says that it is of {self.last_frame} page frames", hint=DAMAGED)
@@ -153,12 +155,20 @@ class KdumpDump:
         used = min(half, self.last_frame + 7 >> 3)
         stored = source.stored(bitmap, used) + source.stored(bitmap + half, used)
         source.budget.spend(2 * used, "its two bitmaps of page frames", stored)
-        self._ram, self._in_file = source.read(bitmap, used), source.read(bitmap + half, used)
+        self._ram, lost_ram = salvage(source, bitmap, used)
+        self._in_file, lost_bits = salvage(source, bitmap + half, used)
+        if lost_ram:
+            self._ram = _with_ones(self._ram, lost_ram)  # rather left out than no RAM
         self._end: int = min(end, used * 8)
-        area = self._area(sub.offset_note, sub.size_note)
-        self.notes: tuple[DumpNote, ...] = tuple(parse_notes(area, source.budget))
-        text = self._area(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_VMCOREINFO))
-        self.vmcoreinfo: bytes | None = text or None
+        self._table_block = lru_cache(_TABLE_BLOCKS_KEPT)(self._read_table_block)
+        self._ranks = Ranks(self._in_file, self._first, self._end, lost_bits, self._described_at_most)
+        notes, lost_notes = self._area(sub.offset_note, sub.size_note)
+        self.notes: tuple[DumpNote, ...] = tuple(parse_notes(notes, source.budget, lost_notes))
+        text, lost_text = self._area(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_VMCOREINFO))
+        self.vmcoreinfo: bytes | None = None if lost_text else text or None
+        self._whole_bitmaps = not (lost_ram or lost_bits)
+        lost = {"sub-header": lost_header, "bitmaps": lost_ram + lost_bits, "notes": lost_notes + lost_text}
+        self.notices += unreadable([what for what, gaps in lost.items() if gaps])
 
     def _own_frames(self, start: int, end: int) -> tuple[int, int]:
         """Of a part of a split set."""
@@ -172,26 +182,43 @@ class KdumpDump:
 
     def same_dump(self, other: "KdumpDump") -> bool:
         """Whether two files of split sets are of one set: the same kernel, and page by page the same choice."""
-        mine, theirs = (
-            (dump.release, dump.dump_level, dump.last_frame, dump.vmcoreinfo, dump._ram, dump._in_file)
-            for dump in (self, other)
-        )
-        return mine == theirs
+        mine, theirs = ((dump.release, dump.dump_level, dump.last_frame, dump.vmcoreinfo) for dump in (self, other))
+        if not (self._whole_bitmaps and other._whole_bitmaps):
+            return mine == theirs
+        return mine == theirs and (self._ram, self._in_file) == (other._ram, other._in_file)
 
-    def _area(self, offset: int, size: int) -> bytes:
+    def _area(self, offset: int, size: int) -> tuple[bytes, tuple[Gap, ...]]:
         """Bytes that the sub-header points to; none if they are not there."""
         if not 0 < size <= _MAX_NOTES or not self._source.has(offset, size):
-            return b""
+            return b"", ()
         self._source.budget.spend(size, "what its sub-header points to")
-        return bytes(self._source.read(offset, size))
+        data, gaps = salvage(self._source, offset, size)
+        return bytes(data), gaps
+
+    def _described_at_most(self, most: int) -> int | None:
+        """How many page descriptors there are. They end where the first page begins."""
+        first_page, at = most * _PAGE_DESC.size, 0
+        step = _DESCRIPTORS_AT_ONCE * _PAGE_DESC.size
+        while at < first_page:
+            size = min(step, self._source.size - self._descriptors - at) // _PAGE_DESC.size * _PAGE_DESC.size
+            try:
+                for offset, _, _, _ in _PAGE_DESC.iter_unpack(self._source.read(self._descriptors + at, max(0, size))):
+                    if offset >= self._descriptors:  # else it was never written
+                        first_page = min(first_page, offset - self._descriptors)
+            except OSError:
+                pass
+            except ShortFile:
+                return None
+            at += step
+        return None if first_page % _PAGE_DESC.size else first_page // _PAGE_DESC.size
 
     def _missing_bytes(self) -> int:
         """By how much the file is too short for its last pages. (Zero pages share one descriptor: look at several.)"""
-        pages = count_ones(self._in_file, self._first, self._end)
+        pages = self._ranks.total
         last = min(pages, _LAST_DESCRIPTORS)
         end = self._descriptors + pages * _PAGE_DESC.size
         try:
-            table = self._source.read(end - last * _PAGE_DESC.size, last * _PAGE_DESC.size)
+            table, _ = salvage(self._source, end - last * _PAGE_DESC.size, last * _PAGE_DESC.size)
         except ShortFile:
             return max(end - self._source.size, 1)
         end = max((offset + size for offset, size, _, _ in _PAGE_DESC.iter_unpack(table)), default=end)
@@ -203,15 +230,24 @@ class KdumpDump:
     def _runs(self, start: int, end: int) -> Iterator[FrameRun]:
         if start < self._first:
             yield from self._absent(start, min(end, self._first))  # in another file of the split set
-        for first, last, stored in bit_runs(self._in_file, max(start, self._first), min(end, self._end)):
+        at, stop, lost = max(start, self._first), min(end, self._end), self._ranks.lost
+        if lost and at < lost.stop and lost.start < stop:
+            yield from self._told(at, lost.start)
+            yield FrameRun(max(at, lost.start), min(stop, lost.stop), FrameState.LOST)
+            at = lost.stop
+        yield from self._told(at, stop)
+        if end > self._end:
+            yield from self._absent(max(start, self._end), end)
+
+    def _told(self, start: int, end: int) -> Iterator[FrameRun]:
+        """By the bitmaps."""
+        for first, last, stored in bit_runs(self._in_file, start, end):
             if stored and self._intact:
                 yield FrameRun(first, last, FrameState.STORED)
             elif stored:
                 yield from self._check(first, last)
             else:
                 yield from self._absent(first, last)
-        if end > self._end:
-            yield from self._absent(max(start, self._end), end)
 
     def _absent(self, start: int, end: int) -> Iterator[FrameRun]:
         for first, last, ram in bit_runs(self._ram, start, end):
@@ -223,9 +259,11 @@ class KdumpDump:
             stop = min(end, start + _DESCRIPTORS_AT_ONCE)
             size = (stop - start) * _PAGE_DESC.size
             try:
-                table = self._source.read(self._descriptors + self._rank(start) * _PAGE_DESC.size, size)
+                table = self._source.read(self._descriptors + self._ranks.rank(start) * _PAGE_DESC.size, size)
             except ShortFile:  # pages lie behind their descriptors
                 yield FrameRun(start, stop, FrameState.CUT_OFF)
+            except OSError:  # each will say so by itself
+                yield FrameRun(start, stop, FrameState.STORED)
             else:
                 for frame, (offset, length, _, _) in enumerate(_PAGE_DESC.iter_unpack(table), start):
                     there = offset > 0 and self._source.has(offset, length)
@@ -264,19 +302,22 @@ class KdumpDump:
         self._unpack(found, view)
 
     def _described(self, rank: int, count: int) -> memoryview:
-        """Page descriptors. Pages are wanted in any order, so that all of the table is looked at, again and again."""
+        """Page descriptors. Those wanted next are mostly near."""
         start, size = rank * _PAGE_DESC.size, count * _PAGE_DESC.size
-        if self._table is None or start + size > len(self._table):
-            return self._source.read(self._descriptors + start, size)
-        return self._table[start : start + size]
+        number, at = divmod(start, _TABLE_BLOCK)
+        if at + size <= _TABLE_BLOCK:
+            try:
+                found = self._table_block(number)[at : at + size]
+            except (ShortFile, OSError):  # of something beside them, perhaps
+                pass
+            else:
+                if len(found) == size:
+                    return found
+        return self._source.read(self._descriptors + start, size)
 
-    @cached_property
-    def _table(self) -> memoryview | None:
-        """All page descriptors, if that costs no memory."""
-        size = count_ones(self._in_file, self._first, self._end) * _PAGE_DESC.size
-        if not self._source.in_place or not self._source.has(self._descriptors, size):
-            return None
-        return self._source.read(self._descriptors, size)
+    def _read_table_block(self, number: int) -> memoryview:
+        offset = self._descriptors + number * _TABLE_BLOCK
+        return self._source.read(offset, max(0, min(_TABLE_BLOCK, self._source.size - offset)))
 
     def _ranked(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
         """Frames whose descriptors are neighbours: first, behind the last, rank of the first."""
@@ -289,7 +330,7 @@ class KdumpDump:
                 continue
             if at:
                 yield start, at, rank
-            start, rank, previous = at, self._rank(frame), frame
+            start, rank, previous = at, self._ranks.rank(frame), frame
         if wanted:
             yield start, len(wanted), rank
 
@@ -328,16 +369,12 @@ class KdumpDump:
                     )
             view[at * block : (at + 1) * block] = page
 
-    def _rank(self, frame: int) -> int:
-        """How many pages of the file come before that of a frame."""
-        bits, ranks = self._in_file, self._ranks
-        step = frame // _RANK_STEP
-        while len(ranks) <= step:
-            begin = (len(ranks) - 1) * _RANK_STEP // 8
-            ranks.append(ranks[-1] + int.from_bytes(bits[begin : begin + _RANK_STEP // 8], "little").bit_count())
-        before = int.from_bytes(bits[step * _RANK_STEP // 8 : frame >> 3], "little").bit_count()
-        rest = (bits[frame >> 3] & (1 << (frame & 7)) - 1).bit_count()
-        return ranks[step] + before + rest - self._ones_before
-
     def close(self) -> None:
         self._source.close()
+
+
+def _with_ones(bits: memoryview, gaps: Sequence[Gap]) -> memoryview:
+    changed = bytearray(bits)
+    for start, end in gaps:
+        changed[start:end] = b"\xff" * (end - start)
+    return memoryview(changed).toreadonly()

@@ -38,6 +38,7 @@ class LinearDump:
     """A LiME image or raw memory.
 
     :ivar extents: ascending by address, none of them overlapping.
+    :ivar memory: where in the file it lies.
     :raises TargetError: a header in it is damaged.
     """
 
@@ -61,7 +62,8 @@ class LinearDump:
                 raise TargetError(f"two of its ranges hold the memory at {behind.address:#x}")
         self.missing_bytes = sum(extent.size - extent.stored for extent in self.extents)
         self.frames: Frames = RunList(self._runs())
-        self.fill = Uncompressed(source, ((each.address, each.stored, each.offset) for each in self.extents)).fill
+        self.memory = Uncompressed(source, ((each.address, each.stored, each.offset) for each in self.extents))
+        self.fill = self.memory.fill
 
     def _lime(self) -> Iterator[Extent]:
         offset = 0
@@ -84,11 +86,6 @@ class LinearDump:
             yield FrameRun(first, cut, FrameState.STORED)
             if stored < size:
                 yield FrameRun(max(first, cut), address + size >> PAGE_SHIFT, FrameState.CUT_OFF)
-
-    def read(self, extent: Extent, offset: int, size: int) -> bytes:
-        """Bytes of an extent, as many as are there."""
-        there = min(size, extent.stored - offset)
-        return bytes(self._source.read(extent.offset + offset, there)) if there > 0 else b""
 
     def close(self) -> None:
         self._source.close()

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The bytes of a dump file by offset, wherever in the file they lie."""
+"""The bytes of a dump file by offset, wherever in the file they lie.
 
-import mmap
+Nothing is mapped: a file that somebody cuts off meanwhile, or a bad sector, is an error here, and in a mapping a signal
+that ends us.
+"""
+
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kgcore.sources.vmcore.dumpfile.budget import Budget
 
-__all__ = ("ByteSource", "PlainFile", "ShortFile")
+__all__ = ("BAD_PAGE", "ByteSource", "Gap", "PlainFile", "ShortFile", "reason", "salvage")
 
-_MAP_FROM = 1 << 20  # bytes
+BAD_PAGE = 4096
+"""How much a bad sector costs: the kernel reads files by pages."""
+
+_MOST_READS_OF_BAD = 1 << 12  # each may take a broken disk seconds
 _MAX_EXTENTS = 1 << 16
 
 
@@ -18,14 +24,24 @@ class ShortFile(Exception):
     """The file ends before the bytes asked for."""
 
 
+def reason(error: Exception) -> str:
+    """Why bytes are not to be had, for people."""
+    return f"the dump file cannot be read there: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+class Gap(NamedTuple):
+    """Bytes [start, end) that cannot be read."""
+
+    start: int
+    end: int
+
+
 class ByteSource(Protocol):
     """A dump as its writer meant it: flattened files look here as if they were not.
 
-    :ivar in_place: what is read of it in large pieces takes no memory.
     :ivar budget: for all that is read of it because a header says so.
     """
 
-    in_place: bool
     budget: Budget
 
     @property
@@ -33,22 +49,23 @@ class ByteSource(Protocol):
         """Where the last byte that there is ends."""
 
     def read(self, offset: int, size: int) -> memoryview:
-        """Exactly these bytes. Of a large plain file they are mapped, not copied.
+        """Exactly these bytes.
 
         :raises ShortFile: not all of them are there.
+        :raises OSError: the disk does not give them.
         """
 
     def fill(self, offset: int, view: memoryview) -> None:
-        """Copy as many bytes as ``view`` has.
+        """Copy as many bytes as ``view`` has. What it holds after an exception is undefined.
 
-        :raises ShortFile: not all of them are there.
+        :raises ShortFile, OSError: as :meth:`read`.
         """
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         """These, (offset, size) each, are about to be read one by one: a disk may as well fetch them side by side."""
 
     def has(self, offset: int, size: int) -> bool:
-        """Whether :meth:`read` would give them."""
+        """Whether they lie within the file."""
 
     def stored(self, offset: int, size: int) -> int:
         """How many of these bytes take room in the file. The others are in holes, and read as zeros."""
@@ -59,12 +76,8 @@ class ByteSource(Protocol):
 class PlainFile:
     """A file as it is.
 
-    Small reads copy, since each page of a mapping that was looked at counts as memory of ours.
-
     :param descriptor: of a regular file, not empty; stays the caller's.
     """
-
-    in_place = True
 
     def __init__(self, descriptor: int) -> None:
         self.size = os.fstat(descriptor).st_size
@@ -90,23 +103,25 @@ class PlainFile:
         return found
 
     def read(self, offset: int, size: int) -> memoryview:
-        if not self.has(offset, size):
+        if not self.has(offset, size):  # before anything is allocated
             raise ShortFile(f"{size} bytes at offset {offset} lie beyond the end of the file, which has {self.size}")
-        if size < _MAP_FROM:
-            return memoryview(os.pread(self._descriptor, size, offset))
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        mapping = mmap.mmap(self._descriptor, offset + size - start, access=mmap.ACCESS_READ, offset=start)
-        return memoryview(mapping)[offset - start :]
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) == size:
+            return memoryview(data)
+        view = memoryview(bytearray(size))
+        view[: len(data)] = data
+        self.fill(offset + len(data), view[len(data) :])
+        return view.toreadonly()
 
     def fill(self, offset: int, view: memoryview) -> None:
-        # Read, not mapped: what a disk cannot give is an exception then, and in a mapping a signal that ends us.
         if not self.has(offset, len(view)):
             raise ShortFile(f"{len(view)} bytes at offset {offset} lie beyond the end of the file")
         while count := os.preadv(self._descriptor, [view], offset):
             if count == len(view):
                 return
             offset, view = offset + count, view[count:]
-        raise ShortFile(f"the file became shorter than {offset + len(view)} bytes")
+        if view:
+            raise ShortFile(f"the file became shorter than {offset + len(view)} bytes")
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         if len(ranges) > 1 and not all(self._in_memory(ranges[at][0]) for at in (0, len(ranges) // 2, -1)):
@@ -124,7 +139,45 @@ class PlainFile:
         return True
 
     def close(self) -> None:
-        """Close the file; what was mapped stays until nobody refers to it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
+
+
+def salvage(source: ByteSource, offset: int, size: int) -> tuple[memoryview, tuple[Gap, ...]]:
+    """Bytes of which a bad sector may have taken some.
+
+    :returns: the bytes, with zeros for those that cannot be read, and where those are, ascending.
+    :raises ShortFile: they do not lie within the file, or not any more.
+    """
+    try:
+        return source.read(offset, size), ()
+    except OSError:
+        pass
+    view = memoryview(bytearray(size))
+    gaps: list[Gap] = []
+    left = _MOST_READS_OF_BAD
+
+    def take(start: int, end: int) -> None:
+        """Halves of what cannot be read as a whole, down to pages."""
+        nonlocal left
+        left -= 1
+        try:
+            if left >= 0:
+                source.fill(offset + start, view[start:end])
+                return
+        except OSError:
+            pass
+        middle = offset + (start + end) // 2
+        middle -= middle % BAD_PAGE + offset
+        if left > 0 and start < middle < end:
+            take(start, middle)
+            take(middle, end)
+            return
+        view[start:end] = bytes(end - start)
+        if gaps and gaps[-1].end == start:
+            start = gaps.pop().start
+        gaps.append(Gap(start, end))
+
+    take(0, size)
+    return view.toreadonly(), tuple(gaps)

@@ -56,12 +56,25 @@ class Uncompressed:
             self._source.fill(offset, view[done : done + size])
             done += size
 
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes at any address.
+
+        :raises ShortFile, OSError: one of them cannot be read.
+        """
+        places = list(self._located([(address, size)]))  # before anything is allocated
+        if len(places) == 1:
+            return bytes(self._source.read(*places[0]))
+        return b"".join(self._source.read(*place) for place in places)
+
     def _places(self, pages: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Where the pages lie in the file, in their order: (offset, size).
 
         :raises ShortFile: one of them is not there.
         """
-        for address, size in adjacent(pages):
+        return self._located(adjacent(pages))
+
+    def _located(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        for address, size in ranges:
             end = address + size
             while address < end:
                 at = bisect_right(self._starts, address) - 1

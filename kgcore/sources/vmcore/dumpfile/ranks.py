@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where in the table of a kdump file the descriptor of a page frame stands: behind those of all frames before it."""
+
+from array import array
+from collections.abc import Callable, Sequence
+
+from kgcore.sources.vmcore.dumpfile.bits import count_ones
+from kgcore.sources.vmcore.dumpfile.source import Gap
+
+__all__ = ("Ranks",)
+
+_STEP = 1 << 10  # page frames between two known ranks: 128 bytes of bitmap
+
+
+class Ranks:
+    """Counts the bits of a bitmap that are set before one of them.
+
+    Where part of the bitmap cannot be read, the ranks behind it are known if the number of all is.
+
+    :param bits: what cannot be read of them is 0.
+    :param first: bit that has rank 0.
+    :param end: behind the last one.
+    :param gaps: bytes of the bitmap that cannot be read, ascending.
+    :param total: tells how many bits are set in [first, end), at most so many; None: it cannot be told. Asked only if
+        need be.
+    :ivar lost: bits of which it is not known whether they are set, or what rank they have.
+    :ivar total: how many bits are set, as far as it is known.
+    """
+
+    def __init__(
+        self, bits: memoryview, first: int, end: int, gaps: Sequence[Gap], total: Callable[[int], int | None]
+    ) -> None:
+        self._bits = bits
+        self._ranks = array("Q", [0])  # bits that are set before bit index * _STEP
+        self._ones_before = count_ones(bits, 0, first)
+        self.total = known = count_ones(bits, first, end)
+        self._lacking = 0
+        self.lost = range(0)
+        unknown = [range(max(first, gap.start * 8), min(end, gap.end * 8)) for gap in gaps]
+        unknown = [each for each in unknown if each]
+        if not unknown:
+            return
+        found = total(known + sum(map(len, unknown)))
+        if found == known:  # none is set where it cannot be read
+            return
+        if found is not None and found > known:
+            self.total, self._lacking = found, found - known
+            self.lost = range(unknown[0].start, unknown[-1].stop)
+        else:
+            self.lost = range(unknown[0].start, end)
+
+    def rank(self, bit: int) -> int:
+        """How many bits are set before one that is not lost."""
+        bits, ranks = self._bits, self._ranks
+        step = bit // _STEP
+        while len(ranks) <= step:
+            begin = (len(ranks) - 1) * _STEP // 8
+            ranks.append(ranks[-1] + int.from_bytes(bits[begin : begin + _STEP // 8], "little").bit_count())
+        before = int.from_bytes(bits[step * _STEP // 8 : bit >> 3], "little").bit_count()
+        rest = (bits[bit >> 3] & (1 << (bit & 7)) - 1).bit_count()
+        lacking = self._lacking if self.lost and bit >= self.lost.stop else 0
+        return ranks[step] + before + rest - self._ones_before + lacking
