@@ -37,11 +37,12 @@ class Provenance(Enum):
     FILE = "file"  # a page of a file that was not in memory
     EXCLUDED = "excluded"  # left out when the dump was made (makedumpfile), or beyond the end of a cut-off dump
     UNREADABLE = "unreadable"  # the dump promises it and yet it cannot be read; or its page table is damaged
+    UNSTABLE = "unstable"  # its page-table entry is empty, but the process's memory was being taken away or moved
     LIMIT = "limit"  # it was not read, since a limit was reached (--max-size, --max-time)
 
     def __init__(self, value: str) -> None:
         # Attributes, not properties that look into a set: they are asked for every run.
-        self.missing = value in ("swapped", "file", "excluded", "unreadable", "limit")
+        self.missing = value in ("swapped", "file", "excluded", "unreadable", "unstable", "limit")
         self.stored = not self.missing and value != "zero"
         self.recovered = self.stored and value != "present"
 

@@ -3,7 +3,7 @@
 
 import struct
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import assume, given, settings
@@ -52,7 +52,7 @@ def tables() -> Tables:
     return tables
 
 
-def leaves(tables: Tables, start: int, end: int, **options: int) -> list[Leaf]:
+def leaves(tables: Tables, start: int, end: int, **options: Any) -> list[Leaf]:
     return list(walk(X86_64_4LEVEL, 0x1000, start, end, tables.read, **options))
 
 
@@ -131,6 +131,26 @@ def test_large_entry_that_the_kernel_does_not_make(tables: Tables, table: int, i
     tables.set(table, index, 0x40000000 | PROTNONE)
     start = index << (30 if table == 0x2000 else 21)
     assert leaves(tables, start, start + 0x1000) == [Leaf(start, 0x1000, BROKEN, table)]
+
+
+def test_empty_entries_of_a_table_that_was_being_written_to(tables: Tables) -> None:
+    """Of the two lowest levels alone, which have locks of their own."""
+    tables.set(0x4000, 1, 0x9000 | P)
+    tables.set(0x3000, 1, 0x5000 | P)
+    tables.set(0x5000, 0, 0)
+    changing = EntryKind.CHANGING
+    lowest, middle, top = {0x4000}, {0x3000}, {0x1000, 0x2000}
+    assert leaves(tables, 0, 0x800000, changing=lowest.__contains__) == [
+        Leaf(0, 0x1000, changing, 0),
+        Leaf(0x1000, 0x1000, PRESENT, 0x9000),
+        Leaf(0x2000, 0x1FE000, changing, 0),
+        Leaf(0x200000, 0x600000, EMPTY, 0),
+    ]
+    assert leaves(tables, 0x400000, 0x401000, changing=middle.__contains__) == [Leaf(0x400000, 0x1000, changing, 0)]
+    assert leaves(tables, 0x200000, 0x800000, changing=middle.__contains__)[-1] == Leaf(0x400000, 0x400000, changing, 0)
+    assert leaves(tables, 1 << 30, 1 << 40, changing=top.__contains__) == [
+        Leaf(1 << 30, (1 << 40) - (1 << 30), EMPTY, 0)
+    ]
 
 
 def test_encryption_bit_is_not_address(tables: Tables) -> None:

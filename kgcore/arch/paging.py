@@ -34,6 +34,7 @@ class EntryKind(Enum):
     )
     SCATTERED = 4  # the same, in several
     EMPTY = 1  # zero at some level
+    CHANGING = 5  # the same, in a table that somebody was writing to
     SWAP = 2  # not present and not zero: a swap-type entry
     BROKEN = 3  # the table itself could not be read, or the entry is not one the kernel makes
 
@@ -42,7 +43,7 @@ class Leaf(NamedTuple):
     """Adjacent pages whose entries are of one kind.
 
     :ivar value: PRESENT: physical address of the first byte, the run is physically contiguous. SWAP: the raw entry
-        (then the run is the reach of that one entry). BROKEN: physical address of the table. EMPTY, SCATTERED: 0.
+        (then the run is the reach of that one entry). BROKEN: physical address of the table. Else 0.
     :ivar pages: of SCATTERED: the physical address of each page.
     :ivar inside: of SWAP: how far into the reach of the entry the run begins, in bytes.
     """
@@ -138,6 +139,7 @@ def walk(
     end: int,
     read: Callable[[int, int], bytes | None],
     encryption_mask: int = 0,
+    changing: Callable[[int], bool] | None = None,
 ) -> Iterator[Leaf]:
     """Walk [start, end) and yield runs that cover exactly it, ascending.
 
@@ -145,14 +147,15 @@ def walk(
     :param start: page-aligned virtual address; only the bits that the mode translates count.
     :param read: ``read(physical address, size)``; None if that memory cannot be read.
     :param encryption_mask: ``sme_me_mask``: the bit of an entry that says "encrypted".
+    :param changing: whether somebody was writing to a table of one of the two lowest levels, by its physical address;
+        None: nobody wants to know.
     """
     pending: Leaf | None = None
-    for leaf in _walk(mode, root, start, end, read, encryption_mask):
+    for leaf in _Walk(mode, read, encryption_mask, changing).range(root, start, end):
         if pending is None:
             pending = leaf
         elif leaf.kind is pending.kind and (
-            leaf.kind is EntryKind.EMPTY
-            or (leaf.kind is EntryKind.PRESENT and leaf.value == pending.value + pending.length)
+            leaf.kind in _JOINED or (leaf.kind is EntryKind.PRESENT and leaf.value == pending.value + pending.length)
         ):
             pending = pending._replace(length=pending.length + leaf.length)
         else:
@@ -162,83 +165,98 @@ def walk(
         yield pending
 
 
-def _walk(
-    mode: PagingMode,
-    table: int,
-    start: int,
-    end: int,
-    read: Callable[[int, int], bytes | None],
-    encryption_mask: int,
-) -> Iterator[Leaf]:
-    """Go down to the first table in which the range has more than one entry: most mappings are small."""
-    size = struct.calcsize(mode.entry)
-    seen = set()
-    depth = 0
-    for level in mode.levels[:-1]:
-        index = start >> level.shift
-        if index != end - 1 >> level.shift:
-            break
-        raw = read(table + (index & mode.entries - 1) * size, size)
+_JOINED = frozenset((EntryKind.EMPTY, EntryKind.CHANGING))
+
+
+class _Walk:
+    """See :func:`walk`."""
+
+    __slots__ = ("_changing", "_entry_size", "_mask", "_mode", "_read", "_seen")
+
+    def __init__(
+        self,
+        mode: PagingMode,
+        read: Callable[[int, int], bytes | None],
+        encryption_mask: int,
+        changing: Callable[[int], bool] | None,
+    ) -> None:
+        self._mode = mode
+        self._read = read
+        self._mask = encryption_mask
+        self._changing = changing
+        self._entry_size = struct.calcsize(mode.entry)
+        self._seen: set[int] = set()
+
+    def range(self, table: int, start: int, end: int) -> Iterator[Leaf]:
+        """Go down to the first table in which the range has more than one entry: most mappings are small."""
+        mode, size = self._mode, self._entry_size
+        depth = 0
+        for level in mode.levels[:-1]:
+            index = start >> level.shift
+            if index != end - 1 >> level.shift:
+                break
+            raw = self._read(table + (index & mode.entries - 1) * size, size)
+            if raw is None:
+                yield Leaf(start, end - start, EntryKind.BROKEN, table)
+                return
+            self._seen.add(table)
+            entry = int.from_bytes(raw, "little")
+            found = _look(mode, level, entry, table, start, end, self._mask) if entry else None
+            if found is None:
+                yield Leaf(start, end - start, self._empty(table, depth), 0)
+                return
+            if isinstance(found, Leaf):
+                yield found
+                return
+            table = found
+            depth += 1
+        yield from self._table(depth, table, start, end)
+
+    def _table(self, depth: int, table: int, start: int, end: int) -> Iterator[Leaf]:
+        mode, size = self._mode, self._entry_size
+        level = mode.levels[depth]
+        first = start >> level.shift & mode.entries - 1
+        count = min((end - 1 >> level.shift) - (start >> level.shift) + 1, mode.entries - first)
+        # A table serves one place of a mapping; in damaged memory it may contain itself, and reach 2 ** 35 pages.
+        raw = None if table in self._seen else self._read(table + first * size, count * size)
+        self._seen.add(table)
         if raw is None:
             yield Leaf(start, end - start, EntryKind.BROKEN, table)
             return
-        seen.add(table)
-        found = _look(mode, level, int.from_bytes(raw, "little"), table, start, end, encryption_mask)
-        if isinstance(found, Leaf):
-            yield found
+        if raw.count(0) == len(raw):
+            yield Leaf(start, end - start, self._empty(table, depth), 0)
             return
-        table = found
-        depth += 1
-    yield from _walk_table(mode, depth, table, start, end, read, encryption_mask, seen)
+        entries = struct.unpack(f"<{count}{mode.entry}", raw)
+        empty = self._empty(table, depth) if 0 in entries else EntryKind.EMPTY
+        if depth == len(mode.levels) - 1:
+            yield from _pages(mode, entries, start, 1 << level.shift, self._mask, empty)
+            return
+        address = start
+        for entry in entries:
+            upto = min((address >> level.shift) + 1 << level.shift, end)
+            found = _look(mode, level, entry, table, address, upto, self._mask) if entry else None
+            if found is None:
+                yield Leaf(address, upto - address, empty, 0)
+            elif isinstance(found, Leaf):
+                yield found
+            else:
+                yield from self._table(depth + 1, found, address, upto)
+            address = upto
 
-
-def _walk_table(
-    mode: PagingMode,
-    depth: int,
-    table: int,
-    start: int,
-    end: int,
-    read: Callable[[int, int], bytes | None],
-    encryption_mask: int,
-    seen: set[int],
-) -> Iterator[Leaf]:
-    level = mode.levels[depth]
-    entry_size = struct.calcsize(mode.entry)
-    first = start >> level.shift & mode.entries - 1
-    count = min((end - 1 >> level.shift) - (start >> level.shift) + 1, mode.entries - first)
-    # A table serves one place of a mapping; in damaged memory it may contain itself, and reach 2 ** 35 pages.
-    raw = None if table in seen else read(table + first * entry_size, count * entry_size)
-    seen.add(table)
-    if raw is None:
-        yield Leaf(start, end - start, EntryKind.BROKEN, table)
-        return
-    if raw.count(0) == len(raw):
-        yield Leaf(start, end - start, EntryKind.EMPTY, 0)
-        return
-    entries = struct.unpack(f"<{count}{mode.entry}", raw)
-    if depth == len(mode.levels) - 1:
-        yield from _pages(mode, entries, start, 1 << level.shift, encryption_mask)
-        return
-    address = start
-    for entry in entries:
-        upto = min((address >> level.shift) + 1 << level.shift, end)
-        found = _look(mode, level, entry, table, address, upto, encryption_mask)
-        if isinstance(found, Leaf):
-            yield found
-        else:
-            yield from _walk_table(mode, depth + 1, found, address, upto, read, encryption_mask, seen)
-        address = upto
+    def _empty(self, table: int, depth: int) -> EntryKind:
+        """What empty entries of a table are."""
+        if self._changing is None or depth < len(self._mode.levels) - 2 or not self._changing(table):
+            return EntryKind.EMPTY
+        return EntryKind.CHANGING
 
 
 def _look(
     mode: PagingMode, level: Level, entry: int, table: int, address: int, upto: int, encryption_mask: int
 ) -> Leaf | int:
-    """What an entry of an upper table is for a range in its reach: a run, or the table below.
+    """What an entry of an upper table that is not empty is for a range in its reach: a run, or the table below.
 
     :param table: that it is in.
     """
-    if not entry:
-        return Leaf(address, upto - address, EntryKind.EMPTY, 0)
     if level.can_be_leaf and entry & _PSE:
         # A huge page that is being split or hinted has neither P nor PROTNONE, but PSE all the same
         # (pmd_present(), arch/x86/include/asm/pgtable.h).
@@ -254,7 +272,9 @@ def _look(
     return Leaf(address, upto - address, EntryKind.BROKEN, table)
 
 
-def _pages(mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int) -> Iterator[Leaf]:
+def _pages(
+    mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int, empty: EntryKind
+) -> Iterator[Leaf]:
     """The lowest table: nothing here is done page by page but in comprehensions, and no object made but per run."""
     mask = mode.pfn_mask & ~encryption_mask
     here = _PRESENT | _PROTNONE
@@ -264,7 +284,7 @@ def _pages(mode: PagingMode, entries: tuple[int, ...], start: int, page: int, en
         address, run = start + first * page, entries[first : first + count]
         first += count
         if kind == 0:
-            yield Leaf(address, count * page, EntryKind.EMPTY, 0)
+            yield Leaf(address, count * page, empty, 0)
         elif kind == 1:
             for number, entry in enumerate(run):
                 yield Leaf(address + number * page, page, EntryKind.SWAP, entry)

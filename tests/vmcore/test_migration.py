@@ -16,10 +16,8 @@ from tests.vmcore.conftest import MAIN, Extractor, Fixture, need
 from tests.vmcore.patterns import contents
 
 PAGE = 4096
+ENTRIES = 512  # of a page table
 FIXTURES = [f"{name}-numa" for name in MAIN]
-BETWEEN = 1
-"""Pages per dump whose entry the kernel had just cleared, to write the migration entry next (try_to_migrate_one(),
-mm/rmap.c): nothing in memory tells them from pages that were never touched. There is one thread that moves pages."""
 
 
 def pages(fixture: Fixture, file: str, extract: Extractor) -> Iterator[tuple[Provenance, bytes, bytes]]:
@@ -63,8 +61,9 @@ def test_pages_on_their_way(extract: Extractor, entries: Counter[SwapKind]) -> N
             wrong: Counter[Provenance] = Counter()
             for provenance, is_, should in pages(fixture, dump["file"], extract):
                 wrong[provenance] += is_ != should
-            assert wrong[Provenance.ZERO] <= BETWEEN, dump
-            assert sum(wrong.values()) == wrong[Provenance.ZERO], (name, dump, wrong)
+            # The kernel may just have cleared an entry, to write the migration entry next (try_to_migrate_one(),
+            # mm/rmap.c): it holds the lock of that page table then.
+            assert sum(wrong.values()) == wrong[Provenance.UNSTABLE] <= ENTRIES, (name, dump, wrong)
             dumps += 1
     assert dumps >= len(FIXTURES) * 3
     assert entries[SwapKind.PAGE] > 10

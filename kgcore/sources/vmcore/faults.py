@@ -7,7 +7,6 @@ private anonymous memory is zeros, a file's page is what the page cache has, a v
 
 from collections.abc import Iterator
 from enum import Enum
-from functools import cached_property
 from typing import NamedTuple
 
 from drgn import FaultError, Object
@@ -17,13 +16,11 @@ from kgcore.model import VM_HUGETLB, Vma
 from kgcore.sources.vmcore.extents import Extent, missing, zeros
 from kgcore.sources.vmcore.pagecache import CachedFile
 from kgcore.sources.vmcore.stores import Stores
-from kgcore.sources.vmcore.tasks import comm, is_kernel_thread
 
 __all__ = ("Faults",)
 
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
-_HUGE_PAGE = 1 << 21
 
 
 class _Handler(Enum):
@@ -73,7 +70,7 @@ class Faults:
             return
         behind = self._behind(vma)
         if behind.handler is _Handler.ZEROS:
-            yield from self._untouched(address, length)
+            yield zeros(address, length)
         elif behind.handler is _Handler.SPECIAL:
             yield from self._special(vma, address, length)
         elif behind.file is None:
@@ -116,38 +113,6 @@ class Faults:
     def _struct(self, vma: Vma) -> Object:
         """``struct vm_area_struct *``"""
         return Object(self._kernel.prog, "struct vm_area_struct *", vma.struct)
-
-    # Anonymous memory
-
-    def _untouched(self, address: int, length: int) -> Iterator[Extent]:
-        """Zeros; but for the memory that khugepaged was moving, which has lost its page table for that moment."""
-        end = address + length
-        low = min(max(address, self._collapsing), end)
-        high = min(max(address, self._collapsing + _HUGE_PAGE), end)
-        if address < low:
-            yield zeros(address, low - address)
-        if low < high:
-            yield missing(low, high - low, Provenance.UNREADABLE, "khugepaged was moving it")
-        if high < end:
-            yield zeros(high, end - high)
-
-    @cached_property
-    def _collapsing(self) -> int:
-        """Address of the huge page's worth that khugepaged was collapsing in this address space; beyond all if none.
-
-        collapse_huge_page(), mm/khugepaged.c: with mmap_lock held for writing it takes the page table away, copies the
-        pages, and maps the copy; ``khugepaged_scan.address`` says where it is.
-        """
-        try:
-            owner = self._mm.mmap_lock.owner.counter.value_() & (1 << 64) - 1
-            # Bit 0: RWSEM_READER_OWNED, kernel/locking/rwsem.c. A writer clears the word when it is done.
-            if owner and not owner & 1:
-                task = Object(self._kernel.prog, "struct task_struct *", owner & ~7)
-                if is_kernel_thread(task) and comm(task) == b"khugepaged":
-                    return int(self._kernel.prog["khugepaged_scan"].address.value_())
-        except (FaultError, LookupError, AttributeError):
-            pass  # kernels before 5.8 have mmap_sem; one without THP has no khugepaged
-        return 1 << 64
 
     # Special mappings
 

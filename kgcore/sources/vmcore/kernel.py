@@ -368,14 +368,15 @@ class Kernel:
     # Address spaces
 
     def dump_filter(self, mm: Object) -> int:
-        """The process's ``coredump_filter``: bits 0 to 8.
+        """The process's ``coredump_filter``: bits 0 to 8."""
+        return self.mm_flags(mm) >> _MMF_DUMP_FILTER_SHIFT & _MMF_DUMP_FILTER_MASK
 
-        ``mm->flags`` became a bitmap, ``mm_flags_t``, in 6.18.
-        """
+    def mm_flags(self, mm: Object) -> int:
+        """MMF_*; ``mm->flags`` became a bitmap, ``mm_flags_t``, in 6.18."""
         flags = mm.flags
         if self.target.has_type("mm_flags_t"):
             flags = flags.member_("__mm_flags")[0]
-        return int(flags.value_()) >> _MMF_DUMP_FILTER_SHIFT & _MMF_DUMP_FILTER_MASK
+        return int(flags.value_())
 
     def gate_vma(self, mm: Object) -> Object | None:
         """The VMA that every 64-bit process has beyond its own: ``[vsyscall]``; None if this one has not.

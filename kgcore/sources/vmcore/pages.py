@@ -10,6 +10,7 @@ from kgcore.arch.paging import EntryKind, Leaf, walk
 from kgcore.errors import BrokenDump
 from kgcore.memory import Piece, Provenance, Run
 from kgcore.model import VM_IO, VM_PFNMAP, Vma
+from kgcore.sources.vmcore.doubts import CHANGING, Doubts
 from kgcore.sources.vmcore.extents import Extent, Place, missing, zeros
 from kgcore.sources.vmcore.faults import Faults
 from kgcore.sources.vmcore.stores import Stores
@@ -146,6 +147,7 @@ class VmcoreMemory:
         self._root = kernel.root_table(mm)
         self._swap_types = stores.swap_types
         self._faults = Faults(stores, mm)
+        self._doubts = Doubts(kernel, mm)
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """See :meth:`kgcore.memory.Memory.runs`."""
@@ -174,7 +176,8 @@ class VmcoreMemory:
             return
         read = self._stores.physical.stored
         swapped = _Swapped(0, 0, start, 0)
-        for leaf in walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask):
+        changing = self._doubts.changing if self._doubts.concern(vma) else None
+        for leaf in walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask, changing):
             entry = self._swap_types.decode(leaf.value) if leaf.kind is EntryKind.SWAP else None
             if entry is not None and entry.kind is SwapKind.SWAP:
                 this = _Swapped(entry.type, entry.value + (leaf.inside >> _PAGE_SHIFT), leaf.address, leaf.length)
@@ -197,7 +200,13 @@ class VmcoreMemory:
             places = self._stores.root is not None and vma.file is not None
             yield from self._stores.physical.scattered(leaf.address, leaf.pages, places=places)
         elif leaf.kind is EntryKind.EMPTY:
-            yield from self._faults.bring(vma, leaf.address, leaf.length)
+            for low, high, why in self._doubts.split(vma, leaf.address, leaf.length):
+                if why:
+                    yield missing(low, high - low, Provenance.UNSTABLE, why)
+                else:
+                    yield from self._faults.bring(vma, low, high - low)
+        elif leaf.kind is EntryKind.CHANGING:
+            yield missing(leaf.address, leaf.length, Provenance.UNSTABLE, CHANGING)
         else:
             detail = f"page table at {leaf.value:#x} is not readable"
             yield missing(leaf.address, leaf.length, Provenance.UNREADABLE, detail)

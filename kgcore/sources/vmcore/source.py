@@ -24,6 +24,7 @@ from kgcore.model import (
 from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Supplies, TaskRef
 from kgcore.sources.vmcore import registers, vmas
 from kgcore.sources.vmcore.cpus import Cpus
+from kgcore.sources.vmcore.doubts import Doubts
 from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernelstack import KernelStacks
@@ -91,6 +92,13 @@ class VmcoreSource:
 
     def remarks(self, image: ProcessImage) -> Iterator[str]:
         """See :meth:`kgcore.sources.base.Source.remarks`."""
+        task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
+        try:
+            sentence = Doubts(self._kernel, task.mm.read_()).sentence
+        except FaultError:
+            sentence = ""  # without its address space there is no core
+        if sentence:
+            yield sentence
         if self._stores.root is not None:
             yield from self._stores.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
 
@@ -163,6 +171,9 @@ class _Reader:
         arch = self._arch(mm, read[0].regs)
         mappings, lost = vmas.read_vmas(self._kernel, first, mm, arch.word_size)
         self._warnings += lost
+        if not mm.end_code.value_() | mm.start_stack.value_():
+            # load_elf_binary(), fs/binfmt_elf.c: set when all of the program is mapped
+            self._warnings.append("the process was in the middle of execve(): the program is mapped in part, if at all")
         return ProcessImage(
             tgid=int(first.tgid.value_()),
             arch=arch.name,

@@ -14,7 +14,7 @@ from drgn import FaultError, Object, PlatformFlags, Program, sizeof
 
 from kgcore.sources.vmcore.reading import kernel_bytes
 
-__all__ = ("XA_INTERNAL", "MapleSlot", "XArrays", "XaEntry", "XaNode", "maple_slots")
+__all__ = ("XA_INTERNAL", "XA_ZERO", "MapleSlot", "XArrays", "XaEntry", "XaNode", "maple_slots")
 
 # enum maple_type, include/linux/maple_tree.h (6.1)
 _MAPLE_LEAF_64 = 1
@@ -24,6 +24,7 @@ _MAPLE_NODE_MASK = 255
 _MAPLE_MAX_HEIGHT = 31  # MAPLE_HEIGHT_MAX
 # include/linux/xarray.h: an internal entry ends in 10; below 4096 it is no pointer but a sibling, retry or zero entry.
 XA_INTERNAL = 2
+XA_ZERO = 257 << 2 | XA_INTERNAL
 _XA_SMALLEST_NODE = 4096
 
 
@@ -36,7 +37,7 @@ class MapleSlot(NamedTuple):
     """A range of a maple tree.
 
     :ivar last: inclusive.
-    :ivar entry: what it holds; None: the part of the tree that would tell is damaged or not in the dump.
+    :ivar entry: what it holds, or XA_ZERO; None: the part of the tree that would tell is damaged or not in the dump.
     """
 
     first: int
@@ -97,7 +98,7 @@ class _Maple:
                 waiting += [(entry, first, last, depth + 1) for first, last, entry in reversed(ranges)]
                 continue
             for first, last, entry in ranges:
-                if entry and (entry & 3 != XA_INTERNAL or entry >= _XA_SMALLEST_NODE):
+                if entry and (entry & 3 != XA_INTERNAL or entry >= _XA_SMALLEST_NODE or entry == XA_ZERO):
                     yield MapleSlot(first, last, entry)
 
     def _ranges(self, enode: int, low: int, high: int) -> list[tuple[int, int, int]] | None:

@@ -12,7 +12,7 @@ from kgcore.model import DELETED, MappedFile, Vma
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.structs import Members
-from kgcore.sources.vmcore.trees import maple_slots
+from kgcore.sources.vmcore.trees import XA_ZERO, maple_slots
 
 __all__ = ("Paths", "read_vmas", "vma_members")
 
@@ -21,7 +21,10 @@ _VSYSCALL = 0xFFFFFFFFFF600000
 _PATH_MAX_DEPTH = 2048  # components; PATH_MAX would be 4096 bytes
 _NAME_MAX = 4096
 _S_DAX = 1 << 13  # include/linux/fs.h; 5.8 and later, 4.9 to 5.7 alike
-_VMA = "vm_start", "vm_end", "vm_next", "vm_flags", "vm_pgoff", "vm_file", "vm_ops", "anon_vma", "vm_private_data"
+_VMA = (
+    "vm_start", "vm_end", "vm_next", "vm_mm", "vm_flags", "vm_pgoff", "vm_file", "vm_ops", "anon_vma",
+    "vm_private_data",
+)  # fmt: skip
 _FILE = "f_path.mnt", "f_path.dentry", "f_inode", "f_mapping"
 _INODE = "i_mode", "i_nlink", "i_size", "i_flags", "i_ino"
 _DENTRY = "d_hash.pprev", "d_parent", "d_name.len", "d_name.name", "d_inode", "d_op"
@@ -76,6 +79,25 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
 
     :param mm: ``struct mm_struct *``
     """
+    foreign = False
+    for found in _all_members(kernel, mm):
+        if isinstance(found, str) or _is_of(found, mm):
+            yield found
+        elif not foreign:
+            foreign = True
+            where = f"from {found['vm_start']:#x} on" if "vm_start" in found else "in part"
+            yield f"the mappings {where} are another process's: the address space was being copied (fork)"
+
+
+def _is_of(vma: Members, mm: Object) -> bool:
+    """dup_mmap() copies the whole tree of its parent, and then puts one mapping after the other in its place (6.8)."""
+    try:
+        return bool(vma["vm_mm"] == mm.value_())
+    except FaultError:
+        return True
+
+
+def _all_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
     structs = kernel.structs("struct vm_area_struct", *_VMA)
     try:
         if kernel.target.has_member("struct mm_struct", "mm_mt"):
@@ -83,6 +105,10 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
             for first, last, entry in maple_slots(mm.mm_mt):
                 if entry is None:
                     yield f"the mappings between {first:#x} and {min(last + 1, kernel.user_end):#x} are lost"
+                elif entry == XA_ZERO:
+                    # d24062914837 "fork: use __mt_dup() to duplicate maple tree in dup_mmap()" (6.8), until 6.18
+                    yield f"the mappings from {first:#x} on were never copied: a fork failed there"
+                    return
                 else:
                     yield structs.read(entry)
             return

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("drgn")
 
 from kgcore.memory import Piece, Provenance, Run
-from kgcore.model import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_WRITE, MappedFile, Vma
+from kgcore.model import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE, MappedFile, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
 from kgcore.sources.vmcore.pages import VmcoreMemory, joined
 from kgcore.sources.vmcore.stores import Stores, Supplies
@@ -501,14 +501,20 @@ class TestCollapse:
     def test_what_khugepaged_moves_is_not_zeros(self, process: Process) -> None:
         assert self.holding(process, 0x200000, b"khugepaged") == [
             (START, 2 << 21, ZERO),
-            (self.AT, 1 << 21, UNREADABLE),
+            (self.AT, 1 << 21, Provenance.UNSTABLE),
             (self.AT + (1 << 21), 5 << 21, ZERO),
         ]
 
-    @pytest.mark.parametrize(
-        ("flags", "comm", "bits"),
-        [(0, b"khugepaged", 0), (0x200000, b"ksmd", 0), (0x200000, b"khugepaged", 1)],
-        ids=["a process of that name", "another kernel thread", "for reading"],
-    )
-    def test_others_may_hold_the_lock(self, process: Process, flags: int, comm: bytes, bits: int) -> None:
-        assert self.holding(process, flags, comm, bits) == [(START, 8 << 21, ZERO)]
+    def test_a_reader_changes_nothing(self, process: Process) -> None:
+        assert self.holding(process, 0x200000, b"khugepaged", 1) == [(START, 8 << 21, ZERO)]
+
+    @pytest.mark.parametrize(("flags", "comm"), [(0, b"khugepaged"), (0x200000, b"ksmd")])
+    def test_of_others_it_is_not_known_what_they_do(self, process: Process, flags: int, comm: bytes) -> None:
+        assert self.holding(process, flags, comm) == [(START, 8 << 21, Provenance.UNSTABLE)]
+
+    def test_files_and_untouched_mappings_do_not_care(self, process: Process) -> None:
+        task = process.new("struct task_struct", comm=b"x".ljust(16, b"\0"))
+        process.set("struct mm_struct", process.mm, {"mmap_lock.owner.counter": task})
+        assert process.runs(2, anon=False) == [(2, ZERO, "")]
+        assert process.runs(2, anon=True)[0][1] is Provenance.UNSTABLE
+        assert process.runs(2, flags=VM_READ | VM_SHARED, anon=True) == [(2, ZERO, "")]
