@@ -107,11 +107,10 @@ def _crash(root: Path) -> tuple[tuple[str, ...], Path]:
 
 
 def _unpack(root: Path) -> None:
-    suite = Suite(CRASH_SUITE)
-    suite.update()
+    packages = Suite.of(CRASH_SUITE).with_libraries("crash", skip=frozenset({"binutils"}))
     temporary = root.with_name(f".{root.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    for package in suite.with_libraries("crash", skip=frozenset({"binutils"})):
+    for package in packages:
         package.extract(temporary)
     temporary.rename(root)
 

@@ -152,9 +152,17 @@ def test_which_thread_was_running(name: str, extract: Extractor) -> None:
     assert names(found[spinner].frames) == ["spin_now"]
     kernel = found[spinner].kernel
     assert kernel is not None
-    assert kernel.end.kind == "outermost"
-    # In user mode; in the dump of k72 a timer had just interrupted it.
-    assert not kernel.frames or names(kernel.frames)[-1] == "asm_sysvec_apic_timer_interrupt"
+    assert (kernel.end.kind, kernel.frames) == ("outermost", ())
+
+
+def test_a_running_thread_inside_an_interrupt(extract: Extractor) -> None:
+    victim = need("k61-la57").victims["spin"]
+    found = {thread.tid: thread for thread in ours(extract, victim, "vmcore-2.elf", kernel=True).threads}
+    spinner = found[next(thread["tid"] for thread in victim.said["threads"] if thread["role"] == "spin")]
+    assert names(spinner.frames) == ["spin_now"]
+    assert spinner.kernel is not None
+    assert spinner.kernel.end.kind == "outermost"
+    assert spinner.kernel.frames
 
 
 # Why stacks end

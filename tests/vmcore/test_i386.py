@@ -212,6 +212,22 @@ def test_running_thread(name: str, symbols: tuple[str, ...], extract: Extractor)
     assert set(sources.values()) == {(RegisterSource.ENTRY_FRAME, None)}
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_running_thread_inside_an_interrupt(name: str, symbols: tuple[str, ...], extract: Extractor) -> None:
+    """The CPU has the kernel's registers; the thread's own are where its entry put them."""
+    fixture = need(name)
+    said = {thread["tid"]: thread for thread in fixture.victims["spin"].said["threads"]}
+    source = extract.source(fixture.dump("vmcore-2.elf"), symbols=symbols)
+    image = source.image(TaskRef.parse(str(fixture.victims["spin"].pid)))
+    (running,) = (thread for thread in image.threads if said[thread.tid]["role"] == "spin")
+    assert running.regs.source is RegisterSource.ENTRY_FRAME
+    for register, value in said[running.tid]["regs"].items():
+        if register == "ip":
+            assert 0 <= running.regs.values["ip"] - value < 8
+        elif register in running.regs.values:
+            assert running.regs.values[register] == value, register
+
+
 @pytest.mark.parametrize("name", [*KERNELS, SMALL])
 def test_running_thread_whose_cpu_is_not_known(name: str, symbols: tuple[str, ...]) -> None:
     """NT_PRSTATUS of a CPU in user mode has nothing of the kernel's. Order and gaps of the others do not matter."""

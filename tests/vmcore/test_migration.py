@@ -16,7 +16,6 @@ from tests.vmcore.conftest import MAIN, Extractor, Fixture, need
 from tests.vmcore.patterns import contents
 
 PAGE = 4096
-ENTRIES = 512  # of a page table
 FIXTURES = [f"{name}-numa" for name in MAIN]
 
 
@@ -52,18 +51,19 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Counter[SwapKind]:
 
 
 def test_pages_on_their_way(extract: Extractor, entries: Counter[SwapKind]) -> None:
-    """In each of the dumps every page is there, and right. 6.12 and 7.2 move many pages at a time, so that some are
-    always met on their way; whether 5.10 and 6.1 have any is luck."""
-    dumps = 0
+    """In each of the dumps every page is there, and right: the machine was stopped before a page was copied, of which
+    there is one at least in each. 6.12 and 7.2 move many pages at a time."""
+    dumps = many = 0
     for name in FIXTURES:
         fixture = need(name)
         for dump in fixture.manifest["dumps"]:
+            entries.clear()
             wrong: Counter[Provenance] = Counter()
             for provenance, is_, should in pages(fixture, dump["file"], extract):
                 wrong[provenance] += is_ != should
-            # The kernel may just have cleared an entry, to write the migration entry next (try_to_migrate_one(),
-            # mm/rmap.c): it holds the lock of that page table then.
-            assert sum(wrong.values()) == wrong[Provenance.UNSTABLE] <= ENTRIES, (name, dump, wrong)
+            assert not +wrong, (name, dump)
+            assert entries[SwapKind.PAGE] >= 1, (name, dump)
+            many = max(many, entries[SwapKind.PAGE])
             dumps += 1
-    assert dumps >= len(FIXTURES) * 3
-    assert entries[SwapKind.PAGE] > 10
+    assert dumps == len(FIXTURES) * 3
+    assert many > 10

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from kgcore.model import RegisterSource
 from kgcore.report import Report
+from kgcore.sources.base import TaskRef
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, main_dump, need
 from tests.vmcore.corefile import Core, ThreadNotes
 
@@ -59,6 +61,25 @@ def test_general_registers(name: str, victim: str, extract: Extractor) -> None:
         if thread["role"] == "spin":
             assert regs["orig_ax"] == (1 << 64) - 1, "a thread in user mode is in no system call"
     assert checked >= 12
+
+
+def test_a_running_thread_inside_an_interrupt(extract: Extractor) -> None:
+    """The CPU has the kernel's registers; the thread's own are where its entry put them."""
+    fixture = need("k61-la57")
+    source = extract.source(fixture.dump("vmcore-2.elf"))
+    said = {thread["tid"]: thread for thread in fixture.victims["spin"].said["threads"]}
+    image = source.image(TaskRef.parse(str(fixture.victims["spin"].pid)))
+    (running,) = (thread for thread in image.threads if said[thread.tid]["role"] == "spin")
+    assert running.regs.source is RegisterSource.ENTRY_FRAME
+    regs, checked = running.regs.values, 0
+    for theirs, value in said[running.tid]["regs"].items():
+        ours = NAMES.get(theirs, theirs)
+        if ours in regs and ours != "ip":
+            assert regs[ours] == value, theirs
+            checked += 1
+    assert checked >= 12
+    assert 0 <= regs["ip"] - said[running.tid]["regs"]["rip"] < 64
+    assert regs["orig_ax"] == (1 << 64) - 1
 
 
 @pytest.mark.parametrize("name", [*MAIN, *KEXEC])

@@ -6,34 +6,44 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from . import fixture, kdump, kernels
 from .catalogue import RECIPES
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import install_host_tools, locked
+from .progress import PROGRESS
 from .recipes import Recipe
+from .supplies import Supplies
 
 
-def build(recipe: Recipe, *, force: bool, update: bool) -> bool:
-    """Make one fixture unless it is there already; False when it failed."""
+def build(recipe: Recipe, lacking: BaseException | None, *, force: bool) -> bool:
+    """Make one fixture unless it is there already; False when it failed.
+
+    :param lacking: why something that it needs is not there.
+    """
     marker = cache_dir() / "fixtures" / f"{recipe.name}.unavailable"
     try:
+        if lacking:
+            raise lacking
         with locked(f"fixture-{recipe.name}"):
-            kernel = kernels.kernel(recipe.suite, recipe.flavour, update=update)
+            kernel = kernels.kernel(recipe.suite, recipe.flavour)
             maker = kdump if recipe.name in kdump.RECIPES else fixture
             if not force and maker.up_to_date(recipe, kernel):
-                say(f"{recipe.name}: up to date")
+                outcome = "up to date"
             else:
                 _make(maker.make, recipe, kernel)
+                outcome = "done"
             marker.unlink(missing_ok=True)
     except Unavailable as error:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(f"{error}\n")
-        say(f"{recipe.name}: NOT MADE, GOING ON WITHOUT IT (see {marker.name}): {error}")
+        PROGRESS.finish(recipe.name, f"NOT MADE, GOING ON WITHOUT IT (see {marker.name}): {error}")
     except BuildError as error:
-        say(f"{recipe.name}: FAILED: {error}")
+        PROGRESS.finish(recipe.name, f"FAILED: {error}")
         return False
+    else:
+        PROGRESS.finish(recipe.name, outcome)
     return True
 
 
@@ -71,9 +81,14 @@ def main() -> int:
     except BuildError as error:
         say(f"FAILED: {error}")
         return 1
+    PROGRESS.expect(len(chosen))
+    built: list[Future[bool]] = []
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        good = list(pool.map(lambda recipe: build(recipe, force=options.force, update=options.update), chosen))
-    return 0 if all(good) else 1
+        # What is lacking is brought in while other guests run.
+        Supplies(update=options.update).as_ready(
+            chosen, lambda recipe, lacking: built.append(pool.submit(build, recipe, lacking, force=options.force))
+        )
+    return 0 if all(one.result() for one in built) else 1
 
 
 def _names(recipe: Recipe) -> str:

@@ -6,15 +6,14 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from .progress import PROGRESS
 
 HERE = Path(__file__).resolve().parent
 GUEST = HERE / "guest"
 VICTIMS = HERE / "victims"
-START = time.monotonic()
 
 
 class BuildError(Exception):
@@ -36,10 +35,8 @@ def cache_dir() -> Path:
 
 
 def say(text: str) -> None:
-    """Report progress on standard error, with the seconds since the start."""
-    # One write: guests are built side by side.
-    sys.stderr.write(f"[{time.monotonic() - START:6.1f}s] {text}\n")
-    sys.stderr.flush()
+    """A line on standard error, with how far everything is."""
+    PROGRESS.say(text)
 
 
 def run(

@@ -8,16 +8,16 @@ import json
 import os
 import re
 import shutil
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from . import initramfs, qemu, toml
-from .common import GUEST, HERE, VICTIMS, BuildError, cache_dir, digest, run, say
+from . import initramfs, moments, qemu, toml
+from .common import GUEST, HERE, VICTIMS, BuildError, cache_dir, digest, run
 from .dumps import Dump, make_sparse, readable_header
 from .kernels import MOVING_SUITES, Kernel
 from .makedumpfile import Makedumpfile
+from .progress import PROGRESS
 from .recipes import Derived, Recipe
 
 OUTPUT_SIZE = 4 << 30
@@ -25,7 +25,7 @@ DISK_SIZE = 2 << 30
 CORES_TIMEOUT = 600
 # As /proc/swaps names them, and what they are called in the fixture; a guest need not have them all.
 SWAPS = {"/dev/vdc": "swap-disk.img", "/disk/swap": "swap-file.img"}
-SOURCES = ("dumps.py", "fixture.py", "initramfs.py", "makedumpfile.py", "qemu.py")
+SOURCES = ("dumps.py", "fixture.py", "gdbstub.py", "initramfs.py", "makedumpfile.py", "moments.py", "qemu.py")
 
 
 def directory(recipe: Recipe) -> Path:
@@ -113,7 +113,6 @@ class _Maker:
             for name in ("vmlinux", "debug-modules"):
                 (self.target / name).symlink_to(Path("../../kernels", self.kernel.release, name))
         self._manifest()
-        self._say("done")
 
     @property
     def _third(self) -> dict[str, int]:
@@ -123,7 +122,7 @@ class _Maker:
         return {"swap": self.recipe.swap_mib << 20} if self.recipe.swap_mib else {}
 
     def _say(self, text: str) -> None:
-        say(f"{self.recipe.name}: {text}")
+        PROGRESS.step(self.recipe.name, text)
 
     def _disk(self, name: str, size: int) -> None:
         with (self.work / name).open("wb") as handle:
@@ -147,21 +146,17 @@ class _Maker:
     def _dump(self, guest: qemu.Guest) -> None:
         guest.wait_for("READY", self.recipe.boot_timeout)
         self._say("dumping")
-        guest.qmp("stop")
-        if self.recipe.elf:
-            guest.dump(self.target / "vmcore.elf", "elf")
-            self.dumps.append(Dump("vmcore.elf", "qemu-elf", 0))
-        if self.recipe.qemu_kdump:
-            guest.dump(self.target / "vmcore.qemu-flat", "kdump-zlib")
-            self.dumps.append(Dump("vmcore.qemu-flat", "qemu-kdump-flattened", 0, "zlib"))
-        self._swap_images()
-        for moment in range(2, self.recipe.moments + 1):
-            guest.qmp("cont")
-            time.sleep(0.1 * moment)
-            guest.qmp("stop")
-            guest.dump(self.target / f"vmcore-{moment}.elf", "elf")
-            self.dumps.append(Dump(f"vmcore-{moment}.elf", "qemu-elf", 0))
-        guest.qmp("cont")
+        for number, moment in enumerate(self.recipe.moments, 1):
+            with moments.stopped(guest, moment):
+                stem = "vmcore" if number == 1 else f"vmcore-{number}"
+                if self.recipe.elf:
+                    guest.dump(self.target / f"{stem}.elf", "elf")
+                    self.dumps.append(Dump(f"{stem}.elf", "qemu-elf", 0))
+                if self.recipe.qemu_kdump and number == 1:
+                    guest.dump(self.target / "vmcore.qemu-flat", "kdump-zlib")
+                    self.dumps.append(Dump("vmcore.qemu-flat", "qemu-kdump-flattened", 0, "zlib"))
+                if number == 1:
+                    self._swap_images()
         guest.send("go\n")
         self._say("taking the kernel's cores")
         guest.wait_for("DONE", CORES_TIMEOUT)

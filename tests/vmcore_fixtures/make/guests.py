@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+from .moments import Moment
 from .recipes import (
     CRASHED,
     CRASHED_SMALL,
     FULL,
     HUGE_PAGES,
+    INTERRUPTED,
     MAIN,
     MEMORY,
     PAGE_CACHE,
     SMALL_DUMP,
     SPIN,
+    SPINNING,
     SWAP,
     THREADS,
     VFORK,
@@ -38,6 +41,7 @@ def main_guest(name: str, suite: str, variants: tuple[Derived, ...], *more: Vict
         append="isolcpus=1",
         setup=HUGE_PAGES + SWAP,
         modules=("overlay",),
+        moments=SPINNING,
         note="all ordinary victims",
     )
 
@@ -50,7 +54,16 @@ def small_guest(name: str, suite: str) -> Recipe:
         *(simple(name, "0x33") for name in ("threads", "dynamic", "zleader", "nspid", "identity", "iouring")),
         simple("spin", "0x33", "1"),
     )
-    return Recipe(name, suite, victims, SMALL_DUMP, append="isolcpus=1", setup=HUGE_PAGES, note="committed, reduced")
+    return Recipe(
+        name,
+        suite,
+        victims,
+        SMALL_DUMP,
+        append="isolcpus=1",
+        setup=HUGE_PAGES,
+        moments=SPINNING,
+        note="committed, reduced",
+    )
 
 
 def kexec_guest(name: str, suite: str, victims: tuple[Victim, ...], variants: tuple[Derived, ...]) -> Recipe:
@@ -72,8 +85,8 @@ def kexec_guest(name: str, suite: str, victims: tuple[Victim, ...], variants: tu
 
 
 def numa_guest(name: str, suite: str) -> Recipe:
-    """A guest in which memory is on its way from one node to the other as it is dumped, perhaps: since 6.3 many pages
-    are unmapped before the first is copied, before that to meet one takes luck."""
+    """A guest in which memory is on its way from one node to the other as it is dumped: a page is about to be copied
+    (before 6.0 the function has another name), and no longer in a page table. Since 6.3 those are many at a time."""
     victim = Victim(
         ("migrating",), "migrating", ("migrating", FULL), cores=("touch /tmp/stop; sleep 2", "core migrating")
     )
@@ -85,7 +98,12 @@ def numa_guest(name: str, suite: str) -> Recipe:
         setup=HUGE_PAGES,
         qemu_kdump=False,
         numa=True,
-        moments=3,
+        # The program itself comes first, with 250 pages at most; the mappings that the victim tells of have 776 (huge
+        # ones count as one).
+        moments=tuple(
+            Moment(at=("migrate_folio", "migrate_page"), skip=skip, after="__x64_sys_migrate_pages")
+            for skip in (300, 450, 600)
+        ),
         note="pages being moved between two nodes",
     )
 
@@ -154,6 +172,7 @@ def abi_guest(name: str, suite: str, variants: tuple[Derived, ...], spinner: str
         qemu_kdump=False,
         flavour="full",
         modules=("crc32c_generic",),
+        moments=SPINNING,
         note="programs of each ABI: 64-bit, ia32, x32",
     )
 
@@ -199,7 +218,8 @@ SPECIAL = (
         cpu="max,-cx16",
         append="isolcpus=1 vsyscall=emulate",
         setup=HUGE_PAGES,
-        note="5-level page tables; a readable vsyscall page",
+        moments=(*SPINNING, INTERRUPTED),
+        note="5-level page tables; a readable vsyscall page; a moment at which the spinner is inside an interrupt",
     ),
     Recipe(
         "k61-novmcoreinfo",
@@ -208,6 +228,7 @@ SPECIAL = (
         vmcoreinfo=False,
         append="isolcpus=1 vsyscall=none",
         setup=HUGE_PAGES,
+        moments=SPINNING,
         note="dumps without VMCOREINFO; no vsyscall page",
     ),
     Recipe(

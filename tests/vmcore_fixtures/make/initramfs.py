@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.vmcore.patterns import stock
 
 from .common import GUEST, HERE, VICTIMS, BuildError, run
-from .kernels import Kernel
-from .packages import Suite, locked
+from .kernels import ARCHITECTURES, Kernel
+from .packages import Package, Suite
 from .recipes import MODULES, PYTHON_SUITE, Recipe
 
 # The binaries name no directory of this machine.
@@ -76,7 +76,7 @@ def build(recipe: Recipe, kernel: Kernel, work: Path, sysroot: Path) -> Path:
     compile_c(GUEST / "capture.c", root / "bin/capture", *own)
     _add_tar(root, kernel)
     (sysroot / "victims").mkdir(parents=True)
-    if any(victim.program == "python3.11" for victim in recipe.victims):
+    if _has_python(recipe):
         _add_python(root, sysroot)
     for name in programs(recipe):
         _add_victim(name, root, sysroot)
@@ -85,6 +85,8 @@ def build(recipe: Recipe, kernel: Kernel, work: Path, sysroot: Path) -> Path:
         compile_c(GUEST / "swapfirst.c", root / "bin/swapfirst", *own)
         shutil.copy2(GUEST / "swap", root / "recipe/swap")
         (root / "recipe/stock").write_bytes(stock())
+    symbols = dict.fromkeys(name for moment in recipe.moments for name in moment.functions)
+    (root / "recipe/symbols").write_text(" ".join(symbols))
     (root / "recipe/setup").write_text(recipe.setup + "\n")
     victims = (line + "\n" for v in recipe.victims for line in (*v.before, v.start_line()))
     (root / "recipe/victims").write_text("".join(victims))
@@ -102,10 +104,8 @@ def _base(root: Path, kernel: Kernel, init: Path, wanted: Sequence[str] = MODULE
     if not busybox:
         raise BuildError("busybox is not installed")
     if kernel.architecture:
-        with locked(f"{kernel.architecture}-packages"):
-            suite = Suite(PYTHON_SUITE, kernel.architecture)
-            suite.update()
-            suite.download(FOREIGN_BUSYBOX).extract(root, "./bin/busybox")
+        (package,) = Suite.of(PYTHON_SUITE, kernel.architecture).download(FOREIGN_BUSYBOX)
+        package.extract(root, "./bin/busybox")
     else:
         shutil.copy2(busybox, root / "bin/busybox")
     for applet in run([busybox, "--list"]).split():
@@ -127,11 +127,8 @@ def _add_tar(root: Path, kernel: Kernel) -> None:
         for library in libraries(tar):
             install(library, root)
         return
-    with locked(f"{kernel.architecture}-packages"):
-        suite = Suite(PYTHON_SUITE, kernel.architecture)
-        suite.update()
-        for name in FOREIGN_TAR:
-            suite.download(name).extract(root / "foreign", "--exclude=./usr/share", ".")
+    for package in Suite.of(PYTHON_SUITE, kernel.architecture).download(*FOREIGN_TAR):
+        package.extract(root / "foreign", "--exclude=./usr/share", ".")
     # By a loader of its own: another's libraries, if a victim brings them, are elsewhere.
     places = "/foreign/lib/i386-linux-gnu:/foreign/usr/lib/i386-linux-gnu"
     loader = "/foreign/lib/i386-linux-gnu/ld-linux.so.2"
@@ -160,13 +157,25 @@ def _add_victim(name: str, root: Path, sysroot: Path) -> None:
         shutil.copy2(binary, sysroot / "victims" / binary.name)
 
 
+def fetch_packages(recipe: Recipe) -> None:
+    """Bring into the cache what packages the guest is going to be made of, besides its kernel."""
+    if architecture := ARCHITECTURES.get(recipe.flavour):
+        Suite.of(PYTHON_SUITE, architecture).download(FOREIGN_BUSYBOX, *FOREIGN_TAR)
+    if _has_python(recipe):
+        _pythons()
+
+
+def _has_python(recipe: Recipe) -> bool:
+    return any(victim.program == "python3.11" for victim in recipe.victims)
+
+
+def _pythons() -> list[Package]:
+    return Suite.of(PYTHON_SUITE).with_libraries("python3.11-minimal", skip=frozenset({"libc6"}))
+
+
 def _add_python(root: Path, sysroot: Path) -> None:
     """Debian's Python as the packages have it, on the host's libc (both are of the same suite)."""
-    with locked("python-packages"):
-        suite = Suite(PYTHON_SUITE)
-        suite.update()
-        packages = suite.with_libraries("python3.11-minimal", skip=frozenset({"libc6"}))
-    for package in packages:
+    for package in _pythons():
         for target in (root, sysroot):
             package.extract(target, "--exclude=./usr/share/doc", ".")
     python = root / "usr/bin/python3.11"

@@ -18,6 +18,7 @@ from . import fixture, initramfs, toml
 from .common import HERE, BuildError, cache_dir, digest, run, say
 from .kernels import Kernel
 from .packages import Suite, locked
+from .progress import PROGRESS
 from .recipes import CRASHED, HUGE_PAGES, PYTHON_SUITE, Recipe
 
 CAPTURE = HERE / "capture"
@@ -74,14 +75,14 @@ def make(wanted: Recipe, kernel: Kernel) -> None:
     shutil.rmtree(work, ignore_errors=True)
     target = work / "fixture"
     target.mkdir(parents=True)
-    say(f"{wanted.name}: building the guest")
+    PROGRESS.step(wanted.name, "building the guest")
     initrd = initramfs.build(wanted, kernel, work, target / "sysroot")
     # Its capture kernel gets an init of our own.
     shutil.copy2(CAPTURE / "init", work / "capture/init")
     initramfs.pack(work / "capture", work / "root/kexec/initrd")
     initramfs.pack(work / "root", initrd)
     initrd.rename(target / "initrd")
-    (target / "root").symlink_to(Path("../..", _root().relative_to(cache_dir())))
+    (target / "root").symlink_to(Path("../..", root().relative_to(cache_dir())))
     (target / "vmlinuz").symlink_to(Path("../../kernels", kernel.release, "vmlinuz"))
     values = {
         "name": wanted.name,
@@ -100,7 +101,7 @@ def make(wanted: Recipe, kernel: Kernel) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _root() -> Path:
+def root() -> Path:
     """The root file system, which all have in common; in the cache, made if it is not there."""
     final = cache_dir() / "tools" / "kdump-root"
     stamp = final.with_name("kdump-root.stamp")
@@ -119,13 +120,8 @@ def _root() -> Path:
 
 
 def _fill(root: Path) -> None:
-    with locked("python-packages"):
-        suite = Suite(PYTHON_SUITE)
-        suite.update()
-        found = {package.name: package for name in PACKAGES
-                 for package in suite.with_libraries(name, skip=frozenset({"perl"}))}  # fmt: skip
-        found |= {name: suite.download(name) for name in SINGLE_PACKAGES}
-    for package in found.values():
+    suite = Suite.of(PYTHON_SUITE)
+    for package in (*suite.with_libraries(*PACKAGES, skip=frozenset({"perl"})), *suite.download(*SINGLE_PACKAGES)):
         package.extract(root, *(f"--exclude={pattern}" for pattern in WITHOUT), ".")
     for part in ("dev", "proc", "run", "tmp", "var/crash", "etc/default", "usr/local/bin", "usr/local/sbin"):
         (root / part).mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def kernel(suite: str, flavour: str = "cloud", *, update: bool = False) -> Kerne
     """The kernel of a suite: the one recorded in the cache, or (first time, or update) the suite's newest."""
     name = suite if flavour == "cloud" else f"{suite}-{flavour}"
     record = cache_dir() / "kernels" / f"suite-{name}.json"
-    with locked(f"kernel-{suite}"):
+    with locked(f"kernel-{name}"):
         known = Kernel(**json.loads(record.read_text())) if record.exists() else None
         if known and not update and known.complete:
             return known
@@ -118,24 +118,19 @@ def kernel(suite: str, flavour: str = "cloud", *, update: bool = False) -> Kerne
 
 def _fetch(name: str, flavour: str, known: Kernel | None) -> Kernel:
     """Bring the newest kernel into the cache; or, of a known one that is there in part, the rest."""
-    suite = Suite(name, ARCHITECTURES.get(flavour, ""))
+    suite = Suite.of(name, ARCHITECTURES.get(flavour, ""))
     if known and (packages := _cached(known)):
         _unpack(known, packages)
         return known
-    suite.update()
     meta = f"linux-image-{FLAVOURS[flavour]}"
     match = re.search(rf"linux-image-(\d\S*-{FLAVOURS[flavour]})(?![\w-])", suite.field(meta, "Depends"))
     if not match:
         raise BuildError(f"{name}: {meta} depends on no kernel image")
     release = match[1]
-    image = suite.download(f"linux-image-{release}")
-    packages = [image]
-    if flavour in DEBUG_FLAVOURS:
-        packages.append(suite.download(f"linux-image-{release}-dbg"))
-    depends = suite.field(image.name, "Depends")
+    image = f"linux-image-{release}"
     # Since 2025 or so the modules and the image come in packages of their own.
-    for split in re.findall(rf"linux-(?:modules|binary)-{re.escape(release)}", depends):
-        packages.append(suite.download(split))
+    split = re.findall(rf"linux-(?:modules|binary)-{re.escape(release)}", suite.field(image, "Depends"))
+    packages = suite.download(image, *([f"{image}-dbg"] if flavour in DEBUG_FLAVOURS else []), *split)
     found = Kernel(name, release, {package.name: package.version for package in packages}, flavour)
     if not found.complete:
         _unpack(found, packages)

@@ -17,6 +17,7 @@ from .dumps import Dump
 from .packages import Suite, locked
 from .recipes import Derived
 
+HOST = "host"
 OPTIONS = {"none": [], "zlib": ["-c"], "lzo": ["-l"], "snappy": ["-p"], "zstd": ["-z"], "elf": ["-E"]}
 # The bits of disk_dump_header.status.
 STATUS = {"zlib": 1, "lzo": 2, "snappy": 4, "zstd": 0x20}
@@ -35,8 +36,8 @@ class Makedumpfile:
     @staticmethod
     def of(suite: str) -> Makedumpfile:
         """The host's own (suite "host"), or that of a Debian suite."""
-        if suite == "host":
-            return Makedumpfile(["makedumpfile"], "host")
+        if suite == HOST:
+            return Makedumpfile(["makedumpfile"], HOST)
         root = cache_dir() / "tools" / f"makedumpfile-{suite}"
         with locked(f"makedumpfile-{suite}"):
             if not root.exists():
@@ -87,12 +88,11 @@ def _check_compressor(path: Path, compressor: str) -> None:
 
 
 def _unpack(suite: str, root: Path) -> None:
-    source = Suite(suite)
-    source.update()
+    packages = Suite.of(suite).with_libraries("makedumpfile", skip=frozenset({"perl"}))
     say(f"{suite}: unpacking makedumpfile")
     temporary = root.with_name(f".{root.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    for package in source.with_libraries("makedumpfile", skip=frozenset({"perl"})):
+    for package in packages:
         package.extract(temporary)
     root.parent.mkdir(exist_ok=True)
     temporary.rename(root)

@@ -11,10 +11,12 @@ import fcntl
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from .common import BuildError, cache_dir, run, say
 
@@ -127,28 +129,46 @@ def _configured_uris() -> list[str]:
 
 
 class Suite:
-    """A private apt root for one Debian suite.
+    """A private apt root for one Debian suite. There is one object of each (:meth:`of`), which threads share.
 
     :param architecture: Debian's name of it; "" for the host's.
     """
+
+    _known: ClassVar[dict[tuple[str, str], Suite]] = {}
+    _guard: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, name: str, architecture: str = "") -> None:
         self.name = name
         self.architecture = architecture
         self.root = cache_dir() / "apt" / (f"{name}-{architecture}" if architecture else name)
-        self.options: list[str] = []
-        self._shown: dict[str, str] = {}
+        self._options: list[str] = []
+        self._shown: dict[str, dict[str, str]] = {}
+        self._mutex = threading.Lock()
 
-    def update(self) -> None:
-        """Fetch the package lists: from the configured mirror, else from the plain archive path of its host."""
+    @classmethod
+    def of(cls, name: str, architecture: str = "") -> Suite:
+        """The suite of that name."""
+        with cls._guard:
+            return cls._known.setdefault((name, architecture), cls(name, architecture))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else uses the apt root, no other process either; the package lists are there, fetched once."""
+        with self._mutex, locked(f"apt-{self.root.name}"):
+            if not self._options:
+                self._options = self._update()
+            yield
+
+    def _update(self) -> list[str]:
+        """Fetch the package lists: from the configured mirror, else from the plain archive path of its host. Returns
+        apt's options."""
         configured = mirror()
         plain = re.sub(r"^(\w+://[^/]+)/.*$", r"\1/debian", configured)
         problems: list[str] = []
         for uri in dict.fromkeys([configured, plain]):
             for trust in self._trust():
                 try:
-                    self._update(uri, trust)
-                    return
+                    return self._fetch_lists(uri, trust)
                 except BuildError as error:
                     problems.append(str(error))
         raise BuildError(f"no package lists for {self.name}:\n" + "\n".join(problems))
@@ -158,13 +178,13 @@ class Suite:
         keyring = KEYRINGS / "debian-archive-keyring.gpg"
         return ([f"[signed-by={keyring}]"] if keyring.exists() else []) + ["[trusted=yes]"]
 
-    def _update(self, uri: str, trust: str) -> None:
+    def _fetch_lists(self, uri: str, trust: str) -> list[str]:
         for part in ("state/lists/partial", "cache/archives/partial"):
             (self.root / part).mkdir(parents=True, exist_ok=True)
         (self.root / "status").touch()
         source = self.root / "sources.list"
         source.write_text(f"deb {trust} {uri} {self.name} main\n")
-        self.options = [
+        options = [
             f"-oDir::State={self.root / 'state'}",
             f"-oDir::State::status={self.root / 'status'}",
             f"-oDir::Cache={self.root / 'cache'}",
@@ -178,48 +198,68 @@ class Suite:
             "-oAcquire::http::Timeout=60",
         ]
         if self.architecture:
-            self.options += [f"-oAPT::Architecture={self.architecture}", f"-oAPT::Architectures::={self.architecture}"]
-        run(["apt-get", "-q", *self.options, "-oAPT::Update::Error-Mode=any", "update"], timeout=300)
+            options += [f"-oAPT::Architecture={self.architecture}", f"-oAPT::Architectures::={self.architecture}"]
+        run(["apt-get", "-q", *options, "-oAPT::Update::Error-Mode=any", "update"], timeout=300)
+        return options
+
+    def _show(self, names: Iterable[str]) -> None:
+        """Learn the fields of the newest version of packages; of those that are virtual there are none."""
+        with self._alone():
+            unknown = [name for name in dict.fromkeys(names) if name not in self._shown]
+            if not unknown:
+                return
+            # Its status is that of the last one asked for.
+            show = ["sh", "-c", '"$@" || :', "sh", "apt-cache", *self._options, "show", "--no-all-versions", *unknown]
+            found = [
+                dict(re.findall(r"^([\w-]+): (.*)$", stanza, re.MULTILINE))
+                for stanza in run(show, timeout=120).split("\n\n")
+            ]
+            self._shown |= {name: {} for name in unknown} | {fields["Package"]: fields for fields in found if fields}
 
     def field(self, package: str, field: str) -> str:
         """A field of the newest version of a package."""
-        if package not in self._shown:
-            show = ["apt-cache", *self.options, "show", "--no-all-versions", package]
-            self._shown[package] = run(show, timeout=120)
-        for line in self._shown[package].splitlines():
-            key, _, value = line.partition(": ")
-            if key == field:
-                return value
-        raise BuildError(f"{self.name}: package {package} has no field {field}")
+        self._show([package])
+        try:
+            return self._shown[package][field]
+        except KeyError:
+            raise BuildError(f"{self.name}: package {package} has no field {field}") from None
 
-    def with_libraries(self, package: str, *, skip: frozenset[str]) -> list[Package]:
-        """A package and (the first alternative of) all it depends on, but for those to skip."""
-        found: dict[str, Package] = {}
-        waiting = [package]
+    def with_libraries(self, *packages: str, skip: frozenset[str]) -> list[Package]:
+        """Packages and (the first alternative of) all they depend on, but for those to skip."""
+        names: dict[str, None] = {}
+        waiting = set(packages)
         while waiting:
-            name = waiting.pop()
-            if name in found or name in skip:
-                continue
-            found[name] = self.download(name)
-            try:
-                depends = self.field(name, "Depends")
-            except BuildError:
-                continue
-            waiting += [re.split(r"[ :(|]", item.strip(), maxsplit=1)[0] for item in depends.split(",")]
-        return list(found.values())
+            self._show(sorted(waiting))
+            names |= dict.fromkeys(sorted(waiting))
+            depends = [self._shown[name].get("Depends", "") for name in waiting]
+            needed = (item.strip() for line in depends for item in line.split(",") if item)
+            waiting = {re.split(r"[ :(|]", item, maxsplit=1)[0] for item in needed} - names.keys() - skip
+        return self.download(*names)
 
-    def download(self, package: str) -> Package:
-        """Bring the newest version of a package into the cache."""
-        version = self.field(package, "Version")
+    def download(self, *names: str) -> list[Package]:
+        """Bring the newest versions of packages into the cache."""
+        self._show(names)
         folder = cache_dir() / "debs"
         folder.mkdir(exist_ok=True)
-        path = folder / Path(self.field(package, "Filename")).name
-        if not path.exists():
-            say(f"{self.name}: downloading {package} {version}")
-            fresh = self.root / "download"
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir()
-            run(["apt-get", "-q", *self.options, "download", f"{package}={version}"], timeout=1800, cwd=fresh)
-            (found,) = fresh.glob("*.deb")
-            found.rename(path)
-        return Package(package, version, path)
+        found = [
+            Package(name, self.field(name, "Version"), folder / Path(self.field(name, "Filename")).name)
+            for name in names
+        ]
+        with self._alone():
+            missing = [package for package in found if not package.path.exists()]
+            if missing:
+                self._download(missing)
+        return found
+
+    def _download(self, packages: Sequence[Package]) -> None:
+        named = ", ".join(f"{package.name} {package.version}" for package in packages)
+        say(f"{self.name}: downloading {named}")
+        fresh = self.root / "download"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        versions = [f"{package.name}={package.version}" for package in packages]
+        run(["apt-get", "-q", *self._options, "download", *versions], timeout=1800, cwd=fresh)
+        # apt-get escapes what may stand in no file name, each time a little differently from the archive.
+        got = {path.name.partition("_")[0]: path for path in fresh.glob("*.deb")}
+        for package in packages:
+            got[package.name].rename(package.path)

@@ -40,11 +40,12 @@ class Guest:
         # A socket's path must be short; the cache's may be long.
         self._sockets = tempfile.TemporaryDirectory(prefix="kgcore-qmp-")
         path = os.path.join(self._sockets.name, "qmp")
+        self.gdb = os.path.join(self._sockets.name, "gdb")
         self._process = subprocess.Popen(
             [
                 QEMU, "-accel", "tcg,thread=multi", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial",
-                "-qmp", f"unix:{path},server=on,wait=off", *arguments,
+                "-qmp", f"unix:{path},server=on,wait=off", "-gdb", f"unix:{self.gdb},server=on,wait=off", *arguments,
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -75,6 +76,11 @@ class Guest:
                 with self._condition:
                     self._text += data.decode(errors="replace")
                     self._condition.notify_all()
+
+    @property
+    def text(self) -> str:
+        """All that it has printed so far."""
+        return self._text
 
     def tail(self, lines: int = 40) -> str:
         """The last lines of the serial log."""
@@ -143,6 +149,10 @@ class Guest:
                 raise BuildError(f"QMP {command}: {message['error'].get('desc')}")
             if "return" in message:
                 return message["return"]
+
+    def monitor(self, line: str) -> str:
+        """What QEMU's monitor for people answers."""
+        return str(self.qmp("human-monitor-command", 120, **{"command-line": line}))
 
     def dump(self, path: Path, form: str) -> None:
         """Dump the (stopped) machine's physical memory: form is elf or kdump-zlib."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .moments import Moment
+
 MODULES = ["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"]
 FULL = "0x7f"
 PYTHON_SUITE = "bookworm"
+# CPU 1 is the spinner's alone.
+SPINNING = (Moment(("idle", "user")),)
+INTERRUPTED = Moment(("any", "kernel"))
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class Recipe:
     flavour: str = "cloud"
     # Two nodes of memory, a CPU each.
     numa: bool = False
-    # How many moments to dump (the first is the one for which there is anything else).
-    moments: int = 1
+    # When to dump (the first is the one for which there is anything else).
+    moments: tuple[Moment, ...] = (Moment(),)
     # Further modules.
     modules: tuple[str, ...] = ()
     # The size of a third disk to swap to; with one the guest has the shell functions of guest/swap.
