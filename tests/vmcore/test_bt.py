@@ -263,8 +263,8 @@ def test_kernel_stacks(name: str, types: str) -> None:
                 truth = [(frame.pc, frame.name, frame.is_inline) for frame in full.prog.stack_trace(task)]
             except LookupError:  # beyond the outermost one
                 truth = known(full.prog.stack_trace(task))
-            except FaultError:  # drgn gives up on two tasks of k510 that were in the middle of their entry
-                assert name == "k510"
+            except FaultError:  # drgn gives up on those that have exited, whose stack may be gone or not
+                assert task.exit_state
                 continue
             truth = [call for call in truth if call[0] >> 63]
             mine = [(frame.ip, frame.function, frame.inline) for frame in found.frames]

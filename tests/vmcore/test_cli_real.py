@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("drgn")
+drgn = pytest.importorskip("drgn")
+
+from drgn.helpers.linux.pid import find_task
 
 from kgcore.check import check_core
 from kgcore.pipeline import Options, prepare
@@ -22,6 +24,7 @@ from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.target import TargetOptions, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core, Phdr
+from tests.vmcore.test_registers import check_floating_point
 from tests.vmcore.tools import Done, kgcore, same_bytes
 
 PAGE = 4096
@@ -149,6 +152,7 @@ def test_the_process_that_crashed(name: str, tmp_path: Path) -> None:
     fixture = need(name)
     victim = fixture.victims["crasher"]
     crashed = next(thread for thread in victim.said["threads"] if thread["role"] == "crash")
+    saved = fpu_was_saved(fixture, crashed["tid"])
     for dump in (entry["file"] for entry in fixture.manifest["dumps"]):
         done = kgcore("-c", fixture.dump(dump), "--force", cwd=tmp_path)
         if name == "k72-kexec" and dump.startswith("vmcore.d31") and done.status == 1:
@@ -163,9 +167,24 @@ def test_the_process_that_crashed(name: str, tmp_path: Path) -> None:
             assert any("the list of threads breaks off" in line for line in done.remarks)  # for the same reason
         else:
             assert sorted(core.threads) == sorted(victim.tids)
-        # Incomplete: its vector registers were in the CPU.
-        assert done.status == 3
-        assert any(f"thread {crashed['tid']}: it was running" in line for line in done.remarks)
+        # Its vector registers were in the CPU, unless the kernel had saved them: those are the thread's own then.
+        if not any(f"thread {crashed['tid']}: it was running" in line for line in done.remarks):
+            assert saved
+            check_floating_point(core.threads[crashed["tid"]], crashed["regs"])
+            assert done.status == (3 if dump.startswith("vmcore.d31") else 0)
+        else:
+            assert not saved
+            assert done.status == 3
+
+
+def fpu_was_saved(fixture: Fixture, tid: int) -> bool:
+    """Whether the kernel had saved a running thread's vector registers (TIF_NEED_FPU_LOAD, arch/x86/include/asm/
+    thread_info.h): by the kernel's debug information, without kgcore. It depends on which interrupts came in."""
+    prog = drgn.Program()
+    prog.set_core_dump(str(fixture.dump("vmcore.kexec")))
+    prog.load_debug_info([str(fixture.vmlinux)])
+    flags: int = find_task(prog, tid).thread_info.flags.value_()
+    return bool(flags >> (19 if fixture.version >= (6, 18) else 14) & 1)
 
 
 def test_nothing_crashed(k61: Fixture, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_gdb_registers(name: str, victim_name: str, extract: Extractor) -> None:
         general, rest = found[tid][:4], found[tid][4:]
         assert [int(value) for value in general] == [regs[key] for key in ("rbx", "rbp", "r12", "r15")]
         if thread["role"] == "spin":
-            continue  # its vector registers were in the CPU when the dump was made
+            continue  # its vector registers may have been in the CPU when the dump was made
         assert [int(value) for value in rest[:3]] == [regs["mxcsr"], regs["fcw"], regs["pkru"]]
         assert [memory_order(value) for value in rest[3:5]] == [regs["ymm"][3], regs["ymm"][7][:32]]
         assert [float(value) for value in rest[5:]] == [CONSTANTS[constant] for constant in regs["st"]]

@@ -129,7 +129,7 @@ def test_lost_floating_point_is_told(name: str, victim: str, extract: Extractor)
         if not running:
             assert not stale
             check_floating_point(core.threads[thread["tid"]], thread["regs"])
-        elif not stale:  # the kernel had saved them: an interrupt used the FPU
+        elif not stale:  # the kernel had saved them
             check_floating_point(core.threads[thread["tid"]], thread["regs"])
     if report.remarks:
         assert not report.complete

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class _Maker:
         self.target = target
         self.dumps: list[Dump] = []
         self.swaps: list[dict[str, str]] = []
+        self.crashed: list[int] = []
         self.cmdline = f"console=ttyS0 panic=-1 loglevel=4 {recipe.append}".strip()
 
     def make(self) -> None:
@@ -179,8 +181,10 @@ class _Maker:
     def _crash(self, guest: qemu.Guest) -> None:
         guest.wait_for("READY", self.recipe.boot_timeout)
         self._say("crashing")
+        before = int(time.time())
         guest.send("go\n")
         guest.wait_for("CAPTURE", 180)
+        self.crashed = [before, int(time.time())]
         self._say("copying /proc/vmcore")
         size = int(guest.wait_for(r"VMCORE (\d+)", 600))
         guest.wait_for("DONE", 60)
@@ -274,6 +278,7 @@ class _Maker:
             "note": recipe.note,
             "packages": self.kernel.packages,
             "dumps": [{key: value for key, value in vars(dump).items() if value != ""} for dump in self.dumps],
+            **({"crashed": self.crashed} if self.crashed else {}),
             **({"swaps": self.swaps} if self.swaps else {}),
             "victims": victims,
         }
