@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from . import initramfs, moments, qemu, toml
+from . import initramfs, moments, promises, qemu, toml
 from .common import GUEST, HERE, VICTIMS, BuildError, cache_dir, digest, run
 from .dumps import Dump, make_sparse, readable_header
 from .kernels import MOVING_SUITES, Kernel
@@ -26,7 +26,9 @@ DISK_SIZE = 2 << 30
 CORES_TIMEOUT = 600
 # As /proc/swaps names them, and what they are called in the fixture; a guest need not have them all.
 SWAPS = {"/dev/vdc": "swap-disk.img", "/disk/swap": "swap-file.img"}
-SOURCES = ("dumps.py", "fixture.py", "gdbstub.py", "initramfs.py", "makedumpfile.py", "moments.py", "qemu.py")
+SOURCES = [
+    f"{name}.py" for name in "dumps fixture gdbstub initramfs makedumpfile moments promises qemu".split()
+]
 
 
 def directory(recipe: Recipe) -> Path:
@@ -91,6 +93,7 @@ class _Maker:
         self.dumps: list[Dump] = []
         self.swaps: list[dict[str, str]] = []
         self.crashed: list[int] = []
+        self.broken: list[str] = []
         self.cmdline = f"console=ttyS0 panic=-1 loglevel=4 {recipe.append}".strip()
 
     def make(self) -> None:
@@ -236,7 +239,8 @@ class _Maker:
                     self._say(f"NO VICTIM {name}: {why}")
                     rows.append({"name": name, "program": victim.program, "skipped": why})
                     continue
-                told = json.loads(path.read_text())
+                told = json.loads(path.read_text(errors="surrogateescape"))
+                self.broken += promises.broken(self.target / "truth/proc", told)
                 pid = told["pid"]
                 proc = self.target / "truth/proc" / str(pid)
                 tids = sorted(int(entry.name) for entry in (proc / "task").iterdir())
@@ -285,11 +289,13 @@ class _Maker:
         (self.target / "manifest.toml").write_text(toml.dumps(values))
 
     def _check(self, victims: list[dict[str, Any]]) -> None:
-        """A core that should be there and is not makes the fixture worthless: say so now, not in the tests."""
+        """What is not as the tests need it makes the fixture worthless: say so now, not there."""
         expected = {name for v in self.recipe.victims for name in v.names if name not in v.without_core}
         missing = [row["name"] for row in victims if row["name"] in expected and "core" not in row and "pid" in row]
         if missing and not self.recipe.kexec:
             raise BuildError(f"{self.recipe.name}: the kernel wrote no core of {', '.join(missing)}")
+        if self.broken:
+            raise BuildError(f"{self.recipe.name}: not as promised: {'; '.join(self.broken)}")
         for core in (self.target / "truth/cores").iterdir():
             if not re.fullmatch(r"core\.\d+", core.name) or os.path.getsize(core) < 4096:
                 raise BuildError(f"{self.recipe.name}: unexpected or empty core {core.name}")
