@@ -30,7 +30,6 @@ from tests.vmcore.live_guest import LiveGuest, boot
 from tests.vmcore.test_registers import NAMES
 from tests.vmcore.tools import ROOT, kgcore, tool
 from tests.vmcore_fixtures.make import moments
-from tests.vmcore_fixtures.make.recipes import SPINNING
 
 HOLD = """
 import sys, time
@@ -162,7 +161,7 @@ def test_kernel_that_hides_its_symbols(tmp_path: Path) -> None:
 def test_cores_equal_the_kernels_own(guest: LiveGuest, tmp_path: Path) -> None:
     """Last, since the guest ends: what its victims and its kernel say of the same processes, some seconds later."""
     found = pids(guest)
-    with moments.stopped(guest.guest, *SPINNING):  # kgcore finds it paused, and leaves it so
+    with moments.stopped(guest.guest, moments.Moment()):  # kgcore finds it paused, and leaves it so
         for name in ("threads", "spin"):
             options = ("--qemu", guest.socket, "-f", "process", "--no-kgcore-note", "-o", tmp_path / name)
             done = kgcore(*options, found[name], cwd=tmp_path)

@@ -15,7 +15,6 @@ from .recipes import (
     PAGE_CACHE,
     SMALL_DUMP,
     SPIN,
-    SPINNING,
     SWAP,
     THREADS,
     VFORK,
@@ -41,7 +40,6 @@ def main_guest(name: str, suite: str, variants: tuple[Derived, ...], *more: Vict
         append="isolcpus=1",
         setup=HUGE_PAGES + SWAP,
         modules=("overlay",),
-        moments=SPINNING,
         note="all ordinary victims",
     )
 
@@ -61,7 +59,6 @@ def small_guest(name: str, suite: str) -> Recipe:
         SMALL_DUMP,
         append="isolcpus=1",
         setup=HUGE_PAGES,
-        moments=SPINNING,
         note="committed, reduced",
     )
 
@@ -171,7 +168,6 @@ def abi_guest(name: str, suite: str, variants: tuple[Derived, ...], spinner: str
         qemu_kdump=False,
         flavour="full",
         modules=("crc32c_generic",),
-        moments=SPINNING,
         note="programs of each ABI: 64-bit, ia32, x32",
     )
 
@@ -217,7 +213,7 @@ SPECIAL = (
         cpu="max,-cx16",
         append="isolcpus=1 vsyscall=emulate",
         setup=HUGE_PAGES,
-        moments=(*SPINNING, INTERRUPTED),
+        moments=(Moment(), INTERRUPTED),
         note="5-level page tables; a readable vsyscall page; a moment at which the spinner is inside an interrupt",
     ),
     Recipe(
@@ -227,7 +223,6 @@ SPECIAL = (
         vmcoreinfo=False,
         append="isolcpus=1 vsyscall=none",
         setup=HUGE_PAGES,
-        moments=SPINNING,
         note="dumps without VMCOREINFO; no vsyscall page",
     ),
     Recipe(

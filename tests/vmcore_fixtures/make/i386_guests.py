@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .recipes import FULL, HUGE_PAGES, INTERRUPTED, MEMORY, SPINNING, Recipe, Victim, simple
+from .moments import Moment
+from .recipes import FULL, HUGE_PAGES, INTERRUPTED, MEMORY, Recipe, Victim, simple
 from .swap_guests import ZRAM_MODULES
 
 
@@ -43,7 +44,7 @@ def i386_guest(name: str, suite: str, flavour: str, ram: int = 640, **more: Any)
         ram=ram,
         append="isolcpus=1",
         setup=HUGE_PAGES,
-        moments=(*SPINNING, INTERRUPTED),
+        moments=(Moment(), INTERRUPTED),
         flavour=flavour,
         modules=("crc32c_generic", *ZRAM_MODULES),
         swap_mib=32,
@@ -77,7 +78,6 @@ I386_SMALL = Recipe(
     ram=512,
     append="isolcpus=1",
     setup=HUGE_PAGES,
-    moments=SPINNING,
     flavour="686-pae",
     modules=("crc32c_generic",),
     note="committed, reduced",

@@ -10,8 +10,7 @@ from .moments import Moment
 MODULES = ["virtio_pci", "virtio_blk", "ext4", "qemu_fw_cfg"]
 FULL = "0x7f"
 PYTHON_SUITE = "bookworm"
-# CPU 1 is the spinner's alone.
-SPINNING = (Moment(("idle", "user")),)
+# The thread that spins, alone on CPU 1, is inside an interrupt.
 INTERRUPTED = Moment(("any", "kernel"))
 
 
