@@ -320,7 +320,33 @@ class TestKdump:
         data[4 * PAGE + 24 * 5 : 4 * PAGE + 24 * 6] = bytes(24)
         dump = opened(tmp_path, bytes(data))
         assert "ran out of space" in dump.notices[0]
+        assert dump.incomplete
         assert states(dump, 0, 8) == [(0, 5, STORED), (5, 6, CUT_OFF), (6, 8, STORED)]
+
+    def test_pages_of_no_bytes_were_never_written(self, tmp_path: Path) -> None:
+        """The same without the flag: the process that wrote it was killed, or the file was copied without its tail."""
+        data = bytearray(kdump(range(8), range(8)))
+        assert not opened(tmp_path, bytes(data)).incomplete
+        for number, offset in ((6, 0), (7, 5 * PAGE)):
+            struct.pack_into("<QII", data, 4 * PAGE + 24 * number, offset, 0, 1)
+        dump = opened(tmp_path, bytes(data))
+        assert dump.incomplete
+        assert not dump.missing_bytes
+        assert any("never written" in notice for notice in dump.notices)
+        assert states(dump, 0, 9) == [(0, 6, STORED), (6, 8, CUT_OFF), (8, 9, NO_RAM)]
+
+    @pytest.mark.parametrize("bitmap", [2, 3])
+    def test_bitmaps_that_end_early(self, tmp_path: Path, bitmap: int) -> None:
+        """makedumpfile writes the bitmaps in pieces, each before its pages; into a pipe, the rest may never come."""
+        whole = kdump(range(200), range(100, 150))
+        lost = bitmap * PAGE + 16  # of the frames from 128 on
+        flat = flattened(whole, piece=16, shuffle=False, end=False)
+        at = flat.index(struct.pack(">qq", lost, 16))
+        behind = flat.index(struct.pack(">qq", (bitmap + 1) * PAGE, 16))
+        dump = opened(tmp_path, flat[:at] + flat[behind:])
+        assert dump.incomplete
+        assert states(dump, 99, 260)[:2] == [(99, 100, EXCLUDED), (100, 128, STORED)]
+        assert states(dump, 99, 260)[2:] == [(128, 256, CUT_OFF), (256, 260, NO_RAM)]
 
     def test_split_set(self, tmp_path: Path) -> None:
         paths = []

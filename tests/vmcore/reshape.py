@@ -134,6 +134,24 @@ def _descriptors(data: bytes) -> tuple[int, int]:
     return bitmap + 2 * half, int.from_bytes(in_file, "little").bit_count()
 
 
+def out_of_space(source: Path, target: Path, share: float, *, flag: bool = True) -> Path:
+    """A kdump file as makedumpfile leaves it when the disk is full: the descriptors of the last pages are empty.
+
+    :param share: of the pages that were written.
+    :param flag: the header says so.
+    """
+    data = bytearray(source.read_bytes())
+    table, count = _descriptors(bytes(data))
+    if flag:
+        (status,) = struct.unpack_from("<I", data, 424)
+        struct.pack_into("<I", data, 424, status | 8)
+    first = int(count * share)
+    end = max(offset + size for offset, size, _, _ in struct.iter_unpack("<QIIQ", data[table : table + 24 * first]))
+    data[table + 24 * first : table + 24 * count] = bytes(24 * (count - first))
+    target.write_bytes(data[:end])
+    return target
+
+
 def without_frames(source: Path, target: Path, frames: set[int]) -> Path:
     """A kdump file as if makedumpfile had left out some page frames."""
     data = bytearray(source.read_bytes())
@@ -150,6 +168,89 @@ def without_frames(source: Path, target: Path, frames: set[int]) -> Path:
     data[table : table + 24 * len(kept)] = b"".join(kept)
     target.write_bytes(data)
     return target
+
+
+def _pages(data: bytes) -> dict[int, bytes]:
+    """Page frames that a kdump file with zlib has, by number."""
+    block, sub_blocks, bitmap_blocks = struct.unpack_from("<III", data, 428)
+    bitmap = (1 + sub_blocks) * block
+    half = bitmap_blocks * block // 2
+    bits = data[bitmap + half : bitmap + 2 * half]
+    table, count = _descriptors(data)
+    frames = (n for n in range(len(bits) * 8) if bits[n >> 3] >> (n & 7) & 1)
+    found = {}
+    for frame, row in zip(frames, struct.iter_unpack("<QIIQ", data[table : table + 24 * count]), strict=True):
+        page = data[row[0] : row[0] + row[1]]
+        found[frame] = zlib.decompress(page) if row[2] & 1 else page
+    return found
+
+
+def with_pages(source: Path, target: Path, changes: dict[int, bytes]) -> Path:
+    """A kdump file with zlib, some of its page frames changed."""
+    data = bytearray(source.read_bytes())
+    table, _ = _descriptors(bytes(data))
+    order = {frame: number for number, frame in enumerate(_pages(bytes(data)))}
+    for frame, page in changes.items():
+        packed = zlib.compress(page, 1)
+        struct.pack_into("<QII", data, table + 24 * order[frame], len(data), len(packed), 1)
+        data += packed
+    target.write_bytes(data)
+    return target
+
+
+def elf_of_kdump(source: Path, target: Path, *, kernel: tuple[int, int] | None = None) -> Path:
+    """A kdump file with zlib as an ELF vmcore of the frames that it has, notes and all.
+
+    :param kernel: virtual and physical address of the kernel's image: with them, headers as those of /proc/vmcore.
+    """
+    data = source.read_bytes()
+    offset, size = struct.unpack_from("<QQ", data, PAGE + 48)
+    notes, pages = data[offset : offset + size], _pages(data)
+    runs: list[list[int]] = []
+    for frame in sorted(pages):
+        if runs and runs[-1][1] == frame:
+            runs[-1][1] = frame + 1
+        else:
+            runs.append([frame, frame + 1])
+    header = 64 + 56 * (len(runs) + 1)
+    at = -(-(header + len(notes)) // PAGE) * PAGE
+    rows = struct.pack("<IIQQQQQQ", _PT_NOTE, 0, header, 0, 0, len(notes), len(notes), 0)
+    for first, end in runs:
+        start, length = first * PAGE, (end - first) * PAGE
+        virtual = start - kernel[1] + kernel[0] if kernel and 0 <= start - kernel[1] < 1 << 26 else 0
+        rows += struct.pack("<IIQQQQQQ", _PT_LOAD, 7, at, virtual, start, length, length, 0)
+        at += length
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head = ident + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, len(runs) + 1, 0, 0, 0)
+    front = (head + rows + notes).ljust(-(-(header + len(notes)) // PAGE) * PAGE, b"\0")
+    target.write_bytes(front + b"".join(pages[frame] for frame in sorted(pages)))
+    return target
+
+
+def with_encryption_bit(
+    roots: set[int], bit: int, levels: int, read: Callable[[int], bytes | None]
+) -> dict[int, bytes]:
+    """Page tables as AMD's SME has them: the encryption bit in each entry that is present.
+
+    :param roots: physical addresses of top tables.
+    :param read: a page frame by number.
+    :returns: the frames of all tables.
+    """
+    tables: dict[int, bytes] = {}
+
+    def visit(table: int, level: int) -> None:
+        frame = table >> 12
+        if frame in tables or (raw := read(frame)) is None:
+            return
+        entries = list(struct.unpack("<512Q", raw))
+        tables[frame] = struct.pack("<512Q", *(e | 1 << bit if e & 1 else e for e in entries))
+        for entry in entries:
+            if level > 1 and entry & 1 and not entry & 0x80:
+                visit(entry & ((1 << 51) - 1) & ~0xFFF, level - 1)
+
+    for root in roots:
+        visit(root, levels)
+    return tables
 
 
 def without_vmcoreinfo(source: Path, target: Path) -> Path:

@@ -70,3 +70,22 @@ def test_a_little_is_lost(name: str, tmp_path: Path) -> None:
     assert done.status in (0, 3), done.remarks
     assert "are missing at its end" in done.remarks[0]
     assert len(Core(tmp_path / "core").threads) == len(fixture.victims["threads"].tids)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize("name", ["k510", "k61", "k72"])
+def test_no_space_left(name: str, extract: Extractor, tmp_path: Path, *, flag: bool) -> None:
+    """makedumpfile on a full disk: as with a file cut off, all that was written is used, and no byte made up."""
+    fixture = need(name)
+    victim = fixture.victims["threads"]
+    whole = Core(extract(fixture.dump(main_dump(fixture)), victim.pid, mask=None, vendor_note=False)[0])
+    path = reshape.out_of_space(fixture.dump("vmcore.d1-zlib"), tmp_path / "vmcore", 0.98, flag=flag)
+    report = tmp_path / "report"
+    done = kgcore("-c", path, "-f", "process", "-o", tmp_path / "core", "--report", report, victim.pid, cwd=tmp_path)
+    assert done.status in (0, 3), done.remarks
+    told = "its writer ran out of space" if flag else "were never written"
+    assert done.remarks[0] == f"kgcore: the dump is incomplete: {told if flag else 'pages that it should have ' + told}"
+    process = json.loads(report.read_text())["processes"][0]
+    check_core(whole, Core(tmp_path / "core"), process)
+    details = {gap["detail"] for gap in process["missing"] if gap["reason"] == "excluded"}
+    assert details <= {"never written: the dump is incomplete"}

@@ -128,11 +128,12 @@ class Cpus:
         if cpu.cr3 is None or not task["mm"]:  # a kernel thread works on any tables
             return True
         try:
-            # Bit 12 tells the user's copy of the tables from the kernel's (PTI); the bits below are the PCID.
+            # Bit 12 tells the user's copy of the tables from the kernel's (PTI); the bits below are the PCID; and with
+            # SME it has the encryption bit.
             root = self._kernel.root_table(Object(self._kernel.prog, "struct mm_struct *", task["mm"]))
         except (FaultError, BrokenDump):
             return True
-        return (cpu.cr3 ^ root) & ((1 << 52) - 1) & ~0x1FFF == 0
+        return (cpu.cr3 ^ root) & ((1 << 52) - 1) & ~0x1FFF & ~self._kernel.encryption_mask == 0
 
     def _crashed(self, cpu: int) -> bool:
         """Whether it is the CPU that crashed, which does so in the kernel.

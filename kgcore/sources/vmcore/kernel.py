@@ -20,6 +20,7 @@ from kgcore.model import CoreDialect, XsaveLayout
 from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.structs import Members, Structs
 from kgcore.sources.vmcore.target import Target
+from kgcore.sources.vmcore.translation import KernelMemory, encryption_bit
 
 __all__ = ("Kernel",)
 
@@ -463,12 +464,16 @@ class Kernel:
 
     @cached_property
     def encryption_mask(self) -> int:
-        """``sme_me_mask``: the page-table bit of encrypted memory (AMD); 0 without."""
-        number = self.target.vmcoreinfo.get("NUMBER(sme_mask)")
-        try:
-            return int(number, 0) if number else 0
-        except ValueError:
-            return 0
+        """``sme_me_mask``: the page-table bit of encrypted memory (AMD); 0 without.
+
+        Not in VMCOREINFO before 5.1, where what opened the dump has found it out, or the kernel's variable has it.
+        """
+        if memory := KernelMemory.of(self.prog):
+            return memory.translation.encryption
+        number = encryption_bit(self.target.vmcoreinfo)
+        with suppress(FaultError):
+            number = self.read_u64("sme_me_mask") if number is None else number
+        return (number or 0) & (1 << 52) - 1
 
     # struct page
 

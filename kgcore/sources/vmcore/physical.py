@@ -23,6 +23,7 @@ _MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
 _PAGES_AT_ONCE = 1 << 12  # struct pages read in one call
 _FRAMES_KEPT = 256
 
+_NEVER_WRITTEN = "never written: the dump is incomplete"
 _NOT_STORED = {
     FrameState.EXCLUDED: (Provenance.EXCLUDED, ""),
     FrameState.CUT_OFF: (Provenance.EXCLUDED, "beyond the end of the cut-off dump"),
@@ -57,6 +58,9 @@ class PhysicalMemory(Reader):
         self._target = target = kernel.target
         dump = None if isinstance(target.dump, PausedGuest) else target.dump
         self._frames = FrameReader(dump, target.phys, check=not target.assembled)
+        self._not_there = dict(_NOT_STORED)
+        if dump is not None and not dump.missing_bytes:
+            self._not_there[FrameState.CUT_OFF] = Provenance.EXCLUDED, _NEVER_WRITTEN
         # A page table serves many mappings, one after the other; that of a running process changes.
         self._frame = lru_cache(0 if kernel.target.live else _FRAMES_KEPT)(self._read_frame)
 
@@ -142,7 +146,7 @@ class PhysicalMemory(Reader):
 
     def _not_stored(self, address: int, physical: int, length: int, state: FrameState) -> Iterator[Extent]:
         """Frames that the file does not hold. The kernel's shared pages of zeros need no copy in it to be known."""
-        provenance, detail = _NOT_STORED[state]
+        provenance, detail = self._not_there[state]
 
         def lost(low: int, high: int) -> Extent:
             return Extent(Run(address + low - physical, high - low, provenance, detail), Place(self, low))
@@ -161,7 +165,7 @@ class PhysicalMemory(Reader):
 
     def _not_stored_anywhere(self, address: int, pages: Sequence[int], state: FrameState) -> Iterator[Extent]:
         """The same of frames in any order, but nobody wants to know where."""
-        provenance, detail = _NOT_STORED[state]
+        provenance, detail = self._not_there[state]
         at = address
         for zero, group in groupby(pages, self._is_zero):
             length = sum(1 for _ in group) << _PAGE_SHIFT

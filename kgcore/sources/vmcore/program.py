@@ -20,9 +20,9 @@ from kgcore.sources.vmcore import vmcoreinfo
 from kgcore.sources.vmcore.assembled import assemble, memory_of
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
-from kgcore.sources.vmcore.fixedmaps import map_image
 from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
+from kgcore.sources.vmcore.translation import KernelMemory
 
 __all__ = ("open_core", "open_live", "open_qemu", "read_vmcoreinfo_file")
 
@@ -176,7 +176,7 @@ def _connector(dump: DumpFile) -> Callable[[Program], None]:
 
     def connect(prog: Program) -> None:
         assemble(prog, dump.notes, (memory_of(dump),))
-        map_image(prog)
+        KernelMemory.give(prog, dump.frames)
 
     return connect
 

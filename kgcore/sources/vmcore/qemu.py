@@ -55,6 +55,7 @@ class PausedGuest:
     needs_platform = False
     vmcoreinfo: bytes | None = None
     missing_bytes = 0
+    incomplete = False
     flattened = False
 
     def __init__(self, address: str) -> None:

@@ -12,12 +12,13 @@ from typing import Literal, Self
 from drgn import Architecture, FaultError, Program, ProgramFlags
 
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore import assembled, fixedmaps, kallsyms, program, symbols, systemmap, vmcoreinfo
+from kgcore.sources.vmcore import assembled, kallsyms, program, symbols, systemmap, vmcoreinfo
 from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
 from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
 from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.translation import KernelMemory, is_encrypted
 from kgcore.text import human_size
 
 __all__ = ("SymbolsFrom", "Target", "TargetOptions", "from_program", "open_target")
@@ -164,6 +165,8 @@ class Target:
             words["dump_level"] = str(dump.dump_level)
         if dump.missing_bytes:
             words["cut_off_bytes"] = str(dump.missing_bytes)
+        elif dump.incomplete:
+            words["incomplete"] = "yes"
         return words
 
     def close(self) -> None:
@@ -221,6 +224,9 @@ def from_program(prog: Program) -> Target:
             dump = open_dump(path)
         except TargetError as error:  # though drgn could open it
             unknown = (f"what the dump holds cannot be told: {error.message}; memory left out may look like zeros",)
+    if dump and path and is_encrypted(prog, dump.frames):
+        dump.close()
+        return _opened_anew(prog, path)
     if _has_types(prog):
         return Target(prog, dump, "btf" if symbols.has_btf(prog) else "dwarf", (*unknown, *_messages(dump)))
     options = TargetOptions(core=path if dump else None, symbols_from="btf")
@@ -236,7 +242,8 @@ def from_program(prog: Program) -> Target:
 
 
 def _opened_anew(prog: Program, path: str | None) -> Target:
-    """drgn opens dumps of 32-bit kernels, but cannot read their memory; see :mod:`kgcore.sources.vmcore.lowmem`."""
+    """drgn opens dumps of 32-bit kernels, and encrypted ones, but cannot translate the kernel's addresses; see
+    :mod:`kgcore.sources.vmcore.lowmem` and :mod:`kgcore.sources.vmcore.translation`."""
     if not path:
         raise TargetError("running kernels are read of x86_64 only", hint="make a dump, and open that")
     files: tuple[str, ...] = ()
@@ -321,8 +328,8 @@ def _finished(
     btf_file: str | None = None,
     map_file: str | None = None,
 ) -> Target:
-    if not isinstance(dump, PausedGuest):
-        fixedmaps.map_direct(prog)
+    if memory := KernelMemory.of(prog):
+        memory.add_direct_map()
     return Target(prog, dump, symbols_from, _messages(dump), btf_file, map_file)
 
 

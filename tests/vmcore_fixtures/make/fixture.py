@@ -26,9 +26,7 @@ DISK_SIZE = 2 << 30
 CORES_TIMEOUT = 600
 # As /proc/swaps names them, and what they are called in the fixture; a guest need not have them all.
 SWAPS = {"/dev/vdc": "swap-disk.img", "/disk/swap": "swap-file.img"}
-SOURCES = [
-    f"{name}.py" for name in "dumps fixture gdbstub initramfs makedumpfile moments promises qemu".split()
-]
+SOURCES = [f"{name}.py" for name in "dumps fixture gdbstub initramfs makedumpfile moments promises qemu".split()]
 
 
 def directory(recipe: Recipe) -> Path:

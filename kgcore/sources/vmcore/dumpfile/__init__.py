@@ -55,6 +55,7 @@ class DumpFile(Protocol):
     :ivar vmcoreinfo: the text, if the header points to one; there may be a note with it besides.
     :ivar flattened: it is in the format for pipes.
     :ivar missing_bytes: how many bytes the file is shorter than its headers promise.
+    :ivar incomplete: that, or its writer did not get to its end: page tables that are needed may be missing.
     :ivar notices: what else the user should know, as sentences.
     """
 
@@ -68,6 +69,7 @@ class DumpFile(Protocol):
     vmcoreinfo: bytes | None
     frames: Frames
     missing_bytes: int
+    incomplete: bool
     notices: tuple[str, ...]
     flattened: bool
 

@@ -110,6 +110,7 @@ class ElfDump:
         self.vmcoreinfo: bytes | None = None  # but for the note
         end = max(segment.offset + segment.file_size for segment in self._segments())
         self.missing_bytes = max(0, end - source.size)
+        self.incomplete = self.missing_bytes > 0
         del self._segments
 
     def _notes(self) -> Iterator[DumpNote]:

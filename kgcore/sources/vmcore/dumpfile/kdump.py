@@ -6,6 +6,7 @@ the file), a descriptor for each page in the file, the pages. Layouts: makedumpf
 disk_dump_header, struct kdump_sub_header, struct page_desc), versions 1 to 6.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
@@ -83,6 +84,7 @@ _SINCE = {  # header_version that brought a field; before it, those bytes are an
 }
 _INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE: the writer ran out of space
 _OUT_OF_SPACE = "the dump is incomplete: its writer ran out of space"
+_NEVER_WRITTEN = "the dump is incomplete: pages that it should have were never written"
 _COMPRESSED = 0x27  # of the flags of a page: compressed in any way
 _COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 
@@ -95,6 +97,7 @@ class KdumpDump:
     :ivar last_frame: behind the last page frame of the machine.
     :ivar cannot_read: why :meth:`fill` does not work: the library for the compression is not there; empty if it does.
     :ivar missing_bytes: how much was cut off; if the page descriptors were, at least this much.
+    :ivar incomplete: pages that it should have are not in it, for whatever reason: each is looked at before it counts.
     :raises TargetError: its headers are damaged or cut off.
     """
 
@@ -109,8 +112,11 @@ class KdumpDump:
             self._read_headers()
         except ShortFile as error:
             raise TargetError(f"it is a kdump file cut off within its headers: {error}") from error
-        self.missing_bytes = self._missing_bytes()
-        self._intact = not (self.missing_bytes or _OUT_OF_SPACE in self.notices or self._ranks.lost)
+        self.missing_bytes, empty = self._look_at_the_end()
+        told = _OUT_OF_SPACE in self.notices
+        if (empty or self._lost) and not told:
+            self.notices += (_NEVER_WRITTEN,)
+        self.incomplete = bool(self.missing_bytes or empty or self._lost or told or self._ranks.lost)
 
     def _read_headers(self) -> None:
         source = self._source
@@ -150,16 +156,18 @@ class KdumpDump:
         bitmap = (1 + sub_blocks) * block
         half = bitmap_blocks * block // 2
         self._descriptors: int = bitmap + 2 * half
-        if not source.has(bitmap, 2 * half):
+        if not source.has(bitmap, 2 * half) and not source.has(self._descriptors, _PAGE_DESC.size):
             raise ShortFile(f"its bitmaps end at {self._descriptors}, the file at {source.size}")
         used = min(half, self.last_frame + 7 >> 3)
         stored = source.stored(bitmap, used) + source.stored(bitmap + half, used)
         source.budget.spend(2 * used, "its two bitmaps of page frames", stored)
-        self._ram, lost_ram = salvage(source, bitmap, used)
-        self._in_file, lost_bits = salvage(source, bitmap + half, used)
+        self._ram, lost_ram = self._bitmap(bitmap, used)
+        self._in_file, lost_bits = self._bitmap(bitmap + half, used)
+        known = min(len(self._ram), len(self._in_file))
+        self._lost = known < used  # what the bitmaps say of frames from _end on
         if lost_ram:
             self._ram = _with_ones(self._ram, lost_ram)  # rather left out than no RAM
-        self._end: int = min(end, used * 8)
+        self._end: int = min(end, known * 8)
         self._table_block = lru_cache(_TABLE_BLOCKS_KEPT)(self._read_table_block)
         self._ranks = Ranks(self._in_file, self._first, self._end, lost_bits, self._described_at_most)
         notes, lost_notes = self._area(sub.offset_note, sub.size_note)
@@ -195,6 +203,13 @@ class KdumpDump:
         data, gaps = salvage(self._source, offset, size)
         return bytes(data), gaps
 
+    def _bitmap(self, offset: int, size: int) -> tuple[memoryview, tuple[Gap, ...]]:
+        """A bitmap, or as much of it as was written: makedumpfile writes a piece of it, the pages that this is about,
+        the next piece."""
+        if not self._source.has(offset, size):
+            size = bisect_left(range(size), True, key=lambda count: not self._source.has(offset, count + 1))
+        return salvage(self._source, offset, size)
+
     def _described_at_most(self, most: int) -> int | None:
         """How many page descriptors there are. They end where the first page begins."""
         first_page, at = most * _PAGE_DESC.size, 0
@@ -212,17 +227,18 @@ class KdumpDump:
             at += step
         return None if first_page % _PAGE_DESC.size else first_page // _PAGE_DESC.size
 
-    def _missing_bytes(self) -> int:
-        """By how much the file is too short for its last pages. (Zero pages share one descriptor: look at several.)"""
+    def _look_at_the_end(self) -> tuple[int, bool]:
+        """By how much the file is too short for its last pages, and whether some of those were never written. (Zero
+        pages share one descriptor: look at several.)"""
         pages = self._ranks.total
         last = min(pages, _LAST_DESCRIPTORS)
         end = self._descriptors + pages * _PAGE_DESC.size
         try:
-            table, _ = salvage(self._source, end - last * _PAGE_DESC.size, last * _PAGE_DESC.size)
+            table, lost = salvage(self._source, end - last * _PAGE_DESC.size, last * _PAGE_DESC.size)
         except ShortFile:
-            return max(end - self._source.size, 1)
-        end = max((offset + size for offset, size, _, _ in _PAGE_DESC.iter_unpack(table)), default=end)
-        return max(end - self._source.size, 0)
+            return max(end - self._source.size, 1), False
+        ends = [offset + size for offset, size, _, _ in _PAGE_DESC.iter_unpack(table) if size]
+        return max(max(ends, default=end) - self._source.size, 0), len(ends) < last and not lost
 
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
         return merged(self._runs(start, end))
@@ -236,13 +252,17 @@ class KdumpDump:
             yield FrameRun(max(at, lost.start), min(stop, lost.stop), FrameState.LOST)
             at = lost.stop
         yield from self._told(at, stop)
-        if end > self._end:
-            yield from self._absent(max(start, self._end), end)
+        start = max(start, self._end)
+        if self._lost and start < min(end, self.last_frame):
+            yield FrameRun(start, min(end, self.last_frame), FrameState.CUT_OFF)
+            start = min(end, self.last_frame)
+        if start < end:
+            yield from self._absent(start, end)
 
     def _told(self, start: int, end: int) -> Iterator[FrameRun]:
         """By the bitmaps."""
         for first, last, stored in bit_runs(self._in_file, start, end):
-            if stored and self._intact:
+            if stored and not self.incomplete:
                 yield FrameRun(first, last, FrameState.STORED)
             elif stored:
                 yield from self._check(first, last)
@@ -254,7 +274,7 @@ class KdumpDump:
             yield FrameRun(first, last, FrameState.EXCLUDED if ram else FrameState.NO_RAM)
 
     def _check(self, start: int, end: int) -> Iterator[FrameRun]:
-        """Page by page, which of the frames that shall be in a cut-off file are."""
+        """Page by page, which of the frames that shall be in an incomplete file are."""
         while start < end:
             stop = min(end, start + _DESCRIPTORS_AT_ONCE)
             size = (stop - start) * _PAGE_DESC.size
@@ -266,12 +286,12 @@ class KdumpDump:
                 yield FrameRun(start, stop, FrameState.STORED)
             else:
                 for frame, (offset, length, _, _) in enumerate(_PAGE_DESC.iter_unpack(table), start):
-                    there = offset > 0 and self._source.has(offset, length)
+                    there = offset > 0 and length > 0 and self._source.has(offset, length)
                     yield FrameRun(frame, frame + 1, FrameState.STORED if there else FrameState.CUT_OFF)
             start = stop
 
     def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
-        if self._intact and self._first <= min(frames) and max(frames) < self._end:
+        if not self.incomplete and self._first <= min(frames) and max(frames) < self._end:
             bits = self._in_file
             stored = bytes([bits[frame >> 3] >> (frame & 7) & 1 for frame in frames])
             if b"\0" not in stored:

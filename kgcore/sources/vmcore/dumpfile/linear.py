@@ -61,6 +61,7 @@ class LinearDump:
             if extent.address + extent.size > behind.address:
                 raise TargetError(f"two of its ranges hold the memory at {behind.address:#x}")
         self.missing_bytes = sum(extent.size - extent.stored for extent in self.extents)
+        self.incomplete = self.missing_bytes > 0
         self.frames: Frames = RunList(self._runs())
         self.memory = Uncompressed(source, ((each.address, each.stored, each.offset) for each in self.extents))
         self.fill = self.memory.fill

@@ -55,6 +55,7 @@ class SplitSet:
         self.notes: tuple[DumpNote, ...] = first.notes
         self.vmcoreinfo = first.vmcoreinfo
         self.missing_bytes = sum(part.dump.missing_bytes for part in self.parts)
+        self.incomplete = any(part.dump.incomplete for part in self.parts)
         self.notices = tuple(
             f"{part.path}: {notice}" for part in self.parts for notice in part.dump.notices if notice != part.dump.PART
         )

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Guests in a state that is seldom met, each for a fault that kgcore once had.
+
+A guest that differs by its recipe alone is made as all others are; one that differs in a step has a maker in MAKERS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+
+from . import fixture, qemu
+from .dumps import Dump, make_sparse
+from .guests import kexec_guest
+from .kernels import Kernel
+from .recipes import CRASHED_SMALL, FULL, HUGE_PAGES, SPIN, THREADS, Recipe, simple
+
+
+class _CaptureKernelRuns(fixture._Maker):
+    """A crash; and while the capture kernel runs, also all of RAM, which two kernels are in then."""
+
+    def _crash(self, guest: qemu.Guest) -> None:
+        wait_for = guest.wait_for
+
+        def dumping(marker: str, timeout: float) -> str:
+            found = wait_for(marker, timeout)
+            if marker == "CAPTURE":
+                guest.qmp("stop")
+                guest.dump(self.target / "vmcore.elf", "elf")
+                guest.qmp("cont")
+            return found
+
+        guest.wait_for = dumping  # type: ignore[method-assign]
+        super()._crash(guest)
+        make_sparse(self.target / "vmcore.elf")
+        self.dumps.append(Dump("vmcore.elf", "qemu-elf", 0))
+
+
+MAKERS: dict[str, type[fixture._Maker]] = {"k61-capture": _CaptureKernelRuns}
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        dataclasses.replace(
+            kexec_guest("k61-capture", "bookworm", CRASHED_SMALL, ()),
+            ram=512,
+            note="all RAM while the capture kernel runs, and its /proc/vmcore",
+        ),
+        Recipe(
+            "k61-epyc",
+            "bookworm",
+            (simple("memory", FULL, "512"), *THREADS, *SPIN),
+            cpu="EPYC",
+            ram=3700,
+            append="isolcpus=1",
+            setup=HUGE_PAGES,
+            qemu_kdump=False,
+            note="an AMD CPU, RAM above 4 GiB",
+        ),
+    )
+}
+
+
+def up_to_date(wanted: Recipe, kernel: Kernel) -> bool:
+    """Whether the cache holds just this."""
+    return fixture.up_to_date(wanted, kernel)
+
+
+def make(wanted: Recipe, kernel: Kernel) -> None:
+    """Make it and put it in its place; see :func:`fixture.make`."""
+    if wanted.name not in MAKERS:
+        fixture.make(wanted, kernel)
+        return
+    final = fixture.directory(wanted)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work, log = final.with_name(f".{wanted.name}.new"), final.with_name(f"{wanted.name}.failed.log")
+    shutil.rmtree(work, ignore_errors=True)
+    target = work / "fixture"
+    target.mkdir(parents=True)
+    try:
+        MAKERS[wanted.name](wanted, kernel, work, target).make()
+        log.unlink(missing_ok=True)
+        shutil.rmtree(final, ignore_errors=True)
+        target.rename(final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            shutil.copy2(target / "serial.log", log)
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
