@@ -89,7 +89,7 @@ complete -c kgcore -n '__kgcore_has default' -s o -r -F -d 'write one core to FI
 complete -c kgcore -n '__kgcore_has default' -l sysroot -x -a '(__fish_complete_directories (commandline -ct))' -d 'also write the program, its interpreter and its libraries there, for gdb\'s set sysroot'
 complete -c kgcore -n '__kgcore_has default' -l force -d 'overwrite files'
 complete -c kgcore -n '__kgcore_has default' -l dry-run -d 'show what would be written, and write nothing'
-complete -c kgcore -n '__kgcore_has default' -l report -r -F -d 'write what was saved and what is missing, as JSON'
+complete -c kgcore -n '__kgcore_has default' -l report -r -F -d 'write what was saved and what is missing, as JSON; -: standard output'
 complete -c kgcore -n '__kgcore_has default' -l compress -x -a 'zstd gzip' -d 'write core.<tgid>.zst or .gz, or compress what -o gets'
 complete -c kgcore -n '__kgcore_has default' -l jobs -x -d 'processes that read and compress side by side (default: as many as there are CPUs to use)'
 complete -c kgcore -n '__kgcore_has default' -l max-size -x -d 'write at most so many bytes of cores in all (K, M, G, T: powers of 1024), what matters most first'

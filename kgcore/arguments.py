@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from kgcore import __version__
 from kgcore.errors import KgcoreError
+from kgcore.outputs import standard
 from kgcore.request import Place, Show
 from kgcore.sources.base import Supplies
 
@@ -35,6 +36,7 @@ __all__ = (
     "level",
     "number",
     "option",
+    "output_name",
     "place_of",
     "size",
     "supplies_of",
@@ -301,6 +303,14 @@ def file_name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("an empty name")
     return text
+
+
+def output_name(text: str) -> str:
+    """Where something goes; ``-`` is standard output, whatever it was called."""
+    try:
+        return standard(file_name(text))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
 
 
 def swap_image(text: str) -> tuple[str, str]:

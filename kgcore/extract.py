@@ -15,12 +15,13 @@ from kgcore.compress import SUFFIXES, CompressedSink
 from kgcore.console import Console, Status, reason
 from kgcore.errors import KgcoreError, LimitReached
 from kgcore.limits import Limits
+from kgcore.outputs import output
 from kgcore.pipeline import Options, Prepared, prepare, write
 from kgcore.progress import Subject, json_lines
 from kgcore.report import Report
 from kgcore.request import STDOUT, DumpRequest, Show
 from kgcore.selection import described, select
-from kgcore.sinks import FileSink, Sink, StreamSink
+from kgcore.sinks import FileSink
 from kgcore.sources.base import Source, TaskRef
 from kgcore.sysroot import Sysroot, SysrootReport
 from kgcore.workers import available
@@ -197,17 +198,15 @@ class _Extraction:
         if request.compress:
             name += SUFFIXES[request.compress]
         path = request.output or os.path.join(request.directory, name)
-        sink: Sink
-        if path == STDOUT:
-            sink = StreamSink(sys.stdout.buffer)
-        else:
-            sink = FileSink(path, force=request.force or path in self._own_files)
+        force = request.force or path in self._own_files
+        # What we name ourselves is a new file or nothing; a pipe that waits there under such a name was not asked for.
+        sink = output(request.output, force=force) if request.output else FileSink(path, force=force)
         if request.compress:
             sink = CompressedSink(sink, request.compress)
         with self._progress(prepared, name, turn) as progress:
             report = write(prepared, sink, progress, jobs=self._jobs, limits=self._limits)
         self._own_files.add(path)
-        print(f"Saved {name}", file=console.err if path == STDOUT else console.out, flush=True)
+        print(f"Saved {name}", file=console.err if STDOUT in (path, request.report) else console.out, flush=True)
         if not report.complete:
             for line in report.lines(sys.maxsize if request.show & Show.FAULTS else 0):
                 console.remark(line)
@@ -232,7 +231,7 @@ class _Extraction:
 
 def _write_report(path: str, outcome: Outcome, force: bool) -> None:
     """Like a core: private, whole or not at all, and not over somebody's file."""
-    with FileSink(path, force=force) as sink:
+    with output(path, force=force) as sink:
         # json indents in Python, and takes several times as long. So many lines nobody reads.
         indent = 2 if sum(len(report.vmas) for report in outcome.reports) <= _MOST_INDENTED else None
         sink.write(json.dumps(outcome.to_json(), indent=indent).encode() + b"\n")

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from kgcore import drgnversion
 from kgcore.sources.base import Source, Supplies
 
 __all__ = ("open_vmcore",)
@@ -33,8 +34,9 @@ def open_vmcore(
     :param swap: path of a swap device or file as /proc/swaps had it, to path of its image.
     :param root: a directory with the files of the crashed machine.
     :param tell: is called with each sentence about the dump that one should know before trusting what comes out of it.
-    :raises KgcoreError: it cannot be opened, or its kernel not be understood.
+    :raises KgcoreError: it cannot be opened, or its kernel not be understood; or there is no drgn that will do.
     """
+    drgnversion.ensure()
     # Here, since this module has to load where there is no drgn.
     from kgcore.sources.vmcore.source import VmcoreSource
     from kgcore.sources.vmcore.target import TargetOptions, open_target

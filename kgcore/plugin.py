@@ -9,10 +9,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from drgn import Object, Program, ProgramFlags, TypeKind
-from drgn.commands import CommandArgumentError, CommandError, custom_command, parse_shell_command
 
 from kgcore.console import Console, reason
 from kgcore.errors import KgcoreError
@@ -78,6 +78,7 @@ def gcore(
     """
     from kgcore.compress import SUFFIXES, CompressedSink, require
     from kgcore.limits import Limits
+    from kgcore.outputs import named
     from kgcore.pipeline import Options, prepare, write
     from kgcore.sinks import FileSink, Sink, StreamSink
     from kgcore.sysroot import Sysroot
@@ -105,7 +106,9 @@ def gcore(
             path = os.fspath(output or ".")
             if os.path.isdir(path):
                 path = os.path.join(path, f"core.{prepared.image.tgid}{SUFFIXES[compress] if compress else ''}")
-            sink = FileSink(path, force=force)
+                sink = FileSink(path, force=force)
+            else:
+                sink = named(path, force=force)
         else:
             sink = StreamSink(output)
         if compress is not None:
@@ -121,10 +124,15 @@ def _path(name: str | os.PathLike[str] | None) -> str | None:
 
 
 def _reference(pid: int | str | Object) -> TaskRef:
+    """:raises TypeError: it names no process."""
     if isinstance(pid, str):
         return TaskRef.parse(pid)
-    if isinstance(pid, int):
-        return TaskRef(str(pid), pid=pid, address=pid)
+    if not isinstance(pid, Object):
+        try:
+            number = index(pid)  # what numpy and the like take for an integer, too
+        except TypeError:
+            raise TypeError(f"a PID or a struct task_struct * is wanted, not {type(pid).__name__}") from None
+        return TaskRef(str(number), pid=number, address=number)
     type_name = re.sub(r"\b(const|volatile) ", "", pid.type_.type_name())
     if type_name == "struct task_struct *":
         return _task(pid.value_())
@@ -147,6 +155,9 @@ def _current(prog: Program) -> TaskRef:
 
 @contextlib.contextmanager
 def _source(prog: Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
+    from kgcore import drgnversion
+
+    drgnversion.ensure()
     from kgcore.sources.vmcore.source import VmcoreSource
     from kgcore.sources.vmcore.target import from_program
 
@@ -174,6 +185,8 @@ class _Failures(Console):
 
 def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Program], TaskRef]) -> "list[Report]":
     from dataclasses import replace
+
+    from drgn.commands import CommandArgumentError, CommandError
 
     from kgcore.arguments import Answer, UsageError
     from kgcore.commands.dump import parse_drgn, refuse_terminal
@@ -204,22 +217,30 @@ _USAGE = "**{}** [*OPTION*]... [*PID* | *TASK*]..."
 _LONG = "Write processes of this kernel as core files, core.<tgid> each. {} --help shows the options."
 
 
-@custom_command(
-    name="gcore",
-    description=_DESCRIPTION,
-    usage=_USAGE.format("gcore"),
-    long_description=_LONG.format("%gcore"),
-    parse=parse_shell_command,
-    enabled=lambda prog: bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL),
-)
-def _cmd_gcore(prog: Program, name: str, words: Sequence[str], **_: Any) -> "list[Report]":
-    return _run(prog, "%" + name, words, _current)
+def _register_command() -> None:
+    """Add ``%gcore``. drgn has these commands since 0.1.0; before, there is only the function."""
+    try:
+        from drgn.commands import custom_command, parse_shell_command
+    except ImportError:
+        return
+
+    @custom_command(
+        name="gcore",
+        description=_DESCRIPTION,
+        usage=_USAGE.format("gcore"),
+        long_description=_LONG.format("%gcore"),
+        parse=parse_shell_command,
+        enabled=lambda prog: bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL),
+    )
+    def _cmd_gcore(prog: Program, name: str, words: Sequence[str], **_: Any) -> "list[Report]":
+        return _run(prog, "%" + name, words, _current)
 
 
 def _register_crash_command() -> None:
     """Add ``gcore`` to drgn's crash mode, which has no public interface yet: a drgn without it, or with another one,
     lacks this command and nothing else."""
     try:
+        from drgn.commands import parse_shell_command
         from drgn.commands._crash.common import crash_custom_command, crash_get_context
     except (ImportError, AttributeError):
         return
@@ -244,4 +265,5 @@ def _register_crash_command() -> None:
         )(run)
 
 
+_register_command()
 _register_crash_command()

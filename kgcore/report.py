@@ -7,6 +7,7 @@ may rely on. A key that is added here is added there.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
@@ -74,9 +75,9 @@ class VmaAccount(Accounted):
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report(Accounted):
-    """The account of one core. Sizes are bytes.
+    """The account of one core. Sizes are bytes. ``str()`` gives its :meth:`lines`, ``repr()`` two of them.
 
     :ivar tgid: the process.
     :ivar comm: its name, raw.
@@ -123,6 +124,28 @@ class Report(Accounted):
     def exit_status(self) -> int:
         """0, or 3: written, but incomplete."""
         return 0 if self.complete else 3
+
+    def __repr__(self) -> str:
+        """What is shown at a Python prompt: two lines, of a core with 70 000 mappings too."""
+        return "\n".join((self._headline(), *self.summary()[1:]))
+
+    def _headline(self) -> str:
+        path = "" if self.path is None else f", in {printable(self.path)}"
+        return self.summary()[0] + path + ("" if self.complete else "; INCOMPLETE")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what became of the memory, as a table."""
+        account = self.account
+        parts = [("from page tables", account.present), *account.recovered.items(), ("zeros", account.zero)]
+        parts += (("left out by the filter", account.filtered),)
+        parts += ((f"missing: {reason}", size) for reason, size in account.missing.items())
+        rows = "".join(f"<tr><th>{escape(what)}</th><td>{human_size(size)}</td></tr>" for what, size in parts if size)
+        notes = "".join(f"<li>{escape(line)}</li>" for line in self.doubts())
+        table = f"<table><caption>{escape(self._headline())}</caption>{rows}</table>"
+        return table + (f"<ul>{notes}</ul>" if notes else "")
 
     def to_json(self) -> dict[str, object]:
         """For ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""

@@ -26,7 +26,7 @@ from typing import Any, Protocol, Self
 from kgcore.directfile import DirectFile, Position
 from kgcore.errors import OutputError
 
-__all__ = ("BaseSink", "FileSink", "Item", "MemorySink", "PartOutput", "Sink", "StreamSink")
+__all__ = ("BaseSink", "FileSink", "Item", "MemorySink", "PartOutput", "Sink", "StreamSink", "failure")
 
 _ZEROS = bytes(1 << 20)
 _BLOCK = 4096
@@ -320,16 +320,21 @@ class FileSink(BaseSink):
             raise self._failure("cannot write", error) from error
 
     def _failure(self, what: str, error: OSError) -> OutputError:
-        hints = {
-            errno.ENOSPC: "free some space, or choose another directory with -D",
-            errno.EDQUOT: "the quota is used up; choose another directory with -D",
-            errno.EFBIG: "the file system or ulimit -f does not allow a file as large",
-            errno.EACCES: "choose another directory with -D",
-            errno.EROFS: "choose another directory with -D",
-            errno.ENOENT: "the directory does not exist",
-        }
-        reason = error.strerror or str(error)
-        return OutputError(f"{what} {self._path}: {reason}", hint=hints.get(error.errno or 0, ""))
+        return failure(what, self._path, error)
+
+
+def failure(what: str, path: str, error: OSError) -> OutputError:
+    """What the system said, and what to try."""
+    hints = {
+        errno.ENOSPC: "free some space, or choose another directory with -D",
+        errno.EDQUOT: "the quota is used up; choose another directory with -D",
+        errno.EFBIG: "the file system or ulimit -f does not allow a file as large",
+        errno.EACCES: "choose another directory with -D",
+        errno.EROFS: "choose another directory with -D",
+        errno.ENOENT: "the directory does not exist",
+    }
+    reason = error.strerror or str(error)
+    return OutputError(f"{what} {path}: {reason}", hint=hints.get(error.errno or 0, ""))
 
 
 class _Placed:

@@ -95,6 +95,11 @@ def test_the_wheel_has_what_is_needed(wheel: Path) -> None:
     modules = {name for name in tracked() if name.startswith("kgcore/")}
     assert {name for name in names if name.startswith("kgcore/")} == modules
     assert {"kgcore/py.typed", "kgcore/report.schema.json"} <= modules
+    metadata = zipfile.ZipFile(wheel).read(f"kgcore-{__version__}.dist-info/METADATA").decode().split("\n\n")[0]
+    # As a table it is an error from February 2027 on (PEP 639).
+    assert "\nLicense-Expression: LGPL-2.1-or-later\n" in metadata
+    assert "\nLicense-File: LICENSE\n" in metadata
+    assert "\nLicense: " not in metadata
     data = f"kgcore-{__version__}.data/data/share"
     assert {name for name in names if name.startswith(data)} == {
         f"{data}/man/man1/kgcore.1",

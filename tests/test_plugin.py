@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("drgn")
+pytest.importorskip("drgn.commands")  # where drgn is, or is too old for them
 
 import drgn
 from drgn.commands import CommandArgumentError, CommandError, run_command
@@ -115,9 +115,28 @@ def test_a_process_has_many_names(prog: drgn.Program, source: FakeSource, kind: 
     assert plugin.gcore(prog, pid, output=io.BytesIO()).tgid == LARGE
 
 
+def test_a_number_of_another_kind(prog: drgn.Program, source: FakeSource) -> None:
+    class Number:
+        def __index__(self) -> int:
+            return THREAD
+
+    assert plugin.gcore(prog, Number()).tgid == COMPLETE
+
+
+def test_a_pipe_by_its_name(prog: drgn.Program, source: FakeSource) -> None:
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert plugin.gcore(prog, COMPLETE, output="pipe").path is None
+    assert os.read(reader, 4) == b"\x7fELF"
+    os.close(reader)
+
+
 def test_what_is_no_process(prog: drgn.Program, source: FakeSource) -> None:
     with pytest.raises(TypeError, match="not struct cred"):
         plugin.gcore(prog, drgn.Object(prog, prog.struct_type("cred", 8, ()), address=8))
+    for value, word in ((3.5, "float"), (b"100", "bytes"), ([100], "list"), (prog, "Program")):
+        with pytest.raises(TypeError, match=f"a PID or a struct task_struct \\* is wanted, not {word}"):
+            plugin.gcore(prog, value)
     with pytest.raises(KgcoreError, match="neither a PID nor"):
         plugin.gcore(prog, "init")
     with pytest.raises(KernelThread):

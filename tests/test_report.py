@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,29 @@ def test_the_schema_is_not_lenient() -> None:
     ):
         assert old in good
         assert not validator.is_valid(json.loads(good.replace(old, new)))
+
+
+# At a prompt
+
+
+def test_two_lines_at_a_prompt() -> None:
+    """However many mappings there are, and whatever they are called."""
+    vmas = tuple(make_vma(START + 2 * number * PAGE, 1, anon=True) for number in range(1000))
+    memory = FakeMemory({(START, START + PAGE): (Provenance.SWAPPED, "swap 0")})
+    report = replace(report_of(memory, vmas=vmas), comm=b"a\n<b>\x1b[2J", path="/tmp/co\nre")
+    first, second = repr(report).splitlines()
+    assert re.fullmatch(r"process 4321 \(a\\n<b>.*\), 2 threads: core of .*, in /tmp/co\\nre; INCOMPLETE", first)
+    assert second == report.lines()[1]
+    assert str(report) == "\n".join(report.lines())
+    assert repr(report_of()).splitlines() == report_of().lines()
+    html = report._repr_html_()
+    assert "<b>" not in html
+    assert "\x1b" not in html
+    assert "a\\n&lt;b&gt;" in html
+    assert "<tr><th>missing: swapped</th><td>4.00 KiB</td></tr>" in html
+    assert len(html) < 1000
+
+
+def test_doubts_in_a_notebook() -> None:
+    report = replace(report_of(), warnings=("the <i> is lost",))
+    assert "<li>warning: the &lt;i&gt; is lost</li>" in report._repr_html_()

@@ -23,6 +23,7 @@ from kgcore.arguments import (
     file_name,
     flag,
     option,
+    output_name,
     place_of,
     size,
     supplies_of,
@@ -33,6 +34,7 @@ from kgcore.commands import opening
 from kgcore.console import Console
 from kgcore.errors import KgcoreError
 from kgcore.limits import Limits
+from kgcore.outputs import occupied
 from kgcore.request import STDOUT, DumpRequest, Place, Selection, Show
 from kgcore.sources.base import TaskRef
 
@@ -202,7 +204,7 @@ def _add_dump_options(parser: Parser) -> None:
     output = group.add_mutually_exclusive_group()
     option(output, "-D", dest="directory", metavar="DIR", type=file_name, help="write core.<tgid> there")
     option(
-        output, "-o", dest="output", metavar="FILE", type=file_name, help="write one core to FILE; -: standard output"
+        output, "-o", dest="output", metavar="FILE", type=output_name, help="write one core to FILE; -: standard output"
     )
     option(
         group,
@@ -213,7 +215,13 @@ def _add_dump_options(parser: Parser) -> None:
     )
     flag(group, "--force", help="overwrite files")
     flag(group, "--dry-run", help="show what would be written, and write nothing")
-    option(group, "--report", metavar="FILE", type=file_name, help="write what was saved and what is missing, as JSON")
+    option(
+        group,
+        "--report",
+        metavar="FILE",
+        type=output_name,
+        help="write what was saved and what is missing, as JSON; -: standard output",
+    )
     option(group, "--compress", choices=("zstd", "gzip"), help="write core.<tgid>.zst or .gz, or compress what -o gets")
     group = parser.add_argument_group("the work")
     option(
@@ -274,7 +282,9 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
     if parsed.sysroot and os.path.lexists(parsed.sysroot) and not os.path.isdir(parsed.sysroot):
         raise UsageError(f"--sysroot: {parsed.sysroot!r} is not a directory")
     # Found out now rather than after an hour of writing cores.
-    if parsed.report and os.path.lexists(parsed.report) and not parsed.force:
+    if parsed.report == STDOUT and parsed.output == STDOUT:
+        raise UsageError("the core and --report cannot both go to standard output", hint="give one of them a FILE")
+    if parsed.report and occupied(parsed.report) and not parsed.force:
         raise UsageError(f"--report: {parsed.report!r} exists", hint="--force overwrites it")
     return DumpRequest(
         tasks=tasks if tasks or select else (TaskRef("current"),),

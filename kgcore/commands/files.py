@@ -4,7 +4,6 @@
 import argparse
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +15,9 @@ from kgcore.arguments import (
     add_show,
     add_supply_options,
     add_version,
-    file_name,
     flag,
     option,
+    output_name,
     place_of,
     supplies_of,
 )
@@ -28,8 +27,8 @@ from kgcore.contents import Lacking
 from kgcore.errors import KgcoreError
 from kgcore.model import OpenFile
 from kgcore.openfiles import Account, account, list_lines, open_file_json, write_contents
+from kgcore.outputs import output
 from kgcore.request import STDOUT, Place, Show
-from kgcore.sinks import FileSink, Sink, StreamSink
 from kgcore.sources.base import NO_SUPPLIES, OpenFiles, Source, Supplies, TaskRef
 from kgcore.text import human_size
 
@@ -127,14 +126,14 @@ def make_parser() -> Parser:
         "-o",
         dest="output",
         metavar="FILE",
-        type=file_name,
+        type=output_name,
         help="with --extract: to FILE (default: fd.<tgid>.<fd>); -: standard output",
     )
     option(
         group,
         "--list",
         metavar="FILE",
-        type=file_name,
+        type=output_name,
         help="write a text file instead of the table, a line each: fd : name : offset; -: standard output",
     )
     flag(group, "--force", help="overwrite files")
@@ -165,7 +164,7 @@ def run(command: FilesCommand, console: Console) -> int:
         for sentence in found.lost:
             console.remark(sentence)
         if command.list is not None:
-            with _sink(command.list, command.force) as sink:
+            with output(command.list, force=command.force) as sink:
                 sink.write("".join(list_lines(found.files)).encode())
                 sink.commit()
             if command.list != STDOUT:
@@ -220,7 +219,7 @@ def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: C
         )
     contents = source.contents(file)
     path = command.output or f"fd.{found.tgid}.{file.fd}"
-    with _sink(path, command.force) as sink:
+    with output(path, force=command.force) as sink:
         content = write_contents(contents, sink)
         sink.commit()
     if command.json:
@@ -245,7 +244,3 @@ def _tell(file: OpenFile, content: Account, console: Console) -> None:
 
 def _gap_words(gap: Lacking) -> str:
     return f"{gap.start:#x}-{gap.end:#x} {gap.reason}" + (f" ({gap.detail})" if gap.detail else "")
-
-
-def _sink(path: str, force: bool) -> Sink:
-    return StreamSink(sys.stdout.buffer) if path == STDOUT else FileSink(path, force=force)

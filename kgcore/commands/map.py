@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,15 +15,16 @@ from kgcore.arguments import (
     add_show,
     add_supply_options,
     add_version,
-    file_name,
     flag,
     option,
+    output_name,
     place_of,
     supplies_of,
 )
 from kgcore.commands import opening
 from kgcore.console import Console, Status
 from kgcore.errors import KgcoreError
+from kgcore.outputs import occupied
 from kgcore.request import STDOUT, Place, Show
 from kgcore.sources.base import Supplies, TaskRef
 
@@ -76,7 +76,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
         task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef("current")
     except KgcoreError as error:
         raise UsageError(error.message, hint=error.hint) from error
-    if parsed.html not in (None, STDOUT) and os.path.lexists(parsed.html) and not parsed.force:
+    if parsed.html and occupied(parsed.html) and not parsed.force:
         raise UsageError(f"--html: {parsed.html!r} exists", hint="--force overwrites it")
     return MapCommand(
         place=place_of(parsed, environ),
@@ -113,7 +113,7 @@ def make_parser() -> Parser:
         form,
         "--html",
         metavar="FILE",
-        type=file_name,
+        type=output_name,
         help="write a page with pictures to FILE, for a browser; -: standard output",
     )
     flag(group, "--force", help="overwrite FILE")
@@ -155,9 +155,9 @@ def _write(path: str, page: str, force: bool, console: Console) -> None:
     if path == STDOUT:
         console.out.write(page)
         return
-    from kgcore.sinks import FileSink
+    from kgcore.outputs import output
 
-    with FileSink(path, force=force) as sink:
+    with output(path, force=force) as sink:
         sink.write(page.encode("ascii"))
         sink.commit()
     console.say(f"Saved {path}")

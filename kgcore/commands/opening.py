@@ -4,12 +4,11 @@
 import contextlib
 import dataclasses
 import logging
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from kgcore import drgnversion
 from kgcore.console import Console
-from kgcore.errors import KgcoreError
 from kgcore.request import Place, Show
 from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
 
@@ -32,15 +31,8 @@ def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_S
 def opened_target(place: Place, show: Show, console: Console) -> Iterator["Target"]:
     """An opened vmcore. The first place that needs drgn, which is why it is imported here."""
     _route_library_messages(show, console)
-    try:
-        from kgcore.sources.vmcore.target import TargetOptions, open_target
-    except ModuleNotFoundError as error:
-        if error.name not in ("drgn", "_drgn"):
-            raise
-        raise KgcoreError(
-            "drgn, which opens dumps, is not installed for this Python",
-            hint=f"{sys.executable} -m pip install drgn, or your distribution's package (kgcore.pyz cannot contain it)",
-        ) from error
+    drgnversion.ensure()
+    from kgcore.sources.vmcore.target import TargetOptions, open_target
 
     with open_target(TargetOptions(**dataclasses.asdict(place))) as target:
         for message in target.messages:

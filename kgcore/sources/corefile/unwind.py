@@ -96,9 +96,9 @@ class CoreThreads:
 
         def find(modules: Iterable[Module]) -> None:
             for module in modules:
-                if not (module.address_ranges and (module.wants_loaded_file() or module.wants_debug_file())):
+                if not (module.address_range and (module.wants_loaded_file() or module.wants_debug_file())):
                     continue
-                file = given.get(module.address_ranges[0][0])
+                file = given.get(module.address_range[0])
                 if file is None:
                     continue
                 had = module.debug_file_status
@@ -151,7 +151,7 @@ class CoreThreads:
             place = frame.source()
             source = (place.filename, place.line) if place.filename else None
         module = self._module(ip)
-        start = module.address_ranges[0][0] if module is not None and module.address_ranges else None
+        start = module.address_range[0] if module is not None and module.address_range else None
         return Frame(
             ip,
             function,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-from drgn import FaultError, Object, ObjectNotFoundError
+from drgn import FaultError, Object
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from drgn.helpers.linux.sched import cpu_curr, task_cpu
 
@@ -191,7 +191,7 @@ class Cpus:
             if kind != NT_PRSTATUS or namesz != 5 or name != b"CORE" or descsz != self._layout.prstatus_size:
                 return None
             return self._layout.crash_path(prog.read(buffer + 20, descsz))
-        except (FaultError, ObjectNotFoundError):
+        except (FaultError, LookupError):
             return None
 
     @cached_property

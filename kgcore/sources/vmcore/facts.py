@@ -2,6 +2,7 @@
 """What a dump is and what it holds, for ``kgcore info``; and what that means for somebody who wants cores out of it."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Literal, TypeVar
 
 from drgn import FaultError, Object
 from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.panic import panic_message
+from drgn.helpers.linux.printk import get_dmesg
 
 from kgcore.account import LEVEL_CACHE, LEVEL_USER_DATA, left_out
 from kgcore.errors import KgcoreError
@@ -30,6 +31,14 @@ UserMemory = Literal["yes", "partly", "no", "unknown"]
 _PAGE = 4096
 _ALL_FRAMES = 1 << 40
 _SAMPLE = 64  # processes looked at
+
+# kernel/panic.c; arch/x86/mm/fault.c; lib/bug.c; arch/x86/kernel/dumpstack.c
+_PANICS = (
+    rb"Kernel panic - .*",
+    rb"BUG: (?:kernel NULL pointer dereference|unable to handle).*",
+    rb"[Kk]ernel BUG at.*",
+    rb"Oops: .*",
+)
 
 _T = TypeVar("_T")
 
@@ -92,7 +101,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
     user_memory: UserMemory = _soft(lambda: _user_memory(kernel), "unknown")
     if user_memory == "unknown" and level is not None and level & LEVEL_USER_DATA:
         user_memory = "no"
-    panic = _soft(lambda: panic_message(prog), None)
+    panic = _soft(lambda: _panic_message(get_dmesg(prog)), None)
     time = target.vmcoreinfo.get("CRASHTIME", "")
     return DumpFacts(
         format=target.describe()["format"],
@@ -127,6 +136,14 @@ def _soft(get: Callable[[], _T], default: _T) -> _T:
 
 def _text(array: Object) -> str:
     return str(array.string_().decode(errors="backslashreplace"))
+
+
+def _panic_message(log: bytes) -> bytes | None:
+    """What the kernel said when it crashed: the panic, else the fault that led to it. (drgn has this since 0.0.33.)"""
+    for pattern in _PANICS:
+        if found := re.search(pattern, log):
+            return found.group()
+    return None
 
 
 def _count(target: Target) -> dict[FrameState, int]:

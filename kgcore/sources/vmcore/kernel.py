@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, cached_property, partial
 
-from drgn import FaultError, Object, ObjectNotFoundError, offsetof
+from drgn import FaultError, Object, offsetof
 
 from kgcore.arch import x86_64_task
 from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, PagingMode
@@ -168,7 +168,7 @@ class Kernel:
         """
         try:
             return bool(self.prog["boot_cpu_data"].x86_capability[9].value_() & 1)
-        except (FaultError, ObjectNotFoundError):
+        except (FaultError, LookupError):
             return True  # 5.9 and later on every CPU since 2012
 
     @cached_property
@@ -404,7 +404,7 @@ class Kernel:
     def _vsyscall_none(self) -> int:
         try:
             enumerators = self.prog["vsyscall_mode"].type_.enumerators
-        except (ObjectNotFoundError, AttributeError, TypeError):
+        except (LookupError, AttributeError, TypeError):
             enumerators = None
         for enumerator in enumerators or ():
             if enumerator.name == "NONE":

@@ -29,6 +29,7 @@ from kgcore.sources.vmcore.btf import Btf, Kind
 from kgcore.sources.vmcore.btf_types import TypeFinder
 from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.modulelayouts import LAYOUTS, Declarations
+from kgcore.sources.vmcore.reading import kernel_string
 from kgcore.sources.vmcore.target import Target
 from kgcore.sources.vmcore.trees import XArrays
 
@@ -322,7 +323,7 @@ class ModuleTypes:
         last = max(offset for (offset,) in _SYMBOL.iter_unpack(symbols))
         if last > _MAX_NAMES:
             raise BrokenDump(f"its symbols are said to have {last} bytes of names")
-        text = self._prog.read(names, last) + self._prog.read_c_string(names + last, max_size=_MAX_NAME) + b"\0"
+        text = self._prog.read(names, last) + kernel_string(self._prog, names + last, _MAX_NAME) + b"\0"
         return b"\0" + function.encode() + b"\0" in text
 
 

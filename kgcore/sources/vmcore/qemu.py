@@ -22,6 +22,7 @@ from typing import Any
 
 from drgn import Program
 
+from kgcore.drgnversion import version
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore import guardian
 from kgcore.sources.vmcore.assembled import Segment, assemble
@@ -78,6 +79,8 @@ class PausedGuest:
         if self._reader is not None:  # drgn has done the greeting, which cannot be done twice
             assemble(prog, self.notes, (Segment(0, _MAX_MEMORY, partial(self._reader.read, physical=True)),))
             return
+        if not hasattr(prog, "set_qemu_qmp"):
+            raise TargetError(f"drgn {version()} cannot read a guest", hint="it takes drgn 0.2.0 or later")
         ready, _, _ = select.select([self._socket], [], [], _GREETING)
         if not ready:
             raise TargetError(f"QMP socket {self.address}: no greeting; another client seems to have it", hint=_HINT)

@@ -30,6 +30,7 @@ from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernelstack import KernelStacks
 from kgcore.sources.vmcore.openfiles import file_contents, open_files
 from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.reading import crashed_thread
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.summaries import Summaries
@@ -133,8 +134,8 @@ class VmcoreSource:
     def crashed(self) -> int | None:
         """See :meth:`kgcore.sources.base.Source.crashed`."""
         try:
-            return int(self._kernel.prog.crashed_thread().tid)
-        except (LookupError, ValueError, FaultError):
+            return int(crashed_thread(self._kernel.prog).tid)
+        except (LookupError, FaultError):
             return None
 
     def kernel_stack(self, thread: Thread) -> KernelStack:

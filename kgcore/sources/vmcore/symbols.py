@@ -7,6 +7,7 @@ from pathlib import Path
 from drgn import FaultError, MissingDebugInfoError, Program, SymbolIndex
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
+from kgcore.drgnversion import older_than, version
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.btf import MAGIC, Btf
 from kgcore.sources.vmcore.btf_types import TypeFinder
@@ -76,7 +77,9 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
     try:
         prog.register_symbol_finder(_FINDER, symbols or load_vmlinux_kallsyms(prog), enable_index=0)
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
-        raise TargetError(f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=remedy) from error
+        raise TargetError(
+            f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=_newer_drgn(prog) + remedy
+        ) from error
     try:
         btf = Btf(_read_file(file) if file else _read_btf(prog))
     except LookupError as error:
@@ -100,6 +103,13 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
     prog.register_object_finder(_FINDER, VariableFinder(prog, types), enable_index=-1)
     if file and not _fits(prog):
         raise TargetError(f"{file} does not describe the kernel in the dump, {release}", hint=remedy)
+
+
+def _newer_drgn(prog: Program) -> str:
+    """What would read a symbol table whose addresses are relative to where they stand, as they are since Linux 7.0."""
+    if not older_than(0, 1) or b"SYMBOL(kallsyms_relative_base)=" in prog["VMCOREINFO"].string_():
+        return ""
+    return f"drgn {version()} cannot read that of Linux 7.0 and later, drgn 0.1.0 can; or "
 
 
 def _fits(prog: Program) -> bool:

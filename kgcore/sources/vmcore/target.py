@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from drgn import Architecture, FaultError, Program, ProgramFlags
 
+from kgcore.drgnversion import version
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore import assembled, kallsyms, program, symbols, systemmap, vmcoreinfo
 from kgcore.sources.vmcore.debuginfo import debug_package
@@ -213,6 +214,11 @@ def from_program(prog: Program) -> Target:
     """
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
         raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
+    if not hasattr(prog, "core_dump_path"):
+        raise TargetError(
+            f"drgn {version()} does not tell which file a program came from",
+            hint="it takes drgn 0.0.33 or later; the command kgcore and kgcore.open_vmcore() work with this one",
+        )
     path = None if ProgramFlags.IS_LIVE in prog.flags else prog.core_dump_path
     if prog.platform is not None and prog.platform.arch in _ARCHES_32:
         return _opened_anew(prog, path)

@@ -12,6 +12,7 @@ from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSu
 from kgcore.model import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel import PF_KTHREAD, Kernel
+from kgcore.sources.vmcore.reading import crashed_thread
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.trees import XArrays
 
@@ -71,8 +72,8 @@ class Tasks:
     def _current(self) -> Object:
         """The task on the CPU that crashed."""
         try:
-            return self._prog.crashed_thread().object
-        except (LookupError, ValueError, FaultError) as error:
+            return crashed_thread(self._prog).object
+        except (LookupError, FaultError) as error:
             raise NoCurrentTask(
                 f"no PID given, and the dump does not tell which task was current: {error}",
                 hint=f"name a PID; {_PS_HINT}",

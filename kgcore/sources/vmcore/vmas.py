@@ -10,7 +10,7 @@ from drgn import FaultError, Object, offsetof
 
 from kgcore.model import DELETED, MappedFile, Vma
 from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.reading import kernel_bytes, kernel_string
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.trees import XA_ZERO, maple_slots
 
@@ -186,7 +186,7 @@ class _Names:
             return ""
         if operation == self._special:
             special = Object(self._kernel.prog, "struct vm_special_mapping *", vma["vm_private_data"])
-            name = bytes(self._kernel.prog.read_c_string(special.name.value_(), max_size=64))
+            name = kernel_string(self._kernel.prog, special.name.value_(), 64)
             return name.decode(errors="replace")
         return "[unknown]"  # a name we cannot ask for: the kernel dumps such a mapping whole
 
@@ -291,7 +291,7 @@ class Paths:
         structs = self._kernel.structs
         common = structs("struct ns_common", "ops").read(structs("struct inode", "i_private").read(inode)["i_private"])
         name = structs("struct proc_ns_operations", "name").read(common["ops"])["name"]
-        return bytes(self._kernel.prog.read_c_string(name, max_size=64))
+        return kernel_string(self._kernel.prog, name, 64)
 
     def _absolute(self, mnt: int, dentry: Members) -> bytes:
         """``prepend_path()``"""

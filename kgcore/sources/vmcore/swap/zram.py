@@ -18,7 +18,7 @@ from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decomp
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.reading import kernel_bytes, kernel_string
 from kgcore.sources.vmcore.swap.blocks import SwapBlocks, partition_start
 from kgcore.sources.vmcore.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.swap.spaces import SwapSpace
@@ -269,7 +269,7 @@ class Zram:
         names = zram.member_("comp_algs")
         if priority >= (names.type_.length or 0) or not names[priority]:
             raise BrokenDump(f"compressed by algorithm {priority}, which the disk has not")
-        name = plain(self._kernel.prog.read_c_string(names[priority].value_(), max_size=_MAX_NAME))
+        name = plain(kernel_string(self._kernel.prog, names[priority].value_(), _MAX_NAME))
         if not zram.type_.type.has_member("params"):
             return name, None
         parameters = zram.member_("params")[priority]  # 6.12, 7.2

@@ -18,7 +18,7 @@ from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decomp
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.reading import kernel_bytes, kernel_string
 from kgcore.sources.vmcore.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.swap.spaces import SwapSpace
 from kgcore.sources.vmcore.swap.zpools import Z3fold, Zbud
@@ -332,7 +332,7 @@ class _Pools:
         several = has("struct zswap_pool", "zpools")
         zpool = pool.member_("zpools")[index] if several else pool.member_("zpool")
         type_ = zpool.member_("driver").member_("type").value_()
-        name = _word(self._kernel.prog.read_c_string(type_, max_size=_NAME))
+        name = _word(kernel_string(self._kernel.prog, type_, _NAME))
         # Up to 6.4: an allocator that wants to be rid of some bytes has zswap look at them to see whose they are.
         evictable = has("struct zpool", "evictable") and zpool.member_("evictable").value_()
         header = self._kernel.word_size if evictable else 0  # struct zswap_header

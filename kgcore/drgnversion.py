@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which drgn does. Nothing here needs one.
+
+All releases from :data:`OLDEST` on give the same cores (``./dev oldest``). What else came later:
+
+=======  =============================================================================
+0.1.0    the symbol table of Linux 7.0 and later without a vmlinux, ``%gcore``, crash mode
+0.2.0    ``--qemu``
+=======  =============================================================================
+"""
+
+import re
+import sys
+
+from kgcore.errors import KgcoreError
+
+__all__ = ("OLDEST", "ensure", "older_than", "version")
+
+OLDEST = "0.0.31"
+"""The first with modules; Debian 13 has it. pyproject.toml says the same."""
+
+
+def ensure() -> None:
+    """See to it that drgn can be imported, and is recent enough.
+
+    :raises KgcoreError: it is not there, or not of use.
+    """
+    here = f"{sys.executable} -m pip install"
+    try:
+        import drgn
+    except ModuleNotFoundError as error:
+        if error.name not in ("drgn", "_drgn"):
+            raise
+        raise KgcoreError(
+            "drgn, which opens dumps, is not installed for this Python",
+            hint=f"{here} drgn, or your distribution's package (kgcore.pyz cannot contain it)",
+        ) from error
+    except ImportError as error:  # a library that it is linked with, or another Python's
+        raise KgcoreError(f"drgn, which opens dumps, cannot be loaded: {error}", hint=f"{here} drgn") from error
+    if not hasattr(drgn.Program, "debug_info_options"):
+        raise KgcoreError(
+            f"drgn {version()} is too old: kgcore needs drgn {OLDEST} or later",
+            hint=f"{here} 'drgn>={OLDEST}', in a virtual environment if this Python is your distribution's",
+        )
+
+
+def version() -> str:
+    """Of the drgn that is loaded."""
+    import drgn
+
+    return str(getattr(drgn, "__version__", "of unknown version"))
+
+
+def older_than(*wanted: int) -> bool:
+    """Whether the drgn that is loaded says that it is older. For hints; what it can do is asked of it directly."""
+    numbers = re.match(r"[0-9]+(?:\.[0-9]+)*", version())
+    return numbers is not None and tuple(map(int, numbers[0].split("."))) < wanted
