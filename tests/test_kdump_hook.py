@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kgcore.arguments import duration, size
 from tests.signals import dumps_no_core
 
 HOOK = Path(__file__).parent.parent / "contrib" / "kdump" / "kgcore-kdump"
@@ -93,12 +94,12 @@ def test_what_kgcore_is_asked_for(hook: Hook, name: str) -> None:
     hook.configure("# a comment", "match=mysql*", "match=[ab]?", "uid=33", "max_time=2m", "max_size=3M", "filter=0x33")
     lines = hook.run(SHELLS[name])
     assert words(hook) == [
-        *f"-c {hook.folder}/vmcore --symbols-from btf -v 0 --match mysql* --match [ab]? --uid 33".split(),
+        *f"-c {hook.folder}/vmcore --symbols-from btf -v 0 --match=mysql* --match=[ab]? --uid=33".split(),
         *"--compress zstd -f 0x33 --max-time 120s --max-size 3072K".split(),
         *f"-D {hook.target} --report {hook.target}/report.json".split(),
     ]
     assert lines[1:] == ["Saved core.1.zst", "done"]
-    assert re.fullmatch(r"kgcore-\d{14}", hook.target.name)
+    assert re.fullmatch(r"kgcore-\d{14}-\w{6}", hook.target.name)
     assert hook.target.stat().st_mode & 0o777 == 0o700
 
 
@@ -106,7 +107,7 @@ def test_nothing_named(hook: Hook) -> None:
     """Then kgcore takes the process that was current; and here without compression."""
     hook.configure("compress=none")
     hook.run()
-    assert "--match" not in words(hook)
+    assert not any(word.startswith("--match") for word in words(hook))
     assert "--compress" not in words(hook)
 
 
@@ -179,8 +180,20 @@ def test_kgcore_hangs_in_the_kernel(hook: Hook) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        *("nonsense", "exit 1", "$(touch x)", "'", "max_time=08s", "max_time=5", "max_time=$((1/0))s", "max_size=1T"),
-        *("max_size=-1K", "max_size=K", "keep_free=12345678901234567K", "compress=lzma", "kgcore=relative", "match="),
+        *("nonsense", "exit 1", "$(touch x)", "'", "max_time=08s", "max_time=5", "max_time=$((1/0))s", "max_time=0s"),
+        *("max_size=1234567T", "max_size=1P", "max_time=1234567890h", "uid=root", "uid=-1", "filter=128", "filter=-x"),
+        *(
+            "filter=0x80",
+            "filter=",
+            "uid=",
+            "filter=051",
+            "max_size=-1K",
+            "max_size=K",
+            "keep_free=12345678901234567K",
+            "compress=lzma",
+            "kgcore=relative",
+            "match=",
+        ),
     ],
 )
 def test_configuration_that_is_not_understood(hook: Hook, line: str) -> None:
@@ -190,6 +203,44 @@ def test_configuration_that_is_not_understood(hook: Hook, line: str) -> None:
     assert lines[0] == f"{hook.folder}/conf: not understood: {line}"
     assert lines[-1] == "done"
     assert "--compress zstd -f 51 --max-time 120s --max-size 2097152K" in " ".join(words(hook))
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_words_that_look_like_options(hook: Hook, name: str) -> None:
+    """A name is a name, whatever it begins with."""
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    hook.configure("match=-foo", "match=--force", "match=a b", "filter=process", "uid=4294967294")
+    hook.program("kgcore", f'for word; do echo "<$word>"; done > {hook.folder}/words')
+    hook.run(SHELLS[name])
+    asked = (hook.folder / "words").read_text().splitlines()
+    assert asked[5:10] == ["<0>", "<--match=-foo>", "<--match=--force>", "<--match=a b>", "<--uid=4294967294>"]
+    assert asked[asked.index("<-f>") + 1] == "<process>"
+
+
+@pytest.mark.parametrize(
+    ("line", "most"),
+    [
+        *(("max_size=1T", 1 << 40), ("max_size=99999T", None), ("max_size=99999999G", None)),
+        *(("max_size=99999999999M", None), ("max_size=999999999999999K", None)),
+        *(("max_time=1s", 1), ("max_time=999999999h", None)),
+    ],
+)
+def test_all_that_is_understood_kgcore_understands(hook: Hook, line: str, most: int | None) -> None:
+    hook.program("df", "echo; echo disk 1 0 999999999999999 0% /")
+    hook.configure(line)
+    lines = hook.run()
+    assert lines[-1] == "done"
+    assert "not understood" not in lines[0]
+    name, read = ("--max-size", size) if line.startswith("max_size") else ("--max-time", duration)
+    value = read(words(hook)[words(hook).index(name) + 1])
+    assert value == most if most else value > 1 << 40
+
+
+def test_no_size_at_all(hook: Hook) -> None:
+    hook.configure("max_size=0T")
+    assert hook.run() == [f"{hook.folder}/conf: max_size is 0: nothing is taken"]
+    assert not (hook.folder / "crash").exists()
 
 
 def test_configuration_of_anything(hook: Hook) -> None:
@@ -224,6 +275,73 @@ def test_size_is_what_may_be_used(hook: Hook) -> None:
     (size,) = (int(word[:-1]) for before, word in zip(words(hook), words(hook)[1:], strict=False)
                if before == "--max-size")  # fmt: skip
     assert 0 < size < 1 << 19
+
+
+class TestDirectoryOfOthers:
+    """What an ordinary user may have prepared before root comes along."""
+
+    @pytest.fixture
+    def crash(self, hook: Hook) -> Path:
+        (hook.folder / "crash").mkdir()
+        (hook.folder / "precious").write_text("precious")
+        return hook.folder / "crash"
+
+    @pytest.mark.parametrize("name", SHELLS)
+    def test_planted_names(self, hook: Hook, crash: Path, name: str) -> None:
+        """Of every second that may come: a directory with links in it, or a link, as long as names can be guessed."""
+        if not shutil.which(name):
+            pytest.skip(f"{name} is not installed")
+        crash.chmod(0o1777)
+        planted = {crash / f"kgcore-{date}" for date in ("20260102030405", "20260102030406")}
+        for path in planted:
+            path.mkdir()
+            (path / "log").symlink_to(hook.folder / "precious")
+            (path / "report.json").symlink_to(hook.folder / "precious")
+        hook.program("date", "echo 20260102030405")
+        hook.program("kgcore", "echo overwritten")
+        assert hook.run(SHELLS[name])[-1] == "done"
+        (target,) = set(crash.iterdir()) - planted
+        assert (target / "log").read_text() == "overwritten\n"
+        assert target.stat().st_mode & 0o7777 == 0o700
+        assert (hook.folder / "precious").read_text() == "precious"
+
+    def test_writable_without_the_sticky_bit(self, hook: Hook, crash: Path) -> None:
+        for mode in (0o777, 0o775, 0o757, 0o2775):
+            crash.chmod(mode)
+            assert hook.run() == [f"others may change {crash}: nothing is taken"]
+            assert list(crash.iterdir()) == []
+
+    def test_above(self, hook: Hook, crash: Path) -> None:
+        (crash / "deep" / "er").mkdir(parents=True)
+        crash.chmod(0o777)
+        hook.configure(f"directory={crash}/deep/er")
+        assert hook.run() == [f"others may change {crash}: nothing is taken"]
+        hook.configure(f"directory={crash}/deep/new")
+        assert hook.run() == [f"others may change {crash}: nothing is taken"]
+        assert [path.name for path in (crash / "deep").iterdir()] == ["er"]
+
+    def test_through_a_link(self, hook: Hook, crash: Path) -> None:
+        """It is the place that counts, not the name."""
+        (hook.folder / "link").symlink_to(crash)
+        hook.configure(f"directory={hook.folder}/link/")
+        assert hook.run()[-1] == "done"
+        assert len(list(crash.iterdir())) == 1
+        crash.chmod(0o777)
+        assert hook.run() == [f"others may change {crash}: nothing is taken"]
+
+    def test_of_another_user(self, hook: Hook, crash: Path) -> None:
+        if os.getuid():
+            pytest.skip("root alone can give files away")
+        os.chown(crash, 65534, 65534)
+        assert hook.run() == [f"others may change {crash}: nothing is taken"]
+
+    def test_configuration(self, hook: Hook) -> None:
+        """It names the program that root runs."""
+        (hook.folder / "conf").chmod(0o666)
+        assert hook.run() == [f"others may change {hook.folder}/conf: nothing is taken"]
+        (hook.folder / "conf").unlink()
+        os.mkfifo(hook.folder / "conf")
+        assert hook.run() == [f"there is no {hook.folder}/conf: nothing is taken"]
 
 
 def test_no_directory(hook: Hook) -> None:
