@@ -197,6 +197,8 @@ class _Checker:
         self.cut_short = ""  # the problem that tells how much memory is cut off
         self.kgcore: dict[str, Any] | None = None
         self.kgcore_threads = 0
+        self.mapped: list[tuple[int, int]] = []  # the mappings that the KGCORE note names
+        self.warned = False  # it has warnings
         self.loads: list[_Load] = []
         self.missing: list[tuple[int, int]] = []
         self.known: list[tuple[int, int]] | None = None  # loads and missing ranges, when all are read
@@ -364,7 +366,9 @@ class _Checker:
         if words and not (len(words) > 1 and words[-2] == 0):
             self.problem("NT_AUXV does not end with AT_NULL")
         if _AT_PHDR in auxv and not self.covered(auxv[_AT_PHDR], auxv[_AT_PHDR] + 1):
-            self.uncovered(f"AT_PHDR {auxv[_AT_PHDR]:#x} lies in no segment")
+            where = f"AT_PHDR {auxv[_AT_PHDR]:#x}"
+            inside = any(start <= auxv[_AT_PHDR] < end for start, end in self.mapped)
+            self.uncovered(f"{where} lies in no segment", in_a_mapping=inside)
 
     def check_files(self, notes: list[CoreNote]) -> None:
         desc = next((note.desc for note in notes if note.kind == FILE), None)
@@ -397,6 +401,7 @@ class _Checker:
             self.kgcore_threads = len(content["threads"])
             warnings = [str(text) for text in content["warnings"]]
             mappings, account = _accounts(content)
+            self.mapped = [_span(start, end) for start, end, *_ in content["vmas"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self.problem(f"the KGCORE note cannot be read: {type(error).__name__}: {error}")
             return
@@ -411,6 +416,7 @@ class _Checker:
             if omitted and _overlaps(in_file, start, end):
                 self.problem(f"{start:#x}-{end:#x} is said to be missing, and yet a segment has it")
         self.lacks += warnings
+        self.warned = bool(warnings)
         if account is not None:
             self.facts["recovered"] = account.recovered
             self.check_accounts(mappings, account, omitted)
@@ -457,9 +463,13 @@ class _Checker:
             words.byteswap()
         return words
 
-    def uncovered(self, text: str) -> None:
-        """A core by kgcore says what it lacks, and what else has no segment is wrong. Of others we learn it here."""
-        (self.lacks if self.kgcore is None else self.problems).append(text)
+    def uncovered(self, text: str, *, in_a_mapping: bool = True) -> None:
+        """A core by kgcore says what it lacks, and what else has no segment is wrong. Of others we learn it here.
+
+        :param in_a_mapping: of the note; what is in none may lie in one that was lost, of which a warning tells.
+        """
+        told = self.kgcore is None or (self.warned and not in_a_mapping)
+        (self.lacks if told else self.problems).append(text)
 
     def covered(self, start: int, end: int) -> bool:
         """Whether a range lies in segments or missing ranges."""

@@ -188,6 +188,7 @@ def test_file_note_has_an_entry_per_named_mapping() -> None:
             make_vma(0x2000, 1, file=make_file(None)),
             make_vma(0x3000, 2, file=make_file(b"/\xff (deleted)")),
             make_vma(0x9000, 1),
+            make_vma(0xA000, 1, file=make_file(b"/no\0file's name")),
         )
     )
     desc = file_note(X86_64, image)

@@ -223,9 +223,11 @@ def auxv_note(arch: Arch, auxv: tuple[tuple[int, int], ...]) -> bytes:
 def file_note(arch: Arch, image: ProcessImage) -> bytes:
     """NT_FILE: one entry per VMA whose file has a name; several VMAs of a file are several entries.
 
-    The kernel drops the note beyond 4 MiB (``core_file_note_size_limit``). We do not: debuggers need it.
+    The kernel drops the note beyond 4 MiB (``core_file_note_size_limit``). We do not: debuggers need it. A name with a
+    NUL, which ends a name there, can be no file's.
     """
-    named = [(vma, vma.file.path) for vma in image.vmas if vma.file is not None and vma.file.path is not None]
+    files = [(vma, vma.file.path) for vma in image.vmas if vma.file is not None]
+    named = [(vma, path) for vma, path in files if path is not None and b"\0" not in path]
     mask = (1 << 8 * arch.word_size) - 1
     words = [len(named), PAGE_SIZE]
     for vma, _ in named:

@@ -4,6 +4,7 @@ dumps of all kernels, with the entries emptied and the kernel's own marks set as
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ pytest.importorskip("drgn")
 
 from drgn import Object
 
-from kgcore.check import check_core
+from kgcore.check import Verdict, check_core
 from kgcore.memory import Provenance, Run
 from kgcore.model import VM_HUGETLB, VM_SHARED, Vma
 from kgcore.pipeline import Prepared, write
@@ -69,7 +70,7 @@ MARKS = {"MMF_UNSTABLE": flagged(MMF_UNSTABLE), "MMF_OOM_SKIP": flagged(MMF_OOM_
 
 
 @pytest.mark.parametrize("mark", MARKS)
-def test_what_was_reaped_is_missing(doctored: Doctored, mark: str, tmp_path: object) -> None:
+def test_what_was_reaped_is_missing(doctored: Doctored, mark: str, tmp_path: Path) -> None:
     """Every private page that is not there, of every mapping that ever had one; those of files and of shared memory
     are in the page cache as before, and what the reaper had not come to yet is there."""
     victim = doctored.machine.fixture.victims["memory"]
@@ -99,7 +100,7 @@ def test_what_was_reaped_is_missing(doctored: Doctored, mark: str, tmp_path: obj
             lost += sum(run.length for run in known[vma.start] if run.provenance is Provenance.PRESENT)
     assert lost > 20 * PAGE
 
-    path = f"{tmp_path}/core"
+    path = tmp_path / "core"
     report = write(after, FileSink(path))
     assert report.exit_status == 3
     assert report.account.missing["unstable"] >= lost
@@ -245,3 +246,32 @@ class TestTree:
         assert any(
             "in the middle of execve()" in text for text in doctored.prepared(threads(doctored).pid).image.warnings
         )
+
+
+class TestDamage:
+    """Cores out of a dump that is damaged are as they should be all the same, and say what they lack."""
+
+    def check(self, doctored: Doctored, path: Path) -> Verdict:
+        report = write(doctored.prepared(threads(doctored).pid), FileSink(path))
+        assert report.exit_status == 3
+        verdict = check_core(path)
+        assert verdict.problems == ()
+        assert verdict.complete is False
+        return verdict
+
+    def test_names_with_a_nul(self, doctored: Doctored, tmp_path: Path) -> None:
+        image = doctored.prepared(threads(doctored).pid).image
+        vma = next(vma for vma in image.vmas if vma.file is not None)
+        dentry = Object(doctored.prog, "struct vm_area_struct *", vma.struct).vm_file.f_path.dentry
+        doctored.write(doctored.physical(dentry.d_name.name.value_() + 3), b"\0")
+        verdict = self.check(doctored, tmp_path / "core")
+        assert "files" not in verdict.facts or verdict.facts["files"] == 0
+        assert any("the name of its file is not to be found" in text for text in verdict.lacks)
+
+    def test_program_headers_in_a_mapping_that_is_lost(self, doctored: Doctored, tmp_path: Path) -> None:
+        image = doctored.prepared(threads(doctored).pid).image
+        vma = image.vma_at(dict(image.auxv)[3])
+        assert vma is not None
+        doctored.set(Object(doctored.prog, "struct vm_area_struct *", vma.struct).vm_end, vma.start)
+        verdict = self.check(doctored, tmp_path / "core")
+        assert f"the program's headers (AT_PHDR {dict(image.auxv)[3]:#x}) lie in no mapping" in verdict.lacks

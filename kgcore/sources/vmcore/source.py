@@ -42,6 +42,7 @@ __all__ = ("VmcoreSource",)
 
 _PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
 _AT_NULL = 0
+_AT_PHDR = 3
 _MAX_AUXV = 256
 
 _T = TypeVar("_T")
@@ -172,6 +173,10 @@ class _Reader:
         arch = self._arch(mm, read[0].regs)
         mappings, lost = vmas.read_vmas(self._kernel, first, mm, arch.word_size)
         self._warnings += lost
+        auxv = self._auxv(mm, arch)
+        headers = dict(auxv).get(_AT_PHDR, 0)
+        if headers and not any(vma.start <= headers < vma.end for vma in mappings):
+            self._warnings.append(f"the program's headers (AT_PHDR {headers:#x}) lie in no mapping")
         if not mm.end_code.value_() | mm.start_stack.value_():
             # load_elf_binary(), fs/binfmt_elf.c: set when all of the program is mapped
             self._warnings.append("the process was in the middle of execve(): the program is mapped in part, if at all")
@@ -181,7 +186,7 @@ class _Reader:
             threads=read,
             psinfo=self._psinfo(first.group_leader, mm, ids, mappings),
             vmas=mappings,
-            auxv=self._auxv(mm, arch),
+            auxv=auxv,
             dump_filter=self._kernel.dump_filter(mm),
             dialect=self._kernel.dialect(),
             xsave=self._soft("the layout of the FPU state", self._kernel.xsave_layout, None),

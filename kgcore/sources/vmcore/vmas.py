@@ -273,6 +273,8 @@ class Paths:
         if operation == symbol("ns_dname"):
             return b"%b:[%d]" % (self._namespace(dentry["d_inode"]), number)
         name = self._name(dentry)
+        if b"\0" in name:
+            raise ValueError("a name that no file can have")
         formats = {
             symbol("simple_dname"): b"/%b%b" % (name, DELETED),  # memfd, SysV, shared anonymous, hugetlb
             symbol("anon_inodefs_dname"): b"anon_inode:%b" % name,
@@ -302,7 +304,7 @@ class Paths:
         elif _is_root(dentry):
             return b"/"
         else:
-            name, above = b"/" + self._name(dentry), self._find_above(mnt, dentry["d_parent"])
+            name, above = b"/" + _component(self._name(dentry)), self._find_above(mnt, dentry["d_parent"])
         if above.path is None:
             raise ValueError("the directories above it are lost, or without end")
         return b"/" if above.escaped else above.path + name or b"/"
@@ -313,7 +315,7 @@ class Paths:
         if known is None:
             try:
                 known = self._look_above(mnt, directory)
-            except FaultError:
+            except (FaultError, ValueError):
                 known = _Above(None)
             self._above[at] = known
         return known
@@ -333,7 +335,7 @@ class Paths:
             parent, name = self._read_directory(directory)
             if parent == directory:
                 return _Above(b"", escaped=True)
-            names.append(name)
+            names.append(_component(name))
             directory = parent
         else:
             return _Above(None)
@@ -353,6 +355,16 @@ class Paths:
 
     def _name(self, dentry: Members) -> bytes:
         return kernel_bytes(self._kernel.prog, dentry["d_name.name"], min(dentry["d_name.len"], _NAME_MAX))
+
+
+def _component(name: bytes) -> bytes:
+    """A part of a path.
+
+    :raises ValueError: no file in a directory can have that name, so the dump is damaged there.
+    """
+    if not name or b"/" in name or b"\0" in name:
+        raise ValueError("a name that no file can have")
+    return name
 
 
 def _is_root(dentry: Members) -> bool:

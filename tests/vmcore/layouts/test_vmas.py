@@ -269,6 +269,12 @@ class TestNames:
         assert {paths.mapped_file(file).path for file in below} == {None}
         assert files.reads < 50 * 8 + 3 * 2048
 
+    @pytest.mark.parametrize("name", [b"a\0b", b"\0", b"", b"a/b"])
+    def test_names_that_no_file_can_have(self, files: Files, name: bytes) -> None:
+        """Neither the file nor what is below a directory of that name has a path: half a name would be another's."""
+        assert files.name(files.dentry(name, files.top)) is None
+        assert files.name(files.dentry(b"x", files.dentry(name, files.top))) is None
+
     def test_names_are_bytes(self, files: Files) -> None:
         assert files.name(files.dentry(b"\xff\n\x1b[m", files.top)) == b"/\xff\n\x1b[m"
 
