@@ -79,9 +79,9 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
 
     :param mm: ``struct mm_struct *``
     """
-    foreign = False
+    own, foreign = mm.value_(), False
     for found in _all_members(kernel, mm):
-        if isinstance(found, str) or _is_of(found, mm):
+        if isinstance(found, str) or _is_of(found, own):
             yield found
         elif not foreign:
             foreign = True
@@ -89,10 +89,13 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
             yield f"the mappings {where} are another process's: the address space was being copied (fork)"
 
 
-def _is_of(vma: Members, mm: Object) -> bool:
-    """dup_mmap() copies the whole tree of its parent, and then puts one mapping after the other in its place (6.8)."""
+def _is_of(vma: Members, mm: int) -> bool:
+    """dup_mmap() copies the whole tree of its parent, and then puts one mapping after the other in its place (6.8).
+
+    :param mm: address of the ``struct mm_struct`` whose it should be.
+    """
     try:
-        return bool(vma["vm_mm"] == mm.value_())
+        return bool(vma["vm_mm"] == mm)
     except FaultError:
         return True
 
