@@ -79,29 +79,9 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
 
     :param mm: ``struct mm_struct *``
     """
-    own, foreign = mm.value_(), False
-    for found in _all_members(kernel, mm):
-        if isinstance(found, str) or _is_of(found, own):
-            yield found
-        elif not foreign:
-            foreign = True
-            where = f"from {found['vm_start']:#x} on" if "vm_start" in found else "in part"
-            yield f"the mappings {where} are another process's: the address space was being copied (fork)"
-
-
-def _is_of(vma: Members, mm: int) -> bool:
-    """dup_mmap() copies the whole tree of its parent, and then puts one mapping after the other in its place (6.8).
-
-    :param mm: address of the ``struct mm_struct`` whose it should be.
-    """
-    try:
-        return bool(vma["vm_mm"] == mm)
-    except FaultError:
-        return True
-
-
-def _all_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
     structs = kernel.structs("struct vm_area_struct", *_VMA)
+    own = mm.value_()
+    foreign: Members | None = None  # dup_mmap() copies its parent's whole tree, and then puts in its own (6.8)
     try:
         if kernel.target.has_member("struct mm_struct", "mm_mt"):
             # 763ecb035029 "mm: remove the vma linked list" (6.1)
@@ -111,22 +91,32 @@ def _all_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
                 elif entry == XA_ZERO:
                     # d24062914837 "fork: use __mt_dup() to duplicate maple tree in dup_mmap()" (6.8), until 6.18
                     yield f"the mappings from {first:#x} on were never copied: a fork failed there"
-                    return
+                    break
                 else:
-                    yield structs.read(entry)
-            return
-        seen: set[int] = set()
-        address = mm.mmap.value_()
-        while address:
-            if address in seen:
-                yield "the list of mappings runs in a circle; mappings may be missing"
-                return
-            seen.add(address)
-            vma = structs.read(address)
-            yield vma
-            address = vma["vm_next"]
+                    vma = structs.read(entry)
+                    if vma.get("vm_mm", own) == own:
+                        yield vma
+                    else:
+                        foreign = foreign or vma
+        else:
+            seen: set[int] = set()
+            address = mm.mmap.value_()
+            while address:
+                if address in seen:
+                    yield "the list of mappings runs in a circle; mappings may be missing"
+                    break
+                seen.add(address)
+                vma = structs.read(address)
+                if vma.get("vm_mm", own) == own:
+                    yield vma
+                else:
+                    foreign = foreign or vma
+                address = vma["vm_next"]
     except FaultError as error:
         yield f"the list of mappings breaks off: {error}"
+    if foreign is not None:
+        where = f"from {foreign['vm_start']:#x} on" if "vm_start" in foreign else "in part"
+        yield f"the mappings {where} are another process's: the address space was being copied (fork)"
 
 
 def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:
