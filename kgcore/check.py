@@ -31,6 +31,7 @@ from kgcore.checknotes import (
     read_notes,
 )
 from kgcore.errors import KgcoreError
+from kgcore.regular import reading
 from kgcore.text import counted, human_size, plain, printable
 
 __all__ = ("Verdict", "check_core")
@@ -124,7 +125,7 @@ def check_core(path: str | os.PathLike[str]) -> Verdict:
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb") as file:
+        with reading(name) as file:
             checker = _Checker(file)
             checker.run()
     except OSError as error:

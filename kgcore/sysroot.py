@@ -5,29 +5,23 @@ A manifest beside them says what each of them lacks: in the file itself that is 
 """
 
 import contextlib
-import json
 import os
-import stat
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from kgcore import __version__
 from kgcore.contents import Lacking, Trace
 from kgcore.errors import OutputError
 from kgcore.linkmap import link_names
+from kgcore.manifest import MANIFEST, Manifest
 from kgcore.memory import Memory
 from kgcore.model import ProcessImage
+from kgcore.regular import open_regular
 from kgcore.sinks import FileSink
 from kgcore.sources.base import FileContents, Source
 from kgcore.sources.buildid import build_id
 from kgcore.text import human_size, plain, printable
 
 __all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport")
-
-MANIFEST = "kgcore-sysroot.json"
-MANIFEST_VERSION = 1
-_FORMAT = "kgcore-sysroot"
 
 _PATH_MAX = 4096
 _REASONS_TOLD = 3
@@ -139,18 +133,6 @@ class SysrootReport:
         return lines
 
 
-@dataclass(slots=True)
-class _Manifest:
-    """What is known of a directory.
-
-    :ivar files: by path.
-    :ivar lost: files that are not there, as sentences; the keys.
-    """
-
-    files: dict[str, Any] = field(default_factory=dict)
-    lost: dict[str, None] = field(default_factory=dict)
-
-
 class Sysroot:
     """A directory that one run fills. Processes share files; what was there before stays unless ``force``."""
 
@@ -159,15 +141,18 @@ class Sysroot:
         self._force = force
         self._written: dict[bytes, tuple[Hashable, SysrootFile]] = {}
         self._links: dict[bytes, bytes] = {}
-        self._manifest: _Manifest | None = None
+        self._manifest = Manifest(directory, force=force)
+        self._begun = False
 
     def add(self, source: Source, image: ProcessImage, memory: Memory) -> SysrootReport:
         """Write the files of a process.
 
         :raises OutputError: nothing can be written there.
         """
-        if self._manifest is None:
-            self._manifest = self._read_manifest()
+        if not self._begun:
+            with self._within([], self._shown(MANIFEST.encode())) as directory:
+                self._manifest.check(directory)
+            self._begun = True
         files: list[SysrootFile] = []
         remarks: list[str] = []
         lost: list[str] = []
@@ -188,7 +173,9 @@ class Sysroot:
                     remarks.append(f"{plain(file.path)} had been deleted; it has its old name here")
         remarks += self._make_links(image, memory)
         remarks += (text for text in source.remarks(image) if text not in image.warnings)
-        self._write_manifest(files, [f"process {image.tgid}: {plain(text)}" for text in lost])
+        with self._within([], self._shown(MANIFEST.encode())) as directory:
+            told = [f"process {image.tgid}: {plain(text)}" for text in lost]
+            self._manifest.add(directory, {os.fsdecode(file.path): file.to_json() for file in files}, told)
         return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems))
 
     # Files
@@ -229,12 +216,11 @@ class Sysroot:
     def _same(self, contents: FileContents, directory: int, name: bytes, trace: Trace) -> bool:
         """Whether there is a file of that name already, byte for byte what would be written."""
         try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            descriptor = open_regular(name, directory=directory, links=False)
         except OSError:
             return False
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != contents.size:
+            if os.fstat(descriptor).st_size != contents.size:
                 return False
             for length, data in trace.follow(contents.read()):
                 for at in range(0, length, _COMPARED):
@@ -326,47 +312,6 @@ class Sysroot:
         finally:
             os.close(descriptor)
 
-    # The manifest
-
-    def _read_manifest(self) -> "_Manifest":
-        """What earlier runs wrote.
-
-        :raises OutputError: there is something else of that name.
-        """
-        path = os.path.join(self._directory, MANIFEST)
-        try:
-            with open(path, "rb") as file:
-                content = json.load(file)
-            if (content["format"], content["version"]) == (_FORMAT, MANIFEST_VERSION):
-                entries = {str(entry["path"]): entry for entry in content["files"]}
-                return _Manifest(entries, dict.fromkeys(map(str, content["lost"])))
-        except FileNotFoundError:
-            return _Manifest()
-        except OSError as error:
-            raise OutputError(f"cannot create {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError):
-            pass
-        if self._force:
-            return _Manifest()
-        raise OutputError(f"{path} is no list that this kgcore understands", hint="--force replaces it")
-
-    def _write_manifest(self, files: list[SysrootFile], lost: list[str]) -> None:
-        assert self._manifest is not None
-        entries = self._manifest.files
-        entries |= {os.fsdecode(file.path): file.to_json() for file in files}
-        self._manifest.lost |= dict.fromkeys(lost)
-        content = {
-            "format": _FORMAT,
-            "version": MANIFEST_VERSION,
-            "kgcore": __version__,
-            "files": [entries[path] for path in sorted(entries)],
-            "lost": list(self._manifest.lost),
-        }
-        path = os.path.join(self._directory, MANIFEST)
-        with self._within([], path) as directory, FileSink(path, force=True, directory=directory) as sink:
-            sink.write(json.dumps(content, indent=1).encode() + b"\n")
-            sink.commit()
-
 
 class _CannotTake(Exception):
     """A name out of a dump that is none we may use."""
@@ -396,7 +341,7 @@ def _is_link(directory: int, name: bytes, target: bytes | None = None) -> bool:
 def _build_id(directory: int, name: bytes) -> str | None:
     """Of a file that was just written."""
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        descriptor = open_regular(name, directory=directory, links=False)
     except OSError:
         return None
     try:

@@ -6,7 +6,6 @@ It reads the files with pyelftools, and of the list beside them takes only what 
 
 import json
 import os
-import stat
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,12 +14,14 @@ from typing import Any, BinaryIO, NamedTuple
 from elftools.elf.elffile import ELFFile
 
 from kgcore.errors import KgcoreError
+from kgcore.regular import open_regular, reading
 from kgcore.text import human_size, plain, printable
 
 __all__ = ("CheckedFile", "SysrootVerdict", "check_sysroot")
 
 _MANIFEST = "kgcore-sysroot.json"
 _FORMAT, _VERSION = "kgcore-sysroot", 1
+_MOST_BYTES, _MOST_VALUES = 64 << 20, 1 << 21
 _SECTIONS_TOLD = 8
 _REASONS_TOLD = 3
 _NOT_IN_FILE = ("SHT_NULL", "SHT_NOBITS")
@@ -158,8 +159,11 @@ def _manifest(directory: str) -> tuple[list[_Entry], tuple[str, ...]]:
     """The files, and what is said to be lost."""
     name = os.path.join(directory, _MANIFEST)
     try:
-        with open(name, "rb") as file:
-            content = json.load(file)
+        with reading(name) as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES or sum(map(text.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise KgcoreError(f"{name} is larger than any list that --sysroot writes")
+        content = json.loads(text)
         if (content["format"], content["version"]) != (_FORMAT, _VERSION):
             raise KgcoreError(f"{name} is of another kind or version than this kgcore knows")
         return [_entry(row) for row in content["files"]], tuple(str(text) for text in content["lost"])
@@ -189,12 +193,10 @@ def _check(directory: str, entry: _Entry) -> CheckedFile:
     problems: list[str] = []
     found = _Elf(())
     try:
-        with open(os.path.join(directory, path.lstrip("/")), "rb", opener=_opener) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                problems.append("is no regular file")
-            elif status.st_size != size:
-                problems.append(f"has {status.st_size} bytes, not {size}")
+        with os.fdopen(open_regular(os.path.join(directory, path.lstrip("/")), links=False), "rb") as file:
+            there = os.fstat(file.fileno()).st_size
+            if there != size:
+                problems.append(f"has {there} bytes, not {size}")
             else:
                 found = _look(file, size, missing)
     except FileNotFoundError:
@@ -209,10 +211,6 @@ def _check(directory: str, entry: _Entry) -> CheckedFile:
     return CheckedFile(
         path, size, whole, lost, reasons, found.lacking, found.symbols, found.debug, identity, tuple(problems)
     )
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 class _Unreadable(Exception):

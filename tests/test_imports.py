@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "kgcore"
 
 VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
-VALUES += ["kgcore.traces"]
+VALUES += ["kgcore.regular", "kgcore.traces"]
 ARCH = ["kgcore.arch", "kgcore.arch.*"]
 FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
 FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "kgcore.library": ["kgcore.sources.*"],
     "kgcore.errors": [],
     "kgcore.text": [],
+    "kgcore.regular": [],
     "kgcore.traces": ["kgcore.text"],
     "kgcore.account": ["kgcore.memory", "kgcore.text"],
     "kgcore.model": ["kgcore.errors"],
@@ -87,10 +88,12 @@ MAY_IMPORT = {
     "kgcore.contents": ["kgcore.memory"],
     "kgcore.openfiles": [*VALUES, "kgcore.contents", "kgcore.sinks", "kgcore.sources.base"],
     "kgcore.linkmap": [*VALUES, *ARCH],
+    "kgcore.manifest": [*VALUES, "kgcore.sinks"],
     "kgcore.sysroot": [
         *VALUES,
         "kgcore.contents",
         "kgcore.linkmap",
+        "kgcore.manifest",
         "kgcore.sinks",
         "kgcore.sources.base",
         "kgcore.sources.buildid",

@@ -106,7 +106,7 @@ def test_without_the_names_of_the_sections(tmp_path: Path) -> None:
         (lambda path: os.truncate(path, 10), "has 10 bytes, not"),
         (lambda path: path.write_bytes(b"?" * path.stat().st_size), "cannot be read as an ELF file"),
         (lambda path: (path.unlink(), path.symlink_to(PROGRAM)), "cannot be read"),
-        (lambda path: [path.unlink(), os.mkfifo(path)], "is no regular file"),  # type: ignore[func-returns-value]
+        (lambda path: [path.unlink(), os.mkfifo(path)], "cannot be read: it is no regular file"),  # type: ignore[func-returns-value]
     ],
 )
 def test_files_that_are_not_those_of_the_list(tmp_path: Path, spoil: Any, problem: str) -> None:

@@ -4,6 +4,8 @@
 import os
 import stat
 
+from kgcore.regular import open_regular
+
 __all__ = ("open_beneath",)
 
 _MAX_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
@@ -47,19 +49,10 @@ def open_beneath(root: int, path: bytes) -> int:
             elif ahead:
                 opened.append(os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here))
             elif stat.S_ISREG(mode):
-                return _open_regular(part, here)
+                return open_regular(part, directory=here, links=False)
             else:
                 break
     finally:
         for descriptor in opened:
             os.close(descriptor)
     raise OSError(22, "it is no regular file")
-
-
-def _open_regular(name: bytes, directory: int) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    descriptor = os.open(name, flags, dir_fd=directory)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(22, "it is no regular file")
-    return descriptor

@@ -25,6 +25,7 @@ from drgn import FaultError, ModuleFileStatus, Object, Program, Type
 from drgn.helpers.linux.list import list_for_each_entry
 
 from kgcore.errors import BrokenDump
+from kgcore.regular import reading
 from kgcore.sources.vmcore.btf import Btf, Kind
 from kgcore.sources.vmcore.btf_types import TypeFinder
 from kgcore.sources.vmcore.debuginfo import debug_package
@@ -342,7 +343,7 @@ def _build_id_note(file: str) -> bytes:
     from elftools.elf.elffile import ELFFile
 
     try:
-        with Path(file).open("rb") as opened:
+        with reading(file) as opened:
             section = ELFFile(opened).get_section_by_name(".note.gnu.build-id")
             return bytes(section.data()) if section else b""
     except (OSError, ELFError):

@@ -10,12 +10,12 @@ PermissionError, ValueError, LookupError and plain Exception.
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, ProgramFlags
 
 from kgcore.errors import TargetError
+from kgcore.regular import reading
 from kgcore.sources.vmcore import vmcoreinfo
 from kgcore.sources.vmcore.assembled import assemble, memory_of
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
@@ -49,7 +49,7 @@ def read_vmcoreinfo_file(path: str) -> bytes:
     :raises TargetError: it cannot be read, or is something else.
     """
     try:
-        with Path(path).open("rb") as file:
+        with reading(path) as file:
             text = file.read(_MAX_VMCOREINFO_FILE)
     except OSError as error:
         raise TargetError(f"{path} cannot be read: {error.strerror}") from error

@@ -2,13 +2,13 @@
 """Types and symbols for a Program: out of DWARF where there is a vmlinux, else out of the dump itself."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from drgn import FaultError, MissingDebugInfoError, Program, SymbolIndex
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from kgcore.drgnversion import older_than, version
 from kgcore.errors import BrokenDump, TargetError
+from kgcore.regular import reading
 from kgcore.sources.vmcore.btf import MAGIC, Btf
 from kgcore.sources.vmcore.btf_types import TypeFinder
 from kgcore.sources.vmcore.debuginfo import debug_package
@@ -36,7 +36,7 @@ def load_dwarf(
     """
     for file in files:
         try:
-            with Path(file).open("rb") as opened:
+            with reading(file) as opened:
                 opened.read(1)
         except OSError as error:
             raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
@@ -131,7 +131,7 @@ def has_btf(prog: Program) -> bool:
 def is_raw_btf(file: str) -> bool:
     """Whether a file is BTF as ``pahole --btf_encode_detached`` writes it. One that cannot be read is not."""
     try:
-        with Path(file).open("rb") as opened:
+        with reading(file) as opened:
             return opened.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -139,7 +139,7 @@ def is_raw_btf(file: str) -> bool:
 
 def _read_file(file: str) -> bytes:
     try:
-        with Path(file).open("rb") as opened:
+        with reading(file) as opened:
             return opened.read(_MAX_BTF)
     except OSError as error:
         raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error

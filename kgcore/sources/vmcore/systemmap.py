@@ -7,11 +7,11 @@ with raw BTF.
 
 import re
 from itertools import pairwise
-from pathlib import Path
 
 from drgn import Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
 from kgcore.errors import TargetError
+from kgcore.regular import reading
 
 __all__ = ("is_system_map", "read_symbols")
 
@@ -25,7 +25,7 @@ _FUNCTIONS = b"TtWw"
 def is_system_map(file: str) -> bool:
     """Whether a file looks like one. One that cannot be read does not."""
     try:
-        with Path(file).open("rb") as opened:
+        with reading(file) as opened:
             lines = [opened.readline(_MAX_LINE) for _ in range(_FIRST_LINES)]
     except OSError:
         return False
@@ -40,7 +40,7 @@ def read_symbols(file: str, start: int | None) -> SymbolIndex:
     :raises TargetError: the file cannot be read, or is something else.
     """
     try:
-        with Path(file).open("rb") as opened:
+        with reading(file) as opened:
             text = opened.read(_MAX_SIZE)
     except OSError as error:
         raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whatever a name leads to, nobody waits for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kgcore.regular import open_regular, reading
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_regular_files(tmp_path: Path, *, links: bool) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    descriptor = open_regular(tmp_path / "x", links=links)
+    assert os.read(descriptor, 100) == b"content"
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)
+    with reading(tmp_path / "x") as file:
+        assert file.read() == b"content"
+
+
+def test_nothing_else(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    before = set(os.listdir("/proc/self/fd"))
+    for name in ("fifo", "link", ".", "/dev/null", "/dev/zero", "/dev/tty"):
+        with pytest.raises(OSError, match=r"it is no regular file|No such device"):
+            open_regular(tmp_path / name)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_links(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("x")
+    os.close(open_regular(tmp_path / "link"))
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        open_regular(tmp_path / "link", links=False)
+
+
+@pytest.mark.parametrize("what", ["fifo", "/dev/zero", "/dev/tty", "."])
+def test_check(tmp_path: Path, what: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    words = [sys.executable, "-m", "kgcore", "check", str(tmp_path / what)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert "it is no regular file" in done.stderr or what in ("/dev/tty", ".")
+    assert "unexpected" not in done.stderr
