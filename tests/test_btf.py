@@ -222,3 +222,15 @@ class TestSplit:
         module.add(Kind.STRUCT, "s", 8, vlen=1, rest=bytes(12))
         with pytest.raises(BrokenDump):
             Btf(module.data()[:-1][:cut], Btf(base.data()))
+
+
+def test_absurd_numbers() -> None:
+    writer = Writer()
+    writer.add(Kind.STRUCT, "wide", 4, vlen=1 << 19, rest=bytes(12 << 19))
+    with pytest.raises(BrokenDump, match="524288 members"):
+        Btf(writer.data()).record(1)
+    many = Writer(types=bytearray(struct.pack("<III", 0, Kind.PTR << 24, 0) * ((1 << 20) + 1)))
+    with pytest.raises(BrokenDump, match="1048578 types"):
+        Btf(many.data())
+    with pytest.raises(BrokenDump, match="bytes of types"):
+        Btf(Writer(types=bytearray((1 << 25) + 12)).data())

@@ -86,6 +86,23 @@ def test_types_that_refer_to_themselves(kind: int) -> None:
         program(writer).type("t")
 
 
+@pytest.mark.parametrize("by_way_of", ["itself", "typedef", "array", "a member"])
+def test_structures_that_contain_themselves(by_way_of: str) -> None:
+    """drgn would look for a member in them without end."""
+    writer = Writer()
+    inner = {"itself": 1, "typedef": 2, "array": 2, "a member": 2}[by_way_of]
+    rest = struct.pack("<III", 0, inner, 0)
+    writer.add(Kind.STRUCT, "endless", 16, vlen=1, rest=rest)
+    if by_way_of == "typedef":
+        writer.add(Kind.TYPEDEF, "again", 1)
+    elif by_way_of == "array":
+        writer.add(Kind.ARRAY, rest=struct.pack("<III", 1, 1, 1))
+    else:
+        writer.add(Kind.UNION, "", 16, vlen=1, rest=struct.pack("<III", writer.text("x"), 1, 0))
+    with pytest.raises(BrokenDump, match="contains itself"):
+        program(writer).type("struct endless")
+
+
 def test_references_to_nothing() -> None:
     writer = Writer()
     writer.add(Kind.TYPEDEF, "t", 99)

@@ -28,6 +28,10 @@ _WORD = Struct("<I")
 _ENUM = Struct("<Ii")  # struct btf_enum: name_off, val
 _ENUM64 = Struct("<III")  # struct btf_enum64: name_off, val_lo32, val_hi32
 
+_MAX_TYPES = 1 << 20  # BTF_MAX_TYPE; a distribution's kernel has 100 000
+_MAX_BYTES = 1 << 25  # of them: twelve for each, and what they are made of
+_MAX_VLEN = 1 << 18  # BTF_MAX_VLEN has 16 bits up to 6.12 at least, 24 in 7.2
+
 
 class Kind:
     """BTF_KIND_*. Plain integers: they are compared a hundred thousand times."""
@@ -75,6 +79,8 @@ class Btf:
         if len(data) < _HEADER.size or not data.startswith(MAGIC):
             raise BrokenDump("the kernel's type information (BTF) does not start with a BTF header")
         _, _, _, header, type_offset, type_length, string_offset, string_length = _HEADER.unpack_from(data)
+        if type_length > _MAX_BYTES:
+            raise BrokenDump(f"the kernel's type information (BTF) has {type_length} bytes of types")
         if header + max(type_offset + type_length, string_offset + string_length) > len(data):
             raise BrokenDump("the kernel's type information (BTF) is cut off")
         self.data = data
@@ -111,6 +117,8 @@ class Btf:
             raise BrokenDump(f"the kernel's type information (BTF) has a type of unknown kind {kind}") from None
         except StructError:
             raise BrokenDump("the kernel's type information (BTF) ends within a type") from None
+        if number > _MAX_TYPES:
+            raise BrokenDump(f"the kernel's type information (BTF) has {number} types")
         if offset != end:
             raise BrokenDump("the kernel's type information (BTF) ends within a type")
 
@@ -124,7 +132,10 @@ class Btf:
             raise BrokenDump(f"the kernel's type information (BTF) refers to type {number}, which it does not have")
         offset = self._offsets[number]
         name, info, size_or_type = _RECORD.unpack_from(self._all, offset)
-        return Record(offset + _RECORD.size, name, info >> 24 & 127, info & 0xFF_FFFF, bool(info >> 31), size_or_type)
+        vlen = info & 0xFF_FFFF
+        if vlen > _MAX_VLEN:
+            raise BrokenDump(f"the kernel's type information (BTF) has a type with {vlen} members")
+        return Record(offset + _RECORD.size, name, info >> 24 & 127, vlen, bool(info >> 31), size_or_type)
 
     def elements(self, record: Record, layout: Struct) -> Iterator[tuple[int, ...]]:
         """The members, enumerators or parameters that follow a record."""

@@ -56,6 +56,7 @@ class TypeFinder:
         self._types: dict[int, Type] = {}
         self._named: dict[tuple[str, int], Type | None] = {}
         self._depth = 0
+        self._checked: set[int] = set()  # contain nothing that contains them
         if base is None:
             prog.cache.setdefault(_CACHE_KEY, self)
 
@@ -114,6 +115,8 @@ class TypeFinder:
             return prog.void_type()
         record = btf.record(number)
         name = btf.name(record.name_offset)
+        if record.kind in (Kind.STRUCT, Kind.UNION):
+            self._check_parts(number)
         match record.kind:
             case Kind.STRUCT:
                 return prog.struct_type(name or None, record.size_or_type, self._members(record))
@@ -141,6 +144,23 @@ class TypeFinder:
             case Kind.VAR | Kind.FUNC | Kind.TYPE_TAG:
                 return self.type(record.size_or_type)
         raise BrokenDump(f"the kernel's type information (BTF) uses type {number}, of kind {record.kind}, as a type")
+
+    def _check_parts(self, number: int, around: frozenset[int] = frozenset()) -> None:
+        """Nothing may contain itself: drgn looks for members in unnamed members, and there in unnamed members."""
+        if number in self._checked or not 0 < number < len(self.btf):  # which is told when somebody asks for it
+            return
+        if number in around or len(around) == _MAX_DEPTH:
+            raise BrokenDump(f"type {number} of the kernel's type information (BTF) contains itself")
+        record = self.btf.record(number)
+        match record.kind:
+            case Kind.STRUCT | Kind.UNION:
+                for _, member, _ in self.btf.elements(record, _MEMBER):
+                    self._check_parts(member, around | {number})
+            case Kind.ARRAY:
+                self._check_parts(self.btf.word(record), around | {number})
+            case Kind.TYPEDEF | Kind.CONST | Kind.VOLATILE | Kind.RESTRICT | Kind.TYPE_TAG:
+                self._check_parts(record.size_or_type, around | {number})
+        self._checked.add(number)
 
     def _later(self, number: int) -> Callable[[], Type]:
         return lambda: self.type(number)

@@ -16,6 +16,7 @@ from kgcore.account import LEVEL_CACHE, LEVEL_USER_DATA, left_out
 from kgcore.errors import KgcoreError
 from kgcore.memory import Provenance
 from kgcore.model import VM_READ, VM_WRITE, Vma
+from kgcore.sources.vmcore.damage import DAMAGE, guarded
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.kernel32 import kernel_of
@@ -88,6 +89,7 @@ class DumpFacts:
     notices: tuple[str, ...] = ()
 
 
+@guarded("the dump cannot be described")
 def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
     """Look at a dump; what of the kernel cannot be read stays None or "".
 
@@ -116,7 +118,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         build=_soft(lambda: _text(prog["init_uts_ns"].name.version), ""),
         architecture=kernel.architecture,
         levels=_soft(lambda: len(kernel.paging_mode.levels), None),
-        crash_time=int(time) if time.isdecimal() else None,
+        crash_time=int(time) if re.fullmatch("[0-9]{1,11}", time) else None,  # up to the year 5138
         panic=panic.decode(errors="backslashreplace") if panic else None,
         cpus=_soft(lambda: sum(1 for _ in for_each_online_cpu(prog)), None),
         types=target.types,
@@ -130,7 +132,7 @@ def _soft(get: Callable[[], _T], default: _T) -> _T:
     """A fact that a damaged dump may lack."""
     try:
         return get()
-    except (FaultError, KgcoreError, LookupError, ValueError):
+    except DAMAGE:
         return default
 
 

@@ -11,6 +11,7 @@ from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.memory import Piece, Run
 from kgcore.model import MappedFile, OpenFile, Socket
 from kgcore.sources.base import OpenFiles
+from kgcore.sources.vmcore.damage import guarding_each
 from kgcore.sources.vmcore.extents import Extent
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.pagecache import CachedFile
@@ -260,10 +261,12 @@ class _Contents:
         self.size = cached.size
         self._pages = -(-cached.size >> _PAGE_SHIFT)
 
+    @guarding_each("the contents of the file cannot be read")
     def runs(self) -> Iterator[Run]:
         """See :meth:`kgcore.sources.base.Contents.runs`."""
         return joined(self._extents())
 
+    @guarding_each("the contents of the file cannot be read")
     def read(self) -> Iterator[Piece]:
         """See :meth:`kgcore.sources.base.Contents.read`."""
         return pieces(self._extents(), self._pages << _PAGE_SHIFT)

@@ -10,6 +10,7 @@ from kgcore.arch.paging import EntryKind, Leaf, walk
 from kgcore.errors import BrokenDump
 from kgcore.memory import Piece, Provenance, Run
 from kgcore.model import VM_IO, VM_PFNMAP, Vma
+from kgcore.sources.vmcore.damage import guarding_each
 from kgcore.sources.vmcore.doubts import CHANGING, Doubts
 from kgcore.sources.vmcore.extents import Extent, Place, missing, zeros
 from kgcore.sources.vmcore.faults import Faults
@@ -149,16 +150,19 @@ class VmcoreMemory:
         self._faults = Faults(stores, mm)
         self._doubts = Doubts(kernel, mm)
 
+    @guarding_each("the memory cannot be looked up")
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """See :meth:`kgcore.memory.Memory.runs`."""
         return joined(self.extents(vma, start, end))
 
+    @guarding_each("the memory cannot be looked up")
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
         """See :meth:`kgcore.memory.Memory.read`."""
         return pieces(self.extents(vma, start, end), end - start)
 
     # From page-table entries to extents
 
+    @guarding_each("the memory cannot be looked up")
     def extents(self, vma: Vma, start: int, end: int) -> Iterator[Extent]:
         """Cover [start, end) with extents, ascending."""
         found = self._extents(vma, start, end)

@@ -24,6 +24,7 @@ from kgcore.model import (
 from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Supplies, TaskRef
 from kgcore.sources.vmcore import registers, vmas
 from kgcore.sources.vmcore.cpus import Cpus
+from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
 from kgcore.sources.vmcore.doubts import Doubts
 from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel32 import kernel_of
@@ -51,6 +52,7 @@ _T = TypeVar("_T")
 class VmcoreSource:
     """The processes of one opened dump."""
 
+    @guarded("the kernel in the dump cannot be understood")
     def __init__(self, target: Target, supplies: Supplies = NO_SUPPLIES) -> None:
         self._target = target
         self._kernel = kernel_of(target)
@@ -71,6 +73,7 @@ class VmcoreSource:
 
     # A process
 
+    @guarded("the process cannot be read")
     def image(self, ref: TaskRef) -> ProcessImage:
         """See :meth:`kgcore.sources.base.Source.image`.
 
@@ -84,6 +87,7 @@ class VmcoreSource:
                 f"{ref.text}: its kernel structures are not in the dump: {error}", address=task.value_()
             ) from error
 
+    @guarded("the address space cannot be read")
     def memory(self, image: ProcessImage) -> Memory:
         """See :meth:`kgcore.sources.base.Source.memory`."""
         task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
@@ -92,6 +96,7 @@ class VmcoreSource:
         except FaultError as error:
             raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {error}") from error
 
+    @guarding_each("the mapped files cannot be compared")
     def remarks(self, image: ProcessImage) -> Iterator[str]:
         """See :meth:`kgcore.sources.base.Source.remarks`."""
         task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
@@ -104,6 +109,7 @@ class VmcoreSource:
         if self._stores.root is not None:
             yield from self._stores.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
 
+    @guarding_each("the mapped files cannot be read")
     def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
         """See :meth:`kgcore.sources.base.Source.files`."""
         task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
@@ -112,6 +118,7 @@ class VmcoreSource:
         except FaultError as error:
             yield f"the mapped files are not in the dump: {error}"
 
+    @guarded("the open files cannot be read")
     def open_files(self, ref: TaskRef) -> OpenFiles:
         """See :meth:`kgcore.sources.base.Source.open_files`.
 
@@ -126,6 +133,7 @@ class VmcoreSource:
                 f"{ref.text}: its table of open files is not in the dump: {error}", address=task.value_()
             ) from error
 
+    @guarded("the contents of the file cannot be read")
     def contents(self, file: OpenFile) -> Contents:
         """See :meth:`kgcore.sources.base.Source.contents`."""
         return file_contents(self._stores, file)
@@ -136,15 +144,17 @@ class VmcoreSource:
         """See :meth:`kgcore.sources.base.Source.crashed`."""
         try:
             return int(crashed_thread(self._kernel.prog).tid)
-        except (LookupError, FaultError):
+        except DAMAGE:
             return None
 
+    @guarded("the kernel stack cannot be read")
     def kernel_stack(self, thread: Thread) -> KernelStack:
         """See :meth:`kgcore.sources.base.Source.kernel_stack`."""
         return self._kernel_stacks.of(Object(self._kernel.prog, "struct task_struct *", thread.task), thread.tid)
 
     # All processes
 
+    @guarding_each("the list of processes breaks off")
     def processes(self) -> Iterator[ProcessSummary]:
         """See :meth:`kgcore.sources.base.Source.processes`."""
         yield from Summaries(self._stores, self._tasks).all()
@@ -201,8 +211,10 @@ class _Reader:
         """What a core can do without: its loss becomes a warning."""
         try:
             return get()
-        except (FaultError, BrokenDump) as error:
-            self._warnings.append(f"{what} is not in the dump: {error}")
+        except DAMAGE as error:
+            if (found := broken(error, what)) is None:
+                raise
+            self._warnings.append(f"{what} is not in the dump: {error if isinstance(error, FaultError) else found}")
             return default
 
     def _arch(self, mm: Object, first: RegisterSet) -> Arch:

@@ -14,6 +14,7 @@ from drgn import Architecture, FaultError, Program, ProgramFlags
 from kgcore.drgnversion import version
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore import assembled, kallsyms, program, symbols, systemmap, vmcoreinfo
+from kgcore.sources.vmcore.damage import guarded
 from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
 from kgcore.sources.vmcore.lowmem import LowMemory
@@ -182,6 +183,7 @@ class Target:
         self.close()
 
 
+@guarded("the dump cannot be opened")
 def open_target(options: TargetOptions) -> Target:
     """Open a dump, the live kernel or a QEMU guest.
 
@@ -204,6 +206,7 @@ def open_target(options: TargetOptions) -> Target:
         raise
 
 
+@guarded("the dump cannot be used")
 def from_program(prog: Program) -> Target:
     """A Program that somebody else opened, with the debug information they loaded, if they did.
 

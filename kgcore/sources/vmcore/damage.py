@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What damage looks like to the code that meets it.
+
+Types come out of the dump too, and may lie like all else: a member that is gone, a pointer that became an int, a
+structure that contains itself. drgn then raises half a dozen classes of exceptions out of any expression. They end
+at the border of this package, as a BrokenDump that says where.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from drgn import FaultError, ObjectAbsentError, OutOfBoundsError
+
+from kgcore.errors import BrokenDump, KgcoreError
+
+__all__ = ("DAMAGE", "broken", "guarded", "guarding", "guarding_each")
+
+DAMAGE = (
+    KgcoreError,
+    FaultError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    struct.error,
+    ObjectAbsentError,
+    OutOfBoundsError,
+)
+"""To be caught together with a look at :func:`broken`."""
+
+_HINT = (
+    "the kernel's types or structures are damaged in the dump, or those given with -s are another kernel's; "
+    "a vmlinux with debug information, given with -s, may help"
+)
+# What Python says where the code is wrong, and not the dump. (Values out of the dump are Python's own, int and list.)
+_OURS = re.compile(r"NoneType|'(?!_drgn)[A-Z_]\w*' object|(positional|keyword) argument|is not defined")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def broken(error: BaseException, what: str) -> KgcoreError | None:
+    """What to raise instead of something out of ``DAMAGE``.
+
+    :param what: could not be read.
+    :returns: None if it is not the dump's fault.
+    """
+    if isinstance(error, KgcoreError):
+        return error
+    if isinstance(error, FaultError):
+        return BrokenDump(f"{what}: not in the dump: {error}", address=error.address)
+    if type(error) in (KeyError, IndexError) or (
+        isinstance(error, AttributeError | TypeError | ValueError) and _OURS.search(str(error))
+    ):
+        return None
+    return BrokenDump(f"{what}: {str(error) or type(error).__name__}", hint=_HINT)
+
+
+@contextmanager
+def guarding(what: str) -> Iterator[None]:
+    """Let damage that a block meets end as BrokenDump."""
+    try:
+        yield
+    except DAMAGE as error:
+        found = broken(error, what)
+        if found is None or found is error:
+            raise
+        raise found from error
+
+
+def guarded(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """The same for all of a function."""
+
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        @wraps(function)
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            with guarding(what):
+                return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def guarding_each(what: str) -> Callable[[Callable[_P, Iterator[_T]]], Callable[_P, Iterator[_T]]]:
+    """The same for all of a generator, but not for what those do who take from it."""
+
+    def decorate(function: Callable[_P, Iterator[_T]]) -> Callable[_P, Iterator[_T]]:
+        @wraps(function)
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
+            try:
+                yield from function(*args, **kwargs)
+            except DAMAGE as error:
+                found = broken(error, what)
+                if found is None or found is error:
+                    raise
+                raise found from error
+
+        return wrapper
+
+    return decorate
