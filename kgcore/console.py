@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How kgcore talks: results to one stream, remarks to the other, each a harmless line; and the exit statuses."""
 
+import mmap
 from typing import TextIO
 
-from kgcore.errors import KgcoreError
+from kgcore.errors import KgcoreError, no_memory
 from kgcore.text import printable
 
 __all__ = ("Console", "Status", "reason")
+
+_ENOUGH = 16 << 20  # bytes; a library to be loaded takes about as much
 
 
 class Status:
@@ -49,4 +52,14 @@ def reason(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) or _memory_is_short():  # then libraries fail in any way that there is
+        return str(no_memory())
     return f"unexpected {type(error).__name__}: {error} (-v 2 shows where it happened; please report it)"
+
+
+def _memory_is_short() -> bool:
+    try:
+        mmap.mmap(-1, _ENOUGH).close()
+    except (OSError, MemoryError):
+        return True
+    return False

@@ -16,6 +16,7 @@ __all__ = (
     "NoUserMemory",
     "OutputError",
     "TargetError",
+    "no_memory",
 )
 
 
@@ -67,3 +68,11 @@ class OutputError(KgcoreError):
 
 class LimitReached(OutputError):
     """A limit keeps us from beginning with the core."""
+
+
+def no_memory() -> OutputError:
+    """What a MemoryError means to somebody who waits for a core."""
+    return OutputError(
+        "there is not enough memory",
+        hint="raise the limit (ulimit -v, a service's MemoryMax=, a capture kernel's crashkernel=), or try --jobs 1",
+    )

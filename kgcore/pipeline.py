@@ -6,9 +6,11 @@
     source -> image + memory -> filter -> plan -> writer -> sink
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from kgcore.errors import no_memory
 from kgcore.filters.coredump import DEFAULT_MASK, CoredumpFilter, Dump
 from kgcore.limits import Limits
 from kgcore.memory import Memory
@@ -56,6 +58,11 @@ def prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
 
     :raises KgcoreError: there is no such process, or it has no memory.
     """
+    with _enough_memory():
+        return _prepare(source, ref, options)
+
+
+def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
     image = source.image(ref)
     memory = source.memory(image)
     mask = image.dump_filter if options.mask is None else options.mask
@@ -82,10 +89,18 @@ def write(
     :param jobs, limits: see :func:`kgcore.writer.write_core`.
     :raises OutputError: the sink cannot take it.
     """
-    with sink:
+    with _enough_memory(), sink:
         report = write_core(prepared.plan, prepared.memory, sink, progress, jobs=jobs, limits=limits)
         sink.commit()
     return report
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise no_memory() from error
 
 
 def dump(

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from drgn import FaultError, ObjectAbsentError, OutOfBoundsError
 
-from kgcore.errors import BrokenDump, KgcoreError
+from kgcore.errors import BrokenDump, KgcoreError, no_memory
 
 __all__ = ("DAMAGE", "broken", "guarded", "guarding", "guarding_each")
 
@@ -67,6 +67,8 @@ def guarding(what: str) -> Iterator[None]:
     """Let damage that a block meets end as BrokenDump."""
     try:
         yield
+    except MemoryError as error:
+        raise no_memory() from error
     except DAMAGE as error:
         found = broken(error, what)
         if found is None or found is error:
@@ -96,6 +98,8 @@ def guarding_each(what: str) -> Callable[[Callable[_P, Iterator[_T]]], Callable[
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
             try:
                 yield from function(*args, **kwargs)
+            except MemoryError as error:
+                raise no_memory() from error
             except DAMAGE as error:
                 found = broken(error, what)
                 if found is None or found is error:

@@ -148,7 +148,7 @@ def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) 
 
 def _open(name: str, connect: Callable[[Program], None], platform: Platform | None, text: bytes | None) -> Program:
     try:
-        prog = Program(platform, vmcoreinfo=text)
+        prog = Program(platform, vmcoreinfo=text and vmcoreinfo.ascii_only(text))
         connect(prog)
     except TargetError:
         raise

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-__all__ = ("candidates", "number", "parse", "symbol")
+__all__ = ("ascii_only", "candidates", "number", "parse", "symbol")
 
 _PAGE = 4096
 _MAX_TEXT = 16 * _PAGE  # VMCOREINFO_BYTES is one page so far
@@ -25,6 +25,11 @@ def parse(text: bytes) -> Mapping[str, str]:
         if equals:
             found.setdefault(key, value)
     return MappingProxyType(found)
+
+
+def ascii_only(text: bytes) -> bytes:
+    """The text for drgn, which expects nothing else. A byte that is damaged becomes a question mark."""
+    return text.decode("ascii", "replace").replace("\ufffd", "?").encode()
 
 
 def symbol(info: Mapping[str, str], name: str) -> int | None:
