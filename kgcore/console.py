@@ -2,6 +2,7 @@
 """How kgcore talks: results to one stream, remarks to the other, each a harmless line; and the exit statuses."""
 
 import mmap
+import re
 from typing import TextIO
 
 from kgcore.errors import KgcoreError, no_memory
@@ -52,12 +53,15 @@ def reason(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, MemoryError) or _memory_is_short():  # then libraries fail in any way that there is
+    if _is_for_memory(error):
         return str(no_memory())
     return f"unexpected {type(error).__name__}: {error} (-v 2 shows where it happened; please report it)"
 
 
-def _memory_is_short() -> bool:
+def _is_for_memory(error: BaseException) -> bool:
+    """Whether it was raised for want of memory: where that is short, libraries fail in any way that there is."""
+    if isinstance(error, MemoryError) or re.search("failed to map segment|[Cc]annot allocate memory", str(error)):
+        return True
     try:
         mmap.mmap(-1, _ENOUGH).close()
     except (OSError, MemoryError):

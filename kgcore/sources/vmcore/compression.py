@@ -63,6 +63,8 @@ def _checked(unpack: Callable[[bytes | memoryview, int], Any], name: str) -> Dec
     def checked(data: bytes | memoryview, size: int) -> bytes:
         try:
             unpacked = unpack(data, size)
+        except MemoryError:
+            raise
         except Exception as error:  # each library has its own
             raise CannotDecompress(f"{name} data cannot be unpacked: {error}") from error
         if len(unpacked) != size:

@@ -156,6 +156,8 @@ def _open(name: str, connect: Callable[[Program], None], platform: Platform | No
         raise TargetError(f"there is no {name}") from error
     except PermissionError as error:
         raise TargetError(f"{name} cannot be read: {error.strerror}", hint="try it as root") from error
+    except MemoryError:
+        raise
     except Exception as error:  # drgn has no error of its own for this and raises Exception itself
         raise TargetError(f"drgn cannot open {name}: {error}") from error
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:

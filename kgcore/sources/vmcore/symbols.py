@@ -50,6 +50,8 @@ def load_dwarf(
         if files:
             raise _wrong_symbols(prog, release, files, error) from error
         return False
+    except MemoryError:
+        raise
     except Exception as error:  # drgn raises what elfutils said as Exception and ValueError
         raise TargetError(f"drgn cannot load {', '.join(files) or 'debug information'}: {error}") from error
     return True
@@ -76,6 +78,8 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
     remedy = f"install {debug_package(release)} and give its vmlinux with -s"
     try:
         prog.register_symbol_finder(_FINDER, symbols or load_vmlinux_kallsyms(prog), enable_index=0)
+    except MemoryError:
+        raise
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
         raise TargetError(
             f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=_newer_drgn(prog) + remedy
