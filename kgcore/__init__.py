@@ -6,9 +6,7 @@ with every start (for the ``%gcore`` command), and all but :func:`gcore` and :fu
 docs/api.md shows their use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # to type checkers it is true; importing it would take longer than all else here
 if TYPE_CHECKING:
     from kgcore.check import Verdict, check_core
     from kgcore.errors import KgcoreError
@@ -62,6 +60,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -11,7 +11,6 @@ files themselves, of which unwinding needs the tables, go to a private directory
 
 import contextlib
 import os
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from kgcore.limits import Limits
 from kgcore.memory import Memory
 from kgcore.model import VM_EXEC, ProcessImage, Thread, Vma
 from kgcore.plan import make_plan
+from kgcore.privatedir import PrivateDirectory
 from kgcore.report import Gap
 from kgcore.sinks import BaseSink
 from kgcore.sources.base import Source, TaskRef
@@ -108,8 +108,8 @@ def backtrace(
         )
     threads = image.threads if all_threads else image.threads[:1]
     memory = source.memory(image)
-    with tempfile.TemporaryDirectory(prefix="kgcore-") as directory, _memory_file() as file:
-        sysroot = Sysroot(directory).add(source, image, memory)
+    with PrivateDirectory() as directory, _memory_file() as file:
+        sysroot = Sysroot(directory.path).add(source, image, memory)
         sysroot.raise_problems()
         if root is not None:
             sysroot = completed(sysroot, root, mapped_build_ids(image, memory))

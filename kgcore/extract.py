@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kgcore import __version__, render
 from kgcore.compress import SUFFIXES, CompressedSink
-from kgcore.console import Console, Status, reason
+from kgcore.console import Console, OutputLost, Status, reason
 from kgcore.errors import KgcoreError, LimitReached
 from kgcore.limits import Limits
 from kgcore.outputs import output
@@ -174,6 +174,8 @@ class _Extraction:
                 self._save_files(self._sysroot, prepared)
         except LimitReached as error:
             self._skip(ref, error.message)
+        except OutputLost:
+            raise
         except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the user the other processes)
             self._fail(ref.text, error)
 
@@ -206,7 +208,10 @@ class _Extraction:
         with self._progress(prepared, name, turn) as progress:
             report = write(prepared, sink, progress, jobs=self._jobs, limits=self._limits)
         self._own_files.add(path)
-        print(f"Saved {name}", file=console.err if STDOUT in (path, request.report) else console.out, flush=True)
+        if STDOUT in (path, request.report):
+            print(f"Saved {name}", file=console.err, flush=True)
+        else:
+            console.say(f"Saved {name}")
         if not report.complete:
             for line in report.lines(sys.maxsize if request.show & Show.FAULTS else 0):
                 console.remark(line)

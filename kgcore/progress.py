@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from kgcore import stopping
 from kgcore.text import plain
 from kgcore.writer import Progress
 
@@ -74,9 +75,11 @@ def json_lines(subject: Subject, err: TextIO, clock: Callable[[], float] = time.
             show("progress")
 
     show("start")
+    forget = stopping.last_words(lambda: show("end", written=False))
     written = False
     try:
         yield update
         written = True
     finally:
+        forget()
         show("end", written=written)

@@ -8,11 +8,12 @@ the dump passes :func:`kgcore.text.printable`, and is handed to rich as ``Text``
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from kgcore import stopping
 from kgcore.addressmap import AddressMap, Kind, address_range, by_kind, make_map, shares
 from kgcore.model import OpenFile, ProcessSummary
 from kgcore.openfiles import Account, flag_words, named
@@ -404,7 +405,9 @@ def progress(label: str, err: TextIO, total: int) -> Iterator[Progress]:
         auto_refresh=False,  # it would be done by a thread, and with one about nobody may fork
         transient=True,  # the line "Saved core.1" takes its place
     )
-    with bar:
+    forget = stopping.last_words(lambda: err.write("\x1b[?25h\n"))  # the cursor, which rich hides
+    with bar, ExitStack() as stack:
+        stack.callback(forget)
         task = bar.add_task(printable(label), total=total)
         bar.refresh()
         shown = time.monotonic()

@@ -23,6 +23,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from kgcore import stopping
 from kgcore.directfile import DirectFile, Position
 from kgcore.errors import OutputError
 
@@ -185,6 +186,7 @@ class FileSink(BaseSink):
         self._dirfd = -1
         self._fd = -1
         self._ours = False  # the temporary name is there, and it is us who made it
+        self._forget: Callable[[], None] = lambda: None  # that it would have to be cleaned up
         self._stored = 0  # bytes so far that are no holes
 
     def __enter__(self) -> Self:
@@ -196,8 +198,10 @@ class FileSink(BaseSink):
                 self._dirfd = os.open(self._directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._check_target()
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)
-            self._ours = True
+            with stopping.held():
+                fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)
+                self._ours = True
+                self._forget = stopping.clean_up(self._unlink)
             self._file = DirectFile(fd)
             self._end = self._file.at(0)
             self._fd = fd
@@ -245,10 +249,11 @@ class FileSink(BaseSink):
             fd, self._fd = self._fd, -1
             os.close(fd)
             self._check_target()
-            if self._force:
-                self._rename()
-            else:
-                self._link()
+            with stopping.held():
+                if self._force:
+                    self._rename()
+                else:
+                    self._link()
 
     def abort(self) -> None:
         if self._fd >= 0:
@@ -258,6 +263,7 @@ class FileSink(BaseSink):
                     close()
         if self._ours:
             self._unlink()
+        self._forget()
         if self._dirfd >= 0:
             dirfd, self._dirfd = self._dirfd, -1
             os.close(dirfd)

@@ -9,11 +9,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
+from kgcore import stopping
 from kgcore.errors import KgcoreError
 
 __all__ = ("Workers", "available", "may_fork")
@@ -53,8 +55,15 @@ class Workers(Generic[_T]):
         self._free: list[_Worker] = []
         self._busy: dict[Connection, tuple[_Worker, int]] = {}
         self._left: list[int] = []  # pieces to be done here
+        self._forget: Callable[[], None] = lambda: None  # that they would have to be killed
 
     def __enter__(self) -> Self:
+        with stopping.held():
+            self._forget = stopping.clean_up(self._end)
+            self._start()
+        return self
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("fork")
         gc.freeze()  # a collection would touch, and so copy, all memory that the processes share
         # A signal that a new process gets before it has handlers of its own would be handled as ours are.
@@ -82,7 +91,6 @@ class Workers(Generic[_T]):
             self._stop()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -91,11 +99,22 @@ class Workers(Generic[_T]):
 
     def _stop(self) -> None:
         gc.unfreeze()
-        for worker in self._all:
-            worker.process.kill()
+        self._kill()
         for worker in self._all:
             worker.process.join()
             worker.connection.close()
+        self._forget()
+
+    def _kill(self) -> None:
+        for worker in self._all:
+            worker.process.kill()
+
+    def _end(self) -> None:
+        """When a signal ends this process, whatever that was doing with them."""
+        self._kill()
+        for worker in self._all:
+            with suppress(ChildProcessError):
+                os.waitpid(worker.process.pid or 0, 0)
 
     @property
     def idle(self) -> bool:
@@ -151,8 +170,9 @@ def _serve(
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent says what is to be done
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants it ignored
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     while True:
         try:

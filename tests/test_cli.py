@@ -900,7 +900,7 @@ def test_a_signal_leaves_only_whole_cores(kgcore: Kgcore, tmp_path: Path, number
     assert any(name.endswith(".tmp") for name in leftovers(tmp_path))
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == -number
     assert out == "Saved core.100\n"
     assert err == f"kgcore: stopped by {number.name}; no half-written core was left behind\n"
     assert leftovers(tmp_path) == ["core.100"]

@@ -197,7 +197,7 @@ def test_a_process_that_cannot_be_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 1), (signal.SIGHUP, 1)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)])
 def test_a_signal_takes_the_files_away(tmp_path: Path, number: signal.Signals, status: int) -> None:
     env = fake_debugger(tmp_path, f"touch {shlex.quote(str(tmp_path / 'ready'))}; exec sleep 60")
     command = [sys.executable, "-m", "tests.fake_source", "debug", str(COMPLETE), "--directory", str(tmp_path)]

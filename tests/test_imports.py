@@ -36,6 +36,8 @@ COMMANDS += [
     "kgcore.workers",
     "kgcore.addressmap",
     "kgcore.mappage",
+    "kgcore.privatedir",
+    "kgcore.stopping",
 ]
 
 # Which modules of kgcore a module may import. The first pattern that fits counts. "kgcore" alone is __version__.
@@ -60,9 +62,12 @@ MAY_IMPORT = {
     "kgcore.memory": ["kgcore.errors", "kgcore.model"],
     "kgcore.elf": VALUES,
     "kgcore.limits": ["kgcore.text"],
-    "kgcore.workers": ["kgcore.errors"],
+    "kgcore.stopping": [],
+    "kgcore.standard": [],
+    "kgcore.privatedir": ["kgcore.errors", "kgcore.stopping"],
+    "kgcore.workers": ["kgcore.errors", "kgcore.stopping"],
     "kgcore.directfile": [],
-    "kgcore.sinks": [*VALUES, "kgcore.directfile"],
+    "kgcore.sinks": [*VALUES, "kgcore.directfile", "kgcore.stopping"],
     "kgcore.compress": [*VALUES, "kgcore.sinks"],
     "kgcore.filters*": [*VALUES, "kgcore.filters.*"],
     "kgcore.arch*": [*VALUES, *ARCH, "kgcore.elf"],
@@ -79,7 +84,7 @@ MAY_IMPORT = {
         "kgcore.workers",
     ],
     "kgcore.sources.vmcore*": [*VALUES, *ARCH, "kgcore.sources.*"],
-    "kgcore.sources.corefile*": VALUES,
+    "kgcore.sources.corefile*": [*VALUES, "kgcore.sources.plugins"],
     "kgcore.sources*": VALUES,
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
     "kgcore.check": [*VALUES, "kgcore.checknotes"],  # apart from all that writes
@@ -103,7 +108,7 @@ MAY_IMPORT = {
     "kgcore.mappage": [*VALUES, *MAP[:2], "kgcore.plan"],
     "kgcore.request": ["kgcore.sources.base"],
     "kgcore.selection": ["kgcore.model", "kgcore.request", "kgcore.sources.base", "kgcore.text"],
-    "kgcore.progress": ["kgcore.text", "kgcore.writer"],
+    "kgcore.progress": ["kgcore.stopping", "kgcore.text", "kgcore.writer"],
     "kgcore.arguments": ["kgcore", "kgcore.errors", "kgcore.request", "kgcore.sources.base"],
     "kgcore.commands": ["kgcore.console"],  # the commands themselves are imported by name, when they are chosen
     "kgcore.commands.*": COMMANDS,  # not one another
@@ -178,7 +183,7 @@ def test_foreign_packages_stay_where_they_belong(name: str) -> None:
         assert homes is None or fits(name, homes), f"{name}:{imported.line} imports {imported.module}"
 
 
-@pytest.mark.parametrize("name", set(MODULES) - {"kgcore.cli"})
+@pytest.mark.parametrize("name", set(MODULES) - {"kgcore.cli", "kgcore.stopping"})
 def test_only_the_command_line_exits(name: str) -> None:
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         text = ast.unparse(node) if isinstance(node, ast.Call | ast.Raise) else ""

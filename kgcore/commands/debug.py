@@ -3,15 +3,15 @@
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kgcore import stopping
 from kgcore.arguments import (
     Parser,
     UsageError,
@@ -28,7 +28,8 @@ from kgcore.arguments import (
 )
 from kgcore.commands import opening
 from kgcore.console import Console, Status
-from kgcore.errors import KgcoreError, OutputError
+from kgcore.errors import KgcoreError
+from kgcore.privatedir import PrivateDirectory
 from kgcore.request import Place, Show
 from kgcore.sources.base import Source, Supplies, TaskRef
 from kgcore.text import human_size, plain, printable
@@ -42,6 +43,8 @@ __all__ = ("DebugCommand", "make_parser", "parse", "run")
 
 _FILES_NAMED = 3
 _SIGNALLED = 128  # as shells count
+_PATIENCE = 2  # seconds that a debugger may take to end
+_PAUSE = 0.02
 
 _EPILOG = """\
 The core and the programs that were mapped come from the crashed machine: the debugger is told not to run scripts that
@@ -152,33 +155,17 @@ def run(command: DebugCommand, console: Console) -> int:
 
     if not command.print_only:
         find_debugger(command.debugger)  # before all the work
-    directory = _private_directory(command.directory)
-    kept = False
-    try:
+    with PrivateDirectory(command.directory) as directory:
         with opening.opened(command.place, command.show, console, command.supplies) as source:
-            session = _write(source, command, directory, console)
-        kept = command.keep
+            session = _write(source, command, directory.path, console)
+        directory.kept = command.keep
         words = command_line(command.debugger, session, command.arguments)
         if command.print_only:
             print(_shell(words), file=console.out)
             return Status.COMPLETE
-        if kept:
-            console.remark(f"the files are in {directory}")
+        if directory.kept:
+            console.remark(f"the files are in {directory.path}")
         return _run(words)
-    finally:
-        if not kept:
-            shutil.rmtree(directory)
-
-
-def _private_directory(parent: str | None) -> str:
-    """A new directory that nobody else can look into (mkdtemp() makes it with mode 0700).
-
-    :raises OutputError: it cannot be made.
-    """
-    try:
-        return tempfile.mkdtemp(prefix="kgcore-", dir=parent and os.path.abspath(parent))
-    except OSError as error:
-        raise OutputError(f"no directory can be made in {parent or tempfile.gettempdir()}: {error.strerror}") from error
 
 
 def _write(source: Source, command: DebugCommand, directory: str, console: Console) -> "Session":
@@ -245,12 +232,30 @@ def _escaped(word: str) -> str:
 
 def _run(words: Sequence[str]) -> int:
     """Run the debugger, which has the terminal meanwhile: Ctrl-C is for it alone."""
-    # A handler, not SIG_IGN, which the debugger would inherit.
-    previous = signal.signal(signal.SIGINT, lambda number, frame: None)
-    try:
-        status = subprocess.run(words, check=False).returncode
-    except OSError as error:
-        raise KgcoreError(f"{words[0]} cannot be started: {error.strerror}") from error
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with stopping.left_to_others(signal.SIGINT):
+        try:
+            with stopping.held():
+                debugger = subprocess.Popen(words)
+                forget = stopping.clean_up(lambda: _end(debugger))
+        except OSError as error:
+            raise KgcoreError(f"{words[0]} cannot be started: {error.strerror}") from error
+        try:
+            status = debugger.wait()
+        except BaseException:
+            _end(debugger)
+            raise
+        finally:
+            forget()
     return status if status >= 0 else _SIGNALLED - status
+
+
+def _end(debugger: "subprocess.Popen[bytes]") -> None:
+    """It has the terminal in its own mode, which it sets back when it is asked to end."""
+    debugger.terminate()
+    limit = time.monotonic() + _PATIENCE
+    # Not debugger.wait(), which may be what a signal came into.
+    while os.waitid(os.P_PID, debugger.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > limit:
+            debugger.kill()
+            break
+        time.sleep(_PAUSE)

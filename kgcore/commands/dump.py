@@ -6,6 +6,7 @@ The options exist once, in :func:`_add_dump_options`; the two share them.
 
 import argparse
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -112,6 +113,11 @@ def parse_drgn(argv: Sequence[str], prog: str) -> DumpRequest:
 def run(command: DumpCommand, console: Console) -> int:
     """Write the cores; the exit status."""
     refuse_terminal(command.request, console.out)
+    if command.request.output == STDOUT and _same(console.out, console.err):
+        raise UsageError(
+            "standard error goes where standard output does: messages would end up in the core",
+            hint="leave out 2>&1, or give -o FILE",
+        )
     limits = Limits(command.request.max_size, command.request.max_time)  # the opening counts, too
     from kgcore.extract import extract
 
@@ -126,6 +132,15 @@ def refuse_terminal(request: DumpRequest, out: TextIO) -> None:
     """
     if request.output == STDOUT and out.isatty():
         raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
+
+
+def _same(one: TextIO, two: TextIO) -> bool:
+    """Whether two streams lead to one file or pipe. Of a device, such as /dev/null, it does not matter."""
+    try:
+        first, second = (os.fstat(stream.fileno()) for stream in (one, two))
+    except (OSError, ValueError):  # in a test they may be no files at all
+        return False
+    return os.path.samestat(first, second) and not stat.S_ISCHR(first.st_mode)
 
 
 # Arguments

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from drgn import Module, ModuleFileStatus, Program, StackFrame
 
 from kgcore.errors import KgcoreError
+from kgcore.sources.plugins import without_plugins
 from kgcore.traces import Frame
 
 __all__ = ("MAX_FRAMES", "CoreThreads", "ProgramFile", "Unwound")
@@ -69,7 +70,8 @@ class CoreThreads:
     def __init__(self, descriptor: int, files: Sequence[ProgramFile]) -> None:
         self._prog = Program()
         try:
-            self._prog.set_core_dump(os.dup(descriptor))  # drgn closes what it is given, whenever that may be
+            with without_plugins():
+                self._prog.set_core_dump(os.dup(descriptor))  # drgn closes what it is given, whenever that may be
             self._load(files)
         except Exception as error:  # drgn raises what elfutils said as Exception, ValueError and others
             raise KgcoreError(f"drgn cannot read the process's core: {error}") from error

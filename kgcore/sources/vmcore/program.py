@@ -16,6 +16,7 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, Pro
 
 from kgcore.errors import TargetError
 from kgcore.regular import reading
+from kgcore.sources.plugins import without_plugins
 from kgcore.sources.vmcore import vmcoreinfo
 from kgcore.sources.vmcore.assembled import assemble, memory_of
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
@@ -149,7 +150,8 @@ def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) 
 def _open(name: str, connect: Callable[[Program], None], platform: Platform | None, text: bytes | None) -> Program:
     try:
         prog = Program(platform, vmcoreinfo=text and vmcoreinfo.ascii_only(text))
-        connect(prog)
+        with without_plugins():
+            connect(prog)
     except TargetError:
         raise
     except FileNotFoundError as error:
