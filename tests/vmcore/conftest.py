@@ -7,6 +7,7 @@ ones are built by ``python3 -m tests.vmcore_fixtures.make`` into ``$KGCORE_CACHE
 not there is skipped, unless KGCORE_REQUIRE_VMCORES is set (CI sets it): then it fails.
 """
 
+import gc
 import lzma
 import os
 import tomllib
@@ -18,7 +19,10 @@ from typing import Any
 
 import pytest
 
-KEPT_OPEN = 16  # dumps, those used last; with its kernel's debug information each takes 100 MiB and more
+# Dumps, those used last: with the types that they bring themselves (30 MiB each), and with debug information (200 MiB).
+KEPT_OPEN = {False: 16, True: 3}
+GROWTH = 64 << 20
+"""Bytes after which garbage is collected: a Program is in cycles, and Python, which counts objects, is in no hurry."""
 COMMITTED = Path(__file__).parent.parent / "vmcore_fixtures"
 CACHE = Path(os.environ.get("KGCORE_CACHE") or Path.home() / ".cache" / "kgcore") / "fixtures"
 
@@ -136,6 +140,26 @@ def main_dump(fixture: Fixture) -> str:
 
 
 @pytest.fixture(scope="session")
+def collected() -> list[int]:
+    """How much memory there was in use when garbage was collected, each time."""
+    return [resident()]
+
+
+@pytest.fixture(autouse=True)
+def garbage_is_collected(collected: list[int]) -> Iterator[None]:
+    """Programs that tests have opened, and let go."""
+    yield
+    if resident() - collected[-1] > GROWTH:
+        gc.collect()
+        collected.append(resident())
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="session")
 def fixture_dir() -> Callable[[str], Path]:
     """``fixture_dir("k61")``: the directory of a fixture."""
     return lambda name: need(name).path
@@ -152,7 +176,7 @@ def extract(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Extractor"]:
 @dataclass
 class Extractor:
     directory: Path
-    _targets: dict[Any, Any] = field(default_factory=dict)
+    _targets: dict[bool, dict[Any, Any]] = field(default_factory=lambda: {False: {}, True: {}})
     _done: dict[Any, Any] = field(default_factory=dict)
 
     def source(
@@ -164,13 +188,15 @@ class Extractor:
         from kgcore.sources.vmcore.target import TargetOptions, open_target
 
         key = (path, swap, root, tuple(sorted(options.items())))
-        found = self._targets.pop(key, None)
+        large = bool(options.get("symbols"))
+        targets = self._targets[large]
+        found = targets.pop(key, None)
         if found is None:
             target = open_target(TargetOptions(core=str(path), **options))
             found = target, VmcoreSource(target, Supplies(swap=dict(swap), root=root))
-        self._targets[key] = found
-        if len(self._targets) > KEPT_OPEN:
-            del self._targets[next(iter(self._targets))]  # not closed: a test may have it still
+        targets[key] = found
+        if len(targets) > KEPT_OPEN[large]:
+            del targets[next(iter(targets))]  # not closed: a test may have it still
         return found[1]
 
     def __call__(
@@ -198,5 +224,5 @@ class Extractor:
         return path_, report
 
     def close(self) -> None:
-        for target, _ in self._targets.values():
+        for target, _ in (*self._targets[False].values(), *self._targets[True].values()):
             target.close()
