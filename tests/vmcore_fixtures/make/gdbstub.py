@@ -44,12 +44,15 @@ class GdbStub:
         finally:
             self._socket.close()
 
-    def run_to(self, address: int, skip: int = 0, timeout: float = TIMEOUT) -> int:
-        """Let the guest run until a CPU comes to an address, and then so many times more; which CPU it was."""
-        end = time.monotonic() + timeout
-        stopped = ""
-        for number in range(skip + 1):
-            if number:  # on from where it stands, else that would count again
+    def run_to(self, address: int, skip: int = 0, cpu: int | None = None) -> None:
+        """Let the guest run until a CPU comes to an address, and then so many times more.
+
+        :param cpu: the only one that counts.
+        """
+        end = time.monotonic() + TIMEOUT
+        stopped, met = "", -1
+        while met < skip:
+            if stopped:  # on from where it stands, else that would count again
                 self._ask("s")
             self._ask(f"Z0,{address:x},1")
             try:
@@ -58,8 +61,9 @@ class GdbStub:
             finally:
                 self._socket.settimeout(TIMEOUT)
                 self._ask(f"z0,{address:x},1")
-        cpu = re.search(r"thread:p?(?:\w+\.)?(\w+);", stopped)
-        return int(cpu[1], 16) - 1 if cpu else 0
+            thread = re.search(r"thread:p?(?:\w+\.)?(\w+);", stopped)
+            if cpu is None or (thread and int(thread[1], 16) == cpu + 1):
+                met += 1
 
     def _ask(self, command: str) -> str:
         packet = command.encode()
