@@ -6,9 +6,7 @@ A guest that differs by its recipe alone is made as all others are; one that dif
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
 
 from . import fixture, qemu
 from .dumps import Dump, make_sparse
@@ -69,23 +67,4 @@ def up_to_date(wanted: Recipe, kernel: Kernel) -> bool:
 
 def make(wanted: Recipe, kernel: Kernel) -> None:
     """Make it and put it in its place; see :func:`fixture.make`."""
-    if wanted.name not in MAKERS:
-        fixture.make(wanted, kernel)
-        return
-    final = fixture.directory(wanted)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work, log = final.with_name(f".{wanted.name}.new"), final.with_name(f"{wanted.name}.failed.log")
-    shutil.rmtree(work, ignore_errors=True)
-    target = work / "fixture"
-    target.mkdir(parents=True)
-    try:
-        MAKERS[wanted.name](wanted, kernel, work, target).make()
-        log.unlink(missing_ok=True)
-        shutil.rmtree(final, ignore_errors=True)
-        target.rename(final)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            shutil.copy2(target / "serial.log", log)
-        raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    fixture.make(wanted, kernel, MAKERS.get(wanted.name))

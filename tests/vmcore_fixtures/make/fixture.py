@@ -52,8 +52,11 @@ def up_to_date(recipe: Recipe, kernel: Kernel) -> bool:
     return bool(manifest.get("recipe_hash") == recipe_hash(recipe, kernel))
 
 
-def make(recipe: Recipe, kernel: Kernel) -> None:
-    """Make a fixture and put it in its place; on failure the serial log stays beside it as NAME.failed.log."""
+def make(recipe: Recipe, kernel: Kernel, maker: type[_Maker] | None = None) -> None:
+    """Make a fixture and put it in its place; on failure the serial log stays beside it as NAME.failed.log.
+
+    :param maker: who knows a step that is not as usual.
+    """
     final = directory(recipe)
     final.parent.mkdir(parents=True, exist_ok=True)
     work = final.with_name(f".{recipe.name}.new")
@@ -62,7 +65,7 @@ def make(recipe: Recipe, kernel: Kernel) -> None:
     target.mkdir(parents=True)
     failed_log = final.with_name(f"{recipe.name}.failed.log")
     try:
-        _Maker(recipe, kernel, work, target).make()
+        (maker or _Maker)(recipe, kernel, work, target).make()
     except BaseException:
         with contextlib.suppress(OSError):
             shutil.copy2(target / "serial.log", failed_log)
