@@ -19,7 +19,7 @@ from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, 
 from kgcore.sources.vmcore.dumpfile.kdump import SIGNATURE as KDUMP
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
 from kgcore.sources.vmcore.dumpfile.linear import LIME, LinearDump
-from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes, unreadable
 from kgcore.sources.vmcore.dumpfile.others import HEAD_SIZE, refusal
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, PlainFile, ShortFile
 from kgcore.sources.vmcore.dumpfile.split import SplitSet
@@ -148,10 +148,15 @@ def _descriptor(name: Path) -> int:
 
 def _reader(source: ByteSource, name: str, *, raw: bool) -> DumpFile:
     """Choose by the first bytes."""
-    head = bytes(source.read(0, min(source.size, HEAD_SIZE)))
-    flattened = head.startswith(FLATTENED)
-    if flattened:
-        source = FlattenedFile(source)
+    try:
+        head = bytes(source.read(0, min(source.size, HEAD_SIZE)))
+    except OSError:
+        if not raw:
+            raise
+        head = b""  # of raw memory it is a page like any other
+    flattened = FlattenedFile(source) if head.startswith(FLATTENED) else None
+    if flattened is not None:
+        source = flattened
         head = bytes(source.read(0, min(source.size, _MAGIC_SIZE)))  # of a cut-off file not more may be there
     dump: DumpFile
     if head.startswith(b"\x7fELF"):
@@ -162,12 +167,14 @@ def _reader(source: ByteSource, name: str, *, raw: bool) -> DumpFile:
         dump = LinearDump(source, raw=False)
     elif known := refusal(name, head):
         raise known
-    elif raw and not flattened:
+    elif raw and flattened is None:
         dump = LinearDump(source, raw=True)
     else:
         raise TargetError(
             "it is neither an ELF core nor a kdump file nor a LiME image",
             hint="if it is raw memory, say so with --architecture x86_64",
         )
-    dump.flattened = flattened
+    dump.flattened = flattened is not None
+    if flattened is not None and flattened.damaged:
+        dump.notices += unreadable(["flattened records"])
     return dump

@@ -5,15 +5,15 @@ pyelftools does not read QEMU's (``e_ehsize`` is 8, and the section headers stan
 is the little of the ELF specification that is needed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
-from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes
-from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes, unreadable
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, Gap, ShortFile, salvage
 from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
 __all__ = ("ElfDump",)
@@ -90,7 +90,8 @@ class ElfDump:
                     f"its {count} program headers end at {phoff + entry * count}, the file at {source.size}"
                 )
             source.budget.spend(_SEGMENT_MEMORY * count, f"its {count} segments")
-            table = source.read(phoff, entry * count)
+            table, lost_headers = salvage(source, phoff, entry * count)
+            table = _without(table, lost_headers, entry)
         except ShortFile as error:
             raise TargetError(f"it is an ELF core cut off within its headers: {error}") from error
         self.format = "ELF64" if ident[4] == 2 else "ELF32"
@@ -99,14 +100,20 @@ class ElfDump:
         self._source = source
         self._segments = partial(_segments, layout, table)  # each time anew: there may be very many
         if not any(segment.kind == _PT_LOAD for segment in self._segments()):
+            if lost_headers:
+                raise TargetError("its program headers cannot be read", hint="it is on a disk that has errors")
             raise TargetError(
                 "it is an ELF core without any memory segment",
                 hint="Xen's xl dump-core writes such files, which are not supported",
             )
-        self.frames: Frames = RunList(self._runs())
+        # A segment whose header is lost may have been anywhere.
+        self.frames: Frames = RunList(self._runs(), FrameState.LOST if lost_headers else FrameState.NO_RAM)
         self.memory = Uncompressed(source, self._stored())
         self.fill = self.memory.fill
+        self._lost_notes = False
         self.notes: tuple[DumpNote, ...] = tuple(self._notes())
+        lost = {"program headers": bool(lost_headers), "notes": self._lost_notes}
+        self.notices += unreadable([what for what, which in lost.items() if which])
         self.vmcoreinfo: bytes | None = None  # but for the note
         end = max(segment.offset + segment.file_size for segment in self._segments())
         self.missing_bytes = max(0, end - source.size)
@@ -120,7 +127,9 @@ class ElfDump:
                 stored = max(0, min(segment.file_size, self._source.size - segment.offset))
                 if self._source.has(segment.offset, stored):
                     budget.spend(stored, "its notes")
-                    yield from parse_notes(bytes(self._source.read(segment.offset, stored)), budget)
+                    data, gaps = salvage(self._source, segment.offset, stored)
+                    self._lost_notes |= bool(gaps)
+                    yield from parse_notes(bytes(data), budget, gaps)
 
     def _loads(self) -> Iterator[_Segment]:
         """The PT_LOADs that have a physical address; /proc/kcore gives -1 to those that have none."""
@@ -151,3 +160,14 @@ class ElfDump:
 
     def close(self) -> None:
         self._source.close()
+
+
+def _without(table: memoryview, gaps: Sequence[Gap], entry: int) -> memoryview:
+    """Program headers with PT_NULL in the place of those that cannot be read."""
+    if not gaps:
+        return table
+    changed = bytearray(table)
+    for start, end in gaps:
+        first, behind = start // entry * entry, min(-(-end // entry) * entry, len(table))
+        changed[first:behind] = bytes(behind - first)
+    return memoryview(changed)

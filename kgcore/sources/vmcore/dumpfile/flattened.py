@@ -6,6 +6,8 @@ then as many bytes; both numbers are -1 in the last one. (makedumpfile.h: struct
 makedumpfile_data_header.)
 """
 
+import errno
+import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ from operator import gt
 from struct import Struct
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile, found_again
 
 __all__ = ("SIGNATURE", "FlattenedFile")
 
@@ -24,6 +26,10 @@ _HEADER = Struct(">16sqq")  # signature, type, version
 _HEADER_SIZE = 4096
 _RECORD = Struct(">qq")  # offset, size
 _FLAT = 1
+# What the header of a record looks like, which may begin anywhere: not empty, of at most 128 MiB; or the end mark.
+_LIKELY = re.compile(rb"(?=\0{3}.{5}\0{4}(?!\0{4})[\0-\x07].{3}|\xff{16})", re.DOTALL)
+_MAX_OFFSET, _MAX_RECORD = 1 << 40, 1 << 27
+_FITTING = 64
 _RECORD_COST = 1 << 10  # bytes of memory and their like in time; those of that size and more are as many as may be
 
 
@@ -34,6 +40,7 @@ class FlattenedFile:
     shall be zero.
 
     :ivar complete: the end mark is there.
+    :ivar damaged: a record is lost, as its header could not be read: what no other one holds may have been in it.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -46,6 +53,7 @@ class FlattenedFile:
         self._source = source
         self.budget = source.budget
         self.complete = False
+        self.damaged = False
         # Ascending, and none overlaps another.
         self._starts = array("Q")  # in the file that is meant
         self._ends = array("Q")
@@ -74,7 +82,15 @@ class FlattenedFile:
         """The records in file order: offset meant, place in the flattened file, size; the last may be cut short."""
         place = _HEADER_SIZE
         while self._source.has(place, _RECORD.size):
-            offset, size = _RECORD.unpack(self._source.read(place, _RECORD.size))
+            try:
+                offset, size = _RECORD.unpack(self._source.read(place, _RECORD.size))
+            except OSError:
+                self.damaged = True
+                following = found_again(self._source, place, _LIKELY, self._leads_on, 2 * _MAX_RECORD)
+                if following is None:
+                    return
+                place = following
+                continue
             place += _RECORD.size
             if offset == size == -1:
                 self.complete = True
@@ -87,6 +103,21 @@ class FlattenedFile:
                 yield offset, place, size
             place += size
 
+    def _leads_on(self, place: int) -> bool:
+        """Whether records begin there: so many that fit one behind the other are no chance."""
+        for _ in range(_FITTING):
+            if place == self._source.size:
+                return True
+            if not self._source.has(place, _RECORD.size):
+                return False
+            offset, size = _RECORD.unpack(self._source.read(place, _RECORD.size))
+            if offset == size == -1:  # or memory with many such bytes
+                return place + _RECORD.size == self._source.size
+            place += _RECORD.size + size
+            if not (0 <= offset < _MAX_OFFSET and 0 < size <= _MAX_RECORD and place <= self._source.size):
+                return False
+        return True
+
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """What there is of the bytes [start, end), ascending: (start, end, place)."""
         for at in range(bisect_right(self._ends, start), len(self._starts)):
@@ -98,8 +129,8 @@ class FlattenedFile:
     def has(self, offset: int, size: int) -> bool:
         if offset < 0 or size < 0 or offset + size > self.size:
             return False
-        # A gap may be a record that was cut off.
-        return self.complete or self.stored(offset, size) == size
+        # A gap may be a record that was cut off; or one that is lost, which is an error of reading.
+        return self.complete or self.damaged or self.stored(offset, size) == size
 
     def stored(self, offset: int, size: int) -> int:
         return sum(high - low for low, high, _ in self._pieces(offset, offset + size))
@@ -120,10 +151,16 @@ class FlattenedFile:
         end = offset + len(view)
         done = offset
         for low, high, place in self._pieces(offset, end):
+            self._fill_gap(low - done)
             view[done - offset : low - offset] = bytes(low - done)  # writers skip what shall be zero
             self._source.fill(place, view[low - offset : high - offset])
             done = high
+        self._fill_gap(end - done)
         view[done - offset :] = bytes(end - done)
+
+    def _fill_gap(self, size: int) -> None:
+        if size and self.damaged:
+            raise OSError(errno.EIO, "the record with it may be one that cannot be read")
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         self._source.expect(

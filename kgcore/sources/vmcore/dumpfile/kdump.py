@@ -26,7 +26,7 @@ from kgcore.sources.vmcore.dumpfile.frames import (
     one_by_one,
 )
 from kgcore.sources.vmcore.dumpfile.notes import MAX_VMCOREINFO, DumpNote, parse_notes, unreadable
-from kgcore.sources.vmcore.dumpfile.ranks import Ranks
+from kgcore.sources.vmcore.dumpfile.ranks import Ranks, restored
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, Gap, ShortFile, salvage
 
 __all__ = ("SIGNATURE", "KdumpDump")
@@ -169,7 +169,14 @@ class KdumpDump:
             self._ram = _with_ones(self._ram, lost_ram)  # rather left out than no RAM
         self._end: int = min(end, known * 8)
         self._table_block = lru_cache(_TABLE_BLOCKS_KEPT)(self._read_table_block)
-        self._ranks = Ranks(self._in_file, self._first, self._end, lost_bits, self._described_at_most)
+        gaps, total = lost_bits, None
+        if gaps:
+            total = self._count_descriptors(8 * len(self._in_file))
+            # Where nothing was left out, all RAM is in the file.
+            whole = restored(self._in_file, gaps, self._ram, self._first, self._end, total)
+            if whole is not None:
+                self._in_file, gaps = whole, ()
+        self._ranks = Ranks(self._in_file, self._first, self._end, gaps, total)
         notes, lost_notes = self._area(sub.offset_note, sub.size_note)
         self.notes: tuple[DumpNote, ...] = tuple(parse_notes(notes, source.budget, lost_notes))
         text, lost_text = self._area(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_VMCOREINFO))
@@ -210,8 +217,11 @@ class KdumpDump:
             size = bisect_left(range(size), True, key=lambda count: not self._source.has(offset, count + 1))
         return salvage(self._source, offset, size)
 
-    def _described_at_most(self, most: int) -> int | None:
-        """How many page descriptors there are. They end where the first page begins."""
+    def _count_descriptors(self, most: int) -> int | None:
+        """How many page descriptors there are. They end where the first page begins.
+
+        :returns: None if it cannot be told.
+        """
         first_page, at = most * _PAGE_DESC.size, 0
         step = _DESCRIPTORS_AT_ONCE * _PAGE_DESC.size
         while at < first_page:

@@ -5,14 +5,15 @@ A LiME image is, for each range of RAM, a header and the bytes (LiME's doc/READM
 1). AVML writes the same, unless it is told to compress.
 """
 
+import re
 from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
-from kgcore.sources.vmcore.dumpfile.notes import DumpNote
-from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote, unreadable
+from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile, found_again
 from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
 __all__ = ("LIME", "Extent", "LinearDump")
@@ -20,7 +21,9 @@ __all__ = ("LIME", "Extent", "LinearDump")
 LIME = b"EMiL"  # 0x4C694D45, little-endian
 
 _HEADER = Struct("<4sIQQ8x")  # magic, version, s_addr, e_addr (the last byte), reserved
+_LIKELY = re.compile(rb"EMiL\x01\0\0\0")
 _MAX_EXTENTS = 1 << 16
+_SEARCHED = 1 << 36  # bytes, for the next header
 _MAX_ADDRESS = 1 << 52
 _PAGE_MASK = (1 << PAGE_SHIFT) - 1
 
@@ -62,7 +65,8 @@ class LinearDump:
                 raise TargetError(f"two of its ranges hold the memory at {behind.address:#x}")
         self.missing_bytes = sum(extent.size - extent.stored for extent in self.extents)
         self.incomplete = self.missing_bytes > 0
-        self.frames: Frames = RunList(self._runs())
+        # The range whose header is lost may have been anywhere.
+        self.frames: Frames = RunList(self._runs(), FrameState.LOST if self.notices else FrameState.NO_RAM)
         self.memory = Uncompressed(source, ((each.address, each.stored, each.offset) for each in self.extents))
         self.fill = self.memory.fill
 
@@ -73,6 +77,13 @@ class LinearDump:
                 magic, version, first, last = _HEADER.unpack(self._source.read(offset, _HEADER.size))
             except ShortFile:
                 return  # nothing is left, or not even a whole header
+            except OSError:
+                self.notices = unreadable(["headers"])
+                following = found_again(self._source, offset, _LIKELY, self._leads_on, _SEARCHED)
+                if following is None:
+                    return
+                offset = following
+                continue
             if magic != LIME or version != 1 or not first <= last < _MAX_ADDRESS:
                 raise TargetError(f"it is a LiME image with a damaged or unknown header at offset {offset}")
             offset += _HEADER.size
@@ -80,6 +91,17 @@ class LinearDump:
             yield Extent(first, size, offset, min(size, max(0, self._source.size - offset)))
             offset += size
         raise TargetError(f"it is a LiME image of more than {_MAX_EXTENTS} ranges")
+
+    def _leads_on(self, offset: int) -> bool:
+        """Whether a range begins there: it ends where another one begins, or the file ends."""
+        for _ in range(2):
+            if offset == self._source.size:
+                return True
+            magic, version, first, last = _HEADER.unpack(self._source.read(offset, _HEADER.size))
+            if magic != LIME or version != 1 or not first <= last < _MAX_ADDRESS:
+                return False
+            offset += _HEADER.size + last + 1 - first
+        return True
 
     def _runs(self) -> Iterator[FrameRun]:
         for address, size, _, stored in self.extents:

@@ -16,7 +16,7 @@ MAX_VMCOREINFO = 1 << 16
 
 
 _HEADER = Struct("<III")  # Elf_Nhdr: n_namesz, n_descsz, n_type; the same in both classes
-_OWNER = re.compile(rb"VMCOREINFO\0")
+_OWNER = re.compile(rb"(?:CORE|QEMU|LINUX|VMCOREINFO)\0")
 _MEMORY = 256  # bytes that an object of each takes
 
 
@@ -35,14 +35,27 @@ def parse_notes(data: bytes, budget: Budget, gaps: Sequence[Gap] = ()) -> Iterat
     kernel leaves where a CPU saved nothing, are skipped.
 
     :param data: is paid for already.
-    :param gaps: what of the data could not be read. Nobody knows how many notes were there, and therefore which CPU
-        those behind it are of: of them only VMCOREINFO is taken.
+    :param gaps: what of the data could not be read.
     :raises TargetError: there are more of them than memory should be spent on.
     """
-    yield from _notes(data[: gaps[0].start] if gaps else data, budget)
-    if gaps and (found := _OWNER.search(data, gaps[-1].end)) and found.start() >= gaps[-1].end + _HEADER.size:
-        rest = _notes(data[found.start() - _HEADER.size :], budget)
-        yield from (note for note in rest if note.name == b"VMCOREINFO")
+    if not gaps:
+        yield from _notes(data, budget)
+        return
+    found = list(_between(data, budget, gaps))
+    # Without one of QEMU's own notes its NT_PRSTATUS look like the crash path's, whose numbers mean something else.
+    whose = any(note.name == b"QEMU" for note in found)
+    yield from (note for note in found if whose or note.name != b"CORE")
+
+
+def _between(data: bytes, budget: Budget, gaps: Sequence[Gap]) -> Iterator[DumpNote]:
+    yield from _notes(data[: gaps[0].start], budget)
+    ends = [*(gap.start for gap in gaps[1:]), len(data)]
+    for (_, start), end in zip(gaps, ends, strict=True):
+        for owner in _OWNER.finditer(data, start + _HEADER.size, end):
+            at = owner.start() - _HEADER.size
+            if at % 4 == 0 and _HEADER.unpack_from(data, at)[0] == len(owner[0]):
+                yield from _notes(data[at:end], budget)
+                break
 
 
 def _notes(data: bytes, budget: Budget) -> Iterator[DumpNote]:

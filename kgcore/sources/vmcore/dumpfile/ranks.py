@@ -2,12 +2,12 @@
 """Where in the table of a kdump file the descriptor of a page frame stands: behind those of all frames before it."""
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from kgcore.sources.vmcore.dumpfile.bits import count_ones
 from kgcore.sources.vmcore.dumpfile.source import Gap
 
-__all__ = ("Ranks",)
+__all__ = ("Ranks", "restored")
 
 _STEP = 1 << 10  # page frames between two known ranks: 128 bytes of bitmap
 
@@ -21,14 +21,13 @@ class Ranks:
     :param first: bit that has rank 0.
     :param end: behind the last one.
     :param gaps: bytes of the bitmap that cannot be read, ascending.
-    :param total: tells how many bits are set in [first, end), at most so many; None: it cannot be told. Asked only if
-        need be.
+    :param total: how many bits are set in [first, end); None: it is not known.
     :ivar lost: bits of which it is not known whether they are set, or what rank they have.
     :ivar total: how many bits are set, as far as it is known.
     """
 
     def __init__(
-        self, bits: memoryview, first: int, end: int, gaps: Sequence[Gap], total: Callable[[int], int | None]
+        self, bits: memoryview, first: int, end: int, gaps: Sequence[Gap] = (), total: int | None = None
     ) -> None:
         self._bits = bits
         self._ranks = array("Q", [0])  # bits that are set before bit index * _STEP
@@ -36,15 +35,11 @@ class Ranks:
         self.total = known = count_ones(bits, first, end)
         self._lacking = 0
         self.lost = range(0)
-        unknown = [range(max(first, gap.start * 8), min(end, gap.end * 8)) for gap in gaps]
-        unknown = [each for each in unknown if each]
-        if not unknown:
+        unknown = _bits_of(gaps, first, end)
+        if not unknown or total == known:  # none is set where it cannot be read
             return
-        found = total(known + sum(map(len, unknown)))
-        if found == known:  # none is set where it cannot be read
-            return
-        if found is not None and found > known:
-            self.total, self._lacking = found, found - known
+        if total is not None and total > known:
+            self.total, self._lacking = total, total - known
             self.lost = range(unknown[0].start, unknown[-1].stop)
         else:
             self.lost = range(unknown[0].start, end)
@@ -60,3 +55,27 @@ class Ranks:
         rest = (bits[bit >> 3] & (1 << (bit & 7)) - 1).bit_count()
         lacking = self._lacking if self.lost and bit >= self.lost.stop else 0
         return ranks[step] + before + rest - self._ones_before + lacking
+
+
+def restored(
+    bits: memoryview, gaps: Sequence[Gap], most: memoryview, first: int, end: int, total: int | None
+) -> memoryview | None:
+    """A bitmap with what cannot be read of it, if there is only one way that it can have been; else None.
+
+    :param bits: what cannot be read of them is 0.
+    :param most: a bitmap in which all of these bits are set, and perhaps others.
+    :param total: how many bits are set in [first, end); None: it is not known.
+    """
+    unknown = sum(count_ones(most, each.start, each.stop) for each in _bits_of(gaps, first, end))
+    if total != count_ones(bits, first, end) + unknown:
+        return None
+    changed = bytearray(bits)
+    for low, high in gaps:
+        changed[low:high] = most[low:high]
+    return memoryview(changed).toreadonly()
+
+
+def _bits_of(gaps: Sequence[Gap], first: int, end: int) -> list[range]:
+    """The bits within [first, end) that gaps, in bytes, hold."""
+    found = (range(max(first, gap.start * 8), min(end, gap.end * 8)) for gap in gaps)
+    return [each for each in found if each]

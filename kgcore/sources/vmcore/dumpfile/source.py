@@ -6,18 +6,21 @@ that ends us.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from kgcore.sources.vmcore.dumpfile.budget import Budget
 
-__all__ = ("BAD_PAGE", "ByteSource", "Gap", "PlainFile", "ShortFile", "reason", "salvage")
+__all__ = ("BAD_PAGE", "ByteSource", "Gap", "PlainFile", "ShortFile", "found_again", "reason", "salvage")
 
 BAD_PAGE = 4096
 """How much a bad sector costs: the kernel reads files by pages."""
 
 _MOST_READS_OF_BAD = 1 << 12  # each may take a broken disk seconds
 _MAX_EXTENTS = 1 << 16
+_SEARCH_STEP, _OVERLAP = 1 << 22, 64  # bytes
+_MOST_CANDIDATES = 1 << 20
 
 
 class ShortFile(Exception):
@@ -181,3 +184,36 @@ def salvage(source: ByteSource, offset: int, size: int) -> tuple[memoryview, tup
 
     take(0, size)
     return view.toreadonly(), tuple(gaps)
+
+
+def found_again(
+    source: ByteSource, place: int, likely: re.Pattern[bytes], fits: Callable[[int], bool], most: int
+) -> int | None:
+    """Where a chain of headers goes on of which one cannot be read.
+
+    :param place: of that one.
+    :param likely: what a header looks like.
+    :param fits: whether headers really begin at an offset.
+    :param most: how many bytes to look through.
+    """
+    at = place - place % BAD_PAGE + BAD_PAGE
+    left = _MOST_CANDIDATES
+    end = min(source.size, at + most)
+    while at < end:
+        size = min(_SEARCH_STEP + _OVERLAP, source.size - at)
+        data, gaps = salvage(source, at, size)
+        for found in likely.finditer(data):
+            if found.start() >= _SEARCH_STEP:
+                break
+            left -= 1
+            if left < 0:
+                return None
+            if any(gap.start <= found.start() < gap.end for gap in gaps):
+                continue
+            try:
+                if fits(at + found.start()):
+                    return at + found.start()
+            except (ShortFile, OSError):
+                pass
+        at += _SEARCH_STEP
+    return None
