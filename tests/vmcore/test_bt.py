@@ -19,6 +19,7 @@ pytest.importorskip("drgn")
 from kgcore.backtrace import Backtrace, backtrace
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore import orc
 from kgcore.traces import Frame, grouped
 from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Victim, main_dump, need
 from tests.vmcore.tools import ROOT, gdb, kgcore, lwps, serving
@@ -299,6 +300,17 @@ def test_the_thread_that_crashed(name: str, extract: Extractor) -> None:
     assert "sysrq_handle_crash" in called  # Documentation/admin-guide/sysrq.rst
     assert called.index("panic") < called.index("sysrq_handle_crash") < called.index("ksys_write")
     assert crashed.kernel.end.kind == "outermost"
+
+
+@pytest.mark.parametrize("name", ["k61-kexec", "k72-kexec"])
+def test_the_thread_that_crashed_near_the_end_of_its_stack(
+    name: str, extract: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How near is chance (randomize_kstack_offset). As much is looked at as there is."""
+    victim = need(name).victims["crasher"]
+    usual = ours(extract, victim, kernel=True)
+    monkeypatch.setattr(orc, "_SCANNED", 16 << 10)  # the whole of a stack, and so something beyond its end
+    assert ours(extract, victim, kernel=True) == usual
 
 
 # As it is used

@@ -8,6 +8,7 @@ entry: the trace ends there.
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -26,6 +27,7 @@ _MAX_MODULES = 4096
 _ENTRY = struct.Struct("<hhH")  # struct orc_entry: sp_offset, bp_offset, and bit fields
 _PROBED = 4096  # entries
 _WORD = 8
+_PAGE = 4096
 _SCANNED = 1024  # bytes of a function's frame
 _CALL, _CALL_NEAR = struct.Struct("<Bi"), 0xE8
 
@@ -151,8 +153,7 @@ class OrcUnwinder:
             function = self._prog.symbol(state.ip).address
         except LookupError:
             return False
-        words = self._read(state.sp, _SCANNED)
-        for number, (word,) in enumerate(struct.iter_unpack("<Q", words)):
+        for number, (word,) in enumerate(struct.iter_unpack("<Q", self._words(state.sp))):
             if self._in_vmlinux(word):
                 opcode, distance = _CALL.unpack(self._read(word - _CALL.size, _CALL.size))
                 if opcode == _CALL_NEAR and word + distance == function:
@@ -160,6 +161,14 @@ class OrcUnwinder:
                     state.ip, state.sp, state.exact = word, state.sp + (number + 1) * _WORD, False
                     return True
         return False
+
+    def _words(self, sp: int) -> bytes:
+        """What a function may have on the stack, as far as there is one: behind its last page nothing is mapped."""
+        first = min(_SCANNED, _PAGE - sp % _PAGE) // _WORD * _WORD
+        words = self._read(sp, first)
+        with suppress(FaultError):
+            words += self._read(sp + first, (_SCANNED - first) // _WORD * _WORD)
+        return words
 
     def _in_vmlinux(self, ip: int) -> bool:
         start, end = map(self._kernel.target.symbol_address, ("_stext", "_etext"))

@@ -43,6 +43,8 @@ class Guest:
         self.gdb = os.path.join(self._sockets.name, "gdb")
         self._process = subprocess.Popen(
             [
+                # When the maker is killed, its guests are too.
+                "setpriv", "--pdeathsig", "KILL",
                 QEMU, "-accel", "tcg,thread=multi", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial",
                 "-qmp", f"unix:{path},server=on,wait=off", "-gdb", f"unix:{self.gdb},server=on,wait=off", *arguments,
