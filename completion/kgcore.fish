@@ -82,6 +82,7 @@ complete -c kgcore -n '__kgcore_has default' -l dontdump -d 'also memory marked 
 complete -c kgcore -n '__kgcore_has default' -l dax -d 'also DAX mappings'
 complete -c kgcore -n '__kgcore_has default' -l missing -x -a 'omit zero' -d 'memory that the dump lacks: leave it out, so that debuggers refuse to read it, or fill in zeros (default: omit)'
 complete -c kgcore -n '__kgcore_has default' -l no-kgcore-note -d 'leave out the note that lists what is missing and why'
+complete -c kgcore -n '__kgcore_has default' -l share-zeros -d 'let long ranges that were never touched share one range of zeros in the file (done unasked where the file would be longer than file systems allow)'
 complete -c kgcore -n '__kgcore_has default' -l swap -r -F -d 'image of a swap device or swap file, called as /proc/swaps has it; may be given more than once'
 complete -c kgcore -n '__kgcore_has default' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped'
 complete -c kgcore -n '__kgcore_has default' -s D -x -a '(__fish_complete_directories (commandline -ct))' -d 'write core.<tgid> there'

@@ -5,6 +5,7 @@ Any core of Linux on x86 will do, the kernel's own included; only cores by kgcor
 from pyelftools and from the numbers below, not from the code that writes cores, so that no mistake is made twice.
 """
 
+import errno
 import os
 import struct
 import sys
@@ -12,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple
@@ -40,6 +42,7 @@ _KGCORE_FORMAT = 1
 _MAX_SEGMENTS = 1 << 20  # vm.max_map_count is 65530 to 1048576
 _MAX_PROBLEMS = 1 << 14
 _AT_ONCE = 1 << 12  # program headers
+_PIECE = 1 << 20
 
 # What people call them; the last one is a 64-bit program whose dumping thread was in 32-bit code.
 _MACHINES = {("EM_X86_64", 64): "x86_64", ("EM_X86_64", 32): "x32", ("EM_386", 32): "i386", ("EM_386", 64): "i386"}
@@ -68,7 +71,8 @@ class Verdict:
     :ivar lacks: why it is not complete, as sentences.
     :ivar facts: what was found: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
         ``notes``, ``files``, ``kgcore`` (the KGCORE note), ``recovered`` (bytes by where they were found, if the note
-        has an account of them). What could not be read is not there.
+        has an account of them), ``shared_zeros`` (bytes of memory that have one range of zeros in the file). What
+        could not be read is not there.
     :ivar cut_short: nothing else is the matter than that the file ends before the end of its memory.
     """
 
@@ -202,6 +206,7 @@ class _Checker:
         self.warned = False  # it has warnings
         self.loads: list[_Load] = []
         self.missing: list[tuple[int, int]] = []
+        self.sharing: list[tuple[_Load, _Load]] = []  # segments whose bytes in the file are another one's, too
         self.known: list[tuple[int, int]] | None = None  # loads and missing ranges, when all are read
 
     def run(self) -> None:
@@ -212,6 +217,7 @@ class _Checker:
             notes = list(self.notes(note_segments))
             self.facts["notes"] = len(notes)
             self.check_kgcore(notes)
+            self.check_shared()
             kernel_notes = [note for note in notes if note.kind != KGCORE]
             self.check_threads(kernel_notes)
             self.check_auxv(kernel_notes)
@@ -293,12 +299,13 @@ class _Checker:
             address_end = max(address_end, load.end)
         # The data may stand in another order.
         in_file = [load for load in self.loads if load.filesz]
-        ascending = sorted(in_file, key=lambda load: load.offset)
-        data_end = 0
+        ascending = sorted(in_file, key=lambda load: (load.offset, -load.filesz))
+        last: _Load | None = None
         for load in ascending:
-            if load.offset < data_end:
-                self.problem(f"the PT_LOAD at {load.start:#x} shares bytes of the file with another one")
-            data_end = max(data_end, load.offset + load.filesz)
+            if last is not None and load.offset < last.offset + last.filesz:
+                self.sharing.append((load, last))
+            if last is None or load.offset + load.filesz > last.offset + last.filesz:
+                last = load
         beyond = [
             min(load.filesz, end - self.size) for load in in_file if (end := load.offset + load.filesz) > self.size
         ]
@@ -310,6 +317,44 @@ class _Checker:
                 f"segments, are not there{by_limit}"
             )
             self.problem(self.cut_short)
+
+    def check_shared(self) -> None:
+        """Several segments may have the same bytes of the file only if these are all zeros."""
+        shared, rest = 0, []
+        hosts = {host for _, host in self.sharing}
+        zeros = len(hosts) == 1 and all(self.is_zero(host.offset, host.filesz) for host in hosts)
+        for load, host in self.sharing:
+            if zeros and load.offset == host.offset:
+                shared += load.filesz
+            else:
+                rest.append(load)
+        for load in rest:
+            self.problem(f"the PT_LOAD at {load.start:#x} shares bytes of the file with another one")
+        if shared:
+            shared += sum(host.filesz for host in hosts)
+            self.facts["shared_zeros"] = shared
+        if self.kgcore is not None and not rest and self.kgcore.get("shared_zeros", 0) != shared:
+            self.problem(f"{shared} bytes of zeros have one place in the file, which is not what the KGCORE note says")
+
+    def is_zero(self, offset: int, size: int) -> bool:
+        """Whether there are only zeros in a range, as far as the file has it; holes are not read."""
+        at, end = offset, min(offset + size, self.size)
+        while at < end:
+            with suppress(OSError, AttributeError):  # a file system that knows no holes
+                try:
+                    at = os.lseek(self.file.fileno(), at, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # nothing but a hole is left
+                        return True
+                    raise
+            if at >= end:
+                return True
+            self.file.seek(at)
+            data = self.file.read(min(_PIECE, end - at))
+            if not data or data.count(0) != len(data):
+                return False
+            at += len(data)
+        return True
 
     def notes(self, segments: list[tuple[int, int]]) -> Iterator[CoreNote]:
         present = []

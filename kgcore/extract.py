@@ -110,7 +110,13 @@ class _Extraction:
         self._console = console
         self._limits = limits
         self._options = Options(
-            request.mask, request.dontdump, request.dax, request.missing, request.note, important_first=limits.any
+            request.mask,
+            request.dontdump,
+            request.dax,
+            request.missing,
+            request.note,
+            important_first=limits.any,
+            share_zeros=request.share_zeros,
         )
         self._jobs = request.jobs or available()
         self._sysroot = Sysroot(request.sysroot, force=request.force) if request.sysroot else None

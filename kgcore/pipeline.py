@@ -34,6 +34,7 @@ class Options:
     :ivar missing: what to do with memory that is not to be had: leave it out of the segments, or zeros.
     :ivar vendor_note: write the KGCORE note.
     :ivar important_first: put what matters most in front, in case that the file is cut off (see ``make_plan``).
+    :ivar share_zeros: long ranges that are certainly zeros have one place in the file (see ``make_plan``).
     """
 
     mask: int | None = DEFAULT_MASK
@@ -42,6 +43,7 @@ class Options:
     missing: MissingPolicy = "omit"
     vendor_note: bool = True
     important_first: bool = False
+    share_zeros: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
         note=options.vendor_note,
         remarks_of=lambda: source.remarks(image),
         important_first=options.important_first,
+        share_zeros=options.share_zeros,
     )
     return Prepared(plan.image, memory, plan)
 

@@ -33,8 +33,11 @@ zeros                             all believe them: gdb shows a frame ``0x0 in ?
                                   drgn a thousand of them
 ``p_filesz`` < ``p_memsz``        gdb shows zeros unless it has the mapped file; lldb and drgn refuse. Hence only
                                   what the filter dropped is left to this, as in the kernel's own cores
+several segments, one place       all read the same bytes for each
 the KGCORE note, its header last  all skip it: threads, frames and mappings are the same with and without
 ================================  ===========================================================================
+
+A core that would be longer than a file may be has one place for all the zeros that are certain: kgcore/sharing.py.
 """
 
 from bisect import bisect_left, bisect_right
@@ -65,6 +68,7 @@ from kgcore.filters.base import Filter, Keep
 from kgcore.memory import Memory, Provenance, Run, peek
 from kgcore.model import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
 from kgcore.notes import Remark, process_notes, remarks
+from kgcore.sharing import LARGEST, Shared, zeros_to_share
 from kgcore.vendor import vendor_note
 
 __all__ = ("PART", "CorePlan", "MissingPolicy", "Part", "Segment", "VmaPlan", "make_plan")
@@ -132,6 +136,8 @@ class CorePlan:
     :ivar head: everything before the first segment: headers and notes, padded.
     :ivar segments: in file order; ``head`` ends where the first one's data start, each next one's follow. That is the
         order of their addresses, or that of their importance.
+    :ivar shared: segments that have the same range of zeros in the file. The longest one is the first, and only that
+        is among ``segments``, too.
     :ivar tail: everything behind the last segment: section 0 or nothing.
     :ivar size: bytes of the whole file.
     :ivar vmas: one per VMA of the image.
@@ -149,6 +155,7 @@ class CorePlan:
     vmas: tuple[VmaPlan, ...]
     remarks: tuple[Remark, ...]
     warnings: tuple[str, ...]
+    shared: tuple[Segment, ...] = ()
 
     @property
     def data(self) -> int:
@@ -174,6 +181,29 @@ class CorePlan:
                 part = Part(number, low, number, high, weight)
         if part:
             yield part
+
+    @property
+    def shared_zeros(self) -> int:
+        """Bytes of memory that have the same range of zeros in the file."""
+        return sum(segment.filesz for segment in self.shared)
+
+    def is_shared(self, segment: Segment) -> bool:
+        """Whether (part of) a segment of ``segments`` stands for others, too."""
+        if not self.shared:
+            return False
+        first = self.shared[0]
+        return segment.filesz > 0 and first.offset <= segment.offset < first.offset + first.filesz
+
+    def sharing(self, segment: Segment) -> Iterator[Segment]:
+        """What of the core is where (part of) a segment of ``segments`` is in the file: that, or all that share it."""
+        if not self.is_shared(segment):
+            yield segment
+            return
+        low = segment.offset - self.shared[0].offset
+        for other in self.shared:
+            size = min(low + segment.filesz, other.filesz) - low
+            if size > 0:
+                yield other._replace(address=other.address + low, filesz=size, memsz=size, offset=segment.offset)
 
     def size_of(self, part: Part) -> int:
         """How many bytes of the file a part is."""
@@ -201,6 +231,7 @@ def make_plan(
     note: bool = True,
     remarks_of: Callable[[], Iterable[str]] = tuple,
     important_first: bool = False,
+    share_zeros: bool = False,
 ) -> CorePlan:
     """Plan a core.
 
@@ -210,6 +241,8 @@ def make_plan(
     :param remarks_of: asked for further warnings when all memory has been looked at.
     :param important_first: the segments' data stand in the file in the order of their importance: a file that ends
         early lacks the least important ones. (The headers stay in the order of addresses, as ELF wants them.)
+    :param share_zeros: long ranges that are certainly zeros have one place in the file; always if the file would be
+        longer than file systems allow (:data:`kgcore.sharing.LARGEST`).
     :raises KgcoreError: kgcore does not know the architecture, or the core is larger than its ELF class allows.
     """
     arch = ARCHES.get(image.arch)
@@ -226,6 +259,13 @@ def make_plan(
     remarks_ = tuple(remarks(image, arch))
     warnings = (*image.warnings, *_why_excluded(vmas, source or {}))
 
+    parts = list(_all_parts(image.vmas, vmas, missing, ()))
+    zeros: list[Shared] = []
+    if share_zeros or sum(part.filesz for part in parts) > LARGEST:
+        kept = ((plan.keep.length, plan.account.zero) for plan in vmas)
+        zeros = zeros_to_share(image.vmas, kept, memory)
+        parts = list(_all_parts(image.vmas, vmas, missing, zeros))
+
     notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
     vendor = b""
     if source is not None and note:
@@ -238,14 +278,10 @@ def make_plan(
                 [(plan.keep, plan.account) for plan in vmas],
                 (run for plan in vmas for run in plan.missing),
                 (*warnings, *(f"thread {tid}: {text}" for tid, text in remarks_)),
+                sum(piece.end - piece.start for piece in zeros),
             )
         )
 
-    parts = [
-        (index, part)
-        for index, (vma, plan) in enumerate(zip(image.vmas, vmas, strict=True))
-        for part in _parts(vma, plan, missing)
-    ]
     headers = 1 + len(parts) + bool(vendor)
     notes_offset = ehdr_size(arch.elf_class) + headers * phdr_size(arch.elf_class)
     unpadded = notes_offset + len(notes) + len(vendor)
@@ -255,14 +291,19 @@ def make_plan(
     shoff = 0
     if important_first:  # what is behind the data would be the first to be cut off
         shoff, data_offset = data_offset, data_offset + -(-len(tail) // ELF_EXEC_PAGESIZE) * ELF_EXEC_PAGESIZE
-    order = _by_importance(image, vmas, parts) if important_first else range(len(parts))
+    alike = [number for number, part in enumerate(parts) if part.shared]
+    longest = max(alike, key=lambda number: parts[number].filesz, default=-1)
+    written = [number for number, part in enumerate(parts) if not part.shared or number == longest]
+    order = _by_importance(image, vmas, parts, written) if important_first else written
     offsets, offset = [0] * len(parts), data_offset
     for number in order:
         offsets[number] = offset
-        offset += parts[number][1][1]
+        offset += parts[number].filesz
+    for number in alike:
+        offsets[number] = offsets[longest]
     segments = [
-        Segment(index, address, filesz, memsz, offsets[number], _p_flags(image.vmas[index]))
-        for number, (index, (address, filesz, memsz)) in enumerate(parts)
+        Segment(part.vma, part.address, part.filesz, part.memsz, at, _p_flags(image.vmas[part.vma]))
+        for part, at in zip(parts, offsets, strict=True)
     ]
     size = offset + (0 if shoff else len(tail))
     if size >= 1 << (32 if arch.elf_class == 32 else 63):
@@ -281,6 +322,7 @@ def make_plan(
             (bytes(-unpadded % ELF_EXEC_PAGESIZE) + (tail if shoff else b"")).ljust(data_offset - unpadded, b"\0"),
         )
     )
+    alike.sort(key=lambda number: number != longest)
     return CorePlan(
         image,
         missing,
@@ -292,21 +334,49 @@ def make_plan(
         vmas,
         remarks_,
         warnings,
+        tuple(segments[number] for number in alike),
     )
 
 
+class _Part(NamedTuple):
+    """What becomes a PT_LOAD.
+
+    :ivar shared: of the zeros that have one place in the file.
+    """
+
+    vma: int
+    address: int
+    filesz: int
+    memsz: int
+    shared: bool = False
+
+
+def _all_parts(
+    image_vmas: Sequence[Vma], vmas: Sequence[VmaPlan], policy: MissingPolicy, shared: Sequence[Shared]
+) -> Iterator[_Part]:
+    """The PT_LOADs of all mappings."""
+    at = 0
+    for index, (vma, plan) in enumerate(zip(image_vmas, vmas, strict=True)):
+        first = at
+        while at < len(shared) and shared[at].vma == index:
+            at += 1
+        yield from _parts(index, vma, plan, policy, shared[first:at])
+
+
 def _by_importance(
-    image: ProcessImage, vmas: Sequence[VmaPlan], parts: Sequence[tuple[int, tuple[int, int, int]]]
+    image: ProcessImage, vmas: Sequence[VmaPlan], parts: Sequence[_Part], written: Iterable[int]
 ) -> list[int]:
     """The threads' stacks, then what is small: that is most mappings, and what a debugger needs to begin with."""
     starts = [vma.start for vma in image.vmas]
     stacks = {bisect_right(starts, thread.regs.values["sp"]) - 1 for thread in image.threads}
 
     def rank(number: int) -> tuple[bool, int]:
-        index, (_, filesz, _) = parts[number]
-        return index not in stacks, min(filesz, vmas[index].account.data)
+        part = parts[number]
+        if part.shared:
+            return True, part.filesz  # it stands for them all
+        return part.vma not in stacks, min(part.filesz, vmas[part.vma].account.data)
 
-    return sorted(range(len(parts)), key=rank)
+    return sorted(written, key=rank)
 
 
 def _plan_vma(vma: Vma, keep: Keep, memory: Memory, shared: dict[object, VmaPlan]) -> VmaPlan:
@@ -350,16 +420,19 @@ def _why_excluded(vmas: Iterable[VmaPlan], source: Mapping[str, str]) -> Iterato
                 yield sentence
 
 
-def _parts(vma: Vma, plan: VmaPlan, policy: MissingPolicy) -> Iterator[tuple[int, int, int]]:
-    """The PT_LOADs of a mapping: (address, p_filesz, p_memsz) each."""
+def _parts(index: int, vma: Vma, plan: VmaPlan, policy: MissingPolicy, shared: Sequence[Shared]) -> Iterator[_Part]:
+    """The PT_LOADs of a mapping."""
     at, kept_end = vma.start, vma.start + plan.keep.length
-    if policy == "omit":
-        for run in plan.missing:
-            if run.address > at:
-                yield at, run.address - at, run.address - at
-            at = run.end
+    omitted = [(run.address, run.end, False) for run in plan.missing] if policy == "omit" else []
+    apart = [(piece.start, piece.end, True) for piece in shared]
+    for start, end, zeros in sorted(omitted + apart) if apart else omitted:
+        if start > at:
+            yield _Part(index, at, start - at, start - at)
+        if zeros:
+            yield _Part(index, start, end - start, end - start, shared=True)
+        at = end
     if at < vma.end:  # what is left, with the part that the filter dropped
-        yield at, kept_end - at, vma.end - at
+        yield _Part(index, at, kept_end - at, vma.end - at)
 
 
 def _headers(

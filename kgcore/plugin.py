@@ -34,6 +34,7 @@ def gcore(
     dontdump: bool = False,
     dax: bool = False,
     note: bool = True,
+    share_zeros: bool = False,
     swap: Mapping[str, str | os.PathLike[str]] | None = None,
     root: str | os.PathLike[str] | None = None,
     sysroot: str | os.PathLike[str] | None = None,
@@ -61,6 +62,8 @@ def gcore(
     :param dontdump: Also memory marked ``MADV_DONTDUMP``.
     :param dax: Also DAX mappings.
     :param note: Add the vendor note that lists what is missing.
+    :param share_zeros: Let long ranges that were never touched share one range of zeros in the file, which is as long
+        as all memory else. Done unasked where the file would be longer than file systems allow.
     :param swap: Images of swap devices and swap files: path as /proc/swaps had it, to path of the image.
     :param root: A directory from which to take pages of mapped files that the dump lacks, where it holds the very
         files that were mapped.
@@ -100,7 +103,8 @@ def gcore(
     ref = _current(prog) if pid is None else _reference(pid)
     supplies = Supplies({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
     with _source(prog, supplies) as source:
-        prepared = prepare(source, ref, Options(mask, dontdump, dax, missing, note, important_first=limits.any))
+        options = Options(mask, dontdump, dax, missing, note, important_first=limits.any, share_zeros=share_zeros)
+        prepared = prepare(source, ref, options)
         sink: Sink
         if output is None or isinstance(output, str | os.PathLike):
             path = os.fspath(output or ".")

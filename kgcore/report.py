@@ -91,6 +91,7 @@ class Report(Accounted):
     :ivar remarks: what is wrong with threads' registers.
     :ivar warnings: what could not be found out.
     :ivar limit: why the file ends early, in a few words; "" if it does not.
+    :ivar shared_zeros: bytes of memory that have the same range of zeros in the file, or would have.
     """
 
     tgid: int
@@ -105,6 +106,7 @@ class Report(Accounted):
     remarks: tuple[Remark, ...] = ()
     warnings: tuple[str, ...] = ()
     limit: str = ""
+    shared_zeros: int = 0
 
     @property
     def account(self) -> Account:
@@ -160,6 +162,7 @@ class Report(Accounted):
             "size": self.size,
             "stored": self.stored,
             "limit": self.limit or None,
+            "shared_zeros": self.shared_zeros,
             "data": account.data,
             "zero": account.zero,
             "filtered": account.filtered,
@@ -206,9 +209,10 @@ class Report(Accounted):
 
     def summary(self) -> list[str]:
         """The sums."""
+        shared = f", {human_size(self.shared_zeros)} of zeros in one place" if self.shared_zeros else ""
         return [
             f"process {self.tgid} ({printable(self.comm)}), {counted(self.threads, 'thread')}: "
-            f"core of {human_size(self.size)}",
+            f"core of {human_size(self.size)}{shared}",
             f"memory: {self.account.words()}",
         ]
 
@@ -274,8 +278,9 @@ def make_report(
     size = plan.size - (len(plan.tail) if limit else 0)
     for segment in unwritten:
         size -= segment.filesz
-        run = Run(segment.address, segment.filesz, Provenance.LIMIT, limit)
-        cut.setdefault(segment.vma, []).append(run)
+        for piece in plan.sharing(segment):
+            run = Run(piece.address, piece.filesz, Provenance.LIMIT, limit)
+            cut.setdefault(piece.vma, []).append(run)
     for index, (vma, planned) in enumerate(zip(plan.image.vmas, plan.vmas, strict=True)):
         name = _name(vma)
         runs = [(run, False) for run in planned.missing]
@@ -305,6 +310,7 @@ def make_report(
         remarks=plan.remarks,
         warnings=plan.warnings,
         limit=limit,
+        shared_zeros=plan.shared_zeros,
     )
 
 

@@ -66,6 +66,7 @@ class DumpRequest:
 
     :ivar tasks: in the order given; empty only if there is something in ``select``.
     :ivar mask: sum of the coredump_filter bits; None: each process's own.
+    :ivar share_zeros: long ranges of zeros have one place in the file.
     :ivar output: a file name, "-" for standard output, or None for ``core.<tgid>`` in ``directory``.
     :ivar supplies: what else memory may be taken from.
     :ivar sysroot: directory for the processes' programs and libraries; None: do not write them.
@@ -82,6 +83,7 @@ class DumpRequest:
     dax: bool = False
     missing: Literal["omit", "zero"] = "omit"
     note: bool = True
+    share_zeros: bool = False
     directory: str = ""
     output: str | None = None
     force: bool = False

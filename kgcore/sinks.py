@@ -334,7 +334,7 @@ def failure(what: str, path: str, error: OSError) -> OutputError:
     hints = {
         errno.ENOSPC: "free some space, or choose another directory with -D",
         errno.EDQUOT: "the quota is used up; choose another directory with -D",
-        errno.EFBIG: "the file system or ulimit -f does not allow a file as large",
+        errno.EFBIG: "the file system or ulimit -f does not allow a file as large; --share-zeros makes one shorter",
         errno.EACCES: "choose another directory with -D",
         errno.EROFS: "choose another directory with -D",
         errno.ENOENT: "the directory does not exist",

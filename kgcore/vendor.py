@@ -21,6 +21,8 @@ the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses 
                    Objects with ``present`` (the page tables point to them), ``recovered`` (object: where they were
                    found instead, to bytes), ``zero`` (certainly zeros), ``filtered`` (not asked for), ``missing``
                    (object: reason to bytes); what is 0 or empty is left out. Places: values of Provenance, too
+``shared_zeros``   bytes of memory that have the same range of zeros in the file, in PT_LOADs with the same p_offset;
+                   only if there are any
 ``account``        the sum of them, an object of the same kind
 ``warnings``       array of strings
 
@@ -56,11 +58,13 @@ def vendor_note(
     decisions: Sequence[tuple[Keep, Account]],
     missing: Iterable[Run],
     warnings: Iterable[str],
+    shared_zeros: int = 0,
 ) -> Note:
     """Build the note.
 
     :param decisions: one per VMA of the image.
     :param warnings: the image's and all others.
+    :param shared_zeros: bytes of memory that have the same range of zeros in the file.
     """
     content: dict[str, object] = {
         "format": FORMAT,
@@ -80,6 +84,8 @@ def vendor_note(
         "account": Account.sum(account for _, account in decisions).compact(),
         "warnings": [plain(text) for text in warnings],
     }
+    if shared_zeros:
+        content["shared_zeros"] = shared_zeros
     members = b",".join(_json(key) + b":" + _json(content[key]) for key in sorted(content))
     return Note(OWNER, NT_KGCORE, b"{%b}" % members)
 

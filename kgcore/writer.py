@@ -263,6 +263,11 @@ def _copy(
     advance: Callable[[int], None] | None = None,
 ) -> None:
     """Copy (part of) a segment."""
+    if plan.is_shared(segment):  # certainly zeros, and not to be read: of a running kernel they might be no more
+        for piece in plan.sharing(segment):
+            done.read.setdefault(piece.vma, Read()).add(Run(piece.address, piece.filesz, Provenance.ZERO))
+        output.skip(segment.filesz)
+        return
     vma, planned = plan.image.vmas[segment.vma], plan.vmas[segment.vma].missing
     found = done.read.setdefault(segment.vma, Read())
     at, end = segment.address, segment.address + segment.filesz

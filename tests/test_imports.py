@@ -73,7 +73,16 @@ MAY_IMPORT = {
     "kgcore.arch*": [*VALUES, *ARCH, "kgcore.elf"],
     "kgcore.notes": [*VALUES, *ARCH, "kgcore.elf"],
     "kgcore.vendor": [*VALUES, "kgcore.elf", "kgcore.filters.base"],
-    "kgcore.plan": [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.base", "kgcore.notes", "kgcore.vendor"],
+    "kgcore.sharing": [*VALUES],
+    "kgcore.plan": [
+        *VALUES,
+        *ARCH,
+        "kgcore.elf",
+        "kgcore.filters.base",
+        "kgcore.notes",
+        "kgcore.sharing",
+        "kgcore.vendor",
+    ],
     "kgcore.report": [*VALUES, "kgcore.notes", "kgcore.plan"],
     "kgcore.writer": [
         *VALUES,

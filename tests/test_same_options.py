@@ -43,6 +43,7 @@ KEYWORDS = {
     "--dontdump": "dontdump",
     "--dax": "dax",
     "--no-kgcore-note": "note",
+    "--share-zeros": "share_zeros",
     "--swap": "swap",
     "--root": "root",
     "--sysroot": "sysroot",

@@ -215,6 +215,12 @@ def _add_dump_options(parser: Parser) -> None:
         "(default: omit)",
     )
     flag(group, "--no-kgcore-note", help="leave out the note that lists what is missing and why")
+    flag(
+        group,
+        "--share-zeros",
+        help="let long ranges that were never touched share one range of zeros in the file (done unasked where the "
+        "file would be longer than file systems allow)",
+    )
     add_supply_options(group)
     output = group.add_mutually_exclusive_group()
     option(output, "-D", dest="directory", metavar="DIR", type=file_name, help="write core.<tgid> there")
@@ -308,6 +314,7 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
         dax=parsed.dax,
         missing=parsed.missing,
         note=not parsed.no_kgcore_note,
+        share_zeros=parsed.share_zeros,
         directory=parsed.directory or "",
         output=parsed.output,
         force=parsed.force,
