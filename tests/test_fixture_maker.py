@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.vmcore_fixtures.make import initramfs, kernels, moments, packages, promises
+from tests.vmcore_fixtures.make import initramfs, kernels, moments, packages, promises, qemu
 from tests.vmcore_fixtures.make.catalogue import RECIPES
 from tests.vmcore_fixtures.make.common import BuildError
 from tests.vmcore_fixtures.make.moments import Moment
@@ -68,6 +68,22 @@ def test_a_function_that_the_kernel_does_not_have() -> None:
     with pytest.raises(BuildError, match="none of the functions migrate_folio, migrate_page"):
         moments._address(guest, ("migrate_folio", "migrate_page"))
     assert moments._address(guest, ("migrate_folio", "other")) == 0xFFFFFFFF81000000
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        ("Kernel panic - not syncing: ", False),
+        ("Kernel panic - not syncing: sysr", False),
+        ("Kernel panic - not syncing: sysrq triggered crash\r\n", False),
+        ("Kernel panic - not syncing: Fatal exception\r\n", True),
+        ("@@FAIL victim x is not", False),
+        ("@@FAIL victim x is not ready@@", True),
+    ],
+)
+def test_what_shows_that_a_guest_failed(text: str, bad: bool) -> None:
+    """However much of the line has come so far."""
+    assert bool(qemu.FAILED.search(text)) == bad
 
 
 def test_every_spinner_has_a_cpu_of_its_own() -> None:

@@ -3,7 +3,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +86,7 @@ def crash(fixture: Fixture, work: Path, fedora: str, debian: str) -> Crash:
         try:
             guest.wait_for("READY", 300)
             guest.send("go\n")
-            _wait_for(work / "serial.log", "@@CAPTURE@@", 180)
-            guest.wait_for("CAPTURE", 1)
+            guest.wait_for("CAPTURE", 180)
             statuses = [int(guest.wait_for(rf"{part} (\d+)", 300)) for part in ("FEDORA", "DEBIAN", "SAVECORE")]
             total, first, least = map(int, guest.wait_for(r"MEMORY (\d+ \d+ \d+)", 60).split())
             size = int(guest.wait_for(r"VMCORE (\d+)", 300))
@@ -114,13 +112,6 @@ def crash(fixture: Fixture, work: Path, fedora: str, debian: str) -> Crash:
         (total, first, least),
         (work / "serial.log").read_text(errors="replace"),
     )
-
-
-def _wait_for(log: Path, text: str, seconds: int) -> None:
-    """Until the log has that; or for so long. (Guest.wait_for() may take half a line of the crash for a failure.)"""
-    end = time.monotonic() + seconds
-    while text not in log.read_text(errors="replace") and time.monotonic() < end:
-        time.sleep(0.2)
 
 
 def _install(prepared: Path, tree: Path, fedora: str, debian: str) -> None:

@@ -60,7 +60,7 @@ def pids(guest: LiveGuest) -> dict[str, int]:
 
 def wait_for(guest: LiveGuest, status: str) -> bool:
     """Whether the guest comes to be in a state."""
-    for _ in range(100):
+    for _ in range(1200):
         if guest.status == status:
             return True
         time.sleep(0.05)

@@ -19,8 +19,8 @@ from .common import BuildError, run
 
 QEMU = "qemu-system-x86_64"
 POLL = 0.1
-# The crash that a recipe wants is "sysrq triggered crash".
-FAILED = re.compile(r"@@FAIL [^@]*@@|Kernel panic - not syncing: (?!sysrq triggered)[^\n]*")
+# The crash that a recipe wants is "sysrq triggered crash". (Of half a line it is not known yet what it says.)
+FAILED = re.compile(r"@@FAIL [^@]*@@|Kernel panic - not syncing: (?!sysrq triggered)[^\n]*\n")
 
 
 def version() -> str:
