@@ -2,7 +2,8 @@
 """kgcore: a process inside a Linux kernel crash dump as a core file.
 
 The names below are the library's public face. They are loaded when they are first used: drgn imports this package
-with every start (for the ``%gcore`` command), and all but :func:`gcore` and :func:`open_vmcore` do without drgn.
+with every start (for the ``%gcore`` command), and all but :func:`gcore`,
+:func:`load_types` and :func:`open_vmcore` do without drgn.
 docs/api.md shows their use.
 """
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from kgcore.errors import KgcoreError
     from kgcore.library import open_vmcore
     from kgcore.pipeline import Options, Prepared, prepare, write
-    from kgcore.plugin import gcore
+    from kgcore.plugin import gcore, load_types
     from kgcore.report import Report
     from kgcore.sinks import FileSink, MemorySink, StreamSink
     from kgcore.sources.base import Source, TaskRef
@@ -31,6 +32,7 @@ __all__ = (
     "__version__",
     "check_core",
     "gcore",
+    "load_types",
     "open_vmcore",
     "prepare",
     "write",
@@ -51,6 +53,7 @@ _HOMES = {
     "Verdict": "kgcore.check",
     "check_core": "kgcore.check",
     "gcore": "kgcore.plugin",
+    "load_types": "kgcore.plugin",
     "open_vmcore": "kgcore.library",
     "prepare": "kgcore.pipeline",
     "write": "kgcore.pipeline",

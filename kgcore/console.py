@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How kgcore talks: results to one stream, remarks to the other, each a harmless line; and the exit statuses."""
 
-import mmap
 import re
 from contextlib import suppress
 from typing import Any, TextIO, cast
@@ -27,8 +26,10 @@ class OutputLost(Exception):
     """The result cannot be written: nobody reads it any more, or there is no room for it."""
 
     def __init__(self, error: OSError | ValueError) -> None:
-        gone = isinstance(error, BrokenPipeError)
-        super().__init__(f"standard output{' was closed by its reader' if gone else f': {reason(error)}'}")
+        if isinstance(error, BrokenPipeError):
+            super().__init__("standard output was closed by its reader")
+        else:
+            super().__init__(f"standard output: {reason(error)}")
 
 
 class _Stream:
@@ -116,6 +117,8 @@ def _is_for_memory(error: BaseException) -> bool:
     """Whether it was raised for want of memory: where that is short, libraries fail in any way that there is."""
     if isinstance(error, MemoryError) or re.search("failed to map segment|[Cc]annot allocate memory", str(error)):
         return True
+    import mmap  # seldom needed, and drgn imports this module with every start
+
     try:
         mmap.mmap(-1, _ENOUGH).close()
     except (OSError, MemoryError):

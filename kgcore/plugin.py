@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""kgcore inside drgn: ``gcore(prog, pid)``, ``%gcore``, and ``crash> gcore`` where drgn has a crash mode.
+"""kgcore inside drgn: ``gcore(prog, pid)`` and ``load_types(prog)``, ``%gcore`` and ``%load_types``, and the same in
+drgn's crash mode.
 
 drgn imports this module in every session, so what it needs itself is imported only when a command runs.
 """
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from drgn import Object, Program, ProgramFlags, TypeKind
 
-from kgcore.console import Console, reason
+from kgcore.console import Console, OutputLost, reason
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import NO_SUPPLIES, Source, Supplies, TaskRef
 
 if TYPE_CHECKING:
     from kgcore.report import Report
 
-__all__ = ("gcore",)
+__all__ = ("gcore", "load_types")
 
 
 def gcore(
@@ -123,6 +124,30 @@ def gcore(
         return report
 
 
+def load_types(prog: Program) -> None:
+    """
+    Give a Linux kernel program the kernel's own types and symbols (BTF and kallsyms): drgn without a vmlinux.
+
+    >>> from kgcore import load_types
+    >>> load_types(prog)
+    >>> prog["init_task"].comm
+
+    The finders come behind those that there are: what debug information says, now or when it is loaded later, counts.
+    Types, enumerators, functions and per-CPU variables are those that the kernel describes; of its other variables
+    those that kgcore and many of drgn's helpers use. There are no macros, no source lines, and nothing by which to
+    unwind kernel stacks. How large a symbol is is a guess: up to the next one. Done twice it changes nothing.
+
+    :raises KgcoreError: It is not a Linux kernel, not one of x86_64, or has no types of its own. The program is then as
+        it was.
+    """
+    from kgcore import drgnversion
+
+    drgnversion.ensure()
+    from kgcore.sources.vmcore.target import add_types
+
+    add_types(prog)
+
+
 def _path(name: str | os.PathLike[str] | None) -> str | None:
     return None if name is None else os.fspath(name)
 
@@ -211,18 +236,39 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
         raise CommandArgumentError(str(error)) from error
     except KgcoreError as error:
         raise CommandError(reason(error)) from error
+    except OutputLost as error:
+        raise (error.__cause__ or error) from None
     if console.lines:
         raise CommandError("\n".join(console.lines))
+    if console.lost is not None:
+        raise console.lost.__cause__ or console.lost
     return outcome.reports
 
 
 _DESCRIPTION = "write processes as core files that debuggers open"
 _USAGE = "**{}** [*OPTION*]... [*PID* | *TASK*]..."
 _LONG = "Write processes of this kernel as core files, core.<tgid> each. {} --help shows the options."
+_TYPES = "have the kernel's own types and symbols, without a vmlinux"
+_TYPES_LONG = "Types out of the kernel's BTF and symbols out of its kallsyms, behind those that there are."
+
+
+def _kernel(prog: Program) -> bool:
+    return bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
+
+
+def _load_types(prog: Program, name: str, words: Sequence[str], **_: Any) -> None:
+    from drgn.commands import CommandArgumentError, CommandError
+
+    if words:
+        raise CommandArgumentError(f"{name} takes no arguments")
+    try:
+        load_types(prog)
+    except KgcoreError as error:
+        raise CommandError(reason(error)) from error
 
 
 def _register_command() -> None:
-    """Add ``%gcore``. drgn has these commands since 0.1.0; before, there is only the function."""
+    """Add ``%gcore`` and ``%load_types``. drgn has these commands since 0.1.0; before, there is only the function."""
     try:
         from drgn.commands import custom_command, parse_shell_command
     except ImportError:
@@ -234,15 +280,24 @@ def _register_command() -> None:
         usage=_USAGE.format("gcore"),
         long_description=_LONG.format("%gcore"),
         parse=parse_shell_command,
-        enabled=lambda prog: bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL),
+        enabled=_kernel,
     )
     def _cmd_gcore(prog: Program, name: str, words: Sequence[str], **_: Any) -> "list[Report]":
         return _run(prog, "%" + name, words, _current)
 
+    custom_command(
+        name="load_types",
+        description=_TYPES,
+        usage="**load_types**",
+        long_description=_TYPES_LONG,
+        parse=parse_shell_command,
+        enabled=_kernel,
+    )(_load_types)
+
 
 def _register_crash_command() -> None:
-    """Add ``gcore`` to drgn's crash mode, which has no public interface yet: a drgn without it, or with another one,
-    lacks this command and nothing else."""
+    """Add both to drgn's crash mode, which has no public interface yet: a drgn without it, or with another one,
+    lacks these commands and nothing else."""
     try:
         from drgn.commands import parse_shell_command
         from drgn.commands._crash.common import crash_custom_command, crash_get_context
@@ -252,9 +307,9 @@ def _register_crash_command() -> None:
     def current(prog: Program) -> TaskRef:
         try:
             return _reference(crash_get_context(prog))
-        except Exception as error:
-            # Whatever it is (LookupError where nothing crashed), it means that there is no context.
-            raise KgcoreError("no current context", hint="give a PID, or choose one with set PID") from error
+        except Exception:  # noqa: BLE001
+            # Whatever it is (LookupError where nothing crashed, or where drgn has no types), we may know better.
+            return TaskRef("current")
 
     def run(prog: Program, name: str, words: Sequence[str], **_: Any) -> "list[Report]":
         return _run(prog, name, words, current)
@@ -267,6 +322,13 @@ def _register_crash_command() -> None:
             long_description=_LONG.format("gcore"),
             parse=parse_shell_command,
         )(run)
+        crash_custom_command(
+            name="load_types",
+            description=_TYPES,
+            usage="**load_types**",
+            long_description=_TYPES_LONG,
+            parse=parse_shell_command,
+        )(_load_types)
 
 
 _register_command()

@@ -36,6 +36,8 @@ COMMANDS += [
     "kgcore.workers",
     "kgcore.addressmap",
     "kgcore.mappage",
+    "kgcore.drgnversion",
+    "kgcore.outputs",
     "kgcore.privatedir",
     "kgcore.stopping",
 ]
@@ -52,7 +54,7 @@ MAY_IMPORT = {
         "kgcore.sinks",
         "kgcore.sources.base",
     ],
-    "kgcore.library": ["kgcore.sources.*"],
+    "kgcore.library": ["kgcore", "kgcore.drgnversion", "kgcore.sources.*"],
     "kgcore.errors": [],
     "kgcore.text": [],
     "kgcore.regular": [],
@@ -92,7 +94,7 @@ MAY_IMPORT = {
         "kgcore.sinks",
         "kgcore.workers",
     ],
-    "kgcore.sources.vmcore*": [*VALUES, *ARCH, "kgcore.sources.*"],
+    "kgcore.sources.vmcore*": ["kgcore.drgnversion", *VALUES, *ARCH, "kgcore.sources.*"],
     "kgcore.sources.corefile*": [*VALUES, "kgcore.sources.plugins"],
     "kgcore.sources*": VALUES,
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
@@ -118,7 +120,7 @@ MAY_IMPORT = {
     "kgcore.request": ["kgcore.sources.base"],
     "kgcore.selection": ["kgcore.model", "kgcore.request", "kgcore.sources.base", "kgcore.text"],
     "kgcore.progress": ["kgcore.stopping", "kgcore.text", "kgcore.writer"],
-    "kgcore.arguments": ["kgcore", "kgcore.errors", "kgcore.request", "kgcore.sources.base"],
+    "kgcore.arguments": ["kgcore", "kgcore.errors", "kgcore.outputs", "kgcore.request", "kgcore.sources.base"],
     "kgcore.commands": ["kgcore.console"],  # the commands themselves are imported by name, when they are chosen
     "kgcore.commands.*": COMMANDS,  # not one another
     "kgcore.*": ["kgcore", "kgcore.*"],  # the command line, the plugin and what they share
@@ -126,7 +128,7 @@ MAY_IMPORT = {
 
 # Foreign packages that belong to few modules.
 ONLY_IN = {
-    "drgn": ["kgcore.sources.vmcore*", "kgcore.sources.corefile.unwind", "kgcore.plugin"],
+    "drgn": ["kgcore.drgnversion", "kgcore.sources.vmcore*", "kgcore.sources.corefile.unwind", "kgcore.plugin"],
     "_drgn": ["kgcore.sources.vmcore*", "kgcore.plugin"],
     "rich": ["kgcore.render"],
     "construct": ["kgcore.elf", "kgcore.arch*"],

@@ -281,13 +281,13 @@ def test_percent_gcore_redirected(prog: drgn.Program, source: FakeSource) -> Non
 
 def test_crash_gcore(prog: drgn.Program, source: FakeSource, capfd: pytest.CaptureFixture[str]) -> None:
     prog.config["crash_scroll"] = False
-    with pytest.raises(CommandError, match="no current context"):
+    with pytest.raises(CommandError, match="current"):
         run_command(prog, "crash gcore")
     run_command(prog, "crash gcore -v 4 100")
     prog.config["crash_context"] = context(prog, LARGE)
     run_command(prog, "crash gcore")
     assert capfd.readouterr().out == "Saved core.100\nSaved core.600\n"
-    assert source.asked == ["100", f"{task_address(LARGE):#x}"]
+    assert source.asked == ["current", "100", f"{task_address(LARGE):#x}"]
 
 
 def run_python(code: str) -> "subprocess.CompletedProcess[str]":

@@ -40,7 +40,9 @@ def opened(fixture: Fixture) -> Target:
 @pytest.fixture(scope="module")
 def damage(fixture: Fixture) -> Iterator[BtfDamage]:
     with opened(fixture) as target:
-        yield BtfDamage(symbols._read_btf(target.prog))
+        own = symbols.OwnSymbols.of(target.prog)
+        assert own is not None
+        yield BtfDamage(own.btf.data)
 
 
 def everything(target: Target, pid: int) -> None:
@@ -67,7 +69,7 @@ def test_every_end_is_an_error_of_ours(fixture: Fixture, damage: BtfDamage, monk
     for seed in range(SEEDS):
         rng = random.Random(seed)
         data = damage.damaged(rng)
-        monkeypatch.setattr(symbols, "_read_btf", lambda prog, data=data: data)
+        monkeypatch.setattr(symbols, "_read_btf", lambda *_, data=data: data)
         with watchdog(PATIENCE), suppress(KgcoreError), opened(fixture) as target:
             everything(target, rng.choice(victims).pid)
             whole += 1

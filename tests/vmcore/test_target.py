@@ -360,7 +360,7 @@ class TestFromProgram:
         with from_program(prog) as target:
             assert target.symbols_from == "btf"
             assert target.notes
-            assert find_task(prog, 1).pid == 1
+            assert find_task(target.prog, 1).pid == 1
         with from_program(prog) as again:
             assert again.symbols_from == "btf"
 
@@ -443,7 +443,7 @@ class TestWrongInput:
             open_target(TargetOptions(core=vmcore(fixture_dir("k61")), vmcoreinfo=str(tmp_path / "x")))
 
     def test_kernel_without_btf(self, fixture_dir: FixtureDir, monkeypatch: pytest.MonkeyPatch) -> None:
-        def no_symbol(_prog: Program) -> bytes:
+        def no_symbol(*_: object) -> bytes:
             raise LookupError("__start_BTF")
 
         monkeypatch.setattr(symbols, "_read_btf", no_symbol)

@@ -179,6 +179,8 @@ class ModuleTypes:
         :raises LookupError: drgn cannot read the file.
         """
         wanted = [module for module in self._prog.modules() if module.name == name and module.wants_debug_file()]
+        if wanted and not self._target.ours:
+            raise LookupError("its debug information is not loaded in this drgn")
         try:
             self._prog.find_standard_debug_info(wanted)
         except Exception as error:  # drgn raises what elfutils said as Exception and ValueError

@@ -25,13 +25,15 @@ from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
 from kgcore.sources.vmcore.translation import KernelMemory
 
-__all__ = ("open_core", "open_live", "open_qemu", "read_vmcoreinfo_file")
+__all__ = ("is_live", "open_core", "open_live", "open_qemu", "open_through", "own_vmcoreinfo", "read_vmcoreinfo_file")
 
 _I386 = "i386"
 _NT_PRPSINFO = 3  # in every core of a process, in no vmcore
 _USER_END = 1 << 47  # the kernel has nothing below
 _SCAN_PIECE = 4 << 20
 _MAX_VMCOREINFO_FILE = 1 << 20
+_KERNEL_START, _END = 1 << 63, 1 << 64  # of addresses; of physical ones, more than there can be
+_LIVE = "kgcore_live"
 _UTS_NAMESPACE = 400  # bytes of struct uts_namespace: all six names, wherever they start
 
 # Enough VMCOREINFO for drgn to open a dump and read physical memory out of it; everything virtual is wrong.
@@ -69,7 +71,7 @@ def open_core(path: str, dump: DumpFile, text: bytes | None, architecture: str |
     """
     if any(note.name == b"CORE" and note.type == _NT_PRPSINFO for note in dump.notes):
         raise TargetError(f"{path} is the core of a process, not a vmcore", hint="kgcore check looks into such cores")
-    text = text or _own_vmcoreinfo(dump)
+    text = text or own_vmcoreinfo(dump)
     machine = architecture or _machine(dump, text)
     way = _way(machine)
     if text is None:
@@ -147,6 +149,35 @@ def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) 
         ) from error
 
 
+def open_through(other: Program, text: bytes | None) -> Program:
+    """A Program that reads what another one can read, for types and symbols that the other one is not to have.
+
+    :raises TargetError: drgn cannot open it.
+    """
+
+    def physical(address: int, size: int, _offset: int, _physical: bool) -> bytes:
+        data: bytes = other.read(address, size, physical=True)
+        return data
+
+    def virtual(address: int, size: int, _offset: int, _physical: bool) -> bytes:
+        data: bytes = other.read(address, size)
+        return data
+
+    def connect(prog: Program) -> None:
+        assemble(prog, (), ())
+        prog.add_memory_segment(0, _END - 1, physical, True)
+        prog.add_memory_segment(_KERNEL_START, _END - _KERNEL_START, virtual, False)
+
+    prog = _open("the program's memory", connect, other.platform, text)
+    prog.cache[_LIVE] = is_live(other)
+    return prog
+
+
+def is_live(prog: Program) -> bool:
+    """Whether the kernel is running while it is read."""
+    return ProgramFlags.IS_LIVE in prog.flags or bool(prog.cache.get(_LIVE))
+
+
 def _open(name: str, connect: Callable[[Program], None], platform: Platform | None, text: bytes | None) -> Program:
     try:
         prog = Program(platform, vmcoreinfo=text and vmcoreinfo.ascii_only(text))
@@ -185,7 +216,7 @@ def _connector(dump: DumpFile) -> Callable[[Program], None]:
     return connect
 
 
-def _own_vmcoreinfo(dump: DumpFile) -> bytes | None:
+def own_vmcoreinfo(dump: DumpFile) -> bytes | None:
     """The text, where header or notes of the dump have it."""
     if dump.vmcoreinfo:
         return dump.vmcoreinfo

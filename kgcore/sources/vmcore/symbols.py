@@ -2,8 +2,9 @@
 """Types and symbols for a Program: out of DWARF where there is a vmlinux, else out of the dump itself."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from drgn import FaultError, MissingDebugInfoError, Program, SymbolIndex
+from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolIndex
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from kgcore.drgnversion import older_than, version
@@ -14,10 +15,11 @@ from kgcore.sources.vmcore.btf_types import TypeFinder
 from kgcore.sources.vmcore.debuginfo import debug_package
 from kgcore.sources.vmcore.variables import VariableFinder
 
-__all__ = ("has_btf", "is_raw_btf", "load_btf", "load_dwarf")
+__all__ = ("OwnSymbols", "has_btf", "is_raw_btf", "load_btf", "load_dwarf")
 
 _MAX_BTF = 64 << 20  # bytes; a Debian kernel has 5 MB
 _FINDER = "kgcore"
+_PER_CPU_END = 1 << 24  # beyond the offset of any per-CPU variable, and below where any kernel lies
 
 
 def load_dwarf(
@@ -66,6 +68,58 @@ def _wrong_symbols(prog: Program, release: str, files: Sequence[str], error: Exc
     )
 
 
+class KernelSymbols:
+    """A symbol finder for :meth:`drgn.Program.register_symbol_finder`: the kernel's own table, or a System.map.
+
+    Before Linux 6.15 what stands there of per-CPU variables is their offset, from 0 on. No address is one of those: a
+    null pointer is not ``__per_cpu_start``. So only what lies in the kernel's image is found by its address.
+    """
+
+    def __init__(self, index: SymbolIndex) -> None:
+        self._index = index
+        self._start: int | None = None
+        self._end: int | None = None
+
+    def __call__(self, prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
+        if address is not None:
+            if self._start is None or self._end is None:
+                self._start = self._address(prog, "_text") or _PER_CPU_END
+                self._end = self._address(prog, "_end") or 1 << 64
+            if not self._start <= address < self._end:
+                return []
+        found: Sequence[Symbol] = self._index(prog, name, address, one)
+        return found
+
+    def _address(self, prog: Program, name: str) -> int | None:
+        found = self(prog, name, None, True)
+        return found[0].address if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSymbols:
+    """What a kernel says of itself; for whichever Program of it."""
+
+    symbols: KernelSymbols
+    btf: Btf
+
+    @staticmethod
+    def of(prog: Program) -> "OwnSymbols | None":
+        """What :func:`load_btf` found."""
+        found: OwnSymbols | None = prog.cache.get(_FINDER)
+        return found
+
+    def give(self, prog: Program, *, first: bool) -> None:
+        """Register the finders.
+
+        :param first: before those that there are, but for objects, where the table of variables is ours.
+        """
+        index = 0 if first else -1
+        types = TypeFinder(prog, self.btf)
+        prog.register_symbol_finder(_FINDER, self.symbols, enable_index=index)
+        prog.register_type_finder(_FINDER, types, enable_index=index)
+        prog.register_object_finder(_FINDER, VariableFinder(prog, types), enable_index=-1)
+
+
 def load_btf(prog: Program, release: str, file: str | None = None, symbols: SymbolIndex | None = None) -> None:
     """Register finders for the types in the kernel's BTF and the symbols in its kallsyms.
 
@@ -76,8 +130,16 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
     :raises TargetError: the kernel has no BTF or no kallsyms, or they are damaged.
     """
     remedy = f"install {debug_package(release)} and give its vmlinux with -s"
+    own = _read_own(prog, release, remedy, file, symbols)
+    own.give(prog, first=True)
+    prog.cache[_FINDER] = own
+    if file and not _fits(prog):
+        raise TargetError(f"{file} does not describe the kernel in the dump, {release}", hint=remedy)
+
+
+def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbols: SymbolIndex | None) -> OwnSymbols:
     try:
-        prog.register_symbol_finder(_FINDER, symbols or load_vmlinux_kallsyms(prog), enable_index=0)
+        table = KernelSymbols(symbols or load_vmlinux_kallsyms(prog))
     except MemoryError:
         raise
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
@@ -85,7 +147,7 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
             f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=_newer_drgn(prog) + remedy
         ) from error
     try:
-        btf = Btf(_read_file(file) if file else _read_btf(prog))
+        btf = Btf(_read_file(file) if file else _read_btf(prog, table))
     except LookupError as error:
         raise TargetError(
             f"the kernel in the dump, {release}, carries no type information (it is without CONFIG_DEBUG_INFO_BTF)",
@@ -95,18 +157,12 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
         raise TargetError(f"the kernel's type information (BTF) is not in the dump: {error}", hint=remedy) from error
     except BrokenDump as error:
         raise TargetError(error.message, hint=remedy) from error
-    try:
-        prog.symbol("init_task")
-    except LookupError as error:
+    if not table(prog, "init_task", None, True):
         raise TargetError(
             "the kernel's symbol table (kallsyms) has no variables: the kernel is without CONFIG_KALLSYMS_ALL",
             hint=f"{remedy}, or its System.map besides the BTF",
-        ) from error
-    types = TypeFinder(prog, btf)
-    prog.register_type_finder(_FINDER, types, enable_index=0)
-    prog.register_object_finder(_FINDER, VariableFinder(prog, types), enable_index=-1)
-    if file and not _fits(prog):
-        raise TargetError(f"{file} does not describe the kernel in the dump, {release}", hint=remedy)
+        )
+    return OwnSymbols(table, btf)
 
 
 def _newer_drgn(prog: Program) -> str:
@@ -149,8 +205,12 @@ def _read_file(file: str) -> bytes:
         raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
 
 
-def _read_btf(prog: Program) -> bytes:
-    start, stop = prog.symbol("__start_BTF").address, prog.symbol("__stop_BTF").address
+def _read_btf(prog: Program, table: KernelSymbols) -> bytes:
+    """:raises LookupError: the kernel has none."""
+    found = [table(prog, name, None, True) for name in ("__start_BTF", "__stop_BTF")]
+    if not all(found):
+        raise LookupError("no BTF")
+    start, stop = (symbols[0].address for symbols in found)
     if not start < stop <= start + _MAX_BTF:
         raise BrokenDump(f"the kernel's type information (BTF) is said to have {stop - start} bytes")
     data: bytes = prog.read(start, stop - start)

@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal, Self
+from weakref import finalize
 
-from drgn import Architecture, FaultError, Program, ProgramFlags
+from drgn import Architecture, FaultError, ModuleFileStatus, Program, ProgramFlags
 
 from kgcore.drgnversion import version
 from kgcore.errors import BrokenDump, TargetError
@@ -23,11 +24,13 @@ from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.translation import KernelMemory, is_encrypted
 from kgcore.text import human_size
 
-__all__ = ("SymbolsFrom", "Target", "TargetOptions", "from_program", "open_target")
+__all__ = ("SymbolsFrom", "Target", "TargetOptions", "add_types", "from_program", "open_target")
 
 SymbolsFrom = Literal["auto", "dwarf", "btf"]
 
 _PAGE = 4096
+_KEY = "kgcore_target"
+_Open = Callable[[bytes | None], Program]  # with VMCOREINFO to use instead of what there is
 _ARCHES_32 = frozenset({Architecture.I386})
 
 
@@ -70,6 +73,7 @@ class Target:
     :ivar assembled: drgn does not read the file, but asks us.
     :ivar live: it is a running kernel, or a guest that was running a moment ago.
     :ivar messages: what the user should know of the dump before trusting what comes out of it.
+    :ivar ours: the Program is; else nothing may be loaded into it.
     :ivar debug_files: what the user named as files with debug information; drgn may have left some of them aside.
     """
 
@@ -90,7 +94,9 @@ class Target:
         self._map_file = map_file
         self.debug_files: tuple[str, ...] = ()
         self.assembled = assembled.reader_of(prog) is not None or LowMemory.of(prog) is not None
-        self.live = ProgramFlags.IS_LIVE in prog.flags or isinstance(dump, PausedGuest)
+        self.ours = True
+        self._kept = False
+        self.live = program.is_live(prog) or isinstance(dump, PausedGuest)
         self.frames: Frames = dump.frames if dump else everything()
         self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
         self.vmcoreinfo = _vmcoreinfo_of(prog)
@@ -173,8 +179,14 @@ class Target:
 
     def close(self) -> None:
         """Let go of the file. drgn closes its own when the Program is no longer referred to."""
-        if self.dump:
+        if self.dump and not self._kept:
             self.dump.close()
+
+    def keep(self) -> None:
+        """Let go of the file only when nobody refers to this any more."""
+        self._kept = True
+        if self.dump:
+            finalize(self, self.dump.close)
 
     def __enter__(self) -> Self:
         return self
@@ -189,15 +201,29 @@ def open_target(options: TargetOptions) -> Target:
 
     :raises TargetError: it cannot be opened, or its kernel not be understood; the hint says what to try.
     """
-    text = program.read_vmcoreinfo_file(options.vmcoreinfo) if options.vmcoreinfo else None
-    dump: DumpFile | None = None
-    if options.core is not None:
+    return _opened(options, program.read_vmcoreinfo_file(options.vmcoreinfo) if options.vmcoreinfo else None)
+
+
+def _opened(
+    options: TargetOptions, text: bytes | None, dump: DumpFile | None = None, through: Program | None = None
+) -> Target:
+    """
+    :param text: VMCOREINFO to use instead of the dump's.
+    :param dump: if it is open already.
+    :param through: read what this can read, which is not touched.
+    """
+    if dump is not None:
+        pass
+    elif options.core is not None:
         dump = open_dump(options.core, *options.parts, raw=options.architecture is not None)
     elif options.qemu:
         dump = PausedGuest(options.qemu)
     try:
         with _quiet():
-            return _with_symbols(_program(options, dump, text), dump, options)
+            open_: _Open = partial(_program, options, dump)
+            if through is not None:
+                open_ = partial(program.open_through, through)
+            return _with_symbols(open_, open_(text), dump, options)
     except BaseException as error:
         if dump is not None:
             dump.close()
@@ -210,25 +236,17 @@ def open_target(options: TargetOptions) -> Target:
 def from_program(prog: Program) -> Target:
     """A Program that somebody else opened, with the debug information they loaded, if they did.
 
-    One without types gets those of the dump itself; where that takes opening the dump anew (kernels before 6.0, and all
-    32-bit ones), the target's Program is another one.
+    It stays as it is: where it has no types, or drgn cannot read its memory, the target has a Program of its own.
 
     :raises TargetError: it is not a Linux kernel, or its types are not to be had.
     """
-    if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
-        raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
-    if not hasattr(prog, "core_dump_path"):
-        raise TargetError(
-            f"drgn {version()} does not tell which file a program came from",
-            hint="it takes drgn 0.0.33 or later; the command kgcore and kgcore.open_vmcore() work with this one",
-        )
-    path = None if ProgramFlags.IS_LIVE in prog.flags else prog.core_dump_path
+    _require_kernel(prog)
+    path = _path_of(prog)
     if prog.platform is not None and prog.platform.arch in _ARCHES_32:
         return _opened_anew(prog, path)
     dump: DumpFile | None = None
     unknown: tuple[str, ...] = ()
     if path:
-        path = _still_there(path)
         try:
             dump = open_dump(path)
         except TargetError as error:  # though drgn could open it
@@ -237,17 +255,81 @@ def from_program(prog: Program) -> Target:
         dump.close()
         return _opened_anew(prog, path)
     if _has_types(prog):
-        return Target(prog, dump, "btf" if symbols.has_btf(prog) else "dwarf", (*unknown, *_messages(dump)))
-    options = TargetOptions(core=path if dump else None, symbols_from="btf")
-    try:
-        with _quiet():
-            target = _with_symbols(prog, dump, options)
-        target.messages = (*unknown, *target.messages)
+        target = Target(prog, dump, _types_of(prog), (*unknown, *_messages(dump)))
+        target.ours = False
         return target
-    except BaseException:
+    return _own(prog, path, dump, unknown)
+
+
+def _own(prog: Program, path: str | None, dump: DumpFile | None, messages: tuple[str, ...] = ()) -> Target:
+    """The same kernel with the types and symbols that it has itself. It takes half a second, and is kept for the next
+    time, as long as there is that Program.
+
+    :param path: of the dump.
+    :param dump: it, if it can be opened anew; else what that Program can read is read.
+    """
+    known: Target | None = prog.cache.get(_KEY)
+    if known is not None:
         if dump is not None:
             dump.close()
-        raise
+        return known
+    text: bytes | None = prog["VMCOREINFO"].string_()
+    if dump is not None:
+        if text == program.own_vmcoreinfo(dump):  # then whether that is right is looked into
+            text = None
+        target = _opened(TargetOptions(core=path, symbols_from="btf"), text, dump)
+    else:
+        target = _opened(TargetOptions(symbols_from="btf"), text, through=prog)
+    target.messages = (*messages, *target.messages)
+    if dump is not None:  # else it would refer to that Program, and keep it for ever; and what runs changes
+        target.keep()
+        prog.cache[_KEY] = target
+    return target
+
+
+@guarded("the dump cannot be used")
+def add_types(prog: Program) -> None:
+    """Register finders for the kernel's own types and symbols with somebody's Program, behind all that it has.
+
+    :raises TargetError: it is not a Linux kernel, drgn cannot read its memory, or it has no types of its own.
+    """
+    _require_kernel(prog)
+    if symbols.has_btf(prog):
+        return
+    if prog.platform is not None and prog.platform.arch in _ARCHES_32:
+        raise TargetError("drgn does not read the memory of 32-bit kernels", hint="gcore() and the command kgcore do")
+    path = _path_of(prog)
+    dump = None
+    if path is not None:
+        with suppress(TargetError):
+            dump = open_dump(path)
+    own = symbols.OwnSymbols.of(_own(prog, path, dump).prog)
+    assert own is not None
+    own.give(prog, first=False)
+
+
+def _require_kernel(prog: Program) -> None:
+    if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
+        raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
+    if not hasattr(prog, "core_dump_path"):
+        raise TargetError(
+            f"drgn {version()} does not tell which file a program came from",
+            hint="it takes drgn 0.0.33 or later; the command kgcore and kgcore.open_vmcore() work with this one",
+        )
+
+
+def _path_of(prog: Program) -> str | None:
+    """Of the dump file."""
+    path: str | None = None if ProgramFlags.IS_LIVE in prog.flags else prog.core_dump_path
+    return _still_there(path) if path else None
+
+
+def _types_of(prog: Program) -> Literal["dwarf", "btf"]:
+    """Where a Program has its types from, if it has any; debug information goes before what load_types() added."""
+    with suppress(LookupError):
+        if prog.main_module().debug_file_status == ModuleFileStatus.HAVE:
+            return "dwarf"
+    return "btf" if symbols.has_btf(prog) else "dwarf"
 
 
 def _opened_anew(prog: Program, path: str | None) -> Target:
@@ -283,7 +365,7 @@ def _program(options: TargetOptions, dump: DumpFile | None, text: bytes | None) 
     raise TargetError("there is nothing to open", hint="name a vmcore with -c")
 
 
-def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) -> Target:
+def _with_symbols(open_: "_Open", prog: Program, dump: DumpFile | None, options: TargetOptions) -> Target:
     """DWARF if a file was named or one is found; else BTF."""
     info = _vmcoreinfo_of(prog)
     release = info.get("OSRELEASE", "")
@@ -295,7 +377,7 @@ def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) 
         if symbols.load_dwarf(prog, release, dwarf_files, *directories):
             if moved := _moved(prog, info):
                 line = f"KERNELOFFSET={moved:x}\n".encode()
-                prog = _program(options, dump, prog["VMCOREINFO"].string_() + line)
+                prog = open_(prog["VMCOREINFO"].string_() + line)
                 symbols.load_dwarf(prog, release, dwarf_files, *directories)
             target = _finished(prog, dump, "dwarf")
             target.debug_files = tuple(dwarf_files)
@@ -312,7 +394,7 @@ def _with_symbols(prog: Program, dump: DumpFile | None, options: TargetOptions) 
         raise TargetError(error.message, hint=hint) from error
     if missing:  # drgn takes these from VMCOREINFO only, and VMCOREINFO only when it opens something
         lines = "".join(f"SYMBOL({name})={address:x}\n" for name, address in missing.items())
-        prog = _program(options, dump, prog["VMCOREINFO"].string_() + lines.encode())
+        prog = open_(prog["VMCOREINFO"].string_() + lines.encode())
     named = systemmap.read_symbols(maps[0], vmcoreinfo.symbol(info, "_stext")) if maps else None
     symbols.load_btf(prog, release, btf_files[0] if btf_files else None, named)
     return _finished(prog, dump, "btf", btf_files[0] if btf_files else None, maps[0] if maps else None)
@@ -343,11 +425,11 @@ def _finished(
 
 
 def _has_types(prog: Program) -> bool:
+    """Whether it has the kernel's types: a module's debug information alone is not enough."""
     try:
-        prog.type("struct task_struct")
-    except LookupError:
+        return bool(prog["init_task"].type_.has_member("mm") and prog.symbol("init_task"))
+    except (LookupError, TypeError):
         return False
-    return True
 
 
 def _vmcoreinfo_of(prog: Program) -> Mapping[str, str]:
