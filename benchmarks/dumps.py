@@ -15,7 +15,7 @@ from tests.vmcore_fixtures.make.common import VICTIMS, BuildError, cache_dir, di
 from tests.vmcore_fixtures.make.dumps import make_sparse, readable_header
 from tests.vmcore_fixtures.make.makedumpfile import Makedumpfile
 from tests.vmcore_fixtures.make.packages import install_host_tools, locked
-from tests.vmcore_fixtures.make.recipes import Derived, Recipe
+from tests.vmcore_fixtures.make.recipes import CMDLINE, Derived, Recipe
 
 from . import synthetic
 
@@ -144,7 +144,7 @@ def _make(recipe: GuestRecipe, kernel: kernels.Kernel, place: Path) -> tuple[dic
             drives.append(_ordinary_bytes(work / "ordinary"))
         arguments = ["-machine", "pc", "-cpu", "max,-la57,-cx16", "-smp", "2", "-m", str(recipe.ram)]
         arguments += ["-kernel", str(kernel.directory / "vmlinuz"), "-initrd", str(initrd)]
-        arguments += ["-append", "console=ttyS0 panic=-1 loglevel=4", "-device", "vmcoreinfo"]
+        arguments += ["-append", CMDLINE, "-device", "vmcoreinfo"]
         for path in drives:
             arguments += ["-drive", f"file={path},format=raw,if=none,id={path.name},cache=unsafe"]
             arguments += ["-device", f"virtio-blk-pci,drive={path.name}"]

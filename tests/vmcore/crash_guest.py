@@ -11,6 +11,7 @@ from tests.vmcore.conftest import Fixture
 from tests.vmcore.tools import ROOT
 from tests.vmcore_fixtures.make import kdump, qemu
 from tests.vmcore_fixtures.make.common import run
+from tests.vmcore_fixtures.make.recipes import CMDLINE
 
 HOOK = ROOT / "contrib" / "kdump"
 DROP_IN = "etc/systemd/system/kdump-tools-dump.service.d/kgcore.conf"
@@ -132,7 +133,7 @@ def _arguments(fixture: Fixture, work: Path) -> list[str]:
     manifest = fixture.manifest
     arguments = ["-machine", "pc", "-cpu", manifest["cpu"], "-smp", "2", "-m", str(manifest["ram_mib"])]
     arguments += ["-kernel", str(fixture.path / "vmlinuz"), "-initrd", str(fixture.path / "initrd")]
-    arguments += ["-append", f"console=ttyS0 panic=-1 loglevel=4 {manifest['append']}"]
+    arguments += ["-append", f"{CMDLINE} {manifest['append']}"]
     for name in DISKS:
         arguments += ["-drive", f"file={work / name},format=raw,if=none,id={name},cache=unsafe"]
         arguments += ["-device", f"virtio-blk-pci,drive={name}"]

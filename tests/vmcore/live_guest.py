@@ -12,7 +12,7 @@ from typing import Any
 from tests.vmcore_fixtures.make import initramfs, qemu
 from tests.vmcore_fixtures.make.common import run
 from tests.vmcore_fixtures.make.kernels import kernel
-from tests.vmcore_fixtures.make.recipes import HUGE_PAGES, SPIN, THREADS, Recipe
+from tests.vmcore_fixtures.make.recipes import CMDLINE, HUGE_PAGES, SPIN, THREADS, Recipe
 
 RECIPE = Recipe("live", "bookworm", (*THREADS, *SPIN), ram=384, append="isolcpus=1", setup=HUGE_PAGES)
 DISKS = {"disk": 64 << 20, "output": 1 << 30}
@@ -56,7 +56,7 @@ def boot(work: Path, suite: str = "bookworm") -> Iterator[LiveGuest]:
     socket = f"{work}/kgcore.qmp"
     arguments = ["-machine", "pc", "-cpu", RECIPE.cpu, "-smp", "2", "-m", str(RECIPE.ram), "-device", "vmcoreinfo"]
     arguments += ["-kernel", str(found.directory / "vmlinuz"), "-initrd", str(initrd)]
-    arguments += ["-append", f"console=ttyS0 panic=-1 loglevel=4 {RECIPE.append}"]
+    arguments += ["-append", f"{CMDLINE} {RECIPE.append}"]
     arguments += ["-qmp", f"unix:{socket},server=on,wait=off"]
     for name, size in DISKS.items():
         with (work / name).open("wb") as disk:

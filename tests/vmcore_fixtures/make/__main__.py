@@ -16,6 +16,8 @@ from .progress import PROGRESS
 from .recipes import Recipe
 from .supplies import Supplies
 
+TRIES = 3
+
 
 def build(recipe: Recipe, lacking: BaseException | None, *, force: bool) -> bool:
     """Make one fixture unless it is there already; False when it failed.
@@ -48,13 +50,16 @@ def build(recipe: Recipe, lacking: BaseException | None, *, force: bool) -> bool
 
 
 def _make(make: Callable[[Recipe, kernels.Kernel], None], recipe: Recipe, kernel: kernels.Kernel) -> None:
-    """Under emulation a guest dies by chance now and then (6.12 oopses at random): one more try."""
-    try:
-        make(recipe, kernel)
-    except BuildError as error:
-        say(f"{recipe.name}: {error}")
-        say(f"{recipe.name}: trying once more")
-        make(recipe, kernel)
+    """Under emulation a guest dies by chance now and then (6.12 oopses at random): further tries."""
+    for number in range(2, TRIES + 1):
+        try:
+            make(recipe, kernel)
+        except BuildError as error:
+            say(f"{recipe.name}: {error}")
+            PROGRESS.step(recipe.name, f"trying again, {number} of {TRIES}")
+        else:
+            return
+    make(recipe, kernel)
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from .dumps import Dump, make_sparse, readable_header
 from .kernels import MOVING_SUITES, Kernel
 from .makedumpfile import Makedumpfile
 from .progress import PROGRESS
-from .recipes import Derived, Recipe
+from .recipes import CMDLINE, Derived, Recipe
 
 OUTPUT_SIZE = 4 << 30
 DISK_SIZE = 2 << 30
@@ -95,7 +95,7 @@ class _Maker:
         self.swaps: list[dict[str, str]] = []
         self.crashed: list[int] = []
         self.broken: list[str] = []
-        self.cmdline = f"console=ttyS0 panic=-1 loglevel=4 {recipe.append}".strip()
+        self.cmdline = f"{CMDLINE} {recipe.append}".strip()
 
     def make(self) -> None:
         """All steps in order."""

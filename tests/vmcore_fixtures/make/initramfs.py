@@ -13,7 +13,7 @@ from tests.vmcore.patterns import stock
 from .common import GUEST, HERE, VICTIMS, BuildError, run
 from .kernels import ARCHITECTURES, Kernel
 from .packages import Package, Suite
-from .recipes import MODULES, PYTHON_SUITE, Recipe
+from .recipes import CMDLINE, MODULES, PYTHON_SUITE, Recipe
 
 # The binaries name no directory of this machine.
 COMMON = ["-g", "-Wall", "-Wextra", f"-ffile-prefix-map={HERE}=."]
@@ -33,7 +33,7 @@ FREESTANDING += ["-msse2", "-nostdlib", "-static"]
 FOREIGN_BUSYBOX = "busybox-static"
 FOREIGN_TAR = ("tar", "libacl1", "libselinux1", "libpcre2-8-0", "libc6", "libgcc-s1")
 FOREIGN_FLAGS = {"": (), "i386": ("-m32", "-march=i686")}
-CRASH_CMDLINE = "console=ttyS0 nr_cpus=1 irqpoll reset_devices panic=-1 loglevel=4"
+CRASH_CMDLINE = f"{CMDLINE} nr_cpus=1 irqpoll reset_devices"
 
 
 def stem(program: str) -> str:
