@@ -191,7 +191,13 @@ def add_place_options(parser: Parser) -> None:
             default=[],
             help=f"also look here for {what}; may be given more than once",
         )
-    option(group, "--vmcoreinfo", metavar="FILE", type=file_name, help="use this VMCOREINFO instead of the dump's")
+    option(
+        group,
+        "--vmcoreinfo",
+        metavar="FILE | ADDRESS",
+        type=file_name,
+        help="use this VMCOREINFO instead of the dump's; by its physical address (0x...) one in the dump's memory",
+    )
     option(
         group, "--architecture", metavar="ARCH", type=_architecture, help="where the dump does not tell (x86_64, i386)"
     )
@@ -361,7 +367,7 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Place:
         existing(path, "symbol file")
     for path in (*parsed.debug_directories, *parsed.kernel_directories):
         existing(path, "directory")
-    if parsed.vmcoreinfo:
+    if parsed.vmcoreinfo and not re.fullmatch("0x[0-9a-fA-F]{1,16}", parsed.vmcoreinfo):
         existing(parsed.vmcoreinfo, "VMCOREINFO file")
     core, *parts = parsed.core or [None]
     for position, part in enumerate(parts, 1):

@@ -234,6 +234,7 @@ def show_facts(facts: "DumpFacts", out: TextIO) -> None:
         ("RAM in it", _ram(facts)),
         ("cut off", f"at least {human_size(facts.missing_bytes)} of the file" if facts.missing_bytes else ""),
         ("kernel", f"{facts.release} {facts.build}".strip()),
+        ("kernels", _kernels(facts)),
         ("machine", facts.architecture + (f", {facts.levels}-level page tables" if facts.levels else "")),
         ("CPUs", "" if facts.cpus is None else str(facts.cpus)),
         ("crashed", "" if facts.crash_time is None else f"{datetime.fromtimestamp(facts.crash_time, UTC):%F %T} UTC"),
@@ -255,6 +256,15 @@ def _width(out: TextIO) -> int:
     from rich.console import Console
 
     return max(Console(file=out).width, 40) if out.isatty() else 0
+
+
+def _kernels(facts: "DumpFacts") -> str:
+    """Of a dump that holds more than one."""
+    found = (
+        f"{kernel.words} ({'shown here' if kernel.taken else f'--vmcoreinfo {kernel.vmcoreinfo:#x}'})"
+        for kernel in facts.kernels
+    )
+    return "; ".join(found) if len(facts.kernels) > 1 else ""
 
 
 def _ram(facts: "DumpFacts") -> str:

@@ -541,5 +541,15 @@ class TestLinear:
 
 
 def test_elf_without_memory(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"without any memory segment.*xl dump-core"):
+    with pytest.raises(TargetError, match="without any memory segment"):
         opened(tmp_path, elf([]))
+
+
+def test_xens_dump_of_a_guest(tmp_path: Path) -> None:
+    """xl dump-core: sections, and no program headers."""
+    names = b"\0.shstrtab\0.note.Xen\0.xen_prstatus\0.xen_pages\0"
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head = ident + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 0, 64, 0, 64, 0, 0, 64, 2, 1)
+    table = bytes(64) + struct.pack("<IIQQQQIIQQ", 1, 3, 0, 0, 64 + 128, len(names), 0, 0, 1, 0)
+    with pytest.raises(TargetError, match="Xen's dump of a guest"):
+        opened(tmp_path, head + table + names)

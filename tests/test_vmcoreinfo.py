@@ -3,7 +3,7 @@
 
 import pytest
 
-from kgcore.sources.vmcore.vmcoreinfo import candidates, number, parse, symbol
+from kgcore.sources.vmcore.vmcoreinfo import at, candidates, number, parse, symbol
 
 TEXT = b"""OSRELEASE=6.1.0-13-amd64
 PAGESIZE=4096
@@ -36,7 +36,7 @@ def memory(*pieces: bytes) -> bytes:
 @pytest.mark.parametrize("lead", [b"", b"N" * 24], ids=["text page", "note page"])
 def test_candidates(lead: bytes) -> None:
     data = memory(b"", lead + TEXT, b"x" * 100 + TEXT, b"OSRELEASE=%s\n", TEXT.replace(b"swapper_pg_dir", b"other"))
-    assert list(candidates([(0x10000, data)], lambda _address, _size: b"")) == [TEXT]
+    assert list(candidates([(0x10000, data)], lambda _address, _size: b"")) == [(0x11000 + len(lead), TEXT)]
 
 
 def test_candidate_that_goes_on_in_the_next_piece() -> None:
@@ -44,4 +44,6 @@ def test_candidate_that_goes_on_in_the_next_piece() -> None:
     text = TEXT.replace(b"PAGESIZE", filler + filler + b"PAGESIZE")
     data = memory(text[:4096], text[4096:])
     found = candidates([(0, data[:4096]), (4096, data[4096:])], lambda address, size: data[address : address + size])
-    assert list(found) == [text]
+    assert list(found) == [(0, text)]
+    assert at(0, lambda address, size: data[address : address + size]) == text
+    assert at(4096, lambda address, size: data[address : address + size]) is None

@@ -185,9 +185,7 @@ def test_what_has_no_types_to_give_stays_as_it_is(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KgcoreError, match="not a Linux kernel"):
         load_types(drgn.Program())
     with pytest.raises(KgcoreError, match="32-bit"):
-        load_types(
-            _on_platform(need("k61-686pae-small").dump("vmcore"), drgn.Platform(drgn.Architecture.I386))
-        )
+        load_types(_on_platform(need("k61-686pae-small").dump("vmcore"), drgn.Platform(drgn.Architecture.I386)))
     prog = opened(CRASHED)
     before = state(prog)
     monkeypatch.setattr(symbols, "MAGIC", b"none")

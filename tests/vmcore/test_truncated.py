@@ -89,3 +89,14 @@ def test_no_space_left(name: str, extract: Extractor, tmp_path: Path, *, flag: b
     check_core(whole, Core(tmp_path / "core"), process)
     details = {gap["detail"] for gap in process["missing"] if gap["reason"] == "excluded"}
     assert details <= {"never written: the dump is incomplete"}
+
+
+def test_no_space_for_the_kernel_itself(tmp_path: Path) -> None:
+    """Where the kernel's own data were not written, no debug package helps, and none is asked for."""
+    path = reshape.out_of_space(need("k61").dump("vmcore.d1-zlib"), tmp_path / "vmcore", 0.01)
+    for words in (("info",), (1,)):
+        done = kgcore(*words, "-c", path, cwd=tmp_path)
+        assert done.status == 1
+        assert "its writer ran out of space" in done.remarks[0]
+        assert "the kernel's own data are not in the dump" in done.remarks[0]
+        assert "-dbg" not in done.remarks[0]

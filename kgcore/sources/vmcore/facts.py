@@ -24,6 +24,7 @@ from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores, Supplies
 from kgcore.sources.vmcore.target import Target
 from kgcore.sources.vmcore.tasks import Tasks, is_kernel_thread
+from kgcore.sources.vmcore.whichkernel import KernelSeen
 
 __all__ = ("DumpFacts", "UserMemory", "read_facts")
 
@@ -66,6 +67,7 @@ class DumpFacts:
     :ivar user_memory: whether the memory of processes is in the dump.
     :ivar meaning: what this means for cores, in a sentence.
     :ivar notices: what else is to be known, as sentences.
+    :ivar kernels: that are in the dump's memory; empty: it was not searched for them, as the header knew.
     """
 
     format: str
@@ -87,6 +89,7 @@ class DumpFacts:
     user_memory: UserMemory
     meaning: str
     notices: tuple[str, ...] = ()
+    kernels: tuple[KernelSeen, ...] = ()
 
 
 @guarded("the dump cannot be described")
@@ -125,6 +128,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         user_memory=user_memory,
         meaning=_meaning(user_memory, level, bool(pages[FrameState.CUT_OFF]), live=target.live),
         notices=target.messages,
+        kernels=target.kernels,
     )
 
 

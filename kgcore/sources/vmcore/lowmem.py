@@ -15,7 +15,7 @@ from kgcore.arch.paging import I386_2LEVEL, I386_PAE, EntryKind, PagingMode, wal
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore import vmcoreinfo
 
-__all__ = ("LowMemory",)
+__all__ = ("PAGE_OFFSETS", "LowMemory")
 
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
@@ -23,7 +23,7 @@ _CACHED_PAGES = 4096
 _END = 1 << 32
 _KEY = "kgcore_lowmem"
 # CONFIG_PAGE_OFFSET, arch/x86/Kconfig: VMSPLIT_3G, 3G_OPT, 2G, 2G_OPT, 1G
-_PAGE_OFFSETS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
+PAGE_OFFSETS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
 _UTS_NAMESPACE = 400  # bytes of struct uts_namespace: all six names, wherever they start
 
 
@@ -55,7 +55,7 @@ class LowMemory:
         release = b"\0" + info.get("OSRELEASE", "").encode() + b"\0"
         # arch_crash_save_vmcoreinfo(): VMCOREINFO_CONFIG(X86_PAE)
         mode = I386_PAE if info.get("CONFIG_X86_PAE") == "y" else I386_2LEVEL
-        for offset in _PAGE_OFFSETS:
+        for offset in PAGE_OFFSETS:
             if root is None or names is None or not offset <= min(root, names) <= max(root, names) < _END:
                 continue
             try:

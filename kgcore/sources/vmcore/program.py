@@ -9,7 +9,7 @@ PermissionError, ValueError, LookupError and plain Exception.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, ProgramFlags
@@ -19,22 +19,20 @@ from kgcore.regular import reading
 from kgcore.sources.plugins import without_plugins
 from kgcore.sources.vmcore import vmcoreinfo
 from kgcore.sources.vmcore.assembled import assemble, memory_of
-from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
+from kgcore.sources.vmcore.dumpfile import DumpFile
+from kgcore.sources.vmcore.kernelcheck import architecture_of
 from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
 from kgcore.sources.vmcore.translation import KernelMemory
 
-__all__ = ("is_live", "open_core", "open_live", "open_qemu", "open_through", "own_vmcoreinfo", "read_vmcoreinfo_file")
+__all__ = ("is_live", "open_core", "open_live", "open_qemu", "open_through", "read_vmcoreinfo_file", "refuse_others")
 
 _I386 = "i386"
 _NT_PRPSINFO = 3  # in every core of a process, in no vmcore
 _USER_END = 1 << 47  # the kernel has nothing below
-_SCAN_PIECE = 4 << 20
 _MAX_VMCOREINFO_FILE = 1 << 20
 _KERNEL_START, _END = 1 << 63, 1 << 64  # of addresses; of physical ones, more than there can be
 _LIVE = "kgcore_live"
-_UTS_NAMESPACE = 400  # bytes of struct uts_namespace: all six names, wherever they start
 
 # Enough VMCOREINFO for drgn to open a dump and read physical memory out of it; everything virtual is wrong.
 _STUB = b"""OSRELEASE=5.10.0
@@ -61,23 +59,24 @@ def read_vmcoreinfo_file(path: str) -> bytes:
     return text
 
 
-def open_core(path: str, dump: DumpFile, text: bytes | None, architecture: str | None) -> Program:
+def refuse_others(path: str, dump: DumpFile, architecture: str | None) -> None:
+    """:raises TargetError: it is a core of a process, or the dump of a machine that is not ours."""
+    if any(note.name == b"CORE" and note.type == _NT_PRPSINFO for note in dump.notes):
+        raise TargetError(f"{path} is the core of a process, not a vmcore", hint="kgcore check looks into such cores")
+    _way(architecture or _machine(dump))
+
+
+def open_core(path: str, dump: DumpFile, text: bytes, architecture: str | None) -> Program:
     """Open a dump file.
 
     :param dump: its own tables.
-    :param text: VMCOREINFO to use instead of the dump's.
+    :param text: the VMCOREINFO to go by. What machine it is of counts more than what the header says: kexec makes ELF32
+        ones on request, which say i386.
     :param architecture: drgn's name of one, in lower case, if the user gave it.
     :raises TargetError: drgn cannot open it, or it is not the dump of a Linux kernel.
     """
-    if any(note.name == b"CORE" and note.type == _NT_PRPSINFO for note in dump.notes):
-        raise TargetError(f"{path} is the core of a process, not a vmcore", hint="kgcore check looks into such cores")
-    text = text or own_vmcoreinfo(dump)
-    machine = architecture or _machine(dump, text)
-    way = _way(machine)
-    if text is None:
-        text, machine = _find_vmcoreinfo(path, dump, way)
-        way = _way(machine)
-    return way.open(path, dump, text)
+    machine = architecture_of(vmcoreinfo.parse(text)) or architecture or _machine(dump)
+    return _way(machine).open(path, dump, text)
 
 
 def _open_64(path: str, dump: DumpFile, text: bytes) -> Program:
@@ -216,75 +215,6 @@ def _connector(dump: DumpFile) -> Callable[[Program], None]:
     return connect
 
 
-def own_vmcoreinfo(dump: DumpFile) -> bytes | None:
-    """The text, where header or notes of the dump have it."""
-    if dump.vmcoreinfo:
-        return dump.vmcoreinfo
-    return next((note.desc.split(b"\0")[0] for note in dump.notes if note.name == b"VMCOREINFO" and note.desc), None)
-
-
-def _machine(dump: DumpFile, text: bytes | None) -> str:
-    """The architecture of the kernel in the dump.
-
-    The header may be of another: kexec makes ELF32 ones on request, which say i386. VMCOREINFO then has the addresses
-    of a 64-bit kernel.
-    """
-    machine = _I386 if re.fullmatch("i[3-6]86", dump.architecture) else dump.architecture or "x86_64"
-    return (_described(text) if text and machine in _WAYS else None) or machine
-
-
-def _described(text: bytes) -> str | None:
-    """Which of the two a VMCOREINFO is of; None if it does not tell."""
-    table = vmcoreinfo.symbol(vmcoreinfo.parse(text), "swapper_pg_dir")
-    return None if table is None else "x86_64" if table >> 32 else _I386
-
-
-def _find_vmcoreinfo(path: str, dump: DumpFile, way: _Way) -> tuple[bytes, str]:
-    """Look for VMCOREINFO in the memory that was dumped: its text, and the architecture it is of.
-
-    Memory may hold several: copies, those of a kernel that was there before kexec, of a guest inside. The one is taken
-    by which the kernel's page tables lead to a kernel of that release.
-
-    :raises TargetError: there is none.
-    """
-    reader = _open(path, _connector(dump), way.platform, _STUB)
-    seen: set[bytes] = set()
-    for text in vmcoreinfo.candidates(_stored_memory(reader, dump), lambda at, size: _read(reader, at, size)):
-        machine = _described(text) or "x86_64"
-        if text not in seen and _describes(path, dump, _WAYS[machine], text):
-            return text, machine
-        seen.add(text)
-    raise TargetError(
-        f"{path} has no VMCOREINFO, neither as a note nor in its memory",
-        hint="give it with --vmcoreinfo; for QEMU, dump guests that have -device vmcoreinfo and the module qemu_fw_cfg",
-    )
-
-
-def _stored_memory(prog: Program, dump: DumpFile) -> Iterator[tuple[int, bytes]]:
-    """All memory in the file: physical address and bytes of pieces, each page-aligned."""
-    for start, end, state in dump.frames.runs(0, 1 << (52 - PAGE_SHIFT)):
-        if state is FrameState.STORED:
-            for address in range(start << PAGE_SHIFT, end << PAGE_SHIFT, _SCAN_PIECE):
-                yield address, _read(prog, address, min(_SCAN_PIECE, (end << PAGE_SHIFT) - address))
-
-
-def _read(prog: Program, address: int, size: int) -> bytes:
-    try:
-        data: bytes = prog.read(address, size, physical=True)
-    except FaultError:
-        return b""
-    return data
-
-
-def _describes(path: str, dump: DumpFile, way: _Way, text: bytes) -> bool:
-    """Whether a VMCOREINFO is that of the kernel in the dump: ``init_uts_ns`` must hold the release it states."""
-    info = vmcoreinfo.parse(text)
-    namespace, release = vmcoreinfo.symbol(info, "init_uts_ns"), info.get("OSRELEASE", "").encode()
-    if namespace is None:
-        return False
-    try:
-        prog = way.open(path, dump, text)
-        names: bytes = prog.read(namespace, _UTS_NAMESPACE)
-    except (TargetError, FaultError):
-        return False
-    return b"\0" + release + b"\0" in names
+def _machine(dump: DumpFile) -> str:
+    """The architecture of the dump's header."""
+    return _I386 if re.fullmatch("i[3-6]86", dump.architecture) else dump.architecture or "x86_64"

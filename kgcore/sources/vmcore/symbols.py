@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Types and symbols for a Program: out of DWARF where there is a vmlinux, else out of the dump itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolIndex
@@ -10,13 +11,16 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 from kgcore.drgnversion import older_than, version
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.regular import reading
+from kgcore.sources.vmcore import kallsyms
 from kgcore.sources.vmcore.btf import MAGIC, Btf
 from kgcore.sources.vmcore.btf_types import TypeFinder
 from kgcore.sources.vmcore.debuginfo import debug_package
+from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.variables import VariableFinder
 
-__all__ = ("OwnSymbols", "has_btf", "is_raw_btf", "load_btf", "load_dwarf")
+__all__ = ("OwnSymbols", "has_btf", "is_raw_btf", "kallsyms_lines", "kallsyms_of", "load_btf", "load_dwarf")
 
+_PAGE = 4096
 _MAX_BTF = 64 << 20  # bytes; a Debian kernel has 5 MB
 _FINDER = "kgcore"
 _PER_CPU_END = 1 << 24  # beyond the offset of any per-CPU variable, and below where any kernel lies
@@ -138,14 +142,7 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
 
 
 def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbols: SymbolIndex | None) -> OwnSymbols:
-    try:
-        table = KernelSymbols(symbols or load_vmlinux_kallsyms(prog))
-    except MemoryError:
-        raise
-    except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
-        raise TargetError(
-            f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=_newer_drgn(prog) + remedy
-        ) from error
+    table = kallsyms_of(prog, remedy) if symbols is None else KernelSymbols(symbols)
     try:
         btf = Btf(_read_file(file) if file else _read_btf(prog, table))
     except LookupError as error:
@@ -163,6 +160,42 @@ def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbol
             hint=f"{remedy}, or its System.map besides the BTF",
         )
     return OwnSymbols(table, btf)
+
+
+def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
+    """The kernel's own symbol table.
+
+    :param remedy: what to try where there is none.
+    :raises TargetError: it cannot be read.
+    """
+    try:
+        return KernelSymbols(load_vmlinux_kallsyms(prog))
+    except MemoryError:
+        raise
+    except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
+        raise TargetError(
+            f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=_newer_drgn(prog) + remedy
+        ) from error
+
+
+def kallsyms_lines(prog: Program, info: Mapping[str, str]) -> bytes:
+    """What a VMCOREINFO lacks for drgn to read kallsyms, as lines of it.
+
+    :raises BrokenDump: no symbol table was found.
+    """
+
+    def read(address: int, size: int) -> bytes:
+        try:
+            return kernel_bytes(prog, address, size)
+        except FaultError:
+            data = b""
+            with suppress(FaultError):
+                while len(data) < size:
+                    data += kernel_bytes(prog, address + len(data), min(_PAGE, size - len(data)))
+            return data
+
+    lacking = kallsyms.amended(info, read)
+    return "".join(f"SYMBOL({name})={address:x}\n" for name, address in lacking.items()).encode()
 
 
 def _newer_drgn(prog: Program) -> str:

@@ -3,6 +3,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,25 +11,25 @@ from functools import cache, partial
 from typing import Literal, Self
 from weakref import finalize
 
-from drgn import Architecture, FaultError, ModuleFileStatus, Program, ProgramFlags
+from drgn import Architecture, ModuleFileStatus, Program, ProgramFlags
 
 from kgcore.drgnversion import version
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore import assembled, kallsyms, program, symbols, systemmap, vmcoreinfo
+from kgcore.sources.vmcore import assembled, program, symbols, systemmap, vmcoreinfo, whichkernel
 from kgcore.sources.vmcore.damage import guarded
 from kgcore.sources.vmcore.debuginfo import debug_package
-from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, KdumpDump, everything, open_dump
+from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, FrameState, KdumpDump, everything, open_dump
 from kgcore.sources.vmcore.lowmem import LowMemory
 from kgcore.sources.vmcore.qemu import PausedGuest
-from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.translation import KernelMemory, is_encrypted
+from kgcore.sources.vmcore.whichkernel import KernelSeen
 from kgcore.text import human_size
 
 __all__ = ("SymbolsFrom", "Target", "TargetOptions", "add_types", "from_program", "open_target")
 
 SymbolsFrom = Literal["auto", "dwarf", "btf"]
 
-_PAGE = 4096
+_CAPTURE_KERNEL = "the kernel in it is a capture kernel, booted to save a dump; the one that crashed was not found"
 _KEY = "kgcore_target"
 _Open = Callable[[bytes | None], Program]  # with VMCOREINFO to use instead of what there is
 _ARCHES_32 = frozenset({Architecture.I386})
@@ -43,7 +44,8 @@ class TargetOptions:
     :ivar symbols: files with debug information, or one with raw BTF.
     :ivar debug_directories: where to look for debug information besides drgn's places.
     :ivar kernel_directories: where to look for vmlinux and modules besides drgn's places.
-    :ivar vmcoreinfo: path of a file with VMCOREINFO text, to use instead of the dump's.
+    :ivar vmcoreinfo: path of a file with VMCOREINFO text, to use instead of the dump's; or the physical address of one
+        in the dump's memory, as ``0x`` and digits.
     :ivar architecture: of the dump, by drgn's name in lower case, when the dump does not tell. A file of no known
         format is then raw memory.
     :ivar qemu: QMP socket of a running guest.
@@ -74,6 +76,7 @@ class Target:
     :ivar live: it is a running kernel, or a guest that was running a moment ago.
     :ivar messages: what the user should know of the dump before trusting what comes out of it.
     :ivar ours: the Program is; else nothing may be loaded into it.
+    :ivar kernels: that are in the dump's memory, if it was searched for them.
     :ivar debug_files: what the user named as files with debug information; drgn may have left some of them aside.
     """
 
@@ -93,6 +96,7 @@ class Target:
         self._btf_file = btf_file
         self._map_file = map_file
         self.debug_files: tuple[str, ...] = ()
+        self.kernels: tuple[KernelSeen, ...] = ()
         self.assembled = assembled.reader_of(prog) is not None or LowMemory.of(prog) is not None
         self.ours = True
         self._kept = False
@@ -201,14 +205,25 @@ def open_target(options: TargetOptions) -> Target:
 
     :raises TargetError: it cannot be opened, or its kernel not be understood; the hint says what to try.
     """
-    return _opened(options, program.read_vmcoreinfo_file(options.vmcoreinfo) if options.vmcoreinfo else None)
+    return _opened(options, _given(options))
+
+
+def _given(options: TargetOptions) -> bytes | int | None:
+    """What stands behind --vmcoreinfo: the text of a file, or an address."""
+    if options.vmcoreinfo is None:
+        return None
+    if not re.fullmatch("0x[0-9a-fA-F]{1,16}", options.vmcoreinfo):
+        return program.read_vmcoreinfo_file(options.vmcoreinfo)
+    if options.core is None:
+        raise TargetError("--vmcoreinfo ADDRESS is for dumps", hint="of a running machine, give a file")
+    return int(options.vmcoreinfo, 16)
 
 
 def _opened(
-    options: TargetOptions, text: bytes | None, dump: DumpFile | None = None, through: Program | None = None
+    options: TargetOptions, text: bytes | int | None, dump: DumpFile | None = None, through: Program | None = None
 ) -> Target:
     """
-    :param text: VMCOREINFO to use instead of the dump's.
+    :param text: VMCOREINFO to use instead of the dump's, or, of a dump, its physical address.
     :param dump: if it is open already.
     :param through: read what this can read, which is not touched.
     """
@@ -220,6 +235,9 @@ def _opened(
         dump = PausedGuest(options.qemu)
     try:
         with _quiet():
+            if dump is not None and options.core is not None:
+                return _of_dump(options, options.core, dump, text)
+            assert not isinstance(text, int)
             open_: _Open = partial(_program, options, dump)
             if through is not None:
                 open_ = partial(program.open_through, through)
@@ -230,6 +248,31 @@ def _opened(
         if isinstance(error, TargetError) and (messages := _messages(dump)):  # they are the likelier reason
             raise TargetError("; ".join((*messages, error.message)), hint=error.hint) from error
         raise
+
+
+def _of_dump(options: TargetOptions, path: str, dump: DumpFile, given: bytes | int | None) -> Target:
+    program.refuse_others(path, dump, options.architecture)
+    open_ = partial(program.open_core, path, dump, architecture=options.architecture)
+    choice = whichkernel.choose(path, dump, open_, given)
+    try:
+        target = _with_symbols(open_, open_(choice.text), dump, options)
+        if given is None and whichkernel.is_capture_kernel(target.prog):
+            better = None if choice.kernels else whichkernel.search_again(dump, open_, choice.text)
+            if better is not None:
+                target = _with_symbols(open_, open_(better.text), dump, options)
+            choice = better or choice._replace(messages=(*choice.messages, _CAPTURE_KERNEL))
+    except TargetError as error:
+        if choice.lost is None:
+            raise
+        if choice.lost is FrameState.CUT_OFF:  # then no file of symbols helps
+            hint = "look for a copy that is whole, or give --vmcoreinfo FILE if the dump's own is wrong"
+            raise TargetError(f"the kernel's own data are not in the dump: {error.message}", hint=hint) from error
+        why = f"it leads to memory that is not in the dump ({choice.lost.value})"
+        hint = "give the right one with --vmcoreinfo FILE"
+        raise TargetError(f"the VMCOREINFO is wrong, it seems: {why}", hint=hint) from error
+    target.kernels = choice.kernels
+    target.messages = (*choice.messages, *target.messages)
+    return target
 
 
 @guarded("the dump cannot be used")
@@ -251,7 +294,7 @@ def from_program(prog: Program) -> Target:
             dump = open_dump(path)
         except TargetError as error:  # though drgn could open it
             unknown = (f"what the dump holds cannot be told: {error.message}; memory left out may look like zeros",)
-    if dump and path and is_encrypted(prog, dump.frames):
+    if dump and path and (is_encrypted(prog, dump.frames) or whichkernel.is_wrong(dump, _text_of(prog))):
         dump.close()
         return _opened_anew(prog, path)
     if _has_types(prog):
@@ -275,7 +318,7 @@ def _own(prog: Program, path: str | None, dump: DumpFile | None, messages: tuple
         return known
     text: bytes | None = prog["VMCOREINFO"].string_()
     if dump is not None:
-        if text == program.own_vmcoreinfo(dump):  # then whether that is right is looked into
+        if text == whichkernel.own_vmcoreinfo(dump):  # then whether that is right is looked into
             text = None
         target = _opened(TargetOptions(core=path, symbols_from="btf"), text, dump)
     else:
@@ -333,7 +376,7 @@ def _types_of(prog: Program) -> Literal["dwarf", "btf"]:
 
 
 def _opened_anew(prog: Program, path: str | None) -> Target:
-    """drgn opens dumps of 32-bit kernels, and encrypted ones, but cannot translate the kernel's addresses; see
+    """drgn opens dumps of 32-bit kernels, encrypted ones, those with a wrong VMCOREINFO, and reads no kernel there. See
     :mod:`kgcore.sources.vmcore.lowmem` and :mod:`kgcore.sources.vmcore.translation`."""
     if not path:
         raise TargetError("running kernels are read of x86_64 only", hint="make a dump, and open that")
@@ -356,8 +399,7 @@ def _still_there(path: str) -> str:
 
 
 def _program(options: TargetOptions, dump: DumpFile | None, text: bytes | None) -> Program:
-    if dump is not None and options.core is not None:
-        return program.open_core(options.core, dump, text, options.architecture)
+    """Of a running machine."""
     if isinstance(dump, PausedGuest):
         return program.open_qemu(dump, text, options.architecture)
     if options.live:
@@ -388,13 +430,12 @@ def _with_symbols(open_: "_Open", prog: Program, dump: DumpFile | None, options:
                 hint=f"install {debug_package(release)}, or name its vmlinux with -s",
             )
     try:
-        missing = {} if maps else kallsyms.amended(info, _reader(prog))
+        lines = b"" if maps else symbols.kallsyms_lines(prog, info)
     except BrokenDump as error:
         hint = f"install {debug_package(release)} and give its vmlinux with -s"
         raise TargetError(error.message, hint=hint) from error
-    if missing:  # drgn takes these from VMCOREINFO only, and VMCOREINFO only when it opens something
-        lines = "".join(f"SYMBOL({name})={address:x}\n" for name, address in missing.items())
-        prog = open_(prog["VMCOREINFO"].string_() + lines.encode())
+    if lines:  # drgn takes these from VMCOREINFO only, and VMCOREINFO only when it opens something
+        prog = open_(prog["VMCOREINFO"].string_() + lines)
     named = systemmap.read_symbols(maps[0], vmcoreinfo.symbol(info, "_stext")) if maps else None
     symbols.load_btf(prog, release, btf_files[0] if btf_files else None, named)
     return _finished(prog, dump, "btf", btf_files[0] if btf_files else None, maps[0] if maps else None)
@@ -433,24 +474,15 @@ def _has_types(prog: Program) -> bool:
 
 
 def _vmcoreinfo_of(prog: Program) -> Mapping[str, str]:
+    return vmcoreinfo.parse(_text_of(prog))
+
+
+def _text_of(prog: Program) -> bytes:
     try:
-        return vmcoreinfo.parse(prog["VMCOREINFO"].string_())
+        text: bytes = prog["VMCOREINFO"].string_()
     except LookupError:
-        return vmcoreinfo.parse(b"")
-
-
-def _reader(prog: Program) -> kallsyms.Read:
-    def read(address: int, size: int) -> bytes:
-        try:
-            return kernel_bytes(prog, address, size)
-        except FaultError:
-            data = b""
-            with suppress(FaultError):
-                while len(data) < size:
-                    data += kernel_bytes(prog, address + len(data), min(_PAGE, size - len(data)))
-            return data
-
-    return read
+        return b""
+    return text
 
 
 def _messages(dump: DumpFile | None) -> tuple[str, ...]:

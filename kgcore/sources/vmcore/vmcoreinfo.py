@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-__all__ = ("ascii_only", "candidates", "number", "parse", "symbol")
+__all__ = ("ascii_only", "at", "candidates", "number", "parse", "symbol")
 
 _PAGE = 4096
 _MAX_TEXT = 16 * _PAGE  # VMCOREINFO_BYTES is one page so far
+_FIRST = b"OSRELEASE="
 _START = re.compile(rb"OSRELEASE=[^\n\0]{1,64}\n")
 _IN_NOTE = 24  # bytes of note header and name before the text, in the kernel's own copy as an ELF note
 
@@ -49,24 +50,46 @@ def _integer(text: str | None, base: int) -> int | None:
         return None
 
 
-def candidates(chunks: Iterable[tuple[int, bytes]], read: Callable[[int, int], bytes]) -> Iterator[bytes]:
-    """Texts in physical memory that look like VMCOREINFO: they may be stale, or belong to a nested guest.
+def at(address: int, read: Callable[[int, int], bytes]) -> bytes | None:
+    """The text at a physical address; None if there is none.
+
+    :param read: physical memory by address and size, within a page; nothing for what is not there.
+    """
+    if address < 0:
+        return None
+    text = read(address, _PAGE - address % _PAGE)
+    if not _START.match(text):
+        return None
+    return _whole(address, text, read)
+
+
+def _whole(address: int, text: bytes, read: Callable[[int, int], bytes]) -> bytes | None:
+    """A text of which the beginning is known, up to its NUL."""
+    end = address + len(text)
+    while b"\0" not in text and len(text) < _MAX_TEXT and (more := read(end, _PAGE)):
+        text += more
+        end += _PAGE
+    text = text.split(b"\0")[0]
+    return text if b"\nSYMBOL(swapper_pg_dir)=" in text and b"\nSYMBOL(init_uts_ns)=" in text else None
+
+
+def candidates(
+    chunks: Iterable[tuple[int, bytes]], read: Callable[[int, int], bytes], *, anywhere: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """Texts in physical memory that look like VMCOREINFO, and where: they may be stale, or belong to a nested guest.
 
     The kernel keeps the text at the start of a page, and again in a page as an ELF note.
 
     :param chunks: physical address (page-aligned) and bytes of all memory, in any order.
-    :param read: physical memory by address and size; raises LookupError for what is not there.
+    :param read: physical memory by address and size; nothing for what is not there.
+    :param anywhere: also at other places of pages.
     """
     for address, data in chunks:
-        for match in _START.finditer(data):
-            start = address + match.start()
-            if start % _PAGE not in (0, _IN_NOTE):
-                continue
-            text = bytes(data[match.start() : match.start() + _MAX_TEXT])
-            end = start + len(text)
-            while b"\0" not in text and len(text) < _MAX_TEXT and (more := read(end, _PAGE)):
-                text += more
-                end += _PAGE
-            text = text.split(b"\0")[0]
-            if b"\nSYMBOL(swapper_pg_dir)=" in text and b"\nSYMBOL(init_uts_ns)=" in text:
-                yield text
+        place = data.find(_FIRST)
+        while place >= 0:
+            start = address + place
+            if (anywhere or start % _PAGE in (0, _IN_NOTE)) and _START.match(data, place):
+                text = _whole(start, bytes(data[place : place + _MAX_TEXT]), read)
+                if text is not None:
+                    yield start, text
+            place = data.find(_FIRST, place + 1)

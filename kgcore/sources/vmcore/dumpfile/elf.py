@@ -22,6 +22,9 @@ _EM = {3: "i386", 62: "x86_64", 183: "aarch64", 40: "arm", 21: "ppc64", 22: "s39
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
+_SHOFF, _SECTIONS = Struct("<40xQ"), Struct("<58xHHH")  # of Elf64_Ehdr: e_shoff; e_shentsize, e_shnum, e_shstrndx
+_SECTION_PLACE = Struct("<24xQQ24x")  # of Elf64_Shdr: sh_offset, sh_size
+_MAX_SECTION_NAMES = 1 << 12
 _MAX_NOTES = 1 << 26  # bytes; 8192 CPUs have 6 MB
 _END = 1 << 52  # of what a physical address can be
 _SEGMENT_MEMORY = 256  # bytes that one takes, with what is made of it
@@ -59,6 +62,16 @@ def _segments(layout: _Class, table: memoryview) -> Iterator[_Segment]:
         yield _Segment(p[0], p[layout.p_offset], p[layout.p_paddr], p[layout.p_filesz], p[layout.p_memsz])
 
 
+def _is_of_xen(source: ByteSource) -> bool:
+    """Whether an ELF core without program headers has xl dump-core's sections (Xen's dump-core-format.txt)."""
+    (table,), (size, count, names) = _SHOFF.unpack(source.read(0, 48)), _SECTIONS.unpack(source.read(0, 64))
+    if size != 64 or names >= count or not source.has(table + 64 * names, 64):
+        return False
+    offset, length = _SECTION_PLACE.unpack(source.read(table + 64 * names, 64))
+    length = min(length, _MAX_SECTION_NAMES)
+    return source.has(offset, length) and b".xen_" in bytes(source.read(offset, length))
+
+
 class ElfDump:
     """An ELF vmcore.
 
@@ -83,6 +96,8 @@ class ElfDump:
                 raise TargetError("it is an ELF file, but no core", hint="give the vmcore with -c and vmlinux with -s")
             if count == _PN_XNUM:
                 (count,) = layout.sh_info.unpack(source.read(shoff, layout.sh_info.size))
+            if count == 0 and _is_of_xen(source):
+                raise TargetError("it is Xen's dump of a guest (xl dump-core)", hint="run kdump in the guest instead")
             if entry != layout.phdr.size:
                 raise TargetError(f"its program headers have {entry} bytes each instead of {layout.phdr.size}")
             if not source.has(phoff, entry * count):
@@ -103,8 +118,7 @@ class ElfDump:
             if lost_headers:
                 raise TargetError("its program headers cannot be read", hint="it is on a disk that has errors")
             raise TargetError(
-                "it is an ELF core without any memory segment",
-                hint="Xen's xl dump-core writes such files, which are not supported",
+                "it is an ELF core without any memory segment", hint="it lost its headers; look for a copy"
             )
         # A segment whose header is lost may have been anywhere.
         self.frames: Frames = RunList(self._runs(), FrameState.LOST if lost_headers else FrameState.NO_RAM)

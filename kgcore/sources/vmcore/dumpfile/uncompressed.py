@@ -66,6 +66,13 @@ class Uncompressed:
             return bytes(self._source.read(*places[0]))
         return b"".join(self._source.read(*place) for place in places)
 
+    def is_hole(self, address: int, size: int) -> bool:
+        """Whether the file has nothing but a hole there, which reads as zeros."""
+        try:
+            return not any(self._source.stored(*place) for place in self._located([(address, size)]))
+        except ShortFile:
+            return False
+
     def _places(self, pages: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Where the pages lie in the file, in their order: (offset, size).
 
