@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The campaign as a command.
+
+::
+
+    python3 -m tests.campaign --seed 1 --trials 10000               # at length; writes docs/reliability.md
+    python3 -m tests.campaign --seed 1 --minutes 3 --report ''      # as in CI
+    python3 -m tests.campaign --seed 1 --only 4711 --keep           # that trial again
+"""
+
+import argparse
+import json
+import os
+import pickle
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.campaign.measured import ROOT
+from tests.campaign.report import Tally
+
+_REPORT = ROOT / "docs" / "reliability.md"
+_SHOWN = 40
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.campaign", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of all that is random (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=0, help="not longer than this")
+    parser.add_argument("--lanes", type=int, default=len(os.sched_getaffinity(0)), help="side by side")
+    parser.add_argument("--only", type=int, help="the number of a trial, to see what it does")
+    parser.add_argument("--keep", action="store_true", help="with --only: what it wrote")
+    parser.add_argument("--report", default=None, help="where the figures go; '' for nowhere (docs/reliability.md)")
+    parser.add_argument("--lane", help=argparse.SUPPRESS)
+    parsed = parser.parse_args()
+    if parsed.lane:
+        return lane(parsed)
+    with tempfile.TemporaryDirectory(prefix="kgcore-campaign.") as directory:
+        return campaign(parsed, Path(directory))
+
+
+def campaign(parsed: argparse.Namespace, directory: Path) -> int:
+    from tests.campaign.material import Material
+    from tests.campaign.trial import built
+
+    started = time.monotonic()
+    material = Material(directory / "base")
+    (directory / "material").write_bytes(pickle.dumps(material))
+    injector = built(directory)
+    notes = list(material.left_out)
+    if injector is None:
+        notes.append("system calls that fail, signals: there is no gcc")
+    print(f"material made in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    if parsed.only is not None:
+        parsed.lanes = 1
+    environment = os.environ | ({"LD_PRELOAD": str(injector)} if injector else {})
+    lanes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.campaign", "--lane", f"{number}/{parsed.lanes}/{directory}"]
+            + ["--seed", str(parsed.seed), "--trials", str(parsed.trials)]
+            + (["--only", str(parsed.only)] if parsed.only is not None else [])
+            + (["--keep"] if parsed.keep else []),
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment,
+        )
+        for number in range(parsed.lanes)
+    ]
+    tally = Tally(parsed.seed, notes)
+    begun = time.monotonic()
+    deadline = begun + parsed.minutes * 60 if parsed.minutes else None
+    try:
+        gather(lanes, tally, deadline, only=parsed.only is not None)
+    finally:
+        for child in lanes:
+            child.terminate()
+            child.wait()
+    tally.seconds = time.monotonic() - begun
+    print("\n".join(tally.table()))
+    report = _REPORT if parsed.report is None else parsed.report and Path(parsed.report)
+    if report and parsed.only is None:
+        tally.write(report)
+    dead = [child.returncode for child in lanes if child.returncode not in (0, -15)]
+    if dead:
+        print(f"lanes ended with {dead}", file=sys.stderr)
+    return int(bool(tally.failed or dead or not tally.tried))
+
+
+def gather(lanes: list["subprocess.Popen[bytes]"], tally: Tally, deadline: float | None, *, only: bool) -> None:
+    with selectors.DefaultSelector() as selector:
+        for child in lanes:
+            assert child.stdout is not None
+            selector.register(child.stdout, selectors.EVENT_READ)
+        while selector.get_map():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            for key, _ in selector.select(left):
+                line = key.fileobj.readline()  # type: ignore[union-attr]
+                if not line:
+                    selector.unregister(key.fileobj)
+                    continue
+                row = json.loads(line)
+                tally.add(row)
+                if row["faults"] and tally.failed <= _SHOWN:
+                    print(f"--- trial {row['number']}, {row['kind']}:{row['what']} {' '.join(row['words'])}")
+                    print("\n".join(f"    {fault}" for fault in row["faults"]), flush=True)
+                if only:
+                    print(json.dumps(row, indent=2))
+
+
+def lane(parsed: argparse.Namespace) -> int:
+    """Some of the trials, in a process with the injector."""
+    number, count, place = parsed.lane.split("/", 2)
+    os.environ.pop("LD_PRELOAD", None)  # for what kgcore starts
+    directory = Path(place) / f"lane.{number}"
+    shutil.copytree(Path(place) / "base", directory / "base", symlinks=True, copy_function=copied)
+    data = (Path(place) / "material").read_bytes()
+    material = relocated(pickle.loads(data), Path(place) / "base", directory / "base")  # noqa: S301
+    import_everything()
+    from tests.campaign.trial import Runner
+
+    runner = Runner(material, parsed.seed, directory, keep=parsed.keep)
+    numbers = [parsed.only] if parsed.only is not None else range(int(number), parsed.trials, int(count))
+    for each in numbers:
+        result = runner.run(each)
+        row = asdict(result)
+        if not result.faults and parsed.only is None:
+            row["said"] = ""
+        print(json.dumps(row), flush=True)
+    if parsed.keep:
+        kept = Path(tempfile.mkdtemp(prefix="kgcore-trial."))
+        shutil.copytree(directory, kept / "lane", symlinks=True, copy_function=copied)
+        print(f"kept in {kept}", file=sys.stderr)
+    return 0
+
+
+def copied(source: str, target: str) -> None:
+    subprocess.run(["cp", "--reflink=auto", "--sparse=always", source, target], check=True)
+
+
+def relocated(material, old: Path, new: Path):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The same material in another directory."""
+
+    def moved(path: Path) -> Path:
+        return new / path.relative_to(old)
+
+    for base in {id(base): base for bases in material.bases.values() for base in bases}.values():
+        base.files = [moved(path) for path in base.files]
+        base.options = [word.replace(str(old), str(new)) for word in base.options]
+        base.clean = {pid: moved(path) for pid, path in base.clean.items()}
+    material.cores = [moved(path) for path in material.cores]
+    material.sysroots = [moved(path) for path in material.sysroots]
+    return material
+
+
+def import_everything() -> None:
+    """So that a trial is a fork, not the start of an interpreter."""
+    import importlib
+    import pkgutil
+
+    import kgcore
+
+    for module in pkgutil.walk_packages(kgcore.__path__, "kgcore."):
+        if module.name not in ("kgcore.__main__", "kgcore.plugin"):
+            importlib.import_module(module.name)
+    for name in (
+        "drgn.helpers.linux",
+        "rich.progress",
+        "rich.table",
+        "zstandard",
+        "lz4.block",
+        "tests.vmcore.corefile",
+    ):
+        with __import__("contextlib").suppress(ImportError):
+            importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
