@@ -9,20 +9,26 @@
 """
 
 import argparse
+import importlib
 import json
 import os
 import pickle
+import pkgutil
 import selectors
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import kgcore
+from tests.campaign.material import Material, relocated
 from tests.campaign.measured import ROOT
 from tests.campaign.report import Tally
+from tests.campaign.trial import Runner, built
 
 _REPORT = ROOT / "docs" / "reliability.md"
 _SHOWN = 40
@@ -46,9 +52,6 @@ def main() -> int:
 
 
 def campaign(parsed: argparse.Namespace, directory: Path) -> int:
-    from tests.campaign.material import Material
-    from tests.campaign.trial import built
-
     started = time.monotonic()
     material = Material(directory / "base")
     (directory / "material").write_bytes(pickle.dumps(material))
@@ -121,11 +124,8 @@ def lane(parsed: argparse.Namespace) -> int:
     os.environ.pop("LD_PRELOAD", None)  # for what kgcore starts
     directory = Path(place) / f"lane.{number}"
     shutil.copytree(Path(place) / "base", directory / "base", symlinks=True, copy_function=copied)
-    data = (Path(place) / "material").read_bytes()
-    material = relocated(pickle.loads(data), Path(place) / "base", directory / "base")  # noqa: S301
+    material = relocated(pickle.loads((Path(place) / "material").read_bytes()), directory / "base")
     import_everything()
-    from tests.campaign.trial import Runner
-
     runner = Runner(material, parsed.seed, directory, keep=parsed.keep)
     numbers = [parsed.only] if parsed.only is not None else range(int(number), parsed.trials, int(count))
     for each in numbers:
@@ -145,28 +145,8 @@ def copied(source: str, target: str) -> None:
     subprocess.run(["cp", "--reflink=auto", "--sparse=always", source, target], check=True)
 
 
-def relocated(material, old: Path, new: Path):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The same material in another directory."""
-
-    def moved(path: Path) -> Path:
-        return new / path.relative_to(old)
-
-    for base in {id(base): base for bases in material.bases.values() for base in bases}.values():
-        base.files = [moved(path) for path in base.files]
-        base.options = [word.replace(str(old), str(new)) for word in base.options]
-        base.clean = {pid: moved(path) for pid, path in base.clean.items()}
-    material.cores = [moved(path) for path in material.cores]
-    material.sysroots = [moved(path) for path in material.sysroots]
-    return material
-
-
 def import_everything() -> None:
     """So that a trial is a fork, not the start of an interpreter."""
-    import importlib
-    import pkgutil
-
-    import kgcore
-
     for module in pkgutil.walk_packages(kgcore.__path__, "kgcore."):
         if module.name not in ("kgcore.__main__", "kgcore.plugin"):
             importlib.import_module(module.name)
@@ -178,7 +158,7 @@ def import_everything() -> None:
         "lz4.block",
         "tests.vmcore.corefile",
     ):
-        with __import__("contextlib").suppress(ImportError):
+        with suppress(ImportError):
             importlib.import_module(name)
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is done in a trial: some bytes of a file are others, or a system call fails, or a signal comes; and the command."""
+"""What is done in a trial: bytes of a file are others, or a system call fails, or a signal comes; and the command."""
 
 import errno
+import os
 import random
+import shutil
 import signal
 import struct
 from collections.abc import Callable
@@ -251,9 +253,6 @@ def _busy(rng: random.Random, name: Path) -> Callable[[Path], None]:
     kind, seed = rng.randrange(6), rng.getrandbits(64)
 
     def act(root: Path) -> None:
-        import os
-        import shutil
-
         path, own = root / name, random.Random(seed)
         if not path.is_file() or path.is_symlink():
             return
@@ -293,8 +292,8 @@ def failing(material: Material, rng: random.Random) -> Trial:
 
 
 KINDS = (
-    "open read pread preadv write pwrite pwritev lseek ftruncate fallocate fsync rename link unlink mkdir rmdir stat mmap "
-    "fork pipe dup chmod flock memfd getdents poll fadvise fcntl ioctl statx readlink copy mkfifo wait utime"
+    "open read pread preadv write pwrite pwritev lseek ftruncate fallocate fsync rename link unlink mkdir rmdir stat "
+    "mmap fork pipe dup chmod flock memfd getdents poll fadvise fcntl ioctl statx readlink copy mkfifo wait utime"
 ).split()
 
 

@@ -2,6 +2,7 @@
 """One trial: kgcore runs in a process of its own, is measured, and what it did is judged."""
 
 import ctypes
+import io
 import os
 import random
 import re
@@ -11,13 +12,18 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kgcore import cli
+from kgcore.check import check_core
 from tests.campaign.damage import CLASSES, Fault, Trial
 from tests.campaign.material import Base, Material
 from tests.campaign.measured import ROOT
+from tests.vmcore.corefile import Core
 
 CPU = 10
 MEMORY = 300 << 20
@@ -171,19 +177,13 @@ class Runner:
                 os.environ["PYTHONPATH"] = str(ROOT)
                 os.execv(sys.executable, [sys.executable, "-m", "kgcore", *words])
             status = self._command(words, place, fault)
-        except BaseException:
-            import traceback
-
+        except BaseException:  # noqa: BLE001  (it goes no further: the next line but one ends this process)
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
 
     def _command(self, words: list[str], place: Path, fault: tuple[Fault, int] | None) -> int:
         """What the console script does, in the process that was forked."""
-        import io
-
-        from kgcore import cli
-
         sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
         sys.stderr = io.TextIOWrapper(
             os.fdopen(2, "wb", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
@@ -263,15 +263,14 @@ def children() -> list[int]:
     return []
 
 
-def apply(trial: Trial):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def apply(trial: Trial) -> Callable[[], None]:
     """Damage the files. :returns: what undoes it."""
     undo: list[tuple[Path, int, bytes]] = []
-    sizes: list[tuple[Path, int, int, bytes]] = []
+    sizes: list[tuple[Path, int]] = []
     for path, size in trial.cuts:
         with path.open("r+b") as file:
-            whole = os.fstat(file.fileno()).st_size
-            file.seek(size)
-            sizes.append((path, size, whole, file.read()))
+            sizes.append((path, os.fstat(file.fileno()).st_size))
+            undo += ((path, offset, data) for offset, data in stored(file.fileno(), size))
             file.truncate(size)
     for path, offset, data in trial.patches:
         with path.open("r+b") as file:
@@ -282,17 +281,26 @@ def apply(trial: Trial):  # type: ignore[no-untyped-def]  # noqa: ANN201
             file.write(data[: len(old)])
 
     def restore() -> None:
+        for path, size in sizes:
+            os.truncate(path, size)
         for path, offset, old in reversed(undo):
             with path.open("r+b") as file:
                 file.seek(offset)
                 file.write(old)
-        for path, size, whole, tail in sizes:
-            with path.open("r+b") as file:
-                file.seek(size)
-                file.write(tail)
-                file.truncate(whole)
 
     return restore
+
+
+def stored(descriptor: int, start: int) -> Iterator[tuple[int, bytes]]:
+    """What there is from an offset on, without the holes. (A child's memory counts from what its parent had.)"""
+    with suppress(OSError):  # nothing is behind it
+        while True:
+            start = os.lseek(descriptor, start, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+            while start < end:
+                data = os.pread(descriptor, min(end - start, 1 << 20), start)
+                yield start, data
+                start += len(data)
 
 
 def judge(trial: Trial, result: Result, place: Path) -> None:
@@ -320,8 +328,6 @@ def judge(trial: Trial, result: Result, place: Path) -> None:
 
 
 def _judge_cores(trial: Trial, result: Result, out: Path) -> None:
-    from kgcore.check import check_core
-
     limited = "--max-size" in trial.words
     for path in sorted(out.glob("core.*[0-9]")):
         result.cores += 1
@@ -334,8 +340,6 @@ def _judge_cores(trial: Trial, result: Result, out: Path) -> None:
 
 def different(base: Base, path: Path, result: Result) -> list[str]:
     """Bytes that are others than in the core of the whole dump. What is missing is in no segment."""
-    from tests.vmcore.corefile import Core
-
     pid = int(path.name.split(".")[1])
     if pid not in base.clean:
         return []
@@ -357,9 +361,9 @@ def built(directory: Path) -> Path | None:
     """The injector, compiled; None where there is no compiler."""
     target = directory / "injector.so"
     source = Path(__file__).with_name("injector.c")
-    words = ["gcc", "-shared", "-fPIC", "-O2", "-Wno-builtin-declaration-mismatch", "-o", target, source, "-ldl"]
+    words = ["gcc", "-shared", "-fPIC", "-O2", "-Wno-builtin-declaration-mismatch", "-ldl", "-o"]
     try:
-        subprocess.run(words, check=True, capture_output=True)
+        subprocess.run([*words, target, source], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return target
