@@ -14,14 +14,21 @@ def entry() -> NoReturn:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     import io
+    import os
     import sys
+    from contextlib import suppress
 
     from kgcore import standard, stopping
 
     stopping.heed()
-    standard.take()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names in a dump may have characters that this stream has not
-        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        standard.take()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names in a dump may have characters that this stream has not
+            sys.stdout.reconfigure(errors="backslashreplace")
+    except OSError as error:  # too many open files
+        with suppress(OSError):
+            os.write(2, f"kgcore: cannot start: {error.strerror}\n".encode())
+        sys.exit(1)
     status = main(sys.argv[1:])
     standard.finish()
     sys.exit(status)

@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="the number of a trial, to see what it does")
     parser.add_argument("--keep", action="store_true", help="with --only: what it wrote")
     parser.add_argument("--report", default=None, help="where the figures go; '' for nowhere (docs/reliability.md)")
+    parser.add_argument("--material", type=Path, help="keep the undamaged inputs there, or take them from there")
     parser.add_argument("--lane", help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.lane:
@@ -53,8 +54,12 @@ def main() -> int:
 
 def campaign(parsed: argparse.Namespace, directory: Path) -> int:
     started = time.monotonic()
-    material = Material(directory / "base")
-    (directory / "material").write_bytes(pickle.dumps(material))
+    source: Path = parsed.material or directory / "material"
+    saved = source / "material.pickle"
+    if not saved.exists():
+        made = Material(source / "base")
+        saved.write_bytes(pickle.dumps(made))
+    material = pickle.loads(saved.read_bytes())
     injector = built(directory)
     notes = list(material.left_out)
     if injector is None:
@@ -66,6 +71,7 @@ def campaign(parsed: argparse.Namespace, directory: Path) -> int:
     lanes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.campaign", "--lane", f"{number}/{parsed.lanes}/{directory}"]
+            + ["--material", str(source)]
             + ["--seed", str(parsed.seed), "--trials", str(parsed.trials)]
             + (["--only", str(parsed.only)] if parsed.only is not None else [])
             + (["--keep"] if parsed.keep else []),
@@ -123,8 +129,8 @@ def lane(parsed: argparse.Namespace) -> int:
     number, count, place = parsed.lane.split("/", 2)
     os.environ.pop("LD_PRELOAD", None)  # for what kgcore starts
     directory = Path(place) / f"lane.{number}"
-    shutil.copytree(Path(place) / "base", directory / "base", symlinks=True, copy_function=copied)
-    material = relocated(pickle.loads((Path(place) / "material").read_bytes()), directory / "base")
+    shutil.copytree(parsed.material / "base", directory / "base", symlinks=True, copy_function=copied)
+    material = relocated(pickle.loads((parsed.material / "material.pickle").read_bytes()), directory / "base")
     import_everything()
     runner = Runner(material, parsed.seed, directory, keep=parsed.keep)
     numbers = [parsed.only] if parsed.only is not None else range(int(number), parsed.trials, int(count))

@@ -322,7 +322,7 @@ def judge(trial: Trial, result: Result, place: Path) -> None:
     left += [f"tmp/{path.name}" for path in (place / "tmp").iterdir()]
     if left and not killed:
         faults.append(f"left behind: {', '.join(left[:5])}")
-    if trial.fault is not None and trial.fault.kind in ("unlink", "") and trial.fault.error:
+    if trial.fault is not None and trial.fault.kind in ("unlink", "rmdir", "") and trial.fault.error:
         faults[:] = [fault for fault in faults if not fault.startswith("left behind")]  # it could not be removed
     _judge_cores(trial, result, place / "out")
 
