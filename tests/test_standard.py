@@ -108,3 +108,11 @@ def test_messages_do_not_go_where_the_core_goes(tmp_path: Path) -> None:
     assert shell("> /dev/null 2>&1", "-o", "-", COMPLETE, cwd=tmp_path).returncode == 0
     assert shell("> core 2> messages", "-o", "-", COMPLETE, cwd=tmp_path).returncode == 0
     assert (tmp_path / "core").read_bytes()[:4] == b"\x7fELF"
+
+
+def test_no_descriptor_is_left_to_start_with() -> None:
+    script = (
+        "import os\nfrom kgcore import cli\ndef pipe(): raise OSError(24, os.strerror(24))\nos.pipe = pipe\ncli.entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, b"kgcore: cannot start: Too many open files\n")
