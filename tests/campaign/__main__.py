@@ -32,6 +32,7 @@ from tests.campaign.trial import Runner, built
 
 _REPORT = ROOT / "docs" / "reliability.md"
 _SHOWN = 40
+_TOLD_EVERY = 250
 
 
 def main() -> int:
@@ -117,6 +118,8 @@ def gather(lanes: list["subprocess.Popen[bytes]"], tally: Tally, deadline: float
                     continue
                 row = json.loads(line)
                 tally.add(row)
+                if tally.tried % _TOLD_EVERY == 0:
+                    print(f"{tally.tried} tried, {tally.failed} failed", file=sys.stderr, flush=True)
                 if row["faults"] and tally.failed <= _SHOWN:
                     print(f"--- trial {row['number']}, {row['kind']}:{row['what']} {' '.join(row['words'])}")
                     print("\n".join(f"    {fault}" for fault in row["faults"]), flush=True)
