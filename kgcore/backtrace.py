@@ -18,6 +18,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from kgcore import __version__
+from kgcore.dying import Dying
 from kgcore.errors import KgcoreError
 from kgcore.filters.unwind import UnwindFilter, cut_out_stacks
 from kgcore.limits import Limits
@@ -54,6 +55,7 @@ class Backtrace:
     :ivar threads: the first is the one that was asked for, else the leader.
     :ivar others: how many more it has that were not asked for.
     :ivar remarks: what there is to know of the whole, as sentences.
+    :ivar dying: the signal that it was dying of, if it was.
     """
 
     tgid: int
@@ -61,6 +63,7 @@ class Backtrace:
     threads: tuple[ThreadTrace, ...]
     others: int
     remarks: tuple[str, ...]
+    dying: Dying | None = None
 
     @property
     def complete(self) -> bool:
@@ -73,6 +76,7 @@ class Backtrace:
             "comm": plain(self.comm),
             "complete": self.complete,
             "other_threads": self.others,
+            "dying": None if self.dying is None else self.dying.to_json(),
             "threads": [thread.to_json() for thread in self.threads],
             "remarks": [plain(text) for text in self.remarks],
         }
@@ -127,7 +131,7 @@ def backtrace(
             for number, thread in enumerate(threads)
         )
     remarks = (*image.warnings, *sysroot.lost, *sysroot.remarks)
-    return Backtrace(image.tgid, image.psinfo.comm, traces, len(image.threads) - len(threads), remarks)
+    return Backtrace(image.tgid, image.psinfo.comm, traces, len(image.threads) - len(threads), remarks, image.dying)
 
 
 class _Process:

@@ -12,6 +12,8 @@ from enum import Enum
 from operator import attrgetter
 from typing import Literal
 
+from kgcore.dying import Dying
+
 __all__ = (
     "DELETED",
     "VM_DONTDUMP",
@@ -318,6 +320,7 @@ class ProcessImage:
     :ivar kernel: release of the kernel (``6.1.0-13-amd64``).
     :ivar start_brk: where ``brk()`` began, and ``brk`` where it ended: the heap. Both 0: not known.
     :ivar start_stack: an address in the stack that the program was started with. 0: not known.
+    :ivar dying: the signal that it was dying of, if it was.
     """
 
     tgid: int
@@ -334,6 +337,7 @@ class ProcessImage:
     start_brk: int = 0
     brk: int = 0
     start_stack: int = 0
+    dying: Dying | None = None
 
     def vma_at(self, address: int) -> Vma | None:
         """The mapping that an address is in."""
@@ -356,6 +360,7 @@ class ProcessSummary:
     :ivar held: an estimate of how much of that the dump holds; what is swapped out counts as not held.
     :ivar pids: its id in each pid namespace that it is in, the initial one first.
     :ivar cgroup: path of its control group; None: it is not to be found.
+    :ivar dying: the signal that it was dying of, if it was; without what came with that.
     """
 
     pid: int
@@ -375,3 +380,4 @@ class ProcessSummary:
     held: int = 0
     pids: tuple[int, ...] = ()
     cgroup: bytes | None = None
+    dying: Dying | None = None

@@ -40,12 +40,13 @@ def _thread_notes(image: ProcessImage, arch: Arch, thread: Thread) -> list[Note]
     built = ((row, row.build(image, thread)) for row in arch.regsets)
     regsets = [Note(row.owner, row.type, desc) for row, desc in built if desc is not None]
     fpvalid = any(note.type == NT_PRFPREG for note in regsets)
-    return [Note(b"CORE", NT_PRSTATUS, prstatus_note(arch, thread, fpvalid)), *regsets]
+    signal = image.dying.signal if image.dying is not None else 0
+    return [Note(b"CORE", NT_PRSTATUS, prstatus_note(arch, thread, fpvalid, signal)), *regsets]
 
 
 def _shared_notes(image: ProcessImage, arch: Arch) -> Iterator[Note]:
     yield Note(b"CORE", NT_PRPSINFO, prpsinfo_note(arch, image.psinfo))
-    yield Note(b"CORE", NT_SIGINFO, siginfo_note())
+    yield Note(b"CORE", NT_SIGINFO, siginfo_note(arch, image.dying))
     yield Note(b"CORE", NT_AUXV, auxv_note(arch, image.auxv))
     if image.vmas:
         yield Note(b"CORE", NT_FILE, file_note(arch, image))

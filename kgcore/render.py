@@ -128,6 +128,7 @@ def show_processes(processes: Sequence[ProcessSummary], out: TextIO) -> None:
     """Print the table of ``kgcore ps``. What would be the same for all is in no column."""
     inside = any(len(process.pids) > 1 for process in processes)
     grouped = any(process.cgroup not in (None, b"/") for process in processes)
+    ending = any(process.dying is not None for process in processes)
     columns = [
         Column("PID", number=True),
         *([Column("NSPID", number=True)] if inside else []),
@@ -140,12 +141,13 @@ def show_processes(processes: Sequence[ProcessSummary], out: TextIO) -> None:
         Column("S"),
         Column("COMM"),
         *([Column("CGROUP")] if grouped else []),
+        *([Column("DYING OF")] if ending else []),
         Column("COMMAND", wide=True),
     ]
-    show_table(columns, (_process_row(process, inside, grouped) for process in processes), out)
+    show_table(columns, (_process_row(process, inside, grouped, ending) for process in processes), out)
 
 
-def _process_row(process: ProcessSummary, inside: bool, grouped: bool) -> tuple[str, ...]:
+def _process_row(process: ProcessSummary, inside: bool, grouped: bool, ending: bool) -> tuple[str, ...]:
     """As in ps, a kernel thread's command stands in brackets. ``?``: the command line is not in the dump."""
     comm = printable(process.comm)
     if process.kernel_thread:
@@ -163,6 +165,7 @@ def _process_row(process: ProcessSummary, inside: bool, grouped: bool) -> tuple[
         process.state,
         comm,
         *((_group_name(process.cgroup),) if grouped else ()),
+        *(("-" if process.dying is None else f"{process.dying.name} ({process.dying.stage})",) if ending else ()),
         command,
     )
 
@@ -194,6 +197,7 @@ def process_json(process: ProcessSummary) -> dict[str, object]:
         "task": f"{process.task:#x}",
         "pids": list(process.pids),
         "cgroup": None if process.cgroup is None else plain(process.cgroup),
+        "dying": None if process.dying is None else process.dying.brief(),
     }
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from kgcore import __version__
 from kgcore.account import Account, Accounted, Gaps, without
+from kgcore.dying import Dying
 from kgcore.memory import Provenance, Run
 from kgcore.model import Vma
 from kgcore.notes import Remark
@@ -92,6 +93,7 @@ class Report(Accounted):
     :ivar warnings: what could not be found out.
     :ivar limit: why the file ends early, in a few words; "" if it does not.
     :ivar shared_zeros: bytes of memory that have the same range of zeros in the file, or would have.
+    :ivar dying: the signal that it was dying of, if it was.
     """
 
     tgid: int
@@ -107,6 +109,7 @@ class Report(Accounted):
     warnings: tuple[str, ...] = ()
     limit: str = ""
     shared_zeros: int = 0
+    dying: Dying | None = None
 
     @property
     def account(self) -> Account:
@@ -181,6 +184,7 @@ class Report(Accounted):
                 for gap in self.missing
             ],
             "threads": self.threads,
+            "dying": None if self.dying is None else self.dying.to_json(),
             "remarks": [{"tid": tid, "text": plain(text)} for tid, text in self.remarks],
             "warnings": [plain(text) for text in self.warnings],
             "vmas": [vma.to_json() for vma in self.vmas],
@@ -208,13 +212,16 @@ class Report(Accounted):
         return lines + self.doubts(limit)
 
     def summary(self) -> list[str]:
-        """The sums."""
+        """The sums, and what it was dying of."""
         shared = f", {human_size(self.shared_zeros)} of zeros in one place" if self.shared_zeros else ""
-        return [
+        lines = [
             f"process {self.tgid} ({printable(self.comm)}), {counted(self.threads, 'thread')}: "
             f"core of {human_size(self.size)}{shared}",
             f"memory: {self.account.words()}",
         ]
+        if self.dying is not None:
+            lines.append(f"dying: {self.dying.words()}")
+        return lines
 
     def doubts(self, limit: int = 40) -> list[str]:
         """What is not as it should be besides missing memory."""
@@ -311,6 +318,7 @@ def make_report(
         warnings=plan.warnings,
         limit=limit,
         shared_zeros=plan.shared_zeros,
+        dying=plan.image.dying,
     )
 
 

@@ -24,6 +24,7 @@ the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses 
 ``shared_zeros``   bytes of memory that have the same range of zeros in the file, in PT_LOADs with the same p_offset;
                    only if there are any
 ``account``        the sum of them, an object of the same kind
+``dying``          null, or the signal that the process was dying of: an object as docs/report.md has it
 ``warnings``       array of strings
 
 It is the same for the same dump and options: no time, no host, no output path. A read that fails after the headers
@@ -82,6 +83,7 @@ def vendor_note(
         ),
         "accounts": (account.compact() for _, account in decisions),
         "account": Account.sum(account for _, account in decisions).compact(),
+        "dying": None if image.dying is None else image.dying.to_json(),
         "warnings": [plain(text) for text in warnings],
     }
     if shared_zeros:

@@ -14,6 +14,8 @@ from typing import Any
 from construct import Array, Bytes, Int8sl, Int8ul, Int16ul, Int32ul, Int64ul, Padding
 from construct import Struct as Layout
 
+from kgcore import siginfo
+from kgcore.dying import Dying
 from kgcore.elf import ElfClass
 from kgcore.model import ProcessImage, PsInfo, TaskIds, Thread
 
@@ -167,8 +169,11 @@ def _ids(ids: TaskIds) -> tuple[int, int, int, int]:
     return ids.pid & mask, ids.ppid & mask, ids.pgrp & mask, ids.sid & mask
 
 
-def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool) -> bytes:
-    """NT_PRSTATUS. No signal was delivered: ``pr_info`` and ``pr_cursig`` are 0."""
+def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool, signal: int = 0) -> bytes:
+    """NT_PRSTATUS.
+
+    :param signal: what the process was dying of, for ``si_signo`` and ``pr_cursig``; 0: nothing.
+    """
     word = (1 << 8 * arch.word_size) - 1
     gregs = arch.gregs(thread)
     pr_reg = struct.pack(f"<{len(gregs)}{'Q' if arch.greg_size == 8 else 'I'}", *gregs).ljust(arch.pr_reg_size, b"\0")
@@ -178,7 +183,7 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool) -> bytes:
         times += (seconds & word, rest // 1000)
     pack = _prstatus_struct(arch.word_size, len(pr_reg)).pack
     signals = thread.sigpend & word, thread.sighold & word
-    return pack(0, 0, 0, 0, *signals, *_ids(thread.ids), *times, pr_reg, int(fpvalid))
+    return pack(signal, 0, 0, signal, *signals, *_ids(thread.ids), *times, pr_reg, int(fpvalid))
 
 
 def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
@@ -209,9 +214,11 @@ def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
     )
 
 
-def siginfo_note() -> bytes:
-    """NT_SIGINFO of a process that no signal killed: 128 zero bytes, as CRIU writes it too."""
-    return bytes(128)
+def siginfo_note(arch: Arch, dying: Dying | None) -> bytes:
+    """NT_SIGINFO; of a process that no signal was killing 128 zero bytes, as CRIU writes it too."""
+    if dying is None:
+        return bytes(siginfo.SIZE)
+    return siginfo.note(dying.info or siginfo.unsent(dying.signal, arch.word_size), arch.word_size)
 
 
 def auxv_note(arch: Arch, auxv: tuple[tuple[int, int], ...]) -> bytes:

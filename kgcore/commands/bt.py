@@ -164,6 +164,8 @@ def _lines(process: "Backtrace") -> Iterator[str]:
     count = len(process.threads)
     threads = "1 thread" if count == 1 else f"{count} threads"
     yield f"Process {process.tgid} ({printable(process.comm)}): {threads}{more}"
+    if process.dying is not None:
+        yield f"Dying: {process.dying.words()}"
     for group in grouped(process.threads):
         yield ""
         yield _title(group)

@@ -370,7 +370,12 @@ class Kernel:
 
     def dump_filter(self, mm: Object) -> int:
         """The process's ``coredump_filter``: bits 0 to 8."""
-        return self.mm_flags(mm) >> _MMF_DUMP_FILTER_SHIFT & _MMF_DUMP_FILTER_MASK
+        return self.filter_of(self.mm_flags(mm))
+
+    @staticmethod
+    def filter_of(flags: int) -> int:
+        """The same, of flags that were read."""
+        return flags >> _MMF_DUMP_FILTER_SHIFT & _MMF_DUMP_FILTER_MASK
 
     def mm_flags(self, mm: Object) -> int:
         """MMF_*; ``mm->flags`` became a bitmap, ``mm_flags_t``, in 6.18."""

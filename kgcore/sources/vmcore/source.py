@@ -8,6 +8,7 @@ from typing import TypeVar
 from drgn import FaultError, Object
 
 from kgcore.arch import ARCHES, Arch
+from kgcore.dying import Dying
 from kgcore.errors import BrokenDump
 from kgcore.memory import Memory, peek
 from kgcore.model import (
@@ -26,6 +27,7 @@ from kgcore.sources.vmcore import registers, vmas
 from kgcore.sources.vmcore.cpus import Cpus
 from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
 from kgcore.sources.vmcore.doubts import Doubts
+from kgcore.sources.vmcore.dying import Deaths
 from kgcore.sources.vmcore.files import mapped_programs
 from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernelstack import KernelStacks
@@ -81,7 +83,8 @@ class VmcoreSource:
         """
         task = self._tasks.find(ref)
         try:
-            return _Reader(self._stores, self._tasks, self._cpus, task).image()
+            # Who names a process by its leader means the process, and so the thread that it is dying of.
+            return _Reader(self._stores, self._tasks, self._cpus, task).image(whole=ref.pid is not None)
         except FaultError as error:
             raise BrokenDump(
                 f"{ref.text}: its kernel structures are not in the dump: {error}", address=task.value_()
@@ -171,9 +174,15 @@ class _Reader:
         self._task = task
         self._warnings: list[str] = []
 
-    def image(self) -> ProcessImage:
+    def image(self, *, whole: bool) -> ProcessImage:
+        """
+        :param whole: if the task is the leader, the thread that a signal hit comes before it, as in the kernel's cores.
+        """
         threads, warnings = self._tasks.dumped_threads(self._task)
         self._warnings += warnings
+        dying = self._dying(threads[0])
+        if dying is not None and whole and self._task.value_() == self._task.group_leader.value_():
+            threads.sort(key=lambda thread: thread.pid.value_() != dying.tid)
         first = threads[0]
         mm = first.mm
         initial = self._kernel.prog["init_pid_ns"].address_of_()
@@ -205,7 +214,18 @@ class _Reader:
             start_brk=mm.start_brk.value_(),
             brk=mm.brk.value_(),
             start_stack=mm.start_stack.value_(),
+            dying=dying,
         )
+
+    def _dying(self, task: Object) -> Dying | None:
+        group = [thread.value_() for thread in self._tasks.threads(task)[0]] or [task.value_()]
+        deaths = Deaths(self._kernel)
+        dying = self._soft("whether it was dying of a signal", lambda: deaths.of(group), None)
+        if dying is not None and dying.info is None:
+            self._warnings.append(
+                f"what came with {dying.name} (its si_code, an address or a sender) is not in the dump"
+            )
+        return dying
 
     def _soft(self, what: str, get: Callable[[], _T], default: _T) -> _T:
         """What a core can do without: its loss becomes a warning."""

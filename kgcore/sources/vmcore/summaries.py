@@ -10,12 +10,14 @@ from drgn import FaultError, Object, offsetof, sizeof
 from drgn.helpers.linux.sched import task_state_to_char
 
 from kgcore.account import LEVEL_USER_DATA
+from kgcore.dying import Dying
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.memory import peek
 from kgcore.model import VM_READ, VM_WRITE, ProcessSummary, Vma
 from kgcore.sources.vmcore.cgroups import Cgroups
 from kgcore.sources.vmcore.counters import Counters, Usage
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
+from kgcore.sources.vmcore.dying import Deaths
 from kgcore.sources.vmcore.kernel import PF_KTHREAD
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.reading import kernel_bytes
@@ -65,6 +67,7 @@ class Summaries:
         self._nr = int(offsetof(upid, "nr"))
         self._cgroups = Cgroups(kernel)
         self._counters = Counters(kernel, tasks)
+        self._deaths = Deaths(kernel)
         self._parents: dict[int, int] = {}
         self._states: dict[tuple[int, int], str] = {}
 
@@ -114,7 +117,12 @@ class Summaries:
             held=resident,
             pids=_soft(lambda: self._ids(task["thread_pid"]), ()),
             cgroup=_soft(lambda: self._cgroups.path(task["cgroups"]), None),
+            dying=_soft(lambda: self._dying(leader, threads), None) if not kernel_thread and mm > 0 else None,
         )
+
+    def _dying(self, leader: Object, threads: int) -> Dying | None:
+        group = self._tasks.threads(leader)[0] if threads > 1 else []
+        return self._deaths.of([thread.value_() for thread in group] or [leader.value_()], details=False)
 
     def _with_memory(self, leader: Object, task: Members) -> Members:
         """A thread that still has the memory: a leader that has exited has not, though the process lives."""
