@@ -221,6 +221,8 @@ class _Extraction:
         if not report.complete:
             for line in report.lines(sys.maxsize if request.show & Show.FAULTS else 0):
                 console.remark(line)
+        elif report.dying is not None:  # what one came for, perhaps
+            console.remark(f"process {report.tgid}: {report.dying.words()}")
         return report
 
     def _progress(self, prepared: Prepared, name: str, turn: _Turn) -> AbstractContextManager[Progress | None]:

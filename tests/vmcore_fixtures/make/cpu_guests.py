@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -60,23 +59,11 @@ class CpusMaker(fixture._Maker):
         def with_registers(path: Path, form: str) -> None:
             if not (self.target / "truth").exists():
                 (self.target / "truth").mkdir()
-                (self.target / "truth/registers.txt").write_text(spinning(guest, len(SPUN)))
+                (self.target / "truth/registers.txt").write_text(guest.monitor("info registers -a"))
             dump(path, form)
 
         guest.dump = with_registers  # type: ignore[method-assign]
         super()._dump(guest)
-
-
-def spinning(guest: qemu.Guest, count: int) -> str:
-    """What QEMU says of the CPUs of the stopped guest, at a moment at which that many are in user mode."""
-    for _ in range(50):
-        text = str(guest.qmp("human-monitor-command", 120, **{"command-line": "info registers -a"}))
-        if len(re.findall(r"CPL=3", text)) >= count:
-            return text
-        guest.qmp("cont")
-        time.sleep(0.05)
-        guest.qmp("stop")
-    raise BuildError("the spinners do not spin")
 
 
 def slots(guest: qemu.Guest) -> list[dict[str, Any]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 
 from . import fixture, qemu
+from .cpu_guests import CpusMaker, cpus_guest
 from .dumps import Dump, make_sparse
+from .dying_guests import dying_guest
 from .guests import kexec_guest
 from .kernels import Kernel
 from .recipes import CRASHED_SMALL, FULL, HUGE_PAGES, SPIN, THREADS, Recipe, simple
@@ -35,7 +37,11 @@ class _CaptureKernelRuns(fixture._Maker):
         self.dumps.append(Dump("vmcore.elf", "qemu-elf", 0))
 
 
-MAKERS: dict[str, type[fixture._Maker]] = {"k61-capture": _CaptureKernelRuns}
+MAKERS: dict[str, type[fixture._Maker]] = {
+    "k61-capture": _CaptureKernelRuns,
+    "k61-cpus": CpusMaker,
+    "k72-cpus": CpusMaker,
+}
 
 RECIPES = {
     recipe.name: recipe
@@ -56,6 +62,12 @@ RECIPES = {
             qemu_kdump=False,
             note="an AMD CPU, RAM above 4 GiB",
         ),
+        cpus_guest("k61-cpus", "bookworm"),
+        cpus_guest("k72-cpus", "sid"),
+        dying_guest("k510-dying", "bullseye"),
+        dying_guest("k61-dying", "bookworm"),
+        dying_guest("k612-dying", "trixie"),
+        dying_guest("k72-dying", "sid"),
     )
 }
 
