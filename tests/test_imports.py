@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "kgcore"
 
 VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
-VALUES += ["kgcore.regular", "kgcore.traces"]
+VALUES += ["kgcore.regular", "kgcore.traces", "kgcore.dying", "kgcore.siginfo"]
 ARCH = ["kgcore.arch", "kgcore.arch.*"]
 FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
 FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
@@ -60,7 +60,9 @@ MAY_IMPORT = {
     "kgcore.regular": [],
     "kgcore.traces": ["kgcore.text"],
     "kgcore.account": ["kgcore.memory", "kgcore.text"],
-    "kgcore.model": ["kgcore.errors"],
+    "kgcore.siginfo": [],
+    "kgcore.dying": ["kgcore.siginfo"],
+    "kgcore.model": ["kgcore.dying", "kgcore.errors"],
     "kgcore.memory": ["kgcore.errors", "kgcore.model"],
     "kgcore.elf": VALUES,
     "kgcore.limits": ["kgcore.text"],

@@ -53,14 +53,15 @@ class Deaths:
     def of(self, threads: Sequence[int], *, details: bool = True) -> Dying | None:
         """What a process was dying of; None: of nothing.
 
-        :param threads: addresses of the ``struct task_struct`` of all its threads.
+        :param threads: addresses of the ``struct task_struct`` of all its threads that have the memory; those of other
+            processes behind the first do not count.
         :param details: also what came with the signal.
         :raises FaultError: that is not in the dump.
         """
         first = self._tasks.read(threads[0])
         signal = self._signals.read(first["signal"])
         number = signal["group_exit_code"] & _CODE_MASK
-        core_state = self._core_state(threads) if self._of_the_mm else signal["core_state"]
+        core_state = self._mms.read(first["mm"])["core_state"] if self._of_the_mm else signal["core_state"]
         if core_state and number:
             return self._dumping(number, core_state, first["signal"], details)
         if signal["flags"] & (_SIGNAL_GROUP_EXIT | _SIGNAL_GROUP_COREDUMP):
@@ -68,14 +69,6 @@ class Deaths:
                 return None  # exit_group(): the SIGKILL of its threads is nobody's doing
             return Dying(number, "exiting", info=self._queued(number, signal, threads) if details else None)
         return self._pending(signal, threads, details)
-
-    def _core_state(self, threads: Sequence[int]) -> int:
-        """Of the first thread that still has the memory."""
-        for thread in threads:
-            mm = self._tasks.read(thread)["mm"]
-            if mm:
-                return int(self._mms.read(mm)["core_state"])
-        return 0
 
     # In the middle of its core
 
@@ -127,7 +120,8 @@ class Deaths:
     # Pending
 
     def _pending(self, signal: Members, threads: Sequence[int], details: bool) -> Dying | None:
-        tasks = [self._tasks.read(thread) for thread in threads]
+        read = map(self._tasks.read, threads)
+        tasks = [task for task in read if task["signal"] == signal.address]
         own = [(task, _bits(task["pending.signal"]) & ~_bits(task["blocked"])) for task in tasks]
         shared = _bits(signal["shared_pending.signal"])
         if not shared and not any(bits for _, bits in own):

@@ -180,7 +180,7 @@ class _Reader:
         """
         threads, warnings = self._tasks.dumped_threads(self._task)
         self._warnings += warnings
-        dying = self._dying(threads[0])
+        dying = self._dying(threads)
         if dying is not None and whole and self._task.value_() == self._task.group_leader.value_():
             threads.sort(key=lambda thread: thread.pid.value_() != dying.tid)
         first = threads[0]
@@ -217,9 +217,9 @@ class _Reader:
             dying=dying,
         )
 
-    def _dying(self, task: Object) -> Dying | None:
-        group = [thread.value_() for thread in self._tasks.threads(task)[0]] or [task.value_()]
+    def _dying(self, threads: list[Object]) -> Dying | None:
         deaths = Deaths(self._kernel)
+        group = [thread.value_() for thread in threads]
         dying = self._soft("whether it was dying of a signal", lambda: deaths.of(group), None)
         if dying is not None and dying.info is None:
             self._warnings.append(
