@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
-from drgn import FaultError, Object
+from drgn import FaultError, Object, TypeKind
 
 from kgcore.errors import BrokenDump
 from kgcore.model import VM_HUGETLB, VM_SHARED, Vma
@@ -198,7 +198,7 @@ class Doubts:
         known = self._locked.get(table)
         if known is None:
             known = False
-            with suppress(FaultError, LookupError):
+            with suppress(FaultError, LookupError, AttributeError):
                 page = self._kernel.frame_to_page(table >> _PAGE_SHIFT)
                 known = bool(self._locks.read(page)[_LOCK])
             self._locked[table] = known
@@ -209,4 +209,6 @@ class Doubts:
         """:raises LookupError, FaultError: the kernel has none, or keeps them elsewhere (with lock debugging)."""
         # 7e5f42ae4a93 "mm: create ptdesc equivalents for pgtable_{pte,pmd}_page_{ctor,dtor}" (6.6) and its series
         name = "struct ptdesc" if self._kernel.target.has_type("struct ptdesc") else "struct page"
+        if Object(self._kernel.prog, name, address=0).ptl.type_.kind is TypeKind.POINTER:
+            raise LookupError("locks with debugging are kept elsewhere")
         return self._kernel.structs(name, _LOCK)
