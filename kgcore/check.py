@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from elftools.elf.elffile import ELFFile
 
@@ -35,6 +35,7 @@ from kgcore.checknotes import (
 from kgcore.errors import KgcoreError
 from kgcore.regular import reading
 from kgcore.text import counted, human_size, plain, printable
+from kgcore.unpack import Unpacked, compression_of
 
 __all__ = ("Verdict", "check_core")
 
@@ -130,14 +131,24 @@ def check_core(path: str | os.PathLike[str]) -> Verdict:
     name = os.fspath(path)
     try:
         with reading(name) as file:
-            checker = _Checker(file)
-            checker.run()
+            packed = compression_of(file.read(4))
+            unpacked = None if packed is None else Unpacked(file, name, packed, b"\x7fELF")
+            if unpacked is None:
+                checker = _Checker(file, os.fstat(file.fileno()).st_size)
+            else:
+                checker = _Checker(cast(BinaryIO, unpacked), unpacked.size)
+            if unpacked is None or unpacked.size or not unpacked.trouble:
+                checker.run()
     except OSError as error:
         raise KgcoreError(f"cannot read {name}: {error.strerror or error}") from error
+    cut_short = checker.problems == [checker.cut_short]
+    if unpacked is not None and unpacked.trouble:
+        cut_short &= unpacked.cut_off
+        checker.problems.insert(0, unpacked.trouble)
+        checker.cut_off = True
     ok = not checker.problems
     lacking = checker.cut_off or bool(checker.lacks)
     complete = None if checker.kgcore is None and not lacking else not lacking
-    cut_short = checker.problems == [checker.cut_short]
     return Verdict(name, ok, complete, tuple(checker.problems), tuple(checker.lacks), checker.facts, cut_short)
 
 
@@ -192,9 +203,9 @@ class _Stop(Exception):
 
 
 class _Checker:
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, size: int) -> None:
         self.file = file
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = size
         self.problems: list[str] = []
         self.lacks: list[str] = []
         self.facts: dict[str, Any] = {"size": self.size}

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kgcore.contents import Lacking, Trace
 from kgcore.memory import Piece
@@ -12,7 +12,7 @@ from kgcore.sinks import Sink
 from kgcore.sources.base import Contents
 from kgcore.text import human_size, plain, printable
 
-__all__ = ("Account", "account", "flag_words", "list_lines", "named", "open_file_json", "write_contents")
+__all__ = ("Account", "Row", "account", "flag_words", "list_lines", "named", "open_file_json", "write_contents")
 
 _ACCESS = "O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"
 # include/uapi/asm-generic/fcntl.h. O_SYNC is two bits, O_TMPFILE has that of O_DIRECTORY.
@@ -72,6 +72,18 @@ class Account:
         }
 
 
+class Row(NamedTuple):
+    """An open file, and what is to be said of its content.
+
+    :ivar content: None: it was not looked at.
+    :ivar unwritten: see :meth:`kgcore.sources.base.Contents.unwritten`.
+    """
+
+    file: OpenFile
+    content: Account | None = None
+    unwritten: int | None = None
+
+
 def account(contents: Contents) -> Account:
     """What of a content is to be had, without reading it."""
     trace = Trace(contents.size)
@@ -122,8 +134,9 @@ def list_lines(files: Iterable[OpenFile]) -> Iterator[str]:
         yield f"{file.fd} : {printable(b'?' if file.path is None else file.path)} : {file.offset}\n"
 
 
-def open_file_json(file: OpenFile, content: Account | None) -> dict[str, Any]:
+def open_file_json(row: Row) -> dict[str, Any]:
     """A row of ``kgcore files --json``."""
+    file, content, unwritten = row
     socket = file.socket
     return {
         "fd": file.fd,
@@ -146,4 +159,5 @@ def open_file_json(file: OpenFile, content: Account | None) -> dict[str, Any]:
             "remote": plain(socket.remote) or None,
         },
         "content": None if content is None else content.to_json(),
+        "unwritten": unwritten,
     }

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from kgcore import stopping
 from kgcore.addressmap import AddressMap, Kind, address_range, by_kind, make_map, shares
-from kgcore.model import OpenFile, ProcessSummary
-from kgcore.openfiles import Account, flag_words, named
+from kgcore.model import ProcessSummary
+from kgcore.openfiles import Row, flag_words, named
 from kgcore.plan import CorePlan
 from kgcore.text import counted, human_size, plain, printable
 from kgcore.writer import Progress
@@ -208,25 +208,28 @@ _OPEN_FILE_COLUMNS = (
     Column("OFFSET", number=True),
     Column("SIZE", number=True),
     Column("IN DUMP"),
+    Column("DIRTY"),
     Column("NAME", wide=True),
 )
+_NOT_LOOKED = "--"
 
 
-def show_open_files(files: Iterable[tuple[OpenFile, Account | None]], out: TextIO) -> None:
+def show_open_files(rows: Iterable[Row], out: TextIO) -> None:
     """Print the table of ``kgcore files``. Of the contents only those are told that are nowhere else."""
-    rows = (
+    cells = (
         (
             str(file.fd),
             file.type,
             flag_words(file.flags),
             str(file.offset),
             str(file.size),
-            "" if content is None else content.words(),
+            _NOT_LOOKED if content is None else content.words(),
+            _NOT_LOOKED if unwritten is None else human_size(unwritten),
             printable(named(file)),
         )
-        for file, content in files
+        for file, content, unwritten in rows
     )
-    show_table(_OPEN_FILE_COLUMNS, rows, out)
+    show_table(_OPEN_FILE_COLUMNS, cells, out)
 
 
 def show_facts(facts: "DumpFacts", out: TextIO) -> None:
@@ -245,6 +248,7 @@ def show_facts(facts: "DumpFacts", out: TextIO) -> None:
         ("panic", facts.panic or ""),
         ("types", facts.types),
         ("user memory", facts.user_memory),
+        ("swap", _swap(facts)),
         ("for cores", facts.meaning),
     ]
     width = _width(out)
@@ -269,6 +273,15 @@ def _kernels(facts: "DumpFacts") -> str:
         for kernel in facts.kernels
     )
     return "; ".join(found) if len(facts.kernels) > 1 else ""
+def _swap(facts: "DumpFacts") -> str:
+    if facts.swap is None:
+        return ""
+    if not facts.swap:
+        return "there was none"
+    words = [f"{human_size(used.used)} of {human_size(used.size)} on {used.name}" for used in facts.swap if used.used]
+    if facts.zswap:
+        words.append(f"{human_size(facts.zswap)} of that in zswap")
+    return ", ".join(words) or "nothing was swapped out"
 
 
 def _ram(facts: "DumpFacts") -> str:

@@ -25,8 +25,13 @@ def chosen(process: ProcessSummary, selection: Selection) -> bool:
         return False
     if not selection.match:
         return bool(selection)
-    program = (process.args or b"").split(b"\0", 1)[0].rsplit(b"/", 1)[-1]
-    names = [printable(name) for name in (process.comm, program) if name]
+    first = (process.args or b"").split(b"\0", 1)[0]
+    title, colon, _ = first.partition(b": ")
+    if colon and not title.startswith(b"/"):  # of setproctitle(): "nginx: master process /usr/sbin/nginx"
+        own: tuple[bytes, ...] = title, first
+    else:
+        own = (first.rsplit(b"/", 1)[-1],)
+    names = [printable(name) for name in (process.comm, *own) if name]
     return any(fnmatchcase(name, pattern) for name in names for pattern in selection.match)
 
 

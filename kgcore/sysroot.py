@@ -19,7 +19,7 @@ from kgcore.regular import open_regular
 from kgcore.sinks import FileSink
 from kgcore.sources.base import FileContents, Source
 from kgcore.sources.buildid import build_id
-from kgcore.text import human_size, plain, printable
+from kgcore.text import counted, human_size, plain, printable
 
 __all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport")
 
@@ -84,6 +84,7 @@ class SysrootReport:
     :ivar remarks: what else there is to know, as sentences.
     :ivar lost: files that are not there at all, as sentences.
     :ivar problems: files that could not be written, as sentences.
+    :ivar before: what an earlier process of the same run has, too: paths of files, and sentences.
     """
 
     directory: str
@@ -91,6 +92,7 @@ class SysrootReport:
     remarks: tuple[str, ...]
     lost: tuple[str, ...]
     problems: tuple[str, ...]
+    before: frozenset[bytes | str] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -122,14 +124,20 @@ class SysrootReport:
 
         :param details: a line for each file that is not whole.
         """
-        whole = sum(file.whole for file in self.files)
-        missing = sum(file.missing_bytes for file in self.files)
-        count = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
-        state = ", all whole" if whole == len(self.files) else f", {whole} whole, {human_size(missing)} missing"
-        lines = [f"sysroot {printable(self.directory)}: {count}{state if self.files else ''}"]
+        files = [file for file in self.files if file.path not in self.before]
+        known = len(self.files) - len(files)
+        whole = sum(file.whole for file in files)
+        missing = sum(file.missing_bytes for file in files)
+        state = ", all whole" if whole == len(files) else f", {whole} whole, {human_size(missing)} missing"
+        words = counted(len(self.files), "file") + (state if files and not known else "")
+        if known == len(self.files) and known:
+            words += ", all as before"
+        elif known:
+            words += f", {known} as before, {len(files)} new{state}"
+        lines = [f"sysroot {printable(self.directory)}: {words}"]
         if details:
-            lines += (f"  {file.line()}" for file in self.files if not file.whole)
-        lines += (f"  {printable(text)}" for text in (*self.lost, *self.remarks))
+            lines += (f"  {file.line()}" for file in files if not file.whole)
+        lines += (f"  {printable(text)}" for text in (*self.lost, *self.remarks) if text not in self.before)
         return lines
 
 
@@ -143,6 +151,7 @@ class Sysroot:
         self._links: dict[bytes, bytes] = {}
         self._manifest = Manifest(directory, force=force)
         self._begun = False
+        self._told: set[bytes | str] = set()
 
     def add(self, source: Source, image: ProcessImage, memory: Memory) -> SysrootReport:
         """Write the files of a process.
@@ -176,7 +185,9 @@ class Sysroot:
         with self._within([], self._shown(MANIFEST.encode())) as directory:
             told = [f"process {image.tgid}: {plain(text)}" for text in lost]
             self._manifest.add(directory, {os.fsdecode(file.path): file.to_json() for file in files}, told)
-        return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems))
+        has: set[bytes | str] = {*(file.path for file in files), *remarks, *lost}
+        before, self._told = frozenset(has & self._told), self._told | has
+        return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems), before)
 
     # Files
 

@@ -159,6 +159,9 @@ class FakeContents:
         for run in self.runs():
             yield Piece(run, b"abcdefgh" * 512 if run.provenance.stored else b"")
 
+    def unwritten(self) -> int | None:
+        return None if self.fd == 3 else 8192 if self.fd == 2 else 0
+
 
 def made_up_file(
     path: bytes, content: bytes = ELF, *, lost: int | None = None, deleted: bool = False, key: object = None

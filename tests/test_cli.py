@@ -704,7 +704,7 @@ def test_a_sysroot_that_is_not_whole(kgcore: Kgcore, tmp_path: Path) -> None:
     assert told == [
         "kgcore: sysroot dir: 2 files, 1 whole, 4.00 KiB missing",
         r"kgcore:   /lib/\x1b[31m[red]\xff\n: 4.00 KiB of 8.27 KiB missing: file",
-        "kgcore: sysroot dir: 1 file, all whole",
+        "kgcore: sysroot dir: 1 file, all as before",
     ]
     processes = json.loads((tmp_path / "r.json").read_text())["processes"]
     (first, second) = (process["sysroot"] for process in processes)

@@ -67,13 +67,13 @@ def test_the_table_says_what_is_nowhere_else(run: Run) -> None:
     status, out, err = run("files", COMPLETE)
     assert (status, err) == (0, "")
     lines = {line.split()[0]: line for line in out.splitlines()[1:]}
-    assert lines["0"].split() == ["0", "character", "O_RDONLY", "0", "0", "/dev/null"]
-    assert "  all " in lines["2"]
+    assert lines["0"].split() == ["0", "character", "O_RDONLY", "0", "0", "--", "--", "/dev/null"]
+    assert re.search(r"  all +8.00 KiB ", lines["2"])
     assert "12.0 KiB of 16.0 KiB" in lines["3"]
     assert r"/memfd:\x1b[31m[red]\xff\n (deleted)" in lines["3"]
     assert lines["4"].endswith("socket:[7] inet stream 127.0.0.1:80 -> 127.0.0.1:9")
     assert lines["5"].endswith("?")
-    assert lines["6"].split() == ["6", "regular", "O_RDONLY", "60", "5", "/etc/x"]
+    assert lines["6"].split() == ["6", "regular", "O_RDONLY", "60", "5", "--", "0", "B", "/etc/x"]
     assert "\x1b" not in out
 
 

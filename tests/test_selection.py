@@ -20,6 +20,8 @@ ROWS = (
     row(15, b"lost", None, 33),
     row(16, b"\x1b[31m\xff", b"\0", 1000),
     row(17, b"[x]", b"", 1000),
+    row(18, b"postgres", b"postgres: 15/main: walwriter", 1000),
+    row(19, b"sshd-session", b"sshd: me@pts/0", 1000),
 )
 
 
@@ -27,7 +29,7 @@ ROWS = (
     ("selection", "pids"),
     [
         (Selection(), []),
-        (Selection(all=True), [10, 11, 12, 13, 15, 16, 17]),
+        (Selection(all=True), [10, 11, 12, 13, 15, 16, 17, 18, 19]),
         (Selection(match=("nginx",)), [10, 11]),
         (Selection(match=("ngin",)), []),
         (Selection(match=("NGINX",)), []),
@@ -39,9 +41,12 @@ ROWS = (
         (Selection(match=("gone",)), []),
         (Selection(match=(r"\x1b*xff",)), [16]),
         (Selection(match=("[[]x]",)), [17]),
-        (Selection(match=("*",)), [10, 11, 12, 13, 15, 16, 17]),
+        (Selection(match=("postgres: *walwriter",)), [18]),
+        (Selection(match=("sshd",)), [19]),
+        (Selection(match=("0",)), []),
+        (Selection(match=("*",)), [10, 11, 12, 13, 15, 16, 17, 18, 19]),
         (Selection(uid=(33,)), [11, 12, 15]),
-        (Selection(uid=(33, 1000)), [11, 12, 13, 15, 16, 17]),
+        (Selection(uid=(33, 1000)), [11, 12, 13, 15, 16, 17, 18, 19]),
         (Selection(match=("nginx", "python*"), uid=(33,)), [11, 12]),
         (Selection(match=("nginx",), uid=(1000,)), []),
     ],

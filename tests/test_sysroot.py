@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from kgcore.contents import Lacking
 from kgcore.errors import OutputError
 from kgcore.memory import Piece, Provenance, Run
 from kgcore.model import MappedFile, ProcessImage, Vma
 from kgcore.sources.base import FileContents
-from kgcore.sysroot import MANIFEST, Sysroot, SysrootReport
+from kgcore.sysroot import MANIFEST, Sysroot, SysrootFile, SysrootReport
 from tests.builders import FakeMemory, FakeSource, make_image
 from tests.fake_source import ELF, made_up_file
 
@@ -356,3 +357,29 @@ def test_a_link_is_not_followed_by_the_next_process(tmp_path: Path) -> None:
     report = add(tmp_path, made_up_file(b"/x", b"\x7fELFother"), sysroot=sysroot)
     assert "another process calls another file so" in report.lost[0]
     assert (tmp_path / "usr/x").read_bytes() == ELF
+
+
+def test_what_processes_share_is_told_once() -> None:
+    def file(name: bytes, lost: int = 0) -> SysrootFile:
+        missing = (Lacking(0, lost, "file", ""),) if lost else ()
+        return SysrootFile(name, 8192, None, missing, {})
+
+    shared, own = (file(b"/lib/libc.so.6", 4096), file(b"/lib/ld.so")), file(b"/bin/own", 4096)
+    first = SysrootReport("dir", shared, ("a remark",), ("a loss",), ())
+    assert first.lines() == [
+        "sysroot dir: 2 files, 1 whole, 4.00 KiB missing",
+        "  /lib/libc.so.6: 4.00 KiB of 8.00 KiB missing: file",
+        "  a loss",
+        "  a remark",
+    ]
+    before: frozenset[bytes | str] = frozenset((*(one.path for one in shared), "a remark", "a loss"))
+    again = SysrootReport("dir", shared, ("a remark",), ("a loss",), (), before)
+    assert again.lines() == ["sysroot dir: 2 files, all as before"]
+    more = SysrootReport("dir", (*shared, own), ("a remark", "another"), (), (), before)
+    assert more.lines() == [
+        "sysroot dir: 3 files, 2 as before, 1 new, 0 whole, 4.00 KiB missing",
+        "  /bin/own: 4.00 KiB of 8.00 KiB missing: file",
+        "  another",
+    ]
+    assert not again.complete, "to programs it says all of it"
+    assert again.to_json() == first.to_json()

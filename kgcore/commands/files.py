@@ -26,7 +26,7 @@ from kgcore.console import Console, Status
 from kgcore.contents import Lacking
 from kgcore.errors import KgcoreError
 from kgcore.model import OpenFile
-from kgcore.openfiles import Account, account, list_lines, open_file_json, write_contents
+from kgcore.openfiles import Account, Row, account, list_lines, open_file_json, write_contents
 from kgcore.outputs import output
 from kgcore.request import STDOUT, Place, Show
 from kgcore.sources.base import NO_SUPPLIES, OpenFiles, Source, Supplies, TaskRef
@@ -177,30 +177,35 @@ def run(command: FilesCommand, console: Console) -> int:
 def _show(command: FilesCommand, source: Source, found: OpenFiles, console: Console) -> None:
     from kgcore import render
 
-    known: dict[int, Account | None] = {}
-    rows: list[tuple[OpenFile, Account | None]] = []
+    known: dict[int, Row] = {}  # several descriptors may be of one file
+    rows: list[Row] = []
     for file in found.files:
-        if file.unsaved and file.file not in known:  # several descriptors may be of one file
-            try:
-                known[file.file] = account(source.contents(file))
-            except KgcoreError as error:
-                console.remark(str(error))
-                known[file.file] = None
-        rows.append((file, known.get(file.file)))
+        if file.type == "regular" and file.file not in known:
+            known[file.file] = _looked_at(source, file, console)
+        rows.append(known[file.file]._replace(file=file) if file.file in known else Row(file))
     if command.json:
         _put_json(source, found, rows, console)
     else:
         render.show_open_files(rows, console.out)
 
 
-def _put_json(
-    source: Source, found: OpenFiles, rows: Sequence[tuple[OpenFile, Account | None]], console: Console
-) -> None:
+def _looked_at(source: Source, file: OpenFile, console: Console) -> Row:
+    """Of files that are on the disk as well, just how much of them is newer in memory."""
+    try:
+        contents = source.contents(file)
+        return Row(file, account(contents) if file.unsaved else None, contents.unwritten())
+    except KgcoreError as error:
+        if file.unsaved:
+            console.remark(str(error))
+        return Row(file)
+
+
+def _put_json(source: Source, found: OpenFiles, rows: Sequence[Row], console: Console) -> None:
     value = {
         "version": VERSION,
         "source": source.describe(),
         "pid": found.tgid,
-        "files": [open_file_json(file, content) for file, content in rows],
+        "files": [open_file_json(row) for row in rows],
         "lost": list(found.lost),
     }
     json.dump(value, console.out, indent=2)
@@ -223,7 +228,7 @@ def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: C
         content = write_contents(contents, sink)
         sink.commit()
     if command.json:
-        _put_json(source, found, [(file, content)], console)
+        _put_json(source, found, [Row(file, content, contents.unwritten())], console)
     elif path != STDOUT:
         console.say(f"Saved {path}")
     _tell(file, content, console)

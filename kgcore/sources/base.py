@@ -95,6 +95,11 @@ class Contents(Protocol):
     def read(self) -> Iterator[Piece]:
         """They themselves, as :meth:`kgcore.memory.Memory.read` has them."""
 
+    def unwritten(self) -> int | None:
+        """Bytes that were changed in memory and are not on the disk yet; None: it lives in memory alone, or that is not
+        known."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class OpenFiles:

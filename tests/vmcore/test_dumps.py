@@ -132,7 +132,7 @@ def test_dwarf_and_btf_give_the_same_core(name: str, victim: str, extract: Extra
 def test_reduced_dump_gives_the_same_cores(name: str, extract: Extractor, tmp_path: Path) -> None:
     """The recipe of the committed fixtures: the frames that it leaves out are ones that extraction does not read."""
     whole = need(name, committed=False)
-    reduce(whole.path, tmp_path / name, preset=0)
+    reduce(whole.path, tmp_path / name)
     small = Fixture(tmp_path / name)
     symbols = small.packed_symbols(tmp_path)
     for victim in small.victims.values():

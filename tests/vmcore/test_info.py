@@ -76,10 +76,8 @@ def test_every_dump(name: str) -> None:
 
 def check_user_memory(found: dict[str, Any], level: int, form: str) -> None:
     if level < 20:
-        assert (found["user_memory"], found["meaning"]) == (
-            "yes",
-            "cores come out complete, but for what was swapped out",
-        )
+        assert found["user_memory"] == "yes"
+        assert found["meaning"].startswith("cores come out complete")
     elif level == 23:
         assert found["user_memory"] == "yes"
         assert "pages of files were left out" in found["meaning"]

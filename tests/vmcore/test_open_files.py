@@ -237,8 +237,9 @@ def test_the_command_shows_what_the_source_says(guest: Fixture, extract: Extract
     by_fd = {line.split()[0]: line for line in table.lines[1:]}
     assert "O_RDWR|O_APPEND " in by_fd["3"]
     assert " 12345 " in by_fd["3"]
-    assert by_fd["5"].endswith("20.0 KiB of 28.0 KiB  /disk/files/openfiles-deleted (deleted)")
-    assert by_fd["9"].endswith(r"all                   /tmp/openfiles-gone\n\x1b[31m\xff (deleted)")
+    assert by_fd["5"].endswith("20.0 KiB of 28.0 KiB  0 B    /disk/files/openfiles-deleted (deleted)")
+    assert by_fd["9"].endswith(r"all                   --     /tmp/openfiles-gone\n\x1b[31m\xff (deleted)")
+    assert "  --                    0 B    /disk/files/openfiles-regular" in by_fd["3"]
 
 
 def test_extract_writes_the_content(guest: Fixture, tmp_path: Path) -> None:

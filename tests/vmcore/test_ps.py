@@ -57,7 +57,8 @@ def test_memory_is_as_proc_counts_it(name: str, extract: Extractor) -> None:
         if guest.version >= EXACT:
             assert row.rss == kib(said, "RssAnon", "RssFile", "RssShmem")
             assert row.swap == kib(said, "VmSwap")
-            assert row.core == kib(said, "RssAnon", "RssShmem", "VmSwap", "HugetlbPages")
+            assert row.core <= kib(said, "RssAnon", "RssShmem", "VmSwap", "HugetlbPages")
+            assert row.core >= kib(said, "RssAnon", "VmSwap")  # of the others see test_servers.py
         else:  # there it lags behind by up to 64 pages of each kind and thread; smaps counts the pages themselves
             smaps = (victim.proc / "smaps").read_text(errors="replace")
             found = sum(map(int, re.findall(r"^Rss: +(\d+) kB", smaps, re.MULTILINE))) * KIB
@@ -90,19 +91,20 @@ def test_pid_namespaces(name: str, extract: Extractor) -> None:
 
 @pytest.mark.parametrize("name", [*MAIN, "k510-disk", "k61-disk", "k612-disk", "k72-disk"])
 def test_the_estimate_is_near_the_core(name: str, extract: Extractor) -> None:
-    """Beside the account of every page. In the main guests programs lie in a tmpfs, so that their text counts as shared
-    memory: only of the largest victim that does not matter."""
+    """Beside the account of every page."""
     guest = need(name)
     rows = rows_of(guest, extract)
     left_out = rows_of(guest, extract, "vmcore.d31-zlib" if "disk" in name else "vmcore.d31-zstd")
-    for victim in ("threads", "dynamic") if "disk" in name else ("memory",):
+    for victim in ("threads", "dynamic") if "disk" in name else ("memory", "threads", "identity"):
         row = rows[guest.victims[victim].pid]
         _, report = extract(guest.dump(), row.pid, mask=0x33)
         there = sum(vma.data for vma in report.vmas)
         assert there / 2 <= row.core <= there * 1.5, (victim, there, row.core)
         assert row.held == row.core - row.swap
-        assert left_out[row.pid].core == row.core
-        assert left_out[row.pid].held == 0
+        other = left_out[row.pid]
+        assert other.held == 0
+        # Of 7.2 makedumpfile takes pages of slab for user memory now and then: mappings, and a whole mm_struct.
+        assert other.core == row.core or guest.version >= (7, 0)
 
 
 # The command

@@ -217,3 +217,16 @@ def test_on_the_command_line(extract: Extractor, tmp_path: Path) -> None:
     assert again.status == 0, again.remarks
     assert kgcore("check", "s", cwd=tmp_path).status == 0
     assert sorted(check_bytes(tmp_path / "s", fixture)) == sorted([*PROGRAMS, "/victims/threads"])
+
+
+def test_what_several_processes_have_is_told_once(tmp_path: Path) -> None:
+    """Two programs of one machine, with the same libraries."""
+    guest = need("k61-disk")
+    pids = [guest.victims[name].pid for name in ("dynamic", "upgraded", "threads")]
+    done = kgcore("-c", guest.dump(), "-D", tmp_path, "--sysroot", tmp_path / "dir", *pids, cwd=tmp_path)
+    assert sum("libc.so.6: " in line for line in done.remarks) == 1
+    heads = [line.split(": ")[-1] for line in done.remarks if "sysroot" in line]
+    assert heads[0].startswith("3 files, ")
+    assert heads[1] == "2 files, all as before"
+    assert heads[2].startswith("1 file, ")
+    assert "before" not in heads[0] + heads[2]

@@ -3,7 +3,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeVar
@@ -22,9 +22,11 @@ from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.stores import Stores, Supplies
+from kgcore.sources.vmcore.swapuse import SwapUse, read_swap, zswap_bytes
 from kgcore.sources.vmcore.target import Target
 from kgcore.sources.vmcore.tasks import Tasks, is_kernel_thread
 from kgcore.sources.vmcore.whichkernel import KernelSeen
+from kgcore.text import human_size
 
 __all__ = ("DumpFacts", "UserMemory", "read_facts")
 
@@ -68,6 +70,8 @@ class DumpFacts:
     :ivar meaning: what this means for cores, in a sentence.
     :ivar notices: what else is to be known, as sentences.
     :ivar kernels: that are in the dump's memory; empty: it was not searched for them, as the header knew.
+    :ivar swap: the swap spaces, and what is in them of all processes together; None: the dump does not say.
+    :ivar zswap: bytes of that which zswap holds in memory, uncompressed; None: there is none, or the dump does not say.
     """
 
     format: str
@@ -90,6 +94,8 @@ class DumpFacts:
     meaning: str
     notices: tuple[str, ...] = ()
     kernels: tuple[KernelSeen, ...] = ()
+    swap: tuple[SwapUse, ...] | None = None
+    zswap: int | None = None
 
 
 @guarded("the dump cannot be described")
@@ -108,6 +114,8 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         user_memory = "no"
     panic = _soft(lambda: _panic_message(get_dmesg(prog)), None)
     time = target.vmcoreinfo.get("CRASHTIME", "")
+    swap = _soft(lambda: read_swap(kernel), None)
+    zswap = _soft(lambda: zswap_bytes(kernel), None)
     return DumpFacts(
         format=target.describe()["format"],
         compression=dump.compression if dump else "none",
@@ -126,9 +134,17 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         cpus=_soft(lambda: sum(1 for _ in for_each_online_cpu(prog)), None),
         types=target.types,
         user_memory=user_memory,
-        meaning=_meaning(user_memory, level, bool(pages[FrameState.CUT_OFF]), live=target.live),
+        meaning=_meaning(
+            user_memory,
+            level,
+            bool(pages[FrameState.CUT_OFF]),
+            _but_for(swap, zswap, live=target.live),
+            live=target.live,
+        ),
         notices=target.messages,
         kernels=target.kernels,
+        swap=swap,
+        zswap=zswap,
     )
 
 
@@ -190,9 +206,24 @@ def _stack_pages(kernel: Kernel) -> Iterator[bool]:
             yield provenance is Provenance.PRESENT
 
 
-def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, *, live: bool) -> str:
+def _but_for(swap: Sequence[SwapUse] | None, zswap: int | None, *, live: bool) -> str:
+    """What a core of a whole dump lacks all the same."""
+    if swap is None:
+        return f"cores come out complete, but for what {'is' if live else 'was'} swapped out"
+    used = sum(space.used for space in swap)
+    if not used:
+        return "cores come out complete: nothing was swapped out"
+    elsewhere = [space for space in swap if space.used and space.kind != "zram"]
+    outside = sum(space.used for space in elsewhere) - (zswap or 0)
+    if outside <= 0:
+        return f"cores come out complete: the {human_size(used)} that were swapped out are in the dump (zram, zswap)"
+    options = " ".join(f"--swap {space.name}=IMAGE" for space in elsewhere)
+    return f"cores come out complete, but for what was swapped out, at most {human_size(outside)} ({options})"
+
+
+def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, but_for: str, *, live: bool) -> str:
     if live:
-        return "cores come out complete, but for what is swapped out"
+        return but_for
     if user_memory == "no" and not cut_off:
         made = left_out(level if level is not None and level & LEVEL_USER_DATA else None)
         return f"{made}: cores will have threads, registers and the list of mappings, but hardly any memory"
@@ -202,4 +233,4 @@ def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, *, live:
         return "some memory of processes is missing: cores will have what is there and list what is not"
     if level is not None and level & LEVEL_CACHE:
         return f"{left_out(level)}: cores will have all other memory, and list these pages as missing"
-    return "cores come out complete, but for what was swapped out"
+    return but_for

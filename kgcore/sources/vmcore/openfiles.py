@@ -271,6 +271,13 @@ class _Contents:
         """See :meth:`kgcore.sources.base.Contents.read`."""
         return pieces(self._extents(), self._pages << _PAGE_SHIFT)
 
+    def unwritten(self) -> int | None:
+        """See :meth:`kgcore.sources.base.Contents.unwritten`."""
+        try:
+            return self._stores.cache.unwritten(self._cached)
+        except FaultError:
+            return None
+
     def _extents(self) -> Iterator[Extent]:
         """
         :raises BrokenDump: what all of the page cache is found by is not in the dump.

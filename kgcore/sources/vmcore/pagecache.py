@@ -20,6 +20,7 @@ __all__ = ("CachedFile", "PageCache")
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
 _ENDLESS = 1 << 62
+_NOT_WRITTEN = 0, 1  # PAGECACHE_TAG_DIRTY, PAGECACHE_TAG_WRITEBACK (include/linux/fs.h)
 
 
 class CachedFile(NamedTuple):
@@ -126,6 +127,27 @@ class PageCache:
             inside = low - folio.index
             if 0 <= inside < 1 << 20:
                 yield low, high - low, folio.physical + (inside << _PAGE_SHIFT)
+
+    def unwritten(self, file: CachedFile) -> int | None:
+        """Bytes that are newer in memory than on the disk: dirty, or on their way there.
+
+        :returns: None: it lives in memory alone, or that is not to be found out.
+        """
+        if file.in_memory or not file.size or file.size >= _ENDLESS:
+            return None if file.in_memory else 0
+        head = Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages.xa_head.value_()
+        if head and not self._arrays.is_node(head):  # the only page there is
+            if head & 1:  # a shadow: it was evicted
+                return 0
+            folio = self._folios.read(head & ~3)
+            return None if folio is None else 0 if folio.settled else file.size
+        found = 0
+        for entry in self._arrays.marked(head, _NOT_WRITTEN):
+            if entry.entry is None:
+                return None
+            low, high = entry.first << _PAGE_SHIFT, entry.first + entry.length << _PAGE_SHIFT
+            found += max(0, min(high, file.size) - low)
+        return found
 
     def _entries(self, file: CachedFile, first: int, end: int) -> Iterator[XaEntry]:
         if first >= end:

@@ -160,6 +160,13 @@ class VmcoreMemory:
         """See :meth:`kgcore.memory.Memory.read`."""
         return pieces(self.extents(vma, start, end), end - start)
 
+    def resident(self, start: int, end: int) -> int:
+        """Bytes that page tables point to, whether or not the dump has them, and those of which it does not tell."""
+        read = self._stores.physical.stored
+        leaves = walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask)
+        kinds = EntryKind.PRESENT, EntryKind.SCATTERED, EntryKind.BROKEN
+        return sum(leaf.length for leaf in leaves if leaf.kind in kinds)
+
     # From page-table entries to extents
 
     @guarding_each("the memory cannot be looked up")

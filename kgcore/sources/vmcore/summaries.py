@@ -18,6 +18,7 @@ from kgcore.sources.vmcore.cgroups import Cgroups
 from kgcore.sources.vmcore.counters import Counters, Usage
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
 from kgcore.sources.vmcore.dying import Deaths
+from kgcore.sources.vmcore.estimates import Estimates
 from kgcore.sources.vmcore.kernel import PF_KTHREAD
 from kgcore.sources.vmcore.pages import VmcoreMemory
 from kgcore.sources.vmcore.reading import kernel_bytes
@@ -48,6 +49,12 @@ def _soft(get: Callable[[], _T], default: _T) -> _T:
         return default
 
 
+def _read(memory: VmcoreMemory, start: int, end: int) -> bytes | None:
+    """Of the arguments' mapping what matters: what was never touched cannot be arguments."""
+    vma = Vma(start & -_PAGE, end + _PAGE - 1 & -_PAGE, VM_READ | VM_WRITE, anon=True)
+    return peek(memory, vma, start, end - start)
+
+
 class Summaries:
     """Reads all processes."""
 
@@ -60,7 +67,7 @@ class Summaries:
         self._groups = structs("struct task_struct", "tgid")
         self._signals = structs("struct signal_struct", "nr_threads")
         self._creds = structs("struct cred", "uid.val")
-        self._mms = structs("struct mm_struct", "arg_start", "arg_end")
+        self._mms = structs("struct mm_struct", "arg_start", "arg_end", "env_start", "env_end")
         self._pids = structs("struct pid", "level")
         pid, upid = kernel.prog.type("struct pid"), kernel.prog.type("struct upid")
         self._numbers, self._upid_size = int(offsetof(pid, "numbers")), sizeof(upid)
@@ -68,6 +75,7 @@ class Summaries:
         self._cgroups = Cgroups(kernel)
         self._counters = Counters(kernel, tasks)
         self._deaths = Deaths(kernel)
+        self._estimates = Estimates(stores)
         self._parents: dict[int, int] = {}
         self._states: dict[tuple[int, int], str] = {}
 
@@ -94,11 +102,11 @@ class Summaries:
         holder = task if kernel_thread else _soft(lambda: self._with_memory(leader, task), task)
         mm = _soft(lambda: int(holder["mm"]), -1)
         threads = _soft(lambda: int(self._signals.read(task["signal"])["nr_threads"]), 1)
-        usage, args = _NO_USAGE, None
+        usage, args, resident = _NO_USAGE, None, 0
         if not kernel_thread and mm > 0:
             usage = _soft(lambda: self._counters.usage(holder.address, mm, threads), _NO_USAGE)
             args = _soft(lambda: self._args(mm), None)
-        resident = usage.anon + usage.shmem + usage.hugetlb
+            resident = self._estimates.resident(mm, usage)
         return ProcessSummary(
             pid=pid,
             ppid=_soft(lambda: self._parent(task["real_parent"]), 0),
@@ -158,17 +166,27 @@ class Summaries:
         return tuple(struct.unpack_from("<i", raw, at * self._upid_size + self._nr)[0] for at in range(level + 1))
 
     def _args(self, mm: int) -> bytes | None:
+        """``get_mm_cmdline()``, fs/proc/base.c, without the NUL at its end. Who writes over his arguments to their last
+        byte (setproctitle) has a title there, one string that may go on into the environment behind them."""
         found = self._mms.read(mm)
-        start, size = found["arg_start"], found["arg_end"] - found["arg_start"]
-        if not 0 <= size <= _MAX_ARGUMENTS:
+        start, end = found["arg_start"], found["arg_end"]
+        if not 0 <= end - start <= _MAX_ARGUMENTS:
             return None
-        if not size:
+        if start == end:
             return b""
-        # Their mapping, as far as it matters: what was never touched cannot be arguments.
-        first, last = start & -_PAGE, start + size + _PAGE - 1 & -_PAGE
         memory = VmcoreMemory(self._stores, Object(self._kernel.prog, "struct mm_struct *", mm))
-        data = peek(memory, Vma(first, last, VM_READ | VM_WRITE, anon=True), start, size)
-        return None if data is None else data[: max(data.rfind(b"\0"), 0)]
+        data = _read(memory, start, end)
+        if data is None or data.endswith(b"\0"):
+            return data and data[:-1]
+        if found["env_start"] == end and found["env_end"] > end:
+            end = found["env_end"]
+        end = min(end, start + _PAGE)  # get_mm_proctitle()
+        middle = min(start + _PAGE & -_PAGE, end)
+        title, nul, _ = (_read(memory, start, middle) or b"").partition(b"\0")
+        if nul or middle == end:
+            return title
+        rest = _read(memory, middle, end)
+        return None if rest is None else title + rest.partition(b"\0")[0]
 
     def _share(self, rows: list[ProcessSummary]) -> float:
         """How much of what is resident the dump holds, more or less: nothing if of most processes the arguments, which

@@ -5,12 +5,13 @@ drgn's own helpers follow whatever a node says; in a dump a node may say that it
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from operator import gt
+from functools import reduce
+from operator import gt, or_
 from typing import NamedTuple
 
-from drgn import FaultError, Object, PlatformFlags, Program, sizeof
+from drgn import FaultError, Object, PlatformFlags, Program, offsetof, sizeof
 
 from kgcore.sources.vmcore.reading import kernel_bytes
 
@@ -127,11 +128,15 @@ class _Maple:
 
 
 class XaNode(NamedTuple):
-    """A ``struct xa_node``: each slot stands for ``1 << shift`` indices."""
+    """A ``struct xa_node``: each slot stands for ``1 << shift`` indices.
+
+    :ivar marks: of each of the three marks, a bit for each slot.
+    """
 
     address: int
     shift: int
     slots: tuple[int, ...]
+    marks: tuple[int, ...] = ()
 
 
 class XaEntry(NamedTuple):
@@ -164,6 +169,9 @@ class XArrays:
         self._word_bits = 8 * size
         self._words = struct.Struct(f"<{self._slots}{'Q' if size == 8 else 'I'}")
         self._word = struct.Struct("<Q" if size == 8 else "<I")
+        # unsigned long marks[XA_MAX_MARKS][XA_MARK_LONGS], in a union without a name
+        self._marks = struct.Struct("<3Q" if max(8 * size, self._slots) > 32 else "<3I")
+        self._marks_at = int(offsetof(node, "marks"))
 
     def below(self, entry: int, parent: XaNode | None = None, slot: int = 0) -> XaNode | None:
         """The node that an entry points to; None if it is not in the dump, or not that slot's child.
@@ -183,7 +191,7 @@ class XArrays:
         else:
             fits = (shift, offset, above) == (parent.shift - self._chunk_shift, slot, parent.address)
         slots = self._words.unpack_from(raw, self._offsets["slots"])
-        return XaNode(address, shift, slots) if fits else None
+        return XaNode(address, shift, slots, self._marks.unpack_from(raw, self._marks_at)) if fits else None
 
     @staticmethod
     def is_node(entry: int) -> bool:
@@ -245,6 +253,33 @@ class XArrays:
                 yield from self._range(self.below(entry, node, slot), start, first, last, shift)
             elif entry and entry & 3 != XA_INTERNAL:
                 yield XaEntry(start, 1 << shift, entry, base + (canonical << shift))
+
+    def marked(self, head: int, marks: Sequence[int]) -> Iterator[XaEntry]:
+        """The entries that have one of some marks, ascending. A single entry in the head has no node that would tell.
+
+        :param marks: numbers, 0 to 2.
+        """
+        if self.is_node(head):
+            yield from self._marked(self.below(head), 0, marks, self._word_bits)
+
+    def _marked(self, node: XaNode | None, base: int, marks: Sequence[int], reach: int) -> Iterator[XaEntry]:
+        if node is None:
+            yield XaEntry(base, 1 << reach, None, base)
+            return
+        bits = reduce(or_, (node.marks[mark] for mark in marks))
+        slot = 0
+        while bits >> slot:
+            start, entry = base + (slot << node.shift), node.slots[slot] if slot < len(node.slots) else 0
+            slots = 1
+            if not bits >> slot & 1:
+                pass
+            elif self.is_node(entry):
+                yield from self._marked(self.below(entry, node, slot), start, marks, node.shift)
+            elif entry:  # its siblings, for which it stands, have no marks
+                while slot + slots < len(node.slots) and node.slots[slot + slots] == (slot << 2 | XA_INTERNAL):
+                    slots += 1
+                yield XaEntry(start, slots << node.shift, entry, start)
+            slot += slots
 
     def entries(self, head: int) -> Iterator[int | None]:
         """All entries, ascending; None where a part is damaged."""

@@ -15,6 +15,7 @@ from .dying_guests import dying_guest
 from .guests import kexec_guest
 from .kernels import Kernel
 from .recipes import CRASHED_SMALL, FULL, HUGE_PAGES, SPIN, THREADS, Recipe, simple
+from .server_guests import server_guest
 
 
 class _CaptureKernelRuns(fixture._Maker):
@@ -68,6 +69,8 @@ RECIPES = {
         dying_guest("k61-dying", "bookworm"),
         dying_guest("k612-dying", "trixie"),
         dying_guest("k72-dying", "sid"),
+        server_guest("k61-server", "bookworm"),
+        server_guest("k72-server", "sid"),
     )
 }
 

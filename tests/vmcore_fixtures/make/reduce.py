@@ -164,11 +164,8 @@ def main() -> int:
     return 0
 
 
-def reduce(whole: Path, small: Path, preset: int = 9) -> None:
-    """Make the committed fixture ``small`` out of ``whole``.
-
-    :param preset: how hard xz tries; the default is worth its time and 700 MiB for what is committed.
-    """
+def reduce(whole: Path, small: Path) -> None:
+    """Make the committed fixture ``small`` out of ``whole``."""
     manifest = tomllib.loads((whole / "manifest.toml").read_text())
     dump = whole / (DUMP if (whole / DUMP).exists() else DUMP_32)
     with tempfile.TemporaryDirectory() as folder:
@@ -181,8 +178,8 @@ def reduce(whole: Path, small: Path, preset: int = 9) -> None:
     small.mkdir()
     write_kdump(dump, small / "vmcore", recorder.frames)
     for name, data in files.items():
-        (small / name).write_bytes(lzma.compress(data, preset=preset))
-    copy_truth(whole, small, manifest, preset)
+        (small / name).write_bytes(lzma.compress(data, preset=9))
+    copy_truth(whole, small, manifest)
     (small / "manifest.toml").write_text(toml.dumps(reduced_manifest(manifest, dump.name)))
     say(f"{small.name}: {len(recorder.frames)} page frames, {(small / 'vmcore').stat().st_size / 1e6:.1f} MB")
 
@@ -242,13 +239,13 @@ def set_bits(bitmap: bytes) -> Iterator[int]:
             yield from (number * 8 + bit for bit in range(8) if byte >> bit & 1)
 
 
-def copy_truth(whole: Path, small: Path, manifest: dict[str, Any], preset: int) -> None:
+def copy_truth(whole: Path, small: Path, manifest: dict[str, Any]) -> None:
     """The kernel's cores, xz-compressed; what the victims said; a little of /proc."""
     for victim in manifest["victims"]:
         if core := victim.get("core"):
             target = small / f"{core}.xz"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(lzma.compress((whole / core).read_bytes(), preset=preset))
+            target.write_bytes(lzma.compress((whole / core).read_bytes(), preset=9))
         said = Path("truth", "victims", f"{victim['name']}.json")
         (small / said).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(whole / said, small / said)
