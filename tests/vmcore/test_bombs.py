@@ -149,6 +149,21 @@ def lime_ranges(path: Path) -> None:
     put(path, (0, b"".join(struct.pack("<4sIQQ8x", b"EMiL", 1, at, at) + b"x" for at in range(70_000))))
 
 
+def memory_in_a_hole(path: Path) -> None:
+    """No VMCOREINFO in it, so that all memory is searched."""
+    put(path, (0, program_headers(row(1, PAGE, 15 << 40))), size=(15 << 40) + PAGE)
+
+
+def memory_a_page_here_and_there(path: Path) -> None:
+    pages = ((at * (16 << 20), b"x" * PAGE) for at in range(1, 40_000))
+    put(path, (0, program_headers(row(1, PAGE, 1 << 40))), *pages, size=(1 << 40) + PAGE)
+
+
+def the_same_memory_again(path: Path) -> None:
+    rows = [row(1, 1 << 20, 16 << 20, at * (16 << 20)) for at in range(60_000)]
+    put(path, (0, program_headers(*rows)), (1 << 20, b"x" * (16 << 20)), size=17 << 20)
+
+
 BOMBS: tuple[Callable[[Path], None], ...] = (
     far_record,
     same_notes_again,
@@ -165,6 +180,9 @@ BOMBS: tuple[Callable[[Path], None], ...] = (
     kgcore_note_of_brackets,
     mapped_files_without_end,
     lime_ranges,
+    memory_in_a_hole,
+    memory_a_page_here_and_there,
+    the_same_memory_again,
 )
 
 

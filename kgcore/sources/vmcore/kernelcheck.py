@@ -20,7 +20,7 @@ __all__ = ("Checked", "DumpMemory", "Verdict", "architecture_of", "check", "shif
 
 _PAGE = 1 << PAGE_SHIFT
 _PIECE = 4 << 20
-_HOLES_AT_ONCE = 1 << 30
+_SLACK = 1 << 28
 _END = 1 << 52
 _NAMES = 400  # bytes of struct uts_namespace: all six names, wherever they start
 _FIELD = 65  # __NEW_UTS_LEN + 1
@@ -52,6 +52,7 @@ class DumpMemory:
     def __init__(self, dump: DumpFile) -> None:
         self._dump = dump
         self._read = memory_of(dump).read
+        self._memory = dump.memory if isinstance(dump, ElfDump | LinearDump) else None
 
     def read(self, address: int, size: int) -> bytes | None:
         """Memory of one page or several; None if one of them is not in the dump, or cannot be read."""
@@ -74,20 +75,16 @@ class DumpMemory:
         return next(iter(self._dump.frames.runs(frame, frame + 1))).state
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """All memory in the file: physical address and bytes of pieces, each page-aligned; no holes of the file."""
-        for start, end, state in self._dump.frames.runs(0, _END >> PAGE_SHIFT):
-            if state is FrameState.STORED:
-                yield from self._pieces(start << PAGE_SHIFT, end << PAGE_SHIFT)
+        """All memory in the file: physical address and bytes of pieces, each page-aligned; no holes of the file.
 
-    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-        for large in range(start, end, _HOLES_AT_ONCE):
-            upto = min(large + _HOLES_AT_ONCE, end)
-            if self._is_hole(large, upto - large):
-                continue
-            for address in range(large, upto, _PIECE):
-                size = min(_PIECE, upto - address)
-                if self._is_hole(address, size):
-                    continue
+        Where headers say that the same bytes are memory a thousand times, not more of it than the file has bytes.
+        """
+        left = self._memory.stored + _SLACK if self._memory else None
+        for start, end in self._filled():
+            for address in range(start, end, _PIECE):
+                size = min(_PIECE, end - address)
+                if left is not None and (left := left - size) < 0:
+                    return
                 try:
                     yield address, self._read(address, size)
                 except FaultError:  # a page of it cannot be read, which costs that page
@@ -95,9 +92,20 @@ class DumpMemory:
                         if (data := self.read(page, _PAGE)) is not None:
                             yield page, data
 
-    def _is_hole(self, address: int, size: int) -> bool:
-        dump = self._dump
-        return isinstance(dump, ElfDump | LinearDump) and dump.memory.is_hole(address, size)
+    def _filled(self) -> Iterator[tuple[int, int]]:
+        """Where there is memory that is not in holes: start and end, page-aligned, ascending."""
+        for run in self._dump.frames.runs(0, _END >> PAGE_SHIFT):
+            start, end = run.start << PAGE_SHIFT, run.end << PAGE_SHIFT
+            if run.state is not FrameState.STORED:
+                continue
+            if self._memory is None:
+                yield start, end
+                continue
+            for at, size in self._memory.extents(start, end - start):
+                low = max(start, at & -_PAGE)
+                start = min(at + size + _PAGE - 1 & -_PAGE, end)  # two holes may end within one page
+                if low < start:
+                    yield low, start
 
 
 def architecture_of(info: Mapping[str, str]) -> str | None:

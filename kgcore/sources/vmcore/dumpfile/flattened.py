@@ -132,6 +132,9 @@ class FlattenedFile:
         # A gap may be a record that was cut off; or one that is lost, which is an error of reading.
         return self.complete or self.damaged or self.stored(offset, size) == size
 
+    def extents(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        return ((low, high - low) for low, high, _ in self._pieces(offset, offset + size))
+
     def stored(self, offset: int, size: int) -> int:
         return sum(high - low for low, high, _ in self._pieces(offset, offset + size))
 

@@ -5,9 +5,11 @@ Nothing is mapped: a file that somebody cuts off meanwhile, or a bad sector, is 
 that ends us.
 """
 
+import errno
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from kgcore.sources.vmcore.dumpfile.budget import Budget
@@ -70,6 +72,9 @@ class ByteSource(Protocol):
     def has(self, offset: int, size: int) -> bool:
         """Whether they lie within the file."""
 
+    def extents(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Those of these bytes that take room in the file, as (offset, size), ascending. The others are in holes."""
+
     def stored(self, offset: int, size: int) -> int:
         """How many of these bytes take room in the file. The others are in holes, and read as zeros."""
 
@@ -90,20 +95,23 @@ class PlainFile:
     def has(self, offset: int, size: int) -> bool:
         return 0 <= offset and 0 <= size and offset + size <= self.size
 
-    def stored(self, offset: int, size: int) -> int:
-        end, found = min(offset + size, self.size), 0
-        for _ in range(_MAX_EXTENTS):  # of a file in more pieces, what is counted is enough
+    def extents(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        end = min(offset + size, self.size)
+        while offset < end:
             try:
                 start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
-                if start >= end:
-                    break
-                offset = os.lseek(self._descriptor, start, os.SEEK_HOLE)
-            except (OSError, OverflowError):  # nothing behind it
-                break
-            found += min(offset, end) - start
-            if offset >= end:
-                break
-        return found
+                behind = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+            except (OSError, OverflowError) as error:
+                if getattr(error, "errno", 0) != errno.ENXIO:  # which says that nothing is behind it
+                    yield offset, end - offset  # it cannot be told
+                return
+            if start < end:
+                yield start, min(behind, end) - start
+            offset = behind
+
+    def stored(self, offset: int, size: int) -> int:
+        # Of a file in more pieces, what is counted is enough.
+        return sum(length for _, length in islice(self.extents(offset, size), _MAX_EXTENTS))
 
     def read(self, offset: int, size: int) -> memoryview:
         if not self.has(offset, size):  # before anything is allocated

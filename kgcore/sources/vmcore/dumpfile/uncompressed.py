@@ -11,6 +11,7 @@ from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
 __all__ = ("Uncompressed", "adjacent")
 
 _PAGE = 1 << PAGE_SHIFT
+_MAX_EXTENTS = 1 << 20
 
 
 def adjacent(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -66,12 +67,25 @@ class Uncompressed:
             return bytes(self._source.read(*places[0]))
         return b"".join(self._source.read(*place) for place in places)
 
-    def is_hole(self, address: int, size: int) -> bool:
-        """Whether the file has nothing but a hole there, which reads as zeros."""
-        try:
-            return not any(self._source.stored(*place) for place in self._located([(address, size)]))
-        except ShortFile:
-            return False
+    def extents(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Which of these bytes are not in holes of the file, which read as zeros: (address, size), ascending.
+
+        :raises ShortFile: one of them is not there.
+        """
+        for offset, length in self._located([(address, size)]):
+            for start, count in self._source.extents(offset, length):
+                yield address + start - offset, count
+            address += length
+
+    @property
+    def stored(self) -> int:
+        """How many bytes take room in the file; where that takes long to find out, all."""
+        total = 0
+        for number, (_, size) in enumerate(self._source.extents(0, self._source.size)):
+            if number == _MAX_EXTENTS:
+                return self._source.size
+            total += size
+        return total
 
     def _places(self, pages: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Where the pages lie in the file, in their order: (offset, size).
