@@ -18,7 +18,8 @@ from kgcore.siginfo import signal_name
 from tests.vmcore.conftest import Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
-from tests.vmcore.tools import gdb, kgcore
+from tests.vmcore.test_schemas import strict
+from tests.vmcore.tools import ROOT, gdb, kgcore
 from tests.vmcore_fixtures.make.dying_guests import DUMPING, DUMPING_IA32, NO_CORE, PENDING
 
 KERNELS = ("k510-dying", "k61-dying", "k612-dying", "k72-dying")
@@ -111,7 +112,7 @@ def test_commands(name: str, tmp_path: Path) -> None:
     assert "touch" in shown
     done = kgcore("-c", dump, "--report", tmp_path / "report", thread.pid, cwd=tmp_path)
     assert done.status == 0
-    assert done.remarks == [f"kgcore: process {thread.pid}: {words}{thread.said['hit']}"]
+    assert done.remarks == [f"kgcore: process {thread.pid}: {words}{thread.said['hit']} got"]
     report = json.loads((tmp_path / "report").read_text())["processes"][0]["dying"]
     assert report["info"]["code_name"] == "SEGV_MAPERR"
     core = tmp_path / f"core.{thread.pid}"
@@ -119,6 +120,24 @@ def test_commands(name: str, tmp_path: Path) -> None:
     assert "Program terminated with signal SIGSEGV" in shown
     assert "(void *) 0xdead0" in shown
     assert "touch (address=912080)" in shown
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_json_is_as_the_schemas_say(name: str, tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    fixture = need(name)
+    dump = fixture.dump(main_dump(fixture))
+    pids = [victim.pid for victim in fixture.victims.values() if "ia32" not in victim.name]
+    found = {
+        "ps": json.loads(kgcore("ps", "--json", "-c", dump, cwd=tmp_path).raw),
+        "bt": json.loads(kgcore("bt", "--json", "-c", dump, *pids, cwd=tmp_path).raw),
+    }
+    kgcore("-c", dump, "-f", 1, "--report", tmp_path / "report", *pids, cwd=tmp_path)
+    found["report"] = json.loads((tmp_path / "report").read_text())
+    for kind, value in found.items():
+        schema = strict(json.loads((ROOT / "kgcore" / f"{kind}.schema.json").read_text()))
+        assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(value)] == []
+        assert sum(process["dying"] is not None for process in value["processes"]) >= 12, kind
 
 
 @pytest.mark.parametrize("name", KERNELS)
