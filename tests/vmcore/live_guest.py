@@ -49,14 +49,25 @@ class LiveGuest:
 
 
 @contextmanager
-def boot(work: Path, suite: str = "bookworm") -> Iterator[LiveGuest]:
+def boot(work: Path, suite: str = "bookworm", recipe: Recipe = RECIPE, cpus: int = 2) -> Iterator[LiveGuest]:
     """Boot it (4 s), until its victims are ready; it is gone behind the block."""
     found = kernel(suite)
-    initrd = initramfs.build(RECIPE, found, work, work / "sysroot")
+    initrd = initramfs.build(recipe, found, work, work / "sysroot")
     socket = f"{work}/kgcore.qmp"
-    arguments = ["-machine", "pc", "-cpu", RECIPE.cpu, "-smp", "2", "-m", str(RECIPE.ram), "-device", "vmcoreinfo"]
+    arguments = [
+        "-machine",
+        "pc",
+        "-cpu",
+        recipe.cpu,
+        "-smp",
+        str(cpus),
+        "-m",
+        str(recipe.ram),
+        "-device",
+        "vmcoreinfo",
+    ]
     arguments += ["-kernel", str(found.directory / "vmlinuz"), "-initrd", str(initrd)]
-    arguments += ["-append", f"{CMDLINE} {RECIPE.append}"]
+    arguments += ["-append", f"{CMDLINE} {recipe.append}"]
     arguments += ["-qmp", f"unix:{socket},server=on,wait=off"]
     for name, size in DISKS.items():
         with (work / name).open("wb") as disk:
@@ -66,7 +77,7 @@ def boot(work: Path, suite: str = "bookworm") -> Iterator[LiveGuest]:
     run([shutil.which("mkfs.ext4") or "mkfs.ext4", "-q", "-F", "-E", "nodiscard", work / "disk"])
     with qemu.Guest(arguments, work / "serial.log") as guest:
         try:
-            guest.wait_for("READY", RECIPE.boot_timeout)
+            guest.wait_for("READY", recipe.boot_timeout)
             yield LiveGuest(guest, socket, work)
         finally:
             guest._process.kill()

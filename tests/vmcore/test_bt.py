@@ -368,3 +368,25 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     done = kgcore("bt", "--all-threads", cwd=SMALL)
     assert done.status == 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["k61-kexec", "k72-kexec"])
+def test_kernel_stacks_without_the_kernels_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the debug information: of a running thread from the registers of its CPU, whichever drgn takes for it."""
+    from kgcore.sources.base import TaskRef
+    from kgcore.sources.vmcore.orc import OrcUnwinder
+    from kgcore.sources.vmcore.source import VmcoreSource
+    from kgcore.sources.vmcore.target import TargetOptions, open_target
+
+    fixture = need(name)
+    options = TargetOptions(core=str(fixture.dump(main_dump(fixture))), symbols=(str(fixture.vmlinux),))
+    with open_target(options) as target:
+        threads = VmcoreSource(target).image(TaskRef("crasher", pid=fixture.victims["crasher"].pid)).threads
+        threads += VmcoreSource(target).image(TaskRef("spin", pid=fixture.victims["spin"].pid)).threads
+        stacks = [VmcoreSource(target).kernel_stack(thread) for thread in threads]
+        monkeypatch.setattr(OrcUnwinder, "available", False)
+        others = [VmcoreSource(target).kernel_stack(thread) for thread in threads]
+    assert sum(thread.cpu is not None for thread in threads) == 2
+    for stack, other in zip(stacks, others, strict=True):
+        assert [frame.function for frame in other.frames] == [frame.function for frame in stack.frames]
+        assert other.end.kind == "outermost"

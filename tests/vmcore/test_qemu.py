@@ -30,6 +30,8 @@ from tests.vmcore.live_guest import LiveGuest, boot
 from tests.vmcore.test_registers import NAMES
 from tests.vmcore.tools import ROOT, kgcore, tool
 from tests.vmcore_fixtures.make import moments
+from tests.vmcore_fixtures.make.cpu_guests import unplug
+from tests.vmcore_fixtures.make.recipes import HUGE_PAGES, Recipe, simple
 
 HOLD = """
 import sys, time
@@ -156,6 +158,28 @@ def test_kernel_that_hides_its_symbols(tmp_path: Path) -> None:
         assert (done.status, done.remarks) == (0, [])
         assert old.status == "running"
         assert len(Core(tmp_path / "core").threads) == 7
+
+
+@pytest.mark.usefixtures("guest")
+def test_unplugged_cpu(tmp_path: Path) -> None:
+    """What QEMU tells of the CPUs of a running guest has a gap, too."""
+    spinner = simple("spin", "0x33", "2")
+    recipe = Recipe("unplugged", "bookworm", (spinner,), ram=384, append="isolcpus=2", setup=HUGE_PAGES)
+    with boot(tmp_path, recipe=recipe, cpus=3) as live:
+        unplug(live.guest, 1)
+        with open_target(TargetOptions(qemu=live.socket)) as target:
+            (row,) = (row for row in VmcoreSource(target).processes() if row.comm == b"spin")
+            image = VmcoreSource(target).image(TaskRef("spin", pid=row.pid))
+        live.finish()
+        said = {thread["tid"]: thread for thread in live.said("spin")["threads"]}
+    (running,) = (thread for thread in image.threads if thread.cpu is not None)
+    assert running.cpu == 2
+    # Or it was in an interrupt at that moment
+    assert running.regs.source in (RegisterSource.LIVE_CPU, RegisterSource.ENTRY_FRAME)
+    for name, value in said[running.tid]["regs"].items():
+        ours = NAMES.get(name, name)
+        if ours in running.regs.values and ours != "ip":
+            assert running.regs.values[ours] == value, name
 
 
 def test_cores_equal_the_kernels_own(guest: LiveGuest, tmp_path: Path) -> None:
