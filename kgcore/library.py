@@ -29,7 +29,8 @@ def open_vmcore(
 
     :param core: the dump; of a split set one file, and the others in ``parts``.
     :param symbols: as ``-s`` on the command line; mostly not needed.
-    :param vmcoreinfo: a file with VMCOREINFO to use instead of the dump's.
+    :param vmcoreinfo: a file with VMCOREINFO to use instead of the dump's, or the physical address of one in the dump's
+        memory (``"0x1234000"``).
     :param architecture: of a dump that does not tell it (``x86_64``, ``i386``).
     :param swap: path of a swap device or file as /proc/swaps had it, to path of its image.
     :param root: a directory with the files of the crashed machine.

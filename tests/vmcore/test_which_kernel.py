@@ -302,6 +302,30 @@ def test_in_drgn(tmp_path: Path) -> None:
         assert target.prog["init_task"].comm.string_().startswith(b"swapper")
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("SYMBOL(kallsyms_names)=", "zz"),
+        ("SYMBOL(kallsyms_offsets)=", "0"),
+        ("SYMBOL(swapper_pg_dir)=", ""),
+        ("NUMBER(MAX_PHYSMEM_BITS)=", "99999999999999999999"),
+    ],
+)
+def test_a_damaged_line(line: str, value: str, tmp_path: Path) -> None:
+    """Not all of a VMCOREINFO is looked at before it is used."""
+
+    def change(text: bytes) -> bytes:
+        new = (line + value + "\n").encode() if value else b""
+        return re.sub(re.escape(line.encode()) + rb".*\n", new, text)
+
+    path = tmp_path / "vmcore"
+    wrong_header(need("k61").dump(), path, change)
+    assert "threads" in commands(path)
+    wrong_header(need("k61-small").dump("vmcore"), path, change)
+    done = kgcore("ps", "-c", path, cwd=tmp_path)
+    assert done.status == 0 or "--vmcoreinfo" in done.remarks[-1]
+
+
 class TestOtherCauses:
     def test_raw_memory_without_its_holes(self, tmp_path: Path) -> None:
         """As dd makes it of one range after the other; that below 640 KiB ends within a page."""

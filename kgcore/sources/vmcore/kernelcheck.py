@@ -45,6 +45,11 @@ class Checked(NamedTuple):
     why: str = ""
     lost: FrameState | None = None
 
+    @property
+    def untold(self) -> bool:
+        """There is nothing that could be checked."""
+        return self.verdict is Verdict.UNKNOWN and self.lost is None
+
 
 class DumpMemory:
     """Physical memory of a dump file, as far as the file holds it; drgn is not asked."""
@@ -151,6 +156,8 @@ def _look(memory: DumpMemory, address: int, info: Mapping[str, str]) -> Checked:
         state = memory.state(address)
         if state is FrameState.NO_RAM:
             return Checked(Verdict.REFUTED, "leads to where no memory is")
+        if state is FrameState.STORED:
+            state = FrameState.LOST
         return Checked(Verdict.UNKNOWN, f"leads to memory that is not in the dump ({state.value})", state)
     if b"\0" + release + b"\0" in data:
         return Checked(Verdict.CONFIRMED)

@@ -254,25 +254,39 @@ def _of_dump(options: TargetOptions, path: str, dump: DumpFile, given: bytes | i
     program.refuse_others(path, dump, options.architecture)
     open_ = partial(program.open_core, path, dump, architecture=options.architecture)
     choice = whichkernel.choose(path, dump, open_, given)
+    own = given is None and not choice.kernels  # the header's, and memory was not searched
     try:
         target = _with_symbols(open_, open_(choice.text), dump, options)
-        if given is None and whichkernel.is_capture_kernel(target.prog):
-            better = None if choice.kernels else whichkernel.search_again(dump, open_, choice.text)
-            if better is not None:
-                target = _with_symbols(open_, open_(better.text), dump, options)
-            choice = better or choice._replace(messages=(*choice.messages, _CAPTURE_KERNEL))
     except TargetError as error:
-        if choice.lost is None:
-            raise
-        if choice.lost is FrameState.CUT_OFF:  # then no file of symbols helps
-            hint = "look for a copy that is whole, or give --vmcoreinfo FILE if the dump's own is wrong"
-            raise TargetError(f"the kernel's own data are not in the dump: {error.message}", hint=hint) from error
-        why = f"it leads to memory that is not in the dump ({choice.lost.value})"
-        hint = "give the right one with --vmcoreinfo FILE"
-        raise TargetError(f"the VMCOREINFO is wrong, it seems: {why}", hint=hint) from error
+        lost = not whichkernel.has_symbols(open_, choice.text)
+        better = whichkernel.search_again(dump, open_, choice.text, "is damaged") if own and lost else None
+        if better is None:
+            raise _explained(error, choice, lost=lost) from error
+        choice = better
+        target = _with_symbols(open_, open_(choice.text), dump, options)
+    if given is None and whichkernel.is_capture_kernel(target.prog):
+        better = whichkernel.search_again(dump, open_, choice.text, "is the capture kernel's") if own else None
+        if better is not None:
+            target = _with_symbols(open_, open_(better.text), dump, options)
+        choice = better or choice._replace(messages=(*choice.messages, _CAPTURE_KERNEL))
     target.kernels = choice.kernels
     target.messages = (*choice.messages, *target.messages)
     return target
+
+
+def _explained(error: TargetError, choice: whichkernel.Choice, *, lost: bool) -> TargetError:
+    """What a dump lacks by whose VMCOREINFO no kernel could be read.
+
+    :param lost: not even its symbol table.
+    """
+    if choice.lost is None:
+        hint = f"{error.hint}; or give --vmcoreinfo FILE, if the dump's own is wrong" if lost else error.hint
+        return TargetError(error.message, hint=hint)
+    if choice.lost is not FrameState.EXCLUDED:  # then no file of symbols helps
+        hint = "look for a copy that is whole, or give --vmcoreinfo FILE if the dump's own is wrong"
+        return TargetError(f"the kernel's own data are not in the dump: {error.message}", hint=hint)
+    why = "it leads to memory that was left out, which a kernel's own data are not"
+    return TargetError(f"the VMCOREINFO is wrong, it seems: {why}", hint="give the right one with --vmcoreinfo FILE")
 
 
 @guarded("the dump cannot be used")

@@ -7,6 +7,7 @@ guests inside. Each is checked (see :mod:`kgcore.sources.vmcore.kernelcheck`); o
 is taken, and the user told of the others.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ __all__ = (
     "KernelSeen",
     "Opener",
     "choose",
+    "has_symbols",
     "is_capture_kernel",
     "is_wrong",
     "own_vmcoreinfo",
@@ -38,7 +40,7 @@ __all__ = (
 Opener = Callable[[bytes], Program]
 """Opens the dump by a VMCOREINFO. :raises TargetError: it cannot."""
 
-_MAX_TEXTS = 1 << 16  # looked at; a host of many guests has those of all
+_MAX_TEXTS, _MAX_CHECKED = 1 << 16, 1 << 12  # a host of many guests has those of all
 _NEVER = (1 << 64) - 1  # ELFCORE_ADDR_MAX, include/linux/crash_dump.h
 _TOP_ENTRY = 511 * 8  # of the kernel's image in a top page table
 _TABLE = (1 << 52) - 1 & ~0x1FFF  # of CR3: not the PCID, and of two tables (PTI) the kernel's
@@ -104,7 +106,7 @@ def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None)
         return _given(path, memory, given)
     own = own_vmcoreinfo(dump)
     checked = _check(memory, own) if own else None
-    if own and checked and checked.verdict is Verdict.CONFIRMED:
+    if own and checked and (checked.verdict is Verdict.CONFIRMED or checked.untold):
         return Choice(own)
     found = _search(dump, memory, opener)
     if found:
@@ -115,14 +117,30 @@ def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None)
     raise _none(path, dump, memory, own, checked)
 
 
-def search_again(dump: DumpFile, opener: Opener, own: bytes) -> Choice | None:
-    """The better choice, if the kernel of the dump's header turns out to be a capture kernel; None: there is none."""
+def search_again(dump: DumpFile, opener: Opener, own: bytes, why: str) -> Choice | None:
+    """The better choice, if that of the dump's header was none after all; None: there is none.
+
+    :param why: the rest of a sentence that begins with the header's.
+    """
     found = _search(dump, DumpMemory(dump), opener)
     if not found:
         return None
-    choice = _best(found, ("the VMCOREINFO in the dump's header is the capture kernel's: taken is another in memory",))
-    mine = Translation.of(vmcoreinfo.parse(own))
-    return None if Translation.of(vmcoreinfo.parse(choice.text)) == mine else choice
+    choice = _best(found, (f"the VMCOREINFO in the dump's header {why}: taken is one in memory",))
+    return None if _timeless(choice.text) == _timeless(own) else choice
+
+
+def _timeless(text: bytes) -> bytes:
+    """Without the time of the crash, which not all copies have."""
+    return re.sub(rb"CRASHTIME=.*\n?", b"", text).rstrip(b"\n")
+
+
+def has_symbols(opener: Opener, text: bytes) -> bool:
+    """Whether a VMCOREINFO leads to the kernel's own symbol table."""
+    try:
+        _with_symbols(opener, text)
+    except (TargetError, BrokenDump, FaultError, LookupError):
+        return False
+    return True
 
 
 def is_wrong(dump: DumpFile, text: bytes) -> bool:
@@ -174,21 +192,20 @@ def _against(checked: Checked) -> str:
 def _search(dump: DumpFile, memory: DumpMemory, opener: Opener) -> list[_Candidate]:
     """All kernels whose VMCOREINFO is in memory, one each."""
     kernels: dict[tuple[object, ...], tuple[int, bytes]] = {}
-    refuted: set[int] = set()
+    refuted: set[int] = set()  # hashes of texts, which may be long
     texts = vmcoreinfo.candidates(memory.pieces(), memory.peek)
-    for number, (address, text) in enumerate(texts):
-        if number >= _MAX_TEXTS:
-            break
+    for address, text in islice(texts, _MAX_TEXTS):
         info = vmcoreinfo.parse(text)
         key = tuple(info.get(name) for name in ("OSRELEASE", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)"))
         if key in kernels:
             # The same with the time of the crash: the copy as a note, into which the crash path writes.
             if b"\nCRASHTIME=" in text and b"\nCRASHTIME=" not in kernels[key][1]:
                 kernels[key] = address, text
-        elif hash(text) not in refuted and check(memory, info).verdict is Verdict.CONFIRMED:
-            kernels[key] = address, text
-        else:
-            refuted.add(hash(text))
+        elif hash(text) not in refuted and len(refuted) < _MAX_CHECKED:
+            if check(memory, info).verdict is Verdict.CONFIRMED:
+                kernels[key] = address, text
+            else:
+                refuted.add(hash(text))
     if len(kernels) == 1:
         return [_candidate(*found) for found in kernels.values()]
     return [_looked_into(dump, memory, opener, _candidate(*found)) for found in kernels.values()]

@@ -424,9 +424,29 @@ class TestAddressSpace:
         with pytest.raises(FaultError):
             _ = world.kernel.page_offset if name == "page_offset_base" else world.kernel.vmemmap
 
-    @pytest.mark.parametrize(("text", "mask"), [("0x800000000000", 1 << 47), ("0", 0), (None, 0), ("?", 0)])
+    @pytest.mark.parametrize(
+        ("text", "mask"),
+        [
+            ("0x800000000000", 1 << 47),
+            (str(1 << 51), 1 << 51),
+            ("0", 0),
+            (None, 0),
+            ("?", 0),
+            ("12345", 0),
+            ("4096", 0),
+        ],
+    )
     def test_encryption_mask(self, text: str | None, mask: int) -> None:
         assert World("", vmcoreinfo={"NUMBER(sme_mask)": text} if text else {}).kernel.encryption_mask == mask
+
+    def test_encryption_mask_that_vmcoreinfo_does_not_tell(self) -> None:
+        """It does since 5.1."""
+        world = World("")
+        world.word("sme_me_mask", 1 << 47)
+        assert world.kernel.encryption_mask == 1 << 47
+        world = World("", vmcoreinfo={"NUMBER(sme_mask)": "0"})
+        world.word("sme_me_mask", 1 << 47)
+        assert world.kernel.encryption_mask == 0
 
     def test_zero_pages(self) -> None:
         world = World("")
