@@ -5,6 +5,7 @@ A core may be anybody's: its headers may ask for the same hole in a sparse file 
 through where they lie, what nobody looks at is not read, and of all there may be there is a limit to the sum.
 """
 
+import errno
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -96,6 +97,8 @@ class _Reader:
             self._file.seek(at)
             self._window = self._file.read(min(max(size, _WINDOW), self._end - at))
             self._at, start = at, 0
+            if len(self._window) < size:
+                raise OSError(errno.EIO, "it became shorter while it was read")
         return self._window[start : start + size]
 
 

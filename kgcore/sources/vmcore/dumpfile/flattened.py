@@ -163,7 +163,7 @@ class FlattenedFile:
 
     def _fill_gap(self, size: int) -> None:
         if size and self.damaged:
-            raise OSError(errno.EIO, "the record with it may be one that cannot be read")
+            raise OSError(errno.EIO, "Input/output error: it was in a flattened record that cannot be read")
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         self._source.expect(

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Dumps on a disk with bad sectors, and dumps that somebody cuts off while they are read: each format, each command.
+
+Nobody dies of it, no byte is wrong, and what is not there is told. At every offset, on made-up files:
+tests/test_bad_sectors.py.
+"""
+
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("drgn")
+
+from tests.test_dumpfile import flattened
+from tests.vmcore import reshape
+from tests.vmcore.conftest import COMMITTED
+from tests.vmcore.corefile import Core
+from tests.vmcore.interposer import Disk, built
+from tests.vmcore.tools import Done, kgcore
+
+PAGE = 4096
+SMALL = COMMITTED / "k61-small" / "vmcore"
+PID = 128
+PLACES = 7  # bad pages, each in a run of its own
+FORMATS = ("kdump", "kdump-flattened", "elf", "elf-flattened", "lime", "raw")
+COMMANDS = (
+    ["info"],
+    ["info", "--json"],
+    ["ps"],
+    ["files", PID],
+    ["map", PID],
+    ["bt", "--all-threads", "--kernel-stack", PID],
+    ["debug", "--print", "--directory", ".", PID],
+    ["--all"],
+    ["--dry-run", PID],
+    ["--sysroot", "sysroot", PID],
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same dump in all formats, and the core of a process out of each."""
+    made = tmp_path_factory.mktemp("formats")
+    shutil.copy(SMALL, made / "kdump")
+    reshape.elf_of_kdump(SMALL, made / "elf")
+    reshape.lime(made / "elf", made / "lime")
+    reshape.raw(made / "elf", made / "raw")
+    for name in ("kdump", "elf"):
+        (made / f"{name}-flattened").write_bytes(flattened((made / name).read_bytes(), piece=50_001, shuffle=False))
+    with SMALL.open("rb") as file:
+        offset, size = struct.unpack("<QQ", os.pread(file.fileno(), 16, PAGE + 32))
+        (made / "vmcoreinfo").write_bytes(os.pread(file.fileno(), size, offset))
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Core:
+    assert run(folder, "kdump", "-f", "process", "-o", folder / "core", PID).status in (0, 3)
+    return Core(folder / "core")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("interposer"))
+
+
+@pytest.fixture
+def disk(library: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(library, monkeypatch)
+
+
+def run(folder: Path, name: str, *words: object) -> Done:
+    bare = ["--architecture", "x86_64", "--vmcoreinfo", folder / "vmcoreinfo"] if name in ("lime", "raw") else []
+    return kgcore(*words, "-c", folder / name, *bare, cwd=folder)
+
+
+def check(done: Done) -> None:
+    assert done.status in (0, 1, 3), done
+    assert not any("unexpected" in line or "Traceback" in line or "mapped\n" in line for line in done.remarks), done
+
+
+def check_core(whole: Core, path: Path, report: Path) -> int:
+    """No wrong byte, and what is not there is listed; how many bytes are missing."""
+    ours = Core(path)
+    for load in ours.loads:
+        for address, data in ours.segment(load):
+            assert whole.read(address, len(data)) == data
+    (process,) = json.loads(report.read_text())["processes"]
+    gaps = [(int(str(gap["start"]), 0), int(str(gap["end"]), 0)) for gap in process["missing"]]
+    for start, _ in gaps:
+        with pytest.raises(ValueError, match="is not in"):
+            ours.read(start, 1)
+    assert list(ours.threads) == list(whole.threads)
+    return sum(end - start for start, end in gaps)
+
+
+def places_of(path: Path, name: str) -> list[int]:
+    """Offsets to try: the headers and tables, and some of all the rest."""
+    size = path.stat().st_size
+    chance = random.Random(name)
+    found = [0, PAGE, *(chance.randrange(2 * PAGE, size) for _ in range(PLACES))]
+    if name == "kdump":  # bitmaps and page descriptors
+        data = path.read_bytes()
+        blocks, mapped = struct.unpack_from("<II", data, 432)
+        found += [(1 + blocks) * PAGE, (1 + blocks + mapped // 2) * PAGE, (1 + blocks + mapped) * PAGE]
+    return found
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_bad_page(disk: Disk, folder: Path, whole: Core, tmp_path: Path, name: str) -> None:
+    taken = 0
+    for number, place in enumerate(places_of(folder / name, name)):
+        disk.fails(folder / name, (place // PAGE * PAGE, place // PAGE * PAGE + PAGE))
+        core, report = tmp_path / f"core{number}", tmp_path / f"report{number}"
+        done = run(folder, name, "-f", "process", "-o", core, "--report", report, PID)
+        check(done)
+        if done.status == 1:
+            # Half of this small dump are the tables that say what the kernel's types and symbols are.
+            assert not core.exists()
+            assert any("Input/output error" in line or "disk error" in line for line in done.remarks), done
+            continue
+        taken += 1
+        check_core(whole, core, report)
+    assert taken >= 2
+
+
+@pytest.mark.parametrize("name", ["kdump", "elf", "lime"])
+def test_many_bad_sectors(disk: Disk, folder: Path, whole: Core, tmp_path: Path, name: str) -> None:
+    """One in a hundred pages, none of them a header's."""
+    size = (folder / name).stat().st_size
+    chance = random.Random(5)
+    sectors = [chance.randrange(size * 2 // 3, size) // 512 * 512 for _ in range(40)]
+    disk.fails(folder / name, *((at, at + 512) for at in sectors))
+    for jobs in (1, 2):
+        core, report = tmp_path / f"core{jobs}", tmp_path / f"report{jobs}"
+        done = run(folder, name, "-f", "process", "--jobs", jobs, "-o", core, "--report", report, PID)
+        check(done)
+        if done.status != 1:
+            check_core(whole, core, report)
+
+
+def places_of_pages(whole: Core) -> dict[int, tuple[int, int]]:
+    """Of pages of the process that are like no others: their addresses, and offset and size in the kdump file."""
+    data = SMALL.read_bytes()
+    pages = reshape._pages(data)
+    table, count = reshape._descriptors(data)
+    rows = list(struct.iter_unpack("<QIIQ", data[table : table + 24 * count]))
+    ranks: dict[bytes, list[int]] = {}
+    for rank, frame in enumerate(sorted(pages)):
+        ranks.setdefault(pages[frame], []).append(rank)
+    return {
+        address + at: rows[found[0]][:2]
+        for load in whole.loads
+        for address, memory in whole.segment(load)
+        for at in range(0, len(memory), PAGE)
+        if len(found := ranks.get(bytes(memory[at : at + PAGE]), [])) == 1
+    }
+
+
+def test_a_page_of_the_process(disk: Disk, folder: Path, whole: Core, tmp_path: Path) -> None:
+    """That page is missing, with the reason; and what else has bytes in the same sector."""
+    found = places_of_pages(whole)
+    assert len(found) > 10
+    for address in sorted(found)[:: len(found) // 3]:
+        offset, size = found[address]
+        disk.fails(folder / "kdump", (offset, offset + size))
+        core, report = tmp_path / "core", tmp_path / "report"
+        done = run(folder, "kdump", "-f", "process", "--force", "-o", core, "--report", report, PID)
+        assert done.status == 3, done
+        (process,) = json.loads(report.read_text())["processes"]
+        assert check_core(whole, core, report) == PAGE
+        assert [str(gap["detail"]) for gap in process["missing"] if "Input/output error" in gap["detail"]]
+        with pytest.raises(ValueError, match="is not in"):
+            Core(core).read(address, 1)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(map(str, words)))
+@pytest.mark.parametrize("name", ["kdump", "elf"])
+def test_each_command(disk: Disk, folder: Path, tmp_path: Path, name: str, command: list[object]) -> None:
+    size = (folder / name).stat().st_size
+    chance = random.Random(str(command))
+    disk.fails(folder / name, *((at, at + PAGE) for at in (chance.randrange(2 * PAGE, size) for _ in range(20))))
+    check(kgcore(*command, "-c", folder / name, cwd=tmp_path))
+    for reads in (30, 90):
+        disk.heal()
+        (tmp_path / "cut").mkdir()
+        path = reshape.copy(folder / name, tmp_path / "cut" / "vmcore")
+        disk.is_cut(path, reads, size // 2)
+        done = kgcore(*command, cwd=path.parent)
+        check(done)
+        assert not [entry for entry in os.listdir(path.parent) if entry.endswith(".tmp")]
+        shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_shrinks(disk: Disk, folder: Path, whole: Core, tmp_path: Path, name: str) -> None:
+    """While processes are read; those before and after are as good as can be."""
+    path = tmp_path / name
+    shutil.copy(folder / "vmcoreinfo", tmp_path)
+    for reads in (20, 90):
+        disk.heal()
+        reshape.copy(folder / name, path)
+        disk.is_cut(path, reads, path.stat().st_size * 3 // 4)
+        core, report = tmp_path / f"core{reads}", tmp_path / f"report{reads}"
+        done = run(tmp_path, name, "-f", "process", "-o", core, "--report", report, PID)
+        check(done)
+        assert path.stat().st_size < (folder / name).stat().st_size, "it was not cut at all"
+        if done.status != 1:
+            check_core(whole, core, report)
+
+
+def damaged(disk: Disk, path: Path) -> list[Callable[[], None]]:
+    return [
+        *(lambda at=at: disk.fails(path, (at, at + 512)) for at in (0, 512, 2048, 4096, 1 << 16)),
+        *(lambda reads=reads: disk.is_cut(path, reads, 3000) for reads in (1, 2, 4)),
+    ]
+
+
+def test_check(disk: Disk, folder: Path, whole: Core, tmp_path: Path) -> None:
+    """A finished core may lie on such a disk as well."""
+    for fail in damaged(disk, tmp_path / "core"):
+        disk.heal()
+        shutil.copy(folder / "core", tmp_path / "core")
+        fail()
+        check(kgcore("check", tmp_path / "core", cwd=tmp_path))
+
+
+def test_the_interposer_shows_what_it_shall(disk: Disk, folder: Path, tmp_path: Path) -> None:
+    """drgn by itself dies of what kgcore survives."""
+    program = f"import drgn; drgn.Program().set_core_dump({str(folder / 'kdump')!r})"
+    disk.fails(folder / "kdump", (1 << 20, (1 << 20) + 512))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path)
+    assert done.returncode == -7
+    assert b"the file is mapped" in done.stderr
