@@ -69,6 +69,14 @@ class CompressedSink(BaseSink):
         """See :meth:`Sink.settle`."""
         self._flush()
 
+    def restart(self) -> bool:
+        """See :meth:`Sink.restart`."""
+        if not self._inner.restart():
+            return False
+        self._part = _Compressed(self._encode)
+        self.used = self._inner.used
+        return True
+
     def part(self, offset: int) -> PartOutput:
         """See :meth:`Sink.part`."""
         return _Compressed(self._encode)

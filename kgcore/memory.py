@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A process's memory, and for every byte of it where it is or why it is not to be had."""
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 from kgcore.model import Vma
 
-__all__ = ("Memory", "Piece", "Provenance", "Run", "peek")
+__all__ = ("Memory", "Piece", "Provenance", "Run", "Without", "peek")
 
 
 class Provenance(Enum):
@@ -109,3 +110,47 @@ def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:
             return None
         data += piece if run.provenance.stored else bytes(run.length)
     return bytes(data[address - start :][:size])
+
+
+class Without:
+    """:class:`Memory` of which some bytes turned out not to be had.
+
+    :param lost: missing ranges, ascending, whole pages, none of them touching two mappings.
+    """
+
+    def __init__(self, memory: Memory, lost: Sequence[Run]) -> None:
+        self._memory = memory
+        self._lost = lost
+        self.page_size = memory.page_size
+        self.parallel = memory.parallel
+
+    def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
+        """See :meth:`Memory.runs`."""
+        for low, high, run in self._parts(start, end):
+            if run is None:
+                yield from self._memory.runs(vma, low, high)
+            else:
+                yield run
+
+    def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+        """See :meth:`Memory.read`."""
+        for low, high, run in self._parts(start, end):
+            if run is None:
+                yield from self._memory.read(vma, low, high)
+            else:
+                yield Piece(run, b"")
+
+    def _parts(self, start: int, end: int) -> Iterator[tuple[int, int, Run | None]]:
+        """The range cut into what may be there and what is lost."""
+        at = start
+        for number in range(bisect_right(self._lost, start, key=lambda run: run.end), len(self._lost)):
+            run = self._lost[number]
+            low, high = max(run.address, at), min(run.end, end)
+            if low >= high:
+                break
+            if at < low:
+                yield at, low, None
+            yield low, high, run._replace(address=low, length=high - low)
+            at = high
+        if at < end:
+            yield at, end, None

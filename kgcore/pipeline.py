@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kgcore.errors import no_memory
 from kgcore.filters.coredump import DEFAULT_MASK, CoredumpFilter, Dump
 from kgcore.limits import Limits
-from kgcore.memory import Memory
+from kgcore.memory import Memory, Provenance, Run, Without
 from kgcore.model import ProcessImage
 from kgcore.plan import CorePlan, MissingPolicy, make_plan
 from kgcore.report import Report
@@ -46,13 +46,20 @@ class Options:
     share_zeros: bool = False
 
 
+_AGAIN = 3  # a disk that fails more and more
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A process that is ready to be written: nothing is on the disk yet, and every size is known."""
+    """A process that is ready to be written: nothing is on the disk yet, and every size is known.
+
+    :ivar plan_again: the plan if the memory is another one.
+    """
 
     image: ProcessImage
     memory: Memory
     plan: CorePlan
+    plan_again: Callable[[Memory], CorePlan]
 
 
 def prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
@@ -70,18 +77,22 @@ def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
     mask = image.dump_filter if options.mask is None else options.mask
     if options.dax:
         mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
-    plan = make_plan(
-        image,
-        CoredumpFilter(int(mask), options.dontdump),
-        memory,
-        missing=options.missing,
-        source=source.describe(),
-        note=options.vendor_note,
-        remarks_of=lambda: source.remarks(image),
-        important_first=options.important_first,
-        share_zeros=options.share_zeros,
-    )
-    return Prepared(plan.image, memory, plan)
+
+    def plan_of(memory: Memory) -> CorePlan:
+        return make_plan(
+            image,
+            CoredumpFilter(int(mask), options.dontdump),
+            memory,
+            missing=options.missing,
+            source=source.describe(),
+            note=options.vendor_note,
+            remarks_of=lambda: source.remarks(image),
+            important_first=options.important_first,
+            share_zeros=options.share_zeros,
+        )
+
+    plan = plan_of(memory)
+    return Prepared(plan.image, memory, plan, plan_of)
 
 
 def write(
@@ -92,8 +103,20 @@ def write(
     :param jobs, limits: see :func:`kgcore.writer.write_core`.
     :raises OutputError: the sink cannot take it.
     """
+    memory = prepared.memory
     with _enough_memory(), sink:
-        report = write_core(prepared.plan, prepared.memory, sink, progress, jobs=jobs, limits=limits)
+        report = write_core(prepared.plan, memory, sink, progress, jobs=jobs, limits=limits)
+        for _ in range(_AGAIN):
+            # Bytes that the plan promised cannot be read, and zeros stand for them. Now that it is known, none need to.
+            late = sorted(
+                Run(gap.start, gap.end - gap.start, Provenance(gap.reason), gap.detail)
+                for gap in report.missing
+                if gap.late
+            )
+            if not late or report.limit or not sink.restart():
+                break
+            memory = Without(memory, late)
+            report = write_core(prepared.plan_again(memory), memory, sink, progress, jobs=jobs, limits=limits)
         sink.commit()
     return report
 

@@ -88,6 +88,9 @@ class Sink(Protocol):
     def settle(self) -> None:
         """Have :attr:`used` say exactly what it says of late, if that was a guess, which is never too low."""
 
+    def restart(self) -> bool:
+        """Forget what was written, if that can be: another core, or the same with fewer bytes, comes instead."""
+
     def commit(self) -> None:
         """All is written: make it last."""
 
@@ -147,6 +150,10 @@ class BaseSink:
 
     def settle(self) -> None:
         """See :meth:`Sink.settle`."""
+
+    def restart(self) -> bool:
+        """See :meth:`Sink.restart`. Here it cannot be."""
+        return False
 
     def abort(self) -> None:
         """Nothing to clean up."""
@@ -239,6 +246,14 @@ class FileSink(BaseSink):
         """A file with many holes also has blocks that say where its data are, which count as its own."""
         self._stored += size
         self.used = self._stored + self._stored // _PER_INDEX + _BLOCK
+
+    def restart(self) -> bool:
+        """See :meth:`Sink.restart`."""
+        with self._writing():
+            os.ftruncate(self._fd, 0)
+        self._end = self._file.at(0)
+        self._stored = self.used = 0
+        return True
 
     def commit(self) -> None:
         with self._writing():

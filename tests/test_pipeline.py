@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+import gzip
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from kgcore.check import check_core
-from kgcore.memory import Provenance
+from kgcore.compress import CompressedSink
+from kgcore.memory import Piece, Provenance, Run, Without
+from kgcore.model import Vma
 from kgcore.pipeline import Options, dump, prepare, write
 from kgcore.plan import make_plan
 from kgcore.sinks import FileSink, MemorySink
 from kgcore.sources.base import TaskRef
 from kgcore.writer import write_core
-from tests.builders import FakeMemory, FakeSource
+from tests.builders import FakeMemory, FakeSource, make_vma
 from tests.kernel_core import KernelCore, Parsed, RecordedFilter, make_kernel_core, missing_page, parse_core
 
 REF = TaskRef("4321", pid=4321)
@@ -125,3 +131,73 @@ def test_a_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         dump(FakeSource(its_memory=memory), REF, lambda image: FileSink(tmp_path / "core"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_what_turns_out_to_be_lost_is_no_zeros(tmp_path: Path, compression: str | None, jobs: int) -> None:
+    """A file is written once more without the bytes that could not be read, as if that had been known before."""
+    source = FakeSource()
+    vma = next(vma for vma in source.process.vmas if vma.end - vma.start >= 3 * 4096)
+    lost = (vma.start + 4096, vma.start + 2 * 4096)
+    source.its_memory = FakeMemory(fails=[lost])
+    prepared = prepare(source, TaskRef.parse("1"), Options(mask=0x7F))
+    path = tmp_path / "core"
+    file = FileSink(path)
+    report = write(prepared, file if compression is None else CompressedSink(file, "gzip"), jobs=jobs)
+    assert [(gap.start, gap.end, gap.reason, gap.late) for gap in report.missing] == [(*lost, "unreadable", False)]
+    content = path.read_bytes() if compression is None else gzip.decompress(path.read_bytes())
+    known = FakeSource()
+    known.its_memory = FakeMemory({lost: (Provenance.UNREADABLE, "late")})
+    sink = MemorySink()
+    dump(known, TaskRef.parse("1"), lambda _image: sink, Options(mask=0x7F))
+    assert content == sink.data
+    assert os.listdir(tmp_path) == ["core"]
+
+
+def test_a_stream_cannot_be_taken_back() -> None:
+    source = FakeSource()
+    start = source.process.vmas[0].start
+    source.its_memory = FakeMemory(fails=[(start, start + 4096)])
+    report = write(prepare(source, TaskRef.parse("1"), Options(mask=0x7F)), MemorySink())
+    assert [gap.late for gap in report.missing] == [True]
+
+
+def test_a_disk_that_fails_more_and_more(tmp_path: Path) -> None:
+    """After a few times it is enough, and zeros stand for the rest, as the report says."""
+
+    class Failing(FakeMemory):
+        tries = 0
+
+        def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+            for run, data in super().read(vma, start, end):
+                if run.address == first.start:
+                    self.tries += 1
+                if self.tries and run.address <= first.start + (self.tries - 1) * 4096 < run.end:
+                    yield Piece(run._replace(provenance=Provenance.UNREADABLE, detail="late"), b"")
+                else:
+                    yield Piece(run, data)
+
+    source = FakeSource()
+    first = max(source.process.vmas, key=lambda vma: vma.end - vma.start)
+    source.its_memory = Failing(piece=4096)
+    report = write(prepare(source, TaskRef.parse("1"), Options(mask=0x7F)), FileSink(tmp_path / "core"))
+    assert not report.complete
+    assert check_core(tmp_path / "core").ok
+
+
+def test_memory_without_some_bytes() -> None:
+    memory = FakeMemory()
+    vma = make_vma(0x10000, 10)
+    lost = [Run(0x11000, 0x1000, Provenance.UNREADABLE, "a"), Run(0x15000, 0x3000, Provenance.UNREADABLE, "b")]
+    without = Without(memory, lost)
+    for start in range(0x10000, 0x1A000, 0x1000):
+        for end in range(start + 0x1000, 0x1B000, 0x1000):
+            expected = [run for run in lost if run.address < end and start < run.end]
+            for found in (list(without.runs(vma, start, end)), [piece.run for piece in without.read(vma, start, end)]):
+                assert (found[0].address, found[-1].end) == (start, end)
+                assert all(one.end == two.address for one, two in pairwise(found))
+                missing = [run for run in found if run.provenance.missing]
+                assert [(max(run.address, start), min(run.end, end), run.detail) for run in expected] == [
+                    (run.address, run.end, run.detail) for run in missing
+                ]

@@ -153,7 +153,7 @@ def _reader(source: ByteSource, name: str, *, raw: bool) -> DumpFile:
     except OSError:
         if not raw:
             raise
-        head = b""  # of raw memory it is a page like any other
+        head = b""  # of raw memory it is a page like any other; of another format what follows makes no sense
     flattened = FlattenedFile(source) if head.startswith(FLATTENED) else None
     if flattened is not None:
         source = flattened
@@ -174,6 +174,8 @@ def _reader(source: ByteSource, name: str, *, raw: bool) -> DumpFile:
             "it is neither an ELF core nor a kdump file nor a LiME image",
             hint="if it is raw memory, say so with --architecture x86_64",
         )
+    if not head:
+        dump.notices += ("its first page cannot be read (a disk error?), and so it is taken for raw memory",)
     dump.flattened = flattened is not None
     if flattened is not None and flattened.damaged:
         dump.notices += unreadable(["flattened records"])
