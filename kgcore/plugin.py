@@ -220,6 +220,7 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
     from kgcore.arguments import Answer, UsageError
     from kgcore.commands.dump import parse_drgn, refuse_terminal
     from kgcore.extract import extract
+    from kgcore.librarylog import routed
 
     console = _Failures()
     try:
@@ -227,7 +228,7 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
         refuse_terminal(request, console.out)
         if request.tasks == (TaskRef("current"),):
             request = replace(request, tasks=(current(prog),))
-        with _source(prog, request.supplies) as source:
+        with routed(request.show, console), _source(prog, request.supplies) as source:
             outcome = extract(source, request, console)
     except Answer as answer:
         print(answer)

@@ -3,12 +3,12 @@
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kgcore import drgnversion
 from kgcore.console import Console
+from kgcore.librarylog import routed
 from kgcore.request import Place, Show
 from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
 
@@ -30,24 +30,10 @@ def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_S
 @contextlib.contextmanager
 def opened_target(place: Place, show: Show, console: Console) -> Iterator["Target"]:
     """An opened vmcore. The first place that needs drgn, which is why it is imported here."""
-    _route_library_messages(show, console)
     drgnversion.ensure()
     from kgcore.sources.vmcore.target import TargetOptions, open_target
 
-    with open_target(TargetOptions(**dataclasses.asdict(place))) as target:
+    with routed(show, console), open_target(TargetOptions(**dataclasses.asdict(place))) as target:
         for message in target.messages:
             console.remark(message)
         yield target
-
-
-def _route_library_messages(show: Show, console: Console) -> None:
-    """drgn logs what troubles it; by default that stays out of sight, as our own messages name what matters."""
-    logger = logging.getLogger("drgn")
-    logger.propagate = False
-    logger.handlers.clear()
-    if show & Show.LIBRARY:
-        handler = logging.StreamHandler(console.err)
-        handler.setFormatter(logging.Formatter("drgn: %(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-    else:
-        logger.addHandler(logging.NullHandler())

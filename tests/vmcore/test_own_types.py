@@ -240,3 +240,44 @@ run_command(prog, 'load_types')
     assert "PID: 118" in said
     assert "Saved core.118\n" in said
     assert os.path.exists(tmp_path / "core.118")
+
+
+# What libraries say
+
+LIBRARIES = ("kdump", "drgn:", "memory segment", "libkdumpfile")
+LEVEL = """\
+import sys
+from drgn.commands import run_command
+for level in (0, 4, 5):
+    try:
+        run_command(prog, f"gcore -v {level} --force --all -D {sys.argv[1]}")
+    except Exception as error:
+        print(error)
+print("WITH", file=sys.stderr, flush=True)
+try:
+    run_command(prog, f"gcore -v 2 --force --all -D {sys.argv[1]}")
+except Exception as error:
+    print(error)
+"""
+
+
+def test_level_2_alone_shows_what_libraries_say(tmp_path: Path) -> None:
+    """drgn with a vmlinux, on a dump without most of the memory that processes are made of: libkdumpfile reads it."""
+    pytest.importorskip("drgn.commands")
+    fixture = need("k72-disk", committed=False)
+    dump = fixture.dump("vmcore.d31-zlib")
+    (tmp_path / "script.py").write_text(LEVEL)
+    (tmp_path / "cores").mkdir()
+    program = Path(sys.executable).with_name("drgn")
+    done = subprocess.run(
+        [program, "-q", "-c", dump, "-s", fixture.vmlinux, tmp_path / "script.py", tmp_path / "cores"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+    )
+    without, with_ = done.stdout.split("WITH\n")
+    assert "page frame excluded" in without
+    assert [line for line in without.splitlines() if any(sign in line for sign in LIBRARIES)] == []
+    assert "drgn: WARNING: could not read memory from kdump: Excluded page" in with_

@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 from drgn import FaultError, ObjectAbsentError, OutOfBoundsError
 
 from kgcore.errors import BrokenDump, KgcoreError, no_memory
+from kgcore.sources.vmcore.reading import in_words
 
 __all__ = ("DAMAGE", "broken", "guarded", "guarding", "guarding_each")
 
@@ -54,7 +55,7 @@ def broken(error: BaseException, what: str) -> KgcoreError | None:
     if isinstance(error, KgcoreError):
         return error
     if isinstance(error, FaultError):
-        return BrokenDump(f"{what}: not in the dump: {error}", address=error.address)
+        return BrokenDump(f"{what}: not in the dump: {in_words(error)}", address=error.address)
     if type(error) in (KeyError, IndexError) or (
         isinstance(error, AttributeError | TypeError | ValueError) and _OURS.search(str(error))
     ):

@@ -15,6 +15,7 @@ from kgcore.memory import Provenance
 from kgcore.model import VM_HUGETLB, Vma
 from kgcore.sources.vmcore.extents import Extent, missing, zeros
 from kgcore.sources.vmcore.pagecache import CachedFile
+from kgcore.sources.vmcore.reading import in_words
 from kgcore.sources.vmcore.stores import Stores
 
 __all__ = ("Faults",)
@@ -123,7 +124,7 @@ class Faults:
             data, size = image.data.value_(), -(-image.size.value_() // _PAGE) * _PAGE
             physical = self._kernel.kernel_image_to_phys(data)
         except FaultError as error:
-            yield missing(address, length, Provenance.FILE, f"vdso: {error}")
+            yield missing(address, length, Provenance.FILE, f"vdso: {in_words(error)}")
             return
         inside = max(0, min(length, vma.start + size - address))
         if inside:

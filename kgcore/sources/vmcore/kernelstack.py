@@ -10,6 +10,7 @@ from kgcore.sources.vmcore.cpunotes import pt_regs
 from kgcore.sources.vmcore.cpus import Cpus, OnCpu
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.orc import OrcUnwinder, State
+from kgcore.sources.vmcore.reading import in_words
 from kgcore.traces import OUTERMOST, End, Frame, KernelStack
 
 __all__ = ("KernelStacks",)
@@ -49,9 +50,9 @@ class KernelStacks:
                 return self._by_debug_information(task, on)
             state = self._start(task, on)
         except FaultError as error:
-            return KernelStack((), End("memory", f"the kernel stack is not in the dump: {error}"))
+            return KernelStack((), End("memory", f"the kernel stack is not in the dump: {in_words(error)}"))
         except LookupError as error:
-            return _nothing(f"the layout of a sleeping thread's stack is not known: {error}")
+            return _nothing(f"the layout of a sleeping thread's stack is not known: {in_words(error)}")
         if state is None:
             return KernelStack((), _NO_REGISTERS)
         if state.user_mode:
@@ -94,7 +95,7 @@ class KernelStacks:
                     return KernelStack(tuple(frames), OUTERMOST)
                 frames.append(_frame(found, ip))
         except ValueError as error:  # of a task that began to run meanwhile
-            return KernelStack(tuple(frames), End("registers", str(error)))
+            return KernelStack(tuple(frames), End("registers", in_words(error)))
         return KernelStack(tuple(frames), End("unwind-information", "the debug information says no more"))
 
     def _frames(self, calls: list[tuple[int, bool]]) -> tuple[Frame, ...]:

@@ -16,7 +16,7 @@ from kgcore.sources.vmcore.extents import Extent
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.pagecache import CachedFile
 from kgcore.sources.vmcore.pages import joined, pieces
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.reading import in_words, kernel_bytes
 from kgcore.sources.vmcore.sockets import Sockets
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.structs import Members
@@ -110,7 +110,7 @@ class _Reader:
             cloexec = self._bits(table["close_on_exec"], first, count)
             pointers = kernel_bytes(self._kernel.prog, table["fd"] + first * size, count * size)
         except FaultError as error:
-            self._gone.append((first, first + count, str(error)))
+            self._gone.append((first, first + count, in_words(error)))
             return
         for number in range(count):
             address = self._kernel.word_at(pointers, number * size) if is_open >> number & 1 else 0
@@ -118,7 +118,7 @@ class _Reader:
                 try:
                     yield self._file(first + number, address, bool(cloexec >> number & 1))
                 except FaultError as error:
-                    self._gone.append((first + number, first + number + 1, str(error)))
+                    self._gone.append((first + number, first + number + 1, in_words(error)))
 
     def _bits(self, bitmap: int, first: int, count: int) -> int:
         raw = kernel_bytes(self._kernel.prog, bitmap + first // 8, -(-count // 8))
@@ -192,7 +192,7 @@ def file_contents(stores: Stores, file: OpenFile) -> "_Contents":
     try:
         cached = _cached(stores, file.file)
     except FaultError as error:
-        raise BrokenDump(f"file descriptor {file.fd}: its file is not in the dump: {error}") from error
+        raise BrokenDump(f"file descriptor {file.fd}: its file is not in the dump: {in_words(error)}") from error
     if cached.size > _MAX_SIZE:
         raise BrokenDump(f"file descriptor {file.fd}: no file has {cached.size} bytes")
     return _Contents(stores, MappedFile(file.path, file.nlink, file.mode, file.size), cached)
@@ -289,4 +289,4 @@ class _Contents:
         try:
             yield from found
         except FaultError as error:
-            raise BrokenDump(f"the page cache is not to be read: {error}") from error
+            raise BrokenDump(f"the page cache is not to be read: {in_words(error)}") from error

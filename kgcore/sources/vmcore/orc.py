@@ -17,6 +17,7 @@ from drgn import FaultError
 from drgn.helpers.linux.list import list_for_each_entry
 
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.reading import in_words
 from kgcore.traces import OUTERMOST, End
 
 __all__ = ("OrcUnwinder", "State")
@@ -108,7 +109,7 @@ class OrcUnwinder:
         except _Stop as stop:
             return calls, stop.end
         except FaultError as error:
-            return calls, End("memory", f"a part of the kernel stack is not in the dump: {error}")
+            return calls, End("memory", f"a part of the kernel stack is not in the dump: {in_words(error)}")
         return calls, End("limit", f"more than {_MAX_FRAMES} frames")
 
     def _step(self, state: State) -> None:

@@ -14,6 +14,7 @@ from kgcore.sources.vmcore.damage import guarding_each
 from kgcore.sources.vmcore.doubts import CHANGING, Doubts
 from kgcore.sources.vmcore.extents import Extent, Place, missing, zeros
 from kgcore.sources.vmcore.faults import Faults
+from kgcore.sources.vmcore.reading import in_words
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.swapentry import SwapEntry, SwapKind
 
@@ -114,7 +115,7 @@ def _page(run: Run, place: Place) -> Piece:
     try:
         return Piece(run, place.reader.read(place.at, run.length))
     except (FaultError, BrokenDump) as error:
-        return Piece(run._replace(provenance=Provenance.UNREADABLE, detail=str(error)), b"")
+        return Piece(run._replace(provenance=Provenance.UNREADABLE, detail=in_words(error)), b"")
 
 
 class _Swapped(NamedTuple):

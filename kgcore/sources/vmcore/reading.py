@@ -1,11 +1,35 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading where a dump says to, which may be nowhere."""
 
+import logging
+
 from drgn import FaultError, Program, Thread
 
-__all__ = ("crashed_thread", "kernel_bytes", "kernel_string")
+__all__ = ("crashed_thread", "in_words", "kernel_bytes", "kernel_string")
 
 _PAGE = 4096
+_LIBRARIES = logging.getLogger("kgcore.libraries")
+_LIBRARIES.propagate = False
+_LIBRARIES.addHandler(logging.NullHandler())
+_WORDS = (  # what drgn and libkdumpfile say in the programs of others, and what it means
+    ("Excluded page", "page frame excluded"),
+    ("read memory from kdump", "page frame unreadable"),
+    ("find memory segment", "no memory of the kernel"),
+    ("find physical memory segment", "no memory of the machine"),
+    ("short read from memory file", "page frame cut off"),
+)
+
+
+def in_words(error: BaseException | str) -> str:
+    """Why something could not be read: kgcore's own words. Those of the libraries are for ``-v 2``."""
+    text = str(error)
+    if not isinstance(error, FaultError):
+        return text
+    words = next((words for sign, words in _WORDS if sign in text), None)
+    if words is None:
+        return text
+    _LIBRARIES.warning("%s", text)
+    return f"{words}: {error.address:#x}"
 
 
 def kernel_bytes(prog: Program, address: int, size: int) -> bytes:

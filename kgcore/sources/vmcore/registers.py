@@ -15,7 +15,7 @@ from kgcore.model import FpuState, RegisterSet, RegisterSource
 from kgcore.sources.vmcore.cpunotes import PT_REGS, note_layout, registers
 from kgcore.sources.vmcore.cpus import OnCpu
 from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.reading import in_words, kernel_bytes
 from kgcore.sources.vmcore.structs import Members
 
 __all__ = ("FpuState", "fpu_state", "tls_segments", "user_registers")
@@ -45,7 +45,7 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
     try:
         values = _entry_frame(kernel, task)
     except FaultError as error:
-        return _unavailable(kernel, f"thread {tid}: registers are not in the dump: {error}")
+        return _unavailable(kernel, f"thread {tid}: registers are not in the dump: {in_words(error)}")
     if on is not None and not on.in_kernel:
         # Its last entry is over, perhaps: those registers would be of some time ago.
         return _unavailable(

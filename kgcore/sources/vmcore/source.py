@@ -33,7 +33,7 @@ from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernelstack import KernelStacks
 from kgcore.sources.vmcore.openfiles import file_contents, open_files
 from kgcore.sources.vmcore.pages import VmcoreMemory
-from kgcore.sources.vmcore.reading import crashed_thread
+from kgcore.sources.vmcore.reading import crashed_thread, in_words
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.summaries import Summaries
@@ -87,7 +87,7 @@ class VmcoreSource:
             return _Reader(self._stores, self._tasks, self._cpus, task).image(whole=ref.pid is not None)
         except FaultError as error:
             raise BrokenDump(
-                f"{ref.text}: its kernel structures are not in the dump: {error}", address=task.value_()
+                f"{ref.text}: its kernel structures are not in the dump: {in_words(error)}", address=task.value_()
             ) from error
 
     @guarded("the address space cannot be read")
@@ -97,7 +97,7 @@ class VmcoreSource:
         try:
             return VmcoreMemory(self._stores, task.mm.read_())
         except FaultError as error:
-            raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {error}") from error
+            raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {in_words(error)}") from error
 
     @guarding_each("the mapped files cannot be compared")
     def remarks(self, image: ProcessImage) -> Iterator[str]:
@@ -119,7 +119,7 @@ class VmcoreSource:
         try:
             yield from mapped_programs(self._stores, task, task.mm.read_())
         except FaultError as error:
-            yield f"the mapped files are not in the dump: {error}"
+            yield f"the mapped files are not in the dump: {in_words(error)}"
 
     @guarded("the open files cannot be read")
     def open_files(self, ref: TaskRef) -> OpenFiles:
@@ -133,7 +133,7 @@ class VmcoreSource:
             return open_files(self._stores, task if task.files else self._tasks.dumped_threads(task)[0][0])
         except FaultError as error:
             raise BrokenDump(
-                f"{ref.text}: its table of open files is not in the dump: {error}", address=task.value_()
+                f"{ref.text}: its table of open files is not in the dump: {in_words(error)}", address=task.value_()
             ) from error
 
     @guarded("the contents of the file cannot be read")

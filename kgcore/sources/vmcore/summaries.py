@@ -21,7 +21,7 @@ from kgcore.sources.vmcore.dying import Deaths
 from kgcore.sources.vmcore.estimates import Estimates
 from kgcore.sources.vmcore.kernel import PF_KTHREAD
 from kgcore.sources.vmcore.pages import VmcoreMemory
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.reading import in_words, kernel_bytes
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.tasks import Tasks
@@ -153,7 +153,7 @@ class Summaries:
                 letter = task_state_to_char(Object(self._kernel.prog, "struct task_struct *", task.address))
             # drgn has none of its own for a damaged task_state_array and raises Exception itself
             except Exception as error:
-                raise BrokenDump(f"a task's state cannot be told: {error}") from error
+                raise BrokenDump(f"a task's state cannot be told: {in_words(error)}") from error
             self._states[words] = letter
         return self._states[words]
 

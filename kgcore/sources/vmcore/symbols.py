@@ -15,7 +15,7 @@ from kgcore.sources.vmcore import kallsyms
 from kgcore.sources.vmcore.btf import MAGIC, Btf
 from kgcore.sources.vmcore.btf_types import TypeFinder
 from kgcore.sources.vmcore.debuginfo import debug_package
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.reading import in_words, kernel_bytes
 from kgcore.sources.vmcore.variables import VariableFinder
 
 __all__ = ("OwnSymbols", "has_btf", "is_raw_btf", "kallsyms_lines", "kallsyms_of", "load_btf", "load_dwarf")
@@ -151,7 +151,9 @@ def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbol
             hint=remedy,
         ) from error
     except FaultError as error:
-        raise TargetError(f"the kernel's type information (BTF) is not in the dump: {error}", hint=remedy) from error
+        raise TargetError(
+            f"the kernel's type information (BTF) is not in the dump: {in_words(error)}", hint=remedy
+        ) from error
     except BrokenDump as error:
         raise TargetError(error.message, hint=remedy) from error
     if not table(prog, "init_task", None, True):
@@ -174,7 +176,7 @@ def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
         raise
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
         raise TargetError(
-            f"the kernel's symbol table (kallsyms) cannot be read: {error}", hint=_newer_drgn(prog) + remedy
+            f"the kernel's symbol table (kallsyms) cannot be read: {in_words(error)}", hint=_newer_drgn(prog) + remedy
         ) from error
 
 

@@ -12,7 +12,7 @@ from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSu
 from kgcore.model import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel import PF_KTHREAD, Kernel
-from kgcore.sources.vmcore.reading import crashed_thread
+from kgcore.sources.vmcore.reading import crashed_thread, in_words
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.trees import XArrays
 
@@ -56,7 +56,9 @@ class Tasks:
         try:
             return self._with_user_memory(ref)
         except FaultError as error:
-            raise BrokenDump(f"{ref.text}: its task_struct is not in the dump: {error}", pid=ref.pid) from error
+            raise BrokenDump(
+                f"{ref.text}: its task_struct is not in the dump: {in_words(error)}", pid=ref.pid
+            ) from error
 
     def _with_user_memory(self, ref: TaskRef) -> Object:
         task = self._current() if ref.pid is None and ref.address is None else self._named(ref)
@@ -75,7 +77,7 @@ class Tasks:
             return crashed_thread(self._prog).object
         except (LookupError, FaultError) as error:
             raise NoCurrentTask(
-                f"no PID given, and the dump does not tell which task was current: {error}",
+                f"no PID given, and the dump does not tell which task was current: {in_words(error)}",
                 hint=f"name a PID; {_PS_HINT}",
             ) from error
 
@@ -104,7 +106,9 @@ class Tasks:
                         return task
                 except FaultError:
                     continue
-        raise BrokenDump(f"thread {pid} is not to be found: the kernel's tables of tasks are damaged: {fault}", pid=pid)
+        raise BrokenDump(
+            f"thread {pid} is not to be found: the kernel's tables of tasks are damaged: {in_words(fault)}", pid=pid
+        )
 
     def _lookup(self, pid: int) -> Object | None:
         """``find_task_by_pid_ns()`` in the initial namespace.
@@ -157,14 +161,14 @@ class Tasks:
                 else:
                     return list(found.values()), []
             except FaultError as error:
-                lost = str(error)
+                lost = in_words(error)
         try:
             for task in self._all_by_id():
                 with suppress(FaultError):  # it is that one that is lost
                     if task is not None and task.pid.value_() == task.tgid.value_():
                         found.setdefault(task.value_(), task)
         except FaultError as error:
-            lost = str(error)
+            lost = in_words(error)
         return list(found.values()), [f"the list of processes is damaged, some may be missing: {lost}"]
 
     def _at(self, address: int, text: str) -> Object:
@@ -218,7 +222,7 @@ class Tasks:
                 threads.append(Object(self._prog, pointer, thread.address))
                 node = thread["thread_node.next"]
         except FaultError as error:
-            return threads, [f"the list of threads breaks off after {len(threads)}: {error}"]
+            return threads, [f"the list of threads breaks off after {len(threads)}: {in_words(error)}"]
         return threads, []
 
     def dumped_threads(self, task: Object) -> tuple[list[Object], list[str]]:

@@ -10,7 +10,7 @@ from drgn import FaultError, Object, offsetof
 
 from kgcore.model import DELETED, MappedFile, Vma
 from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.reading import kernel_bytes, kernel_string
+from kgcore.sources.vmcore.reading import in_words, kernel_bytes, kernel_string
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.trees import XA_ZERO, maple_slots
 
@@ -51,7 +51,7 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
         try:
             vma = _read_vma(kernel, paths, names, found, warnings)
         except FaultError as error:
-            warnings.append(f"a mapping is not in the dump: {error}")
+            warnings.append(f"a mapping is not in the dump: {in_words(error)}")
             continue
         if vma is None:
             continue
@@ -70,7 +70,7 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
     try:
         vmas += _gate(kernel, mm)
     except FaultError as error:
-        warnings.append(f"the vsyscall page is lost: {error}")
+        warnings.append(f"the vsyscall page is lost: {in_words(error)}")
     return tuple(vmas), tuple(warnings)
 
 
@@ -113,7 +113,7 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
                     foreign = foreign or vma
                 address = vma["vm_next"]
     except FaultError as error:
-        yield f"the list of mappings breaks off: {error}"
+        yield f"the list of mappings breaks off: {in_words(error)}"
     if foreign is not None:
         where = f"from {foreign['vm_start']:#x} on" if "vm_start" in foreign else "in part"
         yield f"the mappings {where} are another process's: the address space was being copied (fork)"
@@ -138,7 +138,7 @@ def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, w
             file = paths.mapped_file(found["vm_file"])
         name = names.of(found)
     except FaultError as error:
-        warnings.append(f"mapping {start:#x}-{end:#x}: its file is not in the dump: {error}")
+        warnings.append(f"mapping {start:#x}-{end:#x}: its file is not in the dump: {in_words(error)}")
         if file is None and found["vm_file"]:
             file = MappedFile(None, nlink=1, mode=0, size=1 << 62)
     else:

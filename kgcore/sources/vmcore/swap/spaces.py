@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from drgn import FaultError, Object
 
 from kgcore.sources.vmcore.kernel import Kernel
+from kgcore.sources.vmcore.reading import in_words
 from kgcore.sources.vmcore.swapentry import SwapTypes
 from kgcore.sources.vmcore.vmas import Paths
 from kgcore.text import plain
@@ -62,7 +63,7 @@ class Spaces:
                 return absent
             return SwapSpace(number, info, int(info.max.value_()), self._name(number, info))
         except (FaultError, LookupError) as error:
-            return f"swap space {number}, whose description is not in the dump: {error}"
+            return f"swap space {number}, whose description is not in the dump: {in_words(error)}"
 
     def _name(self, number: int, info: Object) -> str:
         try:
