@@ -14,6 +14,7 @@ from .dumps import Dump, make_sparse
 from .dying_guests import dying_guest
 from .guests import kexec_guest
 from .kernels import Kernel
+from .reaped_guests import reaped_guest
 from .recipes import CRASHED_SMALL, FULL, HUGE_PAGES, SPIN, THREADS, Recipe, simple
 from .server_guests import server_guest
 
@@ -71,6 +72,10 @@ RECIPES = {
         dying_guest("k72-dying", "sid"),
         server_guest("k61-server", "bookworm"),
         server_guest("k72-server", "sid"),
+        reaped_guest("k510-reaped", "bullseye"),
+        reaped_guest("k61-reaped", "bookworm"),
+        reaped_guest("k612-reaped", "trixie"),
+        reaped_guest("k72-reaped", "sid"),
     )
 }
 
