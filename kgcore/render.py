@@ -273,6 +273,8 @@ def _kernels(facts: "DumpFacts") -> str:
         for kernel in facts.kernels
     )
     return "; ".join(found) if len(facts.kernels) > 1 else ""
+
+
 def _swap(facts: "DumpFacts") -> str:
     if facts.swap is None:
         return ""

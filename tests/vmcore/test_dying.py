@@ -91,9 +91,12 @@ def test_commands(name: str, tmp_path: Path) -> None:
     dump = fixture.dump(main_dump(fixture))
     rows = json.loads(kgcore("ps", "--json", "-c", dump, cwd=tmp_path).raw)["processes"]
     dying = {row["pid"]: row["dying"] for row in rows}
+    states = {row["pid"]: row["state"] for row in rows}
     for victim in fixture.victims.values():
         said = victim.said
         found = dying.pop(victim.pid)
+        (state,) = (line.split()[1] for line in (victim.proc / "status").read_text().splitlines() if "State:" in line)
+        assert states[victim.pid] == state
         if not said["signal"]:
             assert found is None
             continue

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 from drgn import FaultError, Object, offsetof, sizeof
-from drgn.helpers.linux.sched import task_state_to_char
 
 from kgcore.account import LEVEL_USER_DATA
 from kgcore.dying import Dying
@@ -21,7 +20,7 @@ from kgcore.sources.vmcore.dying import Deaths
 from kgcore.sources.vmcore.estimates import Estimates
 from kgcore.sources.vmcore.kernel import PF_KTHREAD
 from kgcore.sources.vmcore.pages import VmcoreMemory
-from kgcore.sources.vmcore.reading import in_words, kernel_bytes
+from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.stores import Stores
 from kgcore.sources.vmcore.structs import Members
 from kgcore.sources.vmcore.tasks import Tasks
@@ -32,6 +31,9 @@ _PAGE = 4096
 _MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
 _MAX_LEVEL = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
 _ALL_FRAMES = 1 << 40
+# include/linux/sched.h; RTLOCK_WAIT since 5.15, FROZEN since
+# f5d39b020809 "freezer,sched: Rewrite core freezer logic" (6.1)
+_TASK_REPORT, _TASK_IDLE, _TASK_RTLOCK_WAIT, _TASK_FROZEN = 0x7F, 0x402, 0x1000, 0x8000
 _NO_USAGE = Usage(0, 0, 0, 0, 0, 0)
 # Of struct task_struct
 _TASK = (
@@ -77,7 +79,6 @@ class Summaries:
         self._deaths = Deaths(kernel)
         self._estimates = Estimates(stores)
         self._parents: dict[int, int] = {}
-        self._states: dict[tuple[int, int], str] = {}
 
     def all(self) -> Iterator[ProcessSummary]:
         """See :meth:`kgcore.sources.base.Source.processes`.
@@ -146,16 +147,14 @@ class Summaries:
         return self._parents[address]
 
     def _state(self, task: Members) -> str:
-        """The letter of ps; that of one state is asked for once."""
-        words = self._kernel.task_state(task), int(task["exit_state"])
-        if words not in self._states:
-            try:
-                letter = task_state_to_char(Object(self._kernel.prog, "struct task_struct *", task.address))
-            # drgn has none of its own for a damaged task_state_array and raises Exception itself
-            except Exception as error:
-                raise BrokenDump(f"a task's state cannot be told: {in_words(error)}") from error
-            self._states[words] = letter
-        return self._states[words]
+        """The letter of ps, as task_state_index() has it (include/linux/sched.h, 4.14 to 7.2): also of those that are
+        frozen, which drgn takes for running."""
+        state = self._kernel.task_state(task)
+        if state & _TASK_IDLE == _TASK_IDLE:
+            return "I"
+        if state & (_TASK_RTLOCK_WAIT | _TASK_FROZEN):
+            return "D"
+        return "RSDTtXZP"[((state | int(task["exit_state"])) & _TASK_REPORT).bit_length()]
 
     def _ids(self, pid: int) -> tuple[int, ...]:
         """NSpid of /proc/PID/status."""

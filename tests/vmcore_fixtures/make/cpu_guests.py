@@ -69,7 +69,7 @@ class CpusMaker(fixture._Maker):
 def slots(guest: qemu.Guest) -> list[dict[str, Any]]:
     """The places for CPUs, ascending."""
     found: list[dict[str, Any]] = guest.qmp("query-hotpluggable-cpus")
-    return sorted(found, key=lambda slot: slot["props"]["socket-id"])
+    return sorted(found, key=lambda slot: [slot["props"][f"{level}-id"] for level in ("socket", "core", "thread")])
 
 
 def plug(guest: qemu.Guest, number: int) -> None:
