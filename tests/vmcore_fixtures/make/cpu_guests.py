@@ -80,7 +80,10 @@ def plug(guest: qemu.Guest, number: int) -> None:
 
 def unplug(guest: qemu.Guest, number: int) -> None:
     """Remove a CPU, and wait until the guest has let it go."""
-    guest.qmp("device_del", id=slots(guest)[number]["qom-path"])
+    path = slots(guest)[number].get("qom-path")
+    if path is None:
+        raise BuildError(f"QEMU has no CPU {number}")
+    guest.qmp("device_del", id=path)
     for _ in range(200):
         if "qom-path" not in slots(guest)[number]:
             return
