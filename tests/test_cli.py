@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -904,6 +904,45 @@ def test_a_signal_leaves_only_whole_cores(kgcore: Kgcore, tmp_path: Path, number
     assert out == "Saved core.100\n"
     assert err == f"kgcore: stopped by {number.name}; no half-written core was left behind\n"
     assert leftovers(tmp_path) == ["core.100"]
+
+
+def test_a_signal_ends_the_progress(kgcore: Kgcore, tmp_path: Path) -> None:
+    """For programs by its last line, on a terminal with the cursor, which the bar hides."""
+    process = subprocess.Popen(
+        command("--progress", "json", "--jobs", 1, ENDLESS),
+        preexec_fn=heeds_signals,  # noqa: PLW1509  (no other thread is running)
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while process.stderr.readline() != "half-way\n":
+        pass
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    last = json.loads(next(line for line in err.splitlines() if line.startswith("{")))
+    assert (process.returncode, last["event"], last["written"]) == (-signal.SIGTERM, "end", False)
+
+    primary, secondary = pty.openpty()
+    shown = subprocess.Popen(
+        command("-v", 1, "--jobs", 1, ENDLESS),
+        preexec_fn=heeds_signals,  # noqa: PLW1509  (no other thread is running)
+        cwd=tmp_path,
+        env=environment() | {"TERM": "xterm"},
+        stderr=secondary,
+    )
+    os.close(secondary)
+    seen = b""
+    while b"half-way" not in seen:
+        seen += os.read(primary, 65536)
+    shown.terminate()
+    with suppress(OSError):  # EIO: the other side is closed
+        while piece := os.read(primary, 65536):
+            seen += piece
+    os.close(primary)
+    assert shown.wait(30) == -signal.SIGTERM
+    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
 
 
 def test_an_ignored_signal_stays_ignored(kgcore: Kgcore, tmp_path: Path) -> None:
