@@ -47,6 +47,8 @@ __all__ = (
 )
 
 
+_ALL_BITS = 0x1FF  # of /proc/PID/coredump_filter
+
 FILTER_BITS = """\
 filter bits (-f takes their sum; the default 51 = 1+2+16+32 is the kernel's own default):
    1  anonymous private memory          16  first page of mapped ELF files
@@ -257,7 +259,14 @@ def level(text: str) -> Show:
 
 def filter_mask(text: str) -> int | None:
     """A sum of filter bits; None: each process\'s own."""
-    return None if text == "process" else number(text, 127, "a sum of filter bits, 0 to 127, or 'process'")
+    meaning = "a sum of filter bits, 0 to 127, or 'process'"
+    if text != "process" and 127 < (value := number(text, _ALL_BITS, meaning)):
+        # What crash's gcore calls 128 the kernel calls 256 and more of: both are options here.
+        raise argparse.ArgumentTypeError(
+            f"{text} is out of range: it takes {meaning}; for crash's 128 give -f {value & 127} --dontdump, "
+            f"for the kernel's 128 and 256 give -f {value & 127} --dax"
+        )
+    return None if text == "process" else number(text, 127, meaning)
 
 
 def workers(text: str) -> int:
@@ -269,8 +278,17 @@ def workers(text: str) -> int:
 
 
 def user_id(text: str) -> int:
-    """A user, by number."""
-    return number(text, (1 << 32) - 2, "the number of a user")
+    """A user, by number: the names are those of another machine, but for one."""
+    if text == "root":
+        return 0
+    meaning = "the number of a user"
+    try:
+        import pwd
+
+        meaning += f" (here {text} is {pwd.getpwnam(text).pw_uid}, if it is the same there)"
+    except (KeyError, ValueError, OSError):
+        pass
+    return number(text, (1 << 32) - 2, meaning)
 
 
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

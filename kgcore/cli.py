@@ -51,7 +51,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         try:
             command, words = commands.chosen(argv)
-            arguments = command.parse(words, os.environ)
+            try:
+                arguments = command.parse(words, os.environ)
+            except UsageError as error:
+                from kgcore.meant import meant
+
+                if (line := meant(argv, os.environ)) is None:
+                    raise
+                raise UsageError(error.message, hint=f"did you mean: {line}") from error
             show = getattr(arguments, "show", show)
             status = command.run(arguments, console)
         except Answer as answer:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 from kgcore.console import Console
 
-__all__ = ("COMMANDS", "Command", "chosen")
+__all__ = ("COMMANDS", "Command", "chosen", "operands", "options")
 
 COMMANDS = {
     "ps": "kgcore.commands.ps",
@@ -25,6 +25,7 @@ COMMANDS = {
 """Name to module. Without a name it is :mod:`kgcore.commands.dump`."""
 
 _DEFAULT = "kgcore.commands.dump"
+_HELP = "help"
 
 
 class Command(Protocol):
@@ -48,25 +49,43 @@ class Command(Protocol):
 def chosen(argv: Sequence[str]) -> tuple[Command, list[str]]:
     """The command, and the words without its name: it has one if the first operand is one.
 
-    No PID or TASK is spelled like one, so nobody has to choose.
+    No PID or TASK is spelled like one, so nobody has to choose. ``help [COMMAND]`` is that command's ``--help``.
     """
     words = list(argv)
-    position = _first_operand(words)
     name = _DEFAULT
-    if position is not None and words[position] in COMMANDS:
-        name = COMMANDS[words.pop(position)]
+    places = operands(words)
+    if places and words[places[0]] == _HELP:
+        del words[places[0]]
+        places = [place - 1 for place in places[1:]]
+        words.append("--help")
+    if places and words[places[0]] in COMMANDS:
+        name = COMMANDS[words.pop(places[0])]
     return cast(Command, import_module(name)), words
 
 
-def _first_operand(words: Sequence[str]) -> int | None:
-    """Where it stands. Before a command's name there may be the options that the default command has too."""
-    actions = import_module(_DEFAULT).make_parser()._actions
-    valued = {flag for action in actions if action.nargs != 0 for flag in action.option_strings}
+def operands(words: Sequence[str]) -> list[int]:
+    """Where they stand. Before a command's name there may be the options that the default command has too."""
+    valued = {flag for flag, takes_value in _options(_DEFAULT).items() if takes_value}
+    found: list[int] = []
     position = 0
-    while position < len(words):
+    while position < len(words) and words[position] != "--":
+        if found and words[found[0]] in COMMANDS and len(found) == 1:
+            own = _options(COMMANDS[words[found[0]]])
+            valued = {flag for flag, takes_value in own.items() if takes_value}
         if words[position] in valued:
             position += 1
         elif not words[position].startswith("-"):
-            return position
+            found.append(position)
         position += 1
-    return None
+    return found
+
+
+def options(name: str | None) -> list[str]:
+    """Those of a command; None: that without a name."""
+    return list(_options(COMMANDS[name] if name else _DEFAULT))
+
+
+def _options(module: str) -> dict[str, bool]:
+    """The options of the command in a module, and whether they take a value."""
+    actions = import_module(module).make_parser()._actions
+    return {flag: action.nargs != 0 for action in actions for flag in action.option_strings}
