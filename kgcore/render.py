@@ -44,12 +44,14 @@ class Column(NamedTuple):
     :ivar number: it stands to the right.
     :ivar wide: this is the one to shorten when the terminal is narrow.
     :ivar path: what is at its end matters, so it is shortened in front.
+    :ivar yields: where a terminal is too narrow, those with the highest number are left out first; 0: never.
     """
 
     title: str
     number: bool = False
     wide: bool = False
     path: bool = False
+    yields: int = 0
 
 
 class Painted(str):
@@ -64,6 +66,9 @@ class Painted(str):
         cell = super().__new__(cls, "".join(text for text, _ in pieces))
         cell.pieces = pieces
         return cell
+
+
+_LEAST = 10  # columns of the terminal for what is shortened
 
 
 def show_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], out: TextIO) -> None:
@@ -89,14 +94,25 @@ def _show_on_terminal(columns: Sequence[Column], cells: Sequence[Sequence[str]],
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    needed = 0
-    for column, *texts in zip(columns, *cells, strict=True):
-        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=not column.wide)
-        needed += 10 if column.wide else max(map(cell_len, (column.title, *texts))) + 2
     console = Console(file=out)
+    widths = [
+        _LEAST if column.wide else max(map(cell_len, (column.title, *texts))) + 2
+        for column, *texts in zip(columns, *cells, strict=True)
+    ]
+    shown = list(range(len(columns)))
+    while sum(widths[number] for number in shown) > console.width:
+        least = max(shown, key=lambda number: columns[number].yields)
+        if not columns[least].yields:
+            break
+        shown.remove(least)
+    columns = [columns[number] for number in shown]
+    cells = [[row[number] for number in shown] for row in cells]
+    needed = sum(widths[number] for number in shown)
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=not column.wide)
     # Where not even the rest has room the terminal breaks the lines: a PID that lost a digit is worse.
     console.width = max(console.width, needed)
-    room = console.width - needed + 10 * sum(column.wide for column in columns)
+    room = console.width - needed + _LEAST * sum(column.wide for column in columns)
 
     def text(column: Column, cell: str) -> Text:
         # To rich, only a column that may wrap may become narrower. The text in it does not wrap, though.
@@ -132,15 +148,15 @@ def show_processes(processes: Sequence[ProcessSummary], out: TextIO) -> None:
     columns = [
         Column("PID", number=True),
         *([Column("NSPID", number=True)] if inside else []),
-        Column("PPID", number=True),
-        Column("UID", number=True),
-        Column("THREADS", number=True),
-        Column("RSS/KiB", number=True),
+        Column("PPID", number=True, yields=4),
+        Column("UID", number=True, yields=2),
+        Column("THREADS", number=True, yields=5),
+        Column("RSS/KiB", number=True, yields=3),
         Column("~CORE/KiB", number=True),
-        Column("~HELD/KiB", number=True),
+        Column("~HELD/KiB", number=True, yields=1),
         Column("S"),
         Column("COMM"),
-        *([Column("CGROUP")] if grouped else []),
+        *([Column("CGROUP", wide=True)] if grouped else []),
         *([Column("DYING OF")] if ending else []),
         Column("COMMAND", wide=True),
     ]
@@ -203,9 +219,9 @@ def process_json(process: ProcessSummary) -> dict[str, object]:
 
 _OPEN_FILE_COLUMNS = (
     Column("FD", number=True),
-    Column("TYPE"),
-    Column("FLAGS"),
-    Column("OFFSET", number=True),
+    Column("TYPE", yields=3),
+    Column("FLAGS", yields=5),
+    Column("OFFSET", number=True, yields=4),
     Column("SIZE", number=True),
     Column("IN DUMP"),
     Column("DIRTY"),
@@ -294,12 +310,12 @@ def _ram(facts: "DumpFacts") -> str:
 _REFRESH = 0.1  # seconds
 _PLAN_COLUMNS = (
     Column("RANGE"),
-    Column("PERMS"),
-    Column("DECISION"),
+    Column("PERMS", yields=4),
+    Column("DECISION", yields=1),
     Column("IN CORE", number=True),
     Column("MISSING", number=True),
-    Column("RECOVERED", number=True),
-    Column("ZEROS", number=True),
+    Column("RECOVERED", number=True, yields=3),
+    Column("ZEROS", number=True, yields=5),
     Column("NAME", wide=True),
 )
 

@@ -16,15 +16,15 @@ import pytest
 pytest.importorskip("drgn")
 
 from kgcore.commands import COMMANDS
-from tests.vmcore.conftest import COMMITTED
+from tests.vmcore.conftest import COMMITTED, need
 
 ROOT = Path(__file__).parents[2]
 VMCORE = COMMITTED / "k61-crash-small" / "vmcore"
 
 SEEN = {  # by command, what is in its output however narrow the terminal is
-    "ps": ["PID", "PPID", "UID", "THREADS", "110", "crasher"],
+    "ps": ["PID", "~CORE/KiB", "110", "crasher"],
     "info": ["kdump", "for cores"],
-    "--dry-run": ["RANGE", "DECISION", "000000400000-000000401000"],
+    "--dry-run": ["RANGE", "MISSING", "000000400000-000000401000"],
     "map": [],
     "files": [],
     "bt": [],
@@ -38,8 +38,8 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | variables
 
 
-def command(name: str) -> list[str]:
-    return [sys.executable, "-m", "kgcore", "-c", str(VMCORE), name]
+def command(name: str, dump: Path = VMCORE) -> list[str]:
+    return [sys.executable, "-m", "kgcore", "-c", str(dump), *name.split()]
 
 
 def piped(name: str, **variables: str) -> str:
@@ -48,12 +48,12 @@ def piped(name: str, **variables: str) -> str:
     return done.stdout
 
 
-def on_terminal(name: str, columns: int, **variables: str) -> str:
+def on_terminal(name: str, columns: int, dump: Path = VMCORE, **variables: str) -> str:
     """What a terminal of a width is given."""
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
-        command(name), env=environment(**variables), stdin=subprocess.DEVNULL, stdout=secondary, stderr=secondary
+        command(name, dump), env=environment(**variables), stdin=subprocess.DEVNULL, stdout=secondary, stderr=secondary
     )
     os.close(secondary)
     seen = b""
@@ -94,18 +94,41 @@ def test_no_colour_and_dumb_terminals(name: str) -> None:
 def test_as_wide_as_there_is_room_for(name: str, columns: int) -> None:
     lines = plain(on_terminal(name, columns)).splitlines()
     for word in SEEN[name]:
-        assert any(word in line for line in lines), "a narrow terminal costs nothing but names"
+        assert any(word in line for line in lines), "a narrow terminal costs nothing that matters"
     if name == "ps":
         # Of the columns that must not be shortened, what they need.
         least = max(len(line) for line in plain(on_terminal(name, 20)).splitlines())
         assert max(map(len, lines)) <= max(columns, least)
     elif name == "--dry-run":
         rows = [line for line in lines if re.match(r"RANGE|[0-9a-f]{12}-", line)]
-        assert max(map(len, rows)) <= max(columns, 110)
+        assert max(map(len, rows)) <= max(columns, 80)
     elif name == "info":
         assert max(map(len, lines)) <= columns
         assert len([line for line in lines if not line.startswith(" " * 13)]) == len(piped(name).splitlines())
         assert " ".join(" ".join(lines).split()) == " ".join(piped(name).split()), "only the breaks of lines differ"
+
+
+SMALL = ("k61-crash-small", "k61-small", "k612-small", "k72-small", "k61-abi-small")
+TABLES = [(name, words) for name in SMALL for words in ("ps", "--dry-run {pid}")]
+TABLES += [("k61-files", "ps"), ("k61-files", "files {pid}"), ("k61-files", "--dry-run {pid}")]
+
+
+@pytest.mark.parametrize(("name", "words"), TABLES)
+def test_eighty_columns_are_enough(name: str, words: str) -> None:
+    """Also where there are pid namespaces and control groups, and mappings above the user's half."""
+    fixture = need(name)
+    victims = ("crasher", "nspid", "abi_ia32", "openfiles")
+    words = words.format(pid=next(victim.pid for victim in fixture.victims.values() if victim.name in victims))
+    dump = fixture.dump("vmcore" if name in SMALL else "vmcore.elf")
+    lines = [line for line in plain(on_terminal(words, 80, dump)).splitlines() if not line.startswith("kgcore: ")]
+    table = lines if words == "ps" else lines[:4]  # behind the plan there are sentences
+    assert max(map(len, (line.rstrip() for line in table))) <= 80
+    assert re.match(r" *(PID|RANGE|FD) ", table[0])
+    assert ("NSPID" in table[0]) == (words == "ps" and "crash" not in name and "abi" not in name)
+    wide = plain(on_terminal(words, 250, dump)).splitlines()
+    whole = subprocess.run(command(words, dump), env=environment(), capture_output=True, text=True)
+    title = next(line for line in wide if not line.startswith("kgcore: "))
+    assert title.split() == whole.stdout.splitlines()[0].split(), "where there is room nothing is left out"
 
 
 def test_a_title_is_bold_on_terminals_only() -> None:
