@@ -98,11 +98,14 @@ MAY_IMPORT = {
         "kgcore.sinks",
         "kgcore.workers",
     ],
+    # How large a core would be about, which kgcore ps tells, depends on what the default filter keeps.
+    "kgcore.sources.vmcore.estimates": [*VALUES, "kgcore.filters.coredump", "kgcore.sources.*"],
     "kgcore.sources.vmcore*": ["kgcore.drgnversion", *VALUES, *ARCH, "kgcore.sources.*"],
     "kgcore.sources.corefile*": [*VALUES, "kgcore.sources.plugins"],
     "kgcore.sources*": VALUES,
     "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
-    "kgcore.check": [*VALUES, "kgcore.checknotes"],  # apart from all that writes
+    "kgcore.unpack": [*VALUES],
+    "kgcore.check": [*VALUES, "kgcore.checknotes", "kgcore.unpack"],  # apart from all that writes
     "kgcore.checknotes": [*VALUES],
     "kgcore.sysrootcheck": [*VALUES],  # so is this
     "kgcore.contents": ["kgcore.memory"],
