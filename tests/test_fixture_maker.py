@@ -3,6 +3,8 @@
 it is. Without a guest, which is what the fixtures themselves are."""
 
 import re
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from tests.vmcore_fixtures.make import initramfs, kernels, moments, packages, promises, qemu
 from tests.vmcore_fixtures.make.catalogue import RECIPES
 from tests.vmcore_fixtures.make.common import BuildError
+from tests.vmcore_fixtures.make.gdbstub import GdbStub
 from tests.vmcore_fixtures.make.moments import Moment
 from tests.vmcore_fixtures.make.packages import Suite
 from tests.vmcore_fixtures.make.progress import Progress
@@ -68,6 +71,43 @@ def test_a_function_that_the_kernel_does_not_have() -> None:
     with pytest.raises(BuildError, match="none of the functions migrate_folio, migrate_page"):
         moments._address(guest, ("migrate_folio", "migrate_page"))
     assert moments._address(guest, ("migrate_folio", "other")) == 0xFFFFFFFF81000000
+
+
+def answering(path: Path, *answers: str) -> list[str]:
+    """A gdb server that gives those answers, one after the other; the commands that it gets."""
+    server, asked = socket.socket(socket.AF_UNIX), list[str]()
+    server.bind(str(path))
+    server.listen(1)
+
+    def serve() -> None:
+        client, _ = server.accept()
+        for answer in answers:
+            while not (found := re.search(rb"\$([^#]*)#..", client.recv(4096))):
+                pass
+            asked.append(found[1].decode())
+            client.sendall(b"+$%s#00" % answer.encode())
+        while client.recv(4096):  # until it has gone
+            pass
+        client.close()
+        server.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return asked
+
+
+def test_a_guest_is_stopped_where_a_function_begins(tmp_path: Path) -> None:
+    """By the CPU that is wanted, and on from where it stands."""
+    stops = ("OK", "T05thread:01;", "OK", "T05thread:01;", "OK", "T05thread:02;", "OK")
+    asked = answering(tmp_path / "gdb", "T05thread:01;", *stops, "OK")
+    with GdbStub(tmp_path / "gdb") as stub:
+        stub.run_to(0x1000, cpu=1)
+    assert asked == ["?", "Z0,1000,1", "c", "z0,1000,1", "s", "Z0,1000,1", "c", "z0,1000,1", "D"]
+
+
+def test_answers_that_belong_to_something_else(tmp_path: Path) -> None:
+    answering(tmp_path / "gdb", "T02thread:01;", "T05thread:01;", "OK")
+    with pytest.raises(BuildError, match="answers 'T05thread:01;' to 'Z0,1000,1'"), GdbStub(tmp_path / "gdb") as stub:
+        stub.run_to(0x1000)
 
 
 @pytest.mark.parametrize(

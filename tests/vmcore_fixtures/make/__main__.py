@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from .recipes import Recipe
 from .supplies import Supplies
 
 TRIES = 3
+MOST = 8  # guests at a time: each wants a GiB of memory, one of them five
 
 
 def build(recipe: Recipe, lacking: BaseException | None, *, force: bool) -> bool:
@@ -70,7 +72,8 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the fixtures and end")
     parser.add_argument("--force", action="store_true", help="make them even if nothing changed")
     parser.add_argument("--update", action="store_true", help="ask the mirror for newer kernels")
-    parser.add_argument("-j", "--jobs", type=int, default=2, help="guests at a time (default 2)")
+    jobs = max(2, min(len(os.sched_getaffinity(0)), MOST))
+    parser.add_argument("-j", "--jobs", type=int, default=jobs, help=f"guests at a time (here {jobs} if not said)")
     options = parser.parse_args()
     if options.list:
         for recipe in recipes.values():

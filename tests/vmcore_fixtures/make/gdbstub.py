@@ -19,7 +19,7 @@ INTERRUPT = b"\x03"
 
 
 class GdbStub:
-    """A connection; the guest is stopped from its beginning, and runs on after its end.
+    """A connection to a guest that is stopped; it runs on after its end.
 
     https://sourceware.org/gdb/current/onlinedocs/gdb.html/Remote-Protocol.html
 
@@ -52,6 +52,8 @@ class GdbStub:
         end = time.monotonic() + TIMEOUT
         stopped, met = "", -1
         while met < skip:
+            if time.monotonic() > end:
+                raise BuildError(f"CPU {cpu} of the guest does not come to where it shall be stopped")
             if stopped:  # on from where it stands, else that would count again
                 self._ask("s")
             self._ask(f"Z0,{address:x},1")
@@ -75,7 +77,8 @@ class GdbStub:
             self._socket.settimeout(TIMEOUT)
             self._packet()
             raise BuildError(f"the guest does not come to where it shall be stopped ({command})") from error
-        if answer.startswith("E") or (not answer and command != "D"):
+        # How it stopped, or that all is well.
+        if not answer.startswith("T" if command[0] in "?cs" else "OK"):
             raise BuildError(f"QEMU's gdb server answers {answer!r} to {command!r}")
         return answer
 

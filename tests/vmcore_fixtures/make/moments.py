@@ -52,6 +52,7 @@ def states(guest: Guest) -> list[str]:
 def stopped(guest: Guest, moment: Moment) -> Iterator[None]:
     """Stop a running guest at such a moment; it runs on behind the block."""
     if moment.at:
+        guest.qmp("stop")  # else the server has a word to say of its own when it stops it
         with GdbStub(guest.gdb) as stub:
             if moment.after:
                 stub.run_to(_address(guest, (moment.after,)))
