@@ -129,7 +129,7 @@ def test_one_bad_page(disk: Disk, folder: Path, whole: Core, tmp_path: Path, nam
             continue
         taken += 1
         check_core(whole, core, report)
-    assert taken >= 2
+    assert taken >= 1
 
 
 @pytest.mark.parametrize("name", ["kdump", "lime"])
