@@ -2,7 +2,9 @@
 """A guest that runs: k61's kernel with victims, and a QMP socket for kgcore beside the one that tests use."""
 
 import json
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vmcore_fixtures.make import initramfs, qemu
-from tests.vmcore_fixtures.make.common import run
+from tests.vmcore_fixtures.make.common import BuildError, run
 from tests.vmcore_fixtures.make.kernels import kernel
 from tests.vmcore_fixtures.make.recipes import CMDLINE, HUGE_PAGES, SPIN, THREADS, Recipe
 
@@ -49,7 +51,7 @@ class LiveGuest:
 
 
 @contextmanager
-def boot(work: Path, suite: str = "bookworm", recipe: Recipe = RECIPE, cpus: int = 2) -> Iterator[LiveGuest]:
+def boot(work: Path, suite: str = "bookworm", recipe: Recipe = RECIPE, cpus: str = "2") -> Iterator[LiveGuest]:
     """Boot it (4 s), until its victims are ready; it is gone behind the block."""
     found = kernel(suite)
     initrd = initramfs.build(recipe, found, work, work / "sysroot")
@@ -60,7 +62,7 @@ def boot(work: Path, suite: str = "bookworm", recipe: Recipe = RECIPE, cpus: int
         "-cpu",
         recipe.cpu,
         "-smp",
-        str(cpus),
+        cpus,
         "-m",
         str(recipe.ram),
         "-device",
@@ -82,3 +84,46 @@ def boot(work: Path, suite: str = "bookworm", recipe: Recipe = RECIPE, cpus: int
         finally:
             guest._process.kill()
             guest._process.communicate()  # closes its pipes, which a warning would be about
+
+
+def slots(guest: qemu.Guest) -> list[dict[str, Any]]:
+    """The places for CPUs, ascending."""
+    found: list[dict[str, Any]] = guest.qmp("query-hotpluggable-cpus")
+    return sorted(found, key=lambda slot: [slot["props"][f"{level}-id"] for level in ("socket", "core", "thread")])
+
+
+def plug(guest: qemu.Guest, number: int) -> None:
+    """Add a CPU."""
+    slot = slots(guest)[number]
+    guest.qmp("device_add", driver=slot["type"], id=f"added-{number}", **slot["props"])
+
+
+def unplug(guest: qemu.Guest, number: int) -> None:
+    """Remove a CPU, and wait until the guest has let it go."""
+    path = slots(guest)[number].get("qom-path")
+    if path is None:
+        raise BuildError(f"QEMU has no CPU {number}")
+    guest.qmp("device_del", id=path)
+    for _ in range(200):
+        if "qom-path" not in slots(guest)[number]:
+            return
+        time.sleep(0.1)
+    raise BuildError("the guest does not let its CPU go")
+
+
+def told_by_qemu(text: str) -> list[dict[str, int]]:
+    """General registers of each CPU in 64-bit mode, by the core's names, from ``info registers -a``."""
+    found = []
+    for block in text.split("CPU#")[1:]:
+        if "RFL=" not in block:
+            continue  # nobody has started that one
+        values = {name.strip(): int(value, 16) for name, value in re.findall(r"\b(R\w\w?) *=([0-9a-f]{16})", block)}
+        regs = {name[1:].lower() if name[1] in "ABCDSI" else name.lower(): value for name, value in values.items()}
+        regs["flags"] = int(re.search(r"RFL=(\w+)", block)[1], 16)  # type: ignore[index]
+        for segment in ("cs", "ss", "ds", "es", "fs", "gs"):
+            selector, base = re.search(rf"{segment.upper()} *=(\w+) (\w+)", block).groups()  # type: ignore[union-attr]
+            regs[segment] = int(selector, 16)
+            if segment in ("fs", "gs"):
+                regs[f"{segment}_base"] = int(base, 16)
+        found.append(regs)
+    return found

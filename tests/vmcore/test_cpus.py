@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whose registers are whose, where the dump's list of CPUs is in another order, has gaps, or is too long."""
 
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,7 @@ pytest.importorskip("drgn")
 
 from kgcore.model import RegisterSource, Thread
 from tests.vmcore.conftest import MAIN, Extractor, main_dump, need
-from tests.vmcore.corefile import Core
 from tests.vmcore.reshape import with_notes
-from tests.vmcore.test_registers import NAMES
 
 SMALL = ("k510-small", "k61-small", "k612-small", "k72-small")
 Change = Callable[[list[bytes]], list[bytes]]
@@ -129,46 +126,3 @@ def test_why(change: Change, why: str, extract: Extractor, tmp_path: Path) -> No
     assert why in warning
     assert (tid, "its registers are not in the dump: zeros stand for all of them") in report.remarks
     assert not report.complete
-
-
-def told_by_qemu(text: str) -> list[dict[str, int]]:
-    """General registers of each CPU, by the core's names, from ``info registers -a``."""
-    found = []
-    for block in text.split("CPU#")[1:]:
-        values = {name.strip(): int(value, 16) for name, value in re.findall(r"\b(R\w\w?) *=([0-9a-f]{16})", block)}
-        regs = {name[1:].lower() if name[1] in "ABCDSI" else name.lower(): value for name, value in values.items()}
-        regs["flags"] = int(re.search(r"RFL=(\w+)", block)[1], 16)  # type: ignore[index]
-        for segment in ("cs", "ss", "ds", "es", "fs", "gs"):
-            selector, base = re.search(rf"{segment.upper()} *=(\w+) (\w+)", block).groups()  # type: ignore[union-attr]
-            regs[segment] = int(selector, 16)
-            if segment in ("fs", "gs"):
-                regs[f"{segment}_base"] = int(base, 16)
-        found.append(regs)
-    return found
-
-
-@pytest.mark.parametrize("name", ["k61-cpus", "k72-cpus"])
-@pytest.mark.parametrize("dump", ["vmcore.elf", "vmcore.qemu-kdump"])
-def test_unplugged_and_added(name: str, dump: str, extract: Extractor) -> None:
-    """One CPU was unplugged, two were added, one is offline: the list of QEMU's has five, in an order of its own."""
-    fixture = need(name)
-    victim = fixture.victims["spin"]
-    path, report = extract(fixture.dump(dump), victim.pid)
-    core = Core(path)
-    told = told_by_qemu((fixture.path / "truth/registers.txt").read_text())
-    assert len(told) == 5
-    checked = 0
-    for thread in victim.said["threads"]:
-        if thread["role"] != "spin":
-            continue
-        regs = core.threads[thread["tid"]].regs
-        (cpu,) = (one for one in told if one["r12"] == thread["regs"]["r12"])
-        for register, value in cpu.items():
-            assert regs[register] == value, f"thread {thread['tid']}: {register}"
-        for said, value in thread["regs"].items():
-            register = NAMES.get(said, said)
-            if register in regs and register != "ip":
-                assert regs[register] == value
-        checked += 1
-    assert checked == 3
-    assert not any("registers" in text for text in report.warnings)

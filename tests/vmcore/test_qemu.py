@@ -26,12 +26,10 @@ from tests.signals import heeds_signals
 from tests.vmcore.conftest import need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
-from tests.vmcore.live_guest import LiveGuest, boot
-from tests.vmcore.test_cpus import told_by_qemu
+from tests.vmcore.live_guest import LiveGuest, boot, plug, told_by_qemu, unplug
 from tests.vmcore.test_registers import NAMES
 from tests.vmcore.tools import ROOT, kgcore, tool
 from tests.vmcore_fixtures.make import moments
-from tests.vmcore_fixtures.make.cpu_guests import unplug
 from tests.vmcore_fixtures.make.recipes import HUGE_PAGES, Recipe, simple
 
 HOLD = """
@@ -162,23 +160,33 @@ def test_kernel_that_hides_its_symbols(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("guest")
-def test_unplugged_cpu(tmp_path: Path) -> None:
-    """What QEMU tells of the CPUs of a running guest has a gap, too."""
+def test_unplugged_and_added_cpus(tmp_path: Path) -> None:
+    """What QEMU tells of the CPUs has a gap, and more than the kernel runs: two were added, which it has not started.
+
+    Of the running guest, and of a dump that is taken of it; QEMU's own word of the registers is of the same moment."""
     spinner = simple("spin", "0x33", "2")
     recipe = Recipe("unplugged", "bookworm", (spinner,), ram=384, append="isolcpus=2", setup=HUGE_PAGES)
-    with boot(tmp_path, recipe=recipe, cpus=3) as live:
+    with boot(tmp_path, recipe=recipe, cpus="3,maxcpus=6") as live:
+        plug(live.guest, 5)
+        plug(live.guest, 4)
         unplug(live.guest, 1)
         with open_target(TargetOptions(qemu=live.socket)) as target:
-            told = told_by_qemu(live.guest.monitor("info registers -a"))
+            text = live.guest.monitor("info registers -a")
+            live.guest.dump(tmp_path / "vmcore", "elf")
             (row,) = (row for row in VmcoreSource(target).processes() if row.comm == b"spin")
-            image = VmcoreSource(target).image(TaskRef("spin", pid=row.pid))
-    assert len(told) == 2
-    (running,) = (thread for thread in image.threads if thread.cpu is not None)
-    assert running.cpu == 2
-    assert running.regs.values["r12"] == 0xBB00008100000012  # block_fill(), victims/blockregs.h
-    if running.regs.source is RegisterSource.LIVE_CPU:  # it was in no interrupt at that moment
-        (cpu,) = (one for one in told if one["r12"] == running.regs.values["r12"])
-        assert {name: running.regs.values[name] for name in cpu} == cpu
+            images = [VmcoreSource(target).image(TaskRef("spin", pid=row.pid))]
+        with open_target(TargetOptions(core=str(tmp_path / "vmcore"))) as target:
+            images.append(VmcoreSource(target).image(TaskRef("spin", pid=row.pid)))
+    told = told_by_qemu(text)
+    assert (text.count("CPU#"), len(told)) == (4, 2)
+    for image, source in zip(images, (RegisterSource.LIVE_CPU, RegisterSource.QEMU_NOTE), strict=True):
+        (running,) = (thread for thread in image.threads if thread.cpu is not None)
+        assert running.cpu == 2
+        assert running.regs.values["r12"] == 0xBB00008100000012  # block_fill(), victims/blockregs.h
+        if running.regs.source is not RegisterSource.ENTRY_FRAME:  # it was in no interrupt at that moment
+            assert running.regs.source is source
+            (cpu,) = (one for one in told if one["r12"] == running.regs.values["r12"])
+            assert {name: running.regs.values[name] for name in cpu} == cpu
 
 
 def test_cores_equal_the_kernels_own(guest: LiveGuest, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 from . import fixture, qemu
-from .cpu_guests import CpusMaker, cpus_guest
 from .dumps import Dump, make_sparse
 from .dying_guests import dying_guest
 from .guests import kexec_guest
@@ -41,8 +40,6 @@ class _CaptureKernelRuns(fixture._Maker):
 
 MAKERS: dict[str, type[fixture._Maker]] = {
     "k61-capture": _CaptureKernelRuns,
-    "k61-cpus": CpusMaker,
-    "k72-cpus": CpusMaker,
 }
 
 RECIPES = {
@@ -64,8 +61,6 @@ RECIPES = {
             qemu_kdump=False,
             note="an AMD CPU, RAM above 4 GiB",
         ),
-        cpus_guest("k61-cpus", "bookworm"),
-        cpus_guest("k72-cpus", "sid"),
         dying_guest("k510-dying", "bullseye"),
         dying_guest("k61-dying", "bookworm"),
         dying_guest("k612-dying", "trixie"),
