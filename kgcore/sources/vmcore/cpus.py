@@ -33,6 +33,8 @@ _NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS with MAXSMP
 _CPU_NUMBER, _CPU_NUMBER_MASK = 15, 0xFFF
 _PER_CPU_32 = 27
 _PAGE = 4096
+# Of 64-bit kernels, Documentation/arch/x86/x86_64/mm.rst
+_ENTRY_AREA, _ENTRY_AREA_SIZE = 0xFFFFFE0000000000, 1 << 39
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,19 @@ class Cpus:
         if not self._belongs(task, tid, found):
             # If the CPU was in the kernel, then for another task, none was in user mode there.
             return OnCpu(cpu, None, not found.user_mode, "whose registers are another task's")
+        if self._entering(found):
+            return OnCpu(cpu, found, False, "which was just on its way into the kernel or out of it")
         return OnCpu(cpu, found, not found.user_mode)
+
+    def _entering(self, cpu: CpuRegisters) -> bool:
+        """Whether a CPU is where the user's registers need not all be on the thread's stack yet: in the code of
+        the entries, or on the stack that interrupts of user mode begin with, before sync_regs() has copied them
+        (arch/x86/entry/entry_64.S, arch/x86/include/asm/cpu_entry_area.h)."""
+        ip, sp = cpu.values["ip"], cpu.values["sp"]
+        start, end = map(self._kernel.target.symbol_address, ("__entry_text_start", "__entry_text_end"))
+        if cpu.user_mode or start is None or end is None:
+            return False
+        return start <= ip < end or (self._kernel.word_size == 8 and _ENTRY_AREA <= sp < _ENTRY_AREA + _ENTRY_AREA_SIZE)
 
     def _belongs(self, task: Members, tid: int, cpu: CpuRegisters) -> bool:
         """Whether a CPU's registers are those of this task, as far as the note lets us see."""

@@ -7,6 +7,7 @@ from .moments import Moment
 from .recipes import (
     CRASHED,
     CRASHED_SMALL,
+    ENTERING,
     FULL,
     HUGE_PAGES,
     INTERRUPTED,
@@ -213,8 +214,8 @@ SPECIAL = (
         cpu="max,-cx16",
         append="isolcpus=1 vsyscall=emulate",
         setup=HUGE_PAGES,
-        moments=(Moment(), INTERRUPTED),
-        note="5-level page tables; a readable vsyscall page; a moment at which the spinner is inside an interrupt",
+        moments=(Moment(), INTERRUPTED, *ENTERING),
+        note="5-level page tables; a readable vsyscall page; moments at which the spinner is inside an interrupt",
     ),
     Recipe(
         "k61-novmcoreinfo",

@@ -14,6 +14,8 @@ PYTHON_SUITE = "bookworm"
 CMDLINE = "console=ttyS0 panic=-1 loglevel=4 no_timer_check"
 # The thread that spins, alone on CPU 1, is inside an interrupt: the timer's, which comes 250 times a second.
 INTERRUPTED = Moment(("update_process_times",), cpu=1)
+# And it is on its way there: its registers are in the CPU still, or on no stack of its own.
+ENTERING = tuple(Moment((function,), cpu=1) for function in ("asm_sysvec_apic_timer_interrupt", "sync_regs"))
 
 
 @dataclass(frozen=True)
