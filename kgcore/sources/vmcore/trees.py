@@ -171,7 +171,9 @@ class XArrays:
         self._word = struct.Struct("<Q" if size == 8 else "<I")
         # unsigned long marks[XA_MAX_MARKS][XA_MARK_LONGS], in a union without a name
         self._marks = struct.Struct("<3Q" if max(8 * size, self._slots) > 32 else "<3I")
-        self._marks_at = int(offsetof(node, "marks"))
+        self._marks_at: int | None = None
+        with suppress(LookupError):  # nobody may ask for them
+            self._marks_at = int(offsetof(node, "marks"))
 
     def below(self, entry: int, parent: XaNode | None = None, slot: int = 0) -> XaNode | None:
         """The node that an entry points to; None if it is not in the dump, or not that slot's child.
@@ -191,7 +193,8 @@ class XArrays:
         else:
             fits = (shift, offset, above) == (parent.shift - self._chunk_shift, slot, parent.address)
         slots = self._words.unpack_from(raw, self._offsets["slots"])
-        return XaNode(address, shift, slots, self._marks.unpack_from(raw, self._marks_at)) if fits else None
+        marks = () if self._marks_at is None else self._marks.unpack_from(raw, self._marks_at)
+        return XaNode(address, shift, slots, marks) if fits else None
 
     @staticmethod
     def is_node(entry: int) -> bool:
@@ -266,7 +269,7 @@ class XArrays:
         if node is None:
             yield XaEntry(base, 1 << reach, None, base)
             return
-        bits = reduce(or_, (node.marks[mark] for mark in marks))
+        bits = reduce(or_, (node.marks[mark] for mark in marks if mark < len(node.marks)), 0)
         slot = 0
         while bits >> slot:
             start, entry = base + (slot << node.shift), node.slots[slot] if slot < len(node.slots) else 0
