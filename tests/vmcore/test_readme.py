@@ -78,6 +78,8 @@ def test_examples_of_processes_and_files(tmp_path: Path) -> None:
 
 def without_numbers(text: str) -> str:
     """Without ids, which are the first numbers of a row, and without the inodes of files that have no name."""
+    # How many of its pages a process has touched differs by one or two, too.
+    text = re.sub(r"(?m)^.*  contained  .*$", lambda row: re.sub(r" +\d+(?= )", " N", row[0]), text)
     return re.sub(r"^ *\d+ +(\d+|-) +\d+|#\d+|^ *PID +NSPID +PPID", "", text, flags=re.MULTILINE)
 
 
