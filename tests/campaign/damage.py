@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.campaign.btf import BtfDamage
-from tests.campaign.material import CONTAINERS, PAGE, Base, Material, typical
+from tests.campaign.material import CONTAINERS, OTHERS, PAGE, Base, Material, typical
 
 ERRORS = {
     "open": (errno.ENOENT, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC),
@@ -126,7 +126,7 @@ def container(name: str) -> Callable[[Material, random.Random], Trial]:
         if rng.random() < 0.3:
             where = rng.choice((rng.randrange(size), rng.randrange(min(size, _HEADERS))))
             trial.cuts.append((file, where))
-            trial.comparable = True
+            trial.comparable = name in CONTAINERS
             return trial
         for _ in range(rng.choice((1, 1, 2, 8, 32))):
             limit = rng.choice((512, 4096, _HEADERS, size))
@@ -308,6 +308,7 @@ def signals(material: Material, rng: random.Random) -> Trial:
 
 CLASSES: dict[str, tuple[int, Callable[[Material, random.Random], Trial]]] = {
     **{f"container: {name}": (2, container(name)) for name in CONTAINERS},
+    **{name: (2, container(name)) for name in OTHERS},
     "kernel structures, by type": (6, structures),
     "all that is read of the kernel": (4, reads("ELF")),
     "BTF": (3, btf),

@@ -6,6 +6,7 @@ import pickle
 import random
 import shutil
 import struct
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from tests.vmcore.reshape import copy, elf_of_kdump, lime, raw, segments
 PAGE = 4096
 SMALL = ("k510-small", "k61-small", "k612-small", "k72-small", "k61-crash-small")
 COMPRESSED = {"zram": ("k61-zram", "k72-zram", "k510-zram"), "zswap": ("k61-zswap", "k72-zswap", "k612-zswap")}
+OTHERS = "i386 with BTF and System.map", "swap images and --root"
 CONTAINERS = ("ELF", "kdump", "flattened", "split set", "LiME", "raw memory")
 _IMAGE = 0xFFFFFFFF80000000
 _FLAT_PIECE = 1 << 14
@@ -83,6 +85,8 @@ def in_a_child(work: Callable[[], object]) -> object:
             with os.fdopen(start, "wb") as pipe:
                 pickle.dump(work(), pipe)
             status = 0
+        except BaseException:  # noqa: BLE001  (this process ends here)
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(start)
@@ -105,7 +109,7 @@ class Material:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.bases: dict[str, list[Base]] = {name: [] for name in (*CONTAINERS, *COMPRESSED)}
+        self.bases: dict[str, list[Base]] = {name: [] for name in (*CONTAINERS, *COMPRESSED, *OTHERS)}
         self.left_out: list[str] = []
         for name in SMALL:
             if (fixture := find(name)) is not None:
@@ -116,7 +120,10 @@ class Material:
                 self.left_out.append(f"{kind}: none of {', '.join(names)} has been built")
             for fixture in there[:1]:
                 self.bases[kind].append(self._compressed(kind, fixture))
+        self._with_swap()
+        self._small_machine()
         self.cores = sorted(path for base in self.bases["kdump"] for path in base.clean.values())
+        self.cores += self._packed(self.bases["kdump"][0])
         self.sysroots = [self._sysroot(base) for base in self.bases["kdump"] if base.fixture == "k61-crash-small"]
 
     def _add_small(self, fixture: Fixture) -> None:
@@ -135,6 +142,15 @@ class Material:
         first = base("kdump", [kdump])
         self._make_clean(first, place / "cores")
         elf = elf_of_kdump(kdump, place / "vmcore.elf")
+        if fixture.name == "k61-small":
+            # These have no place for it, and it is not in the few pages that a small dump has.
+            info = place / "vmcoreinfo"
+            info.write_bytes(vmcoreinfo_of(kdump))
+            told = ("--vmcoreinfo", str(info))
+            base("LiME", [lime(elf, place / "vmcore.lime"), info], *told).clean = first.clean
+            image = raw(elf, place / "vmcore.raw")
+            base("raw memory", [image, info], "--architecture", "x86_64", *told).clean = first.clean
+        with_ram(elf, fixture.manifest["ram_mib"] << 20)
         described = base("ELF", [elf])
         described.clean = first.clean
         found = in_a_child(lambda: Finder(described).all())
@@ -143,16 +159,8 @@ class Material:
             return
         flat = place / "vmcore.flat"
         flat.write_bytes(flattened(kdump.read_bytes(), piece=_FLAT_PIECE))
-        others = [base("flattened", [flat]), base("split set", split(kdump, place))]
-        # These have no place for it, and it is not in the few pages that a small dump has.
-        info = place / "vmcoreinfo"
-        info.write_bytes(vmcoreinfo_of(kdump))
-        told = ("--vmcoreinfo", str(info))
-        others.append(base("LiME", [lime(elf, place / "vmcore.lime"), info], *told))
-        if fixture.name == "k61-small":
-            others.append(base("raw memory", [raw(elf, place / "vmcore.raw"), info], "--architecture", "x86_64", *told))
-        for other in others:
-            other.clean = first.clean
+        base("flattened", [flat]).clean = first.clean
+        base("split set", split(kdump, place)).clean = first.clean
 
     def _make_clean(self, base: Base, place: Path) -> None:
         place.mkdir()
@@ -171,10 +179,64 @@ class Material:
         base.reads, base.pointers = in_a_child(lambda: recorded(fixture.name, dump))  # type: ignore[misc]
         return base
 
+    def _with_swap(self) -> None:
+        """The images of swap devices, and the programs that ran: files that the user gives besides the dump."""
+        for base in self.bases["zram"]:
+            fixture = find(base.fixture)
+            assert fixture is not None
+            place = self.directory / fixture.name
+            swaps = [(device, copy(Path(image), place / Path(image).name)) for device, image in fixture.swaps]
+            root = place / "root"
+            shutil.copytree(fixture.path / "sysroot", root, symlinks=True)
+            options = [*base.options, "--root", str(root)]
+            for device, image in swaps:
+                options += ["--swap", f"{device}={image}"]
+            programs = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+            files = [*(image for _, image in swaps), *programs]
+            self.bases["swap images and --root"].append(Base("swap", fixture.name, files, options, base.pids))
+
+    def _small_machine(self) -> None:
+        if (fixture := find("k61-686pae-small")) is None:
+            return
+        place = self.directory / fixture.name
+        place.mkdir()
+        dump = place / "vmcore.kdump"
+        shutil.copyfile(fixture.dump("vmcore"), dump)
+        symbols = fixture.packed_symbols(place)
+        options = ["-c", str(dump), *(word for file in symbols for word in ("-s", file))]
+        files = [dump, *map(Path, symbols)]
+        pids = [victim.pid for victim in fixture.victims.values()]
+        self.bases["i386 with BTF and System.map"].append(Base("kdump", fixture.name, files, options, pids))
+
+    def _packed(self, base: Base) -> list[Path]:
+        place = self.directory / "packed"
+        place.mkdir()
+        for kind in ("gzip", "zstd"):
+            run(*base.options, "-v", "0", "-D", place, "--compress", kind, str(base.pids[0]))
+        return sorted(place.iterdir())
+
     def _sysroot(self, base: Base) -> Path:
         place = self.directory / "sysroot"
         run(*base.options, "-v", "0", "-D", self.directory, "--force", "--sysroot", place, str(base.pids[0]))
         return place
+
+
+def with_ram(elf: Path, size: int) -> Path:
+    """An ELF vmcore that also says where RAM was that it does not hold, as makedumpfile's do."""
+    data = elf.read_bytes()
+    (count,) = struct.unpack_from("<H", data, 56)
+    rows = [list(row) for row in struct.iter_unpack("<IIQQQQQQ", data[64 : 64 + 56 * count])]
+    notes = data[rows[0][2] : rows[0][2] + rows[0][5]]
+    first = min(row[2] for row in rows[1:])
+    for row in rows[1:]:
+        row[2] += PAGE
+    rows[0][2] = 64 + 56 * (count + 1)
+    rows.append([1, 7, len(data) + PAGE, 0, 0, 0, size, 0])
+    head = bytearray(data[:64])
+    struct.pack_into("<H", head, 56, len(rows))
+    front = bytes(head) + b"".join(struct.pack("<IIQQQQQQ", *row) for row in rows) + notes
+    elf.write_bytes(front.ljust(first + PAGE, b"\0") + data[first:])
+    return elf
 
 
 def vmcoreinfo_of(kdump: Path) -> bytes:

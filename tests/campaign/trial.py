@@ -92,9 +92,7 @@ class Runner:
     def _possible(self, name: str) -> bool:
         if name in ("system calls that fail", "signals"):
             return self._injector.there
-        if name in ("zram", "zswap"):
-            return bool(self._material.bases[name])
-        return True
+        return bool(self._material.bases.get(name, True))
 
     @property
     def classes(self) -> list[str]:
