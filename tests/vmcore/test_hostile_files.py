@@ -5,7 +5,6 @@ import io
 import random
 import struct
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -15,8 +14,8 @@ from kgcore import render
 from kgcore.commands.files import _put_json
 from kgcore.console import Console
 from kgcore.errors import KgcoreError
-from kgcore.model import OpenFile, ProcessSummary
-from kgcore.openfiles import Account, account
+from kgcore.model import ProcessSummary
+from kgcore.openfiles import Row, account
 from kgcore.sources.base import OpenFiles, TaskRef
 from kgcore.sources.vmcore.source import VmcoreSource
 from tests.vmcore.conftest import need
@@ -39,17 +38,18 @@ def everything(machine: Machine) -> tuple[list[ProcessSummary], OpenFiles | None
         found = source.open_files(TaskRef.parse(str(machine.fixture.victims["openfiles"].pid)))
     except KgcoreError:
         return rows, None
-    contents: list[tuple[OpenFile, Account | None]] = []
+    contents: list[Row] = []
     for file in found.files:
         try:
-            contents.append((file, account(source.contents(file)) if file.unsaved else None))
+            content = source.contents(file)
+            contents.append(Row(file, account(content) if file.unsaved else None, content.unwritten()))
         except KgcoreError:
-            contents.append((file, None))
+            contents.append(Row(file))
     shown(rows, source, found, contents)
     return rows, found
 
 
-def shown(rows: list[ProcessSummary], source: VmcoreSource, found: OpenFiles, contents: Any) -> None:
+def shown(rows: list[ProcessSummary], source: VmcoreSource, found: OpenFiles, contents: list[Row]) -> None:
     out = io.StringIO()
     render.show_processes(rows, out)
     render.show_open_files(contents, out)
