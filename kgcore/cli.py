@@ -25,11 +25,12 @@ def entry() -> NoReturn:
         standard.take()
         if isinstance(sys.stdout, io.TextIOWrapper):  # names in a dump may have characters that this stream has not
             sys.stdout.reconfigure(errors="backslashreplace")
-    except OSError as error:  # too many open files
+        status = main(sys.argv[1:])
+    except Exception as error:  # noqa: BLE001  (too many open files, or no memory to import what it takes)
+        words = "there is not enough memory" if isinstance(error, MemoryError) else str(error)
         with suppress(OSError):
-            os.write(2, f"kgcore: cannot start: {error.strerror}\n".encode())
+            os.write(2, f"kgcore: cannot start: {getattr(error, 'strerror', '') or words}\n".encode())
         sys.exit(1)
-    status = main(sys.argv[1:])
     standard.finish()
     sys.exit(status)
 

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How kgcore talks: results to one stream, remarks to the other, each a harmless line; and the exit statuses."""
 
-import re
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
-from kgcore.errors import KgcoreError, no_memory
+from kgcore.errors import KgcoreError, is_for_memory, no_memory
 from kgcore.text import printable
 
 __all__ = ("Console", "OutputLost", "Status", "reason")
-
-_ENOUGH = 16 << 20  # bytes; a library to be loaded takes about as much
 
 
 class Status:
@@ -108,19 +105,6 @@ def reason(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if _is_for_memory(error):
+    if is_for_memory(error):
         return str(no_memory())
     return f"unexpected {type(error).__name__}: {error} (-v 2 shows where it happened; please report it)"
-
-
-def _is_for_memory(error: BaseException) -> bool:
-    """Whether it was raised for want of memory: where that is short, libraries fail in any way that there is."""
-    if isinstance(error, MemoryError) or re.search("failed to map segment|[Cc]annot allocate memory", str(error)):
-        return True
-    import mmap  # seldom needed, and drgn imports this module with every start
-
-    try:
-        mmap.mmap(-1, _ENOUGH).close()
-    except (OSError, MemoryError):
-        return True
-    return False

@@ -12,7 +12,7 @@ All releases from :data:`OLDEST` on give the same cores (``./dev oldest``). What
 import re
 import sys
 
-from kgcore.errors import KgcoreError
+from kgcore.errors import KgcoreError, is_for_memory, no_memory
 
 __all__ = ("OLDEST", "ensure", "older_than", "version")
 
@@ -36,6 +36,8 @@ def ensure() -> None:
             hint=f"{here} drgn, or your distribution's package (kgcore.pyz cannot contain it)",
         ) from error
     except ImportError as error:  # a library that it is linked with, or another Python's
+        if is_for_memory(error):
+            raise no_memory() from error
         raise KgcoreError(f"drgn, which opens dumps, cannot be loaded: {error}", hint=f"{here} drgn") from error
     if not hasattr(drgn.Program, "debug_info_options"):
         raise KgcoreError(

@@ -5,6 +5,9 @@ An error says *what* is wrong in its message, *where* in its facts (pid, address
 the command line can print all three in one place and a library user need not parse text.
 """
 
+import mmap
+import re
+
 __all__ = (
     "BadTask",
     "BrokenDump",
@@ -16,8 +19,11 @@ __all__ = (
     "NoUserMemory",
     "OutputError",
     "TargetError",
+    "is_for_memory",
     "no_memory",
 )
+
+_ENOUGH = 16 << 20  # bytes; a library to be loaded takes about as much
 
 
 class KgcoreError(Exception):
@@ -76,3 +82,15 @@ def no_memory() -> OutputError:
         "there is not enough memory",
         hint="raise the limit (ulimit -v, a service's MemoryMax=, a capture kernel's crashkernel=), or try --jobs 1",
     )
+
+
+def is_for_memory(error: BaseException) -> bool:
+    """Whether it was raised for want of memory: where that is short, libraries fail in any way that there is."""
+    if isinstance(error, MemoryError) or re.search("failed to map segment|[Cc]annot allocate memory", str(error)):
+        return True
+
+    try:
+        mmap.mmap(-1, _ENOUGH).close()
+    except (OSError, MemoryError):
+        return True
+    return False

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -508,3 +509,27 @@ def encoded(data: bytes) -> bytes:
             out[-3] |= len(token)
             out += token
     return bytes(out + END)
+
+
+def test_no_memory_to_unpack_with() -> None:
+    """An error, where the C library's own allocation would fail unseen."""
+    script = """
+import resource, zlib
+from kgcore.sources.vmcore.compression import decompressor
+unpack, packed = decompressor("zlib"), zlib.compress(bytes(4096))
+unpack(packed, 4096)
+has = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (has, has))
+kept, size = [], 1 << 20
+while size > 64:
+    try:
+        kept.append(bytearray(size))
+    except MemoryError:
+        size //= 2
+try:
+    unpack(packed, 4096)
+except MemoryError:
+    print("too little")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "too little\n"), done

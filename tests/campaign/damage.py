@@ -66,6 +66,7 @@ class Trial:
     :ivar patches: (file, offset, bytes), applied in order.
     :ivar cuts: (file, size).
     :ivar extras: made in a copy of the sysroot, if the command is about one: what to do with it.
+    :ivar memory: bytes that it gets beyond what it has at the start; 0: as many as there are.
     :ivar comparable: what of memory is in a core must be as in the core of the undamaged dump.
     """
 
@@ -73,6 +74,7 @@ class Trial:
     patches: list[tuple[Path, int, bytes]] = field(default_factory=list)
     cuts: list[tuple[Path, int]] = field(default_factory=list)
     fault: Fault | None = None
+    memory: int = 0
     comparable: bool = False
     base: Base | None = None
     sysroot: Path | None = None
@@ -306,6 +308,14 @@ def signals(material: Material, rng: random.Random) -> Trial:
     return trial
 
 
+def little_memory(material: Material, rng: random.Random) -> Trial:
+    base = rng.choice(material.bases[rng.choice([name for name in CONTAINERS if material.bases[name]])])
+    trial = Trial(commands(base, rng), base=base, comparable=True)
+    trial.memory = rng.randrange(1 << 16, 1 << rng.choice((22, 24, 26, 27)))
+    trial.what = f" {trial.memory >> 10} KiB"
+    return trial
+
+
 CLASSES: dict[str, tuple[int, Callable[[Material, random.Random], Trial]]] = {
     **{f"container: {name}": (2, container(name)) for name in CONTAINERS},
     **{name: (2, container(name)) for name in OTHERS},
@@ -319,5 +329,6 @@ CLASSES: dict[str, tuple[int, Callable[[Material, random.Random], Trial]]] = {
     "sysroots": (1, sysroots),
     "system calls that fail": (5, failing),
     "signals": (3, signals),
+    "little memory": (2, little_memory),
 }
 """What is tried, by name: how often, and what makes a trial."""

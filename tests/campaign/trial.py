@@ -103,7 +103,7 @@ class Runner:
         kind = rng.choices(self._classes, self._weights)[0]
         trial = CLASSES[kind][1](self._material, rng)
         result = Result(number, kind, trial.words, what=trial.what)
-        result.whole = trial.fault is None and number % _TREE_EVERY == 0
+        result.whole = trial.fault is None and not trial.memory and number % _TREE_EVERY == 0
         place = self._directory / f"trial.{number}"
         shutil.rmtree(place, ignore_errors=True)
         for name in ("out", "tmp", "home"):
@@ -116,7 +116,7 @@ class Runner:
         undo = apply(trial)
         try:
             fault = self._nth(trial, words, place) if trial.fault else None
-            self._measure(words, place, fault, result)
+            self._measure(words, place, fault, result, trial.memory)
         finally:
             undo()
         with suppress(OSError):
@@ -140,12 +140,14 @@ class Runner:
         count = self._counts[key].get(trial.fault.kind, 0)
         return trial.fault, 1 + int(trial.fault.share * max(count, 1))
 
-    def _measure(self, words: list[str], place: Path, fault: tuple[Fault, int] | None, result: Result) -> None:
+    def _measure(
+        self, words: list[str], place: Path, fault: tuple[Fault, int] | None, result: Result, memory: int = 0
+    ) -> None:
         out = place / "said"
         started = time.monotonic()
         child = os.fork()
         if not child:
-            self._child(words, place, fault, result.whole, out)
+            self._child(words, place, fault, out, whole=result.whole, memory=memory)
         state, used = waited(child, started, result)
         orphans = left_over()
         result.status = -os.WTERMSIG(state) if os.WIFSIGNALED(state) else os.WEXITSTATUS(state)
@@ -156,7 +158,9 @@ class Runner:
         if orphans:
             result.faults.append(f"{orphans} processes were left behind")
 
-    def _child(self, words: list[str], place: Path, fault: tuple[Fault, int] | None, whole: bool, out: Path) -> None:
+    def _child(
+        self, words: list[str], place: Path, fault: tuple[Fault, int] | None, out: Path, *, whole: bool, memory: int
+    ) -> None:
         """Never returns."""
         status = 99
         try:
@@ -174,6 +178,9 @@ class Runner:
             if whole:
                 os.environ["PYTHONPATH"] = str(ROOT)
                 os.execv(sys.executable, [sys.executable, "-m", "kgcore", *words])
+            if memory:
+                has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (has + memory, has + memory))
             status = self._command(words, place, fault)
         except BaseException:  # noqa: BLE001  (it goes no further: the next line but one ends this process)
             os.write(2, traceback.format_exc().encode())

@@ -246,3 +246,15 @@ def test_later_records_win(tmp_path: Path) -> None:
     one.fill(range(0, 4 * PAGE, PAGE), memoryview(views[0]))
     two.fill(range(0, 4 * PAGE, PAGE), memoryview(views[1]))
     assert views[0] == views[1]
+
+
+@pytest.mark.parametrize("mib", [24, 60, 120, 200, 220, 230, 240, 260])
+def test_little_memory(mib: int, tmp_path: Path) -> None:
+    """Libraries that cannot be loaded, drgn that cannot allocate, workers that cannot be forked."""
+    dump = need("k61-small").dump("vmcore")
+    done = run("-c", dump, "-D", tmp_path, "--jobs", "2", "128", memory=mib << 20)
+    assert done.status in (0, 1, 3), done
+    assert "unexpected" not in done.said
+    assert "Traceback" not in done.said
+    assert done.status != 1 or "memory" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == (["core.128"] if done.status != 1 else [])

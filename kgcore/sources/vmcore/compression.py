@@ -26,6 +26,7 @@ _PACKAGES = {"lz4": "lz4", "lz4hc": "lz4", "snappy": "cramjam", "zstd": "zstanda
 _DRIVERS = ("-generic", "-scomp", "-iaa")  # what crypto drivers add to the name of their algorithm
 
 _ZSTD_LEAST_DICTIONARY = 8  # a shorter one is none to zstd
+_WORKSPACE = 1 << 15  # bytes; libdeflate takes 12 KB
 
 
 class CannotDecompress(BrokenDump):
@@ -87,7 +88,12 @@ def _zlib(_dictionary: bytes | None) -> Decompress:
         unpack = importlib.import_module("deflate").zlib_decompress  # the same in half the time
     except ImportError:
         return lambda data, size: _stream(zlib.decompressobj(), data, size)
-    return lambda data, size: unpack(data, size or 1)  # 0 is any size to it
+
+    def inflate(data: bytes | memoryview, size: int) -> Any:
+        bytearray(_WORKSPACE)  # where this is not to be had, libdeflate's own is not, which nobody checks: a signal
+        return unpack(data, size or 1)  # 0 is any size to it
+
+    return inflate
 
 
 def _deflate(_dictionary: bytes | None) -> Decompress:
