@@ -30,6 +30,8 @@ MEMORY = 300 << 20
 _WALL = 120  # seconds, for what waits and uses no CPU; machines are busy
 _TREE_EVERY = 25  # one trial of so many starts the interpreter anew, as a user would
 _BAD = re.compile(r"Traceback \(|unexpected |Exception ignored|Fatal Python error|Segmentation|core dumped")
+_CLEANING = ("", "unlink", "rmdir", "open", "stat", "getdents", "fcntl", "dup")
+"""Calls without which nothing can be removed."""
 _RESULTS = re.compile(r"core\.\d+(\.gz|\.zst)?|report\.json|sysroot|list|extracted|map\.html|ROOT", re.ASCII)
 
 
@@ -329,8 +331,8 @@ def judge(trial: Trial, result: Result, place: Path) -> None:
     left += [f"tmp/{path.name}" for path in (place / "tmp").iterdir()]
     if left and not killed:
         faults.append(f"left behind: {', '.join(left[:5])}")
-    if trial.fault is not None and trial.fault.kind in ("unlink", "rmdir", "") and trial.fault.error:
-        faults[:] = [fault for fault in faults if not fault.startswith("left behind")]  # it could not be removed
+    if trial.fault is not None and trial.fault.kind in _CLEANING and trial.fault.error:
+        faults[:] = [fault for fault in faults if not fault.startswith("left behind")]
     _judge_cores(trial, result, place / "out")
 
 
