@@ -326,10 +326,9 @@ def judge(trial: Trial, result: Result, place: Path) -> None:
         faults.append(f"took {result.cpu:.1f} s of CPU")
     if result.peak > MEMORY:
         faults.append(f"took {result.peak >> 20} MiB of memory")
-    killed = result.status < 0
     left = [path.name for path in (place / "out").iterdir() if not _RESULTS.fullmatch(path.name)]
     left += [f"tmp/{path.name}" for path in (place / "tmp").iterdir()]
-    if left and not killed:
+    if left and result.status != -signal.SIGKILL:  # even if a signal ended it that it was sent
         faults.append(f"left behind: {', '.join(left[:5])}")
     if trial.fault is not None and trial.fault.kind in _CLEANING and trial.fault.error:
         faults[:] = [fault for fault in faults if not fault.startswith("left behind")]

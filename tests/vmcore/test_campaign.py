@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from tests.campaign.damage import CLASSES, Trial
+from tests.campaign.damage import CLASSES, Fault, Trial
 from tests.campaign.material import Base, Material, in_a_child, split
 from tests.campaign.measured import run
 from tests.campaign.report import Tally
@@ -84,6 +84,9 @@ def test_files_that_stay_are_seen(place: Path) -> None:
     (place / "out" / ".core.1.part").touch()
     (place / "tmp" / "x").touch()
     assert judged(Trial(["ps"]), place) == ["left behind: .core.1.part, tmp/x"]
+    stopped = Trial(["ps"], fault=Fault("", 0.5, 1, 0, 15))
+    assert judged(stopped, place, status=-15) == ["left behind: .core.1.part, tmp/x"]
+    assert judged(Trial(["ps"], fault=Fault("unlink", 0.5, 1, 5)), place) == []
 
 
 def test_a_wrong_byte_is_seen(base: Base, place: Path) -> None:
