@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from kgcore.sources.vmcore import vmcoreinfo
 from tests.campaign.measured import run
 from tests.test_dumpfile import flattened
 from tests.vmcore.conftest import Fixture, find, main_dump
@@ -413,7 +414,8 @@ class Finder:
             "kallsyms_offsets kallsyms_relative_base kallsyms_num_syms kallsyms_names kallsyms_markers "
             "kallsyms_token_table kallsyms_token_index"
         ).split()
-        known = sorted(at for name in names if (at := address(name)))
+        info = vmcoreinfo.parse(self._prog["VMCOREINFO"].string_())  # with what was found out by searching
+        known = sorted(at for name in names if (at := vmcoreinfo.symbol(info, name) or address(name)))
         if known:
             yield "kallsyms", region(known[0], known[-1] + 512)
 

@@ -56,3 +56,18 @@ def test_without_text(tmp_path: Path) -> None:
     path.write_text("ffffffffffffffff B The_real_one_is_in_the_dbg_package\n")
     with pytest.raises(TargetError, match="no whole System"):
         read_symbols(str(path), None)
+
+
+def test_more_symbols_than_a_kernel_has(tmp_path: Path) -> None:
+    path = tmp_path / "System.map"
+    path.write_bytes(TEXT.encode() + b"c1000500 t more\n" * (1 << 19))
+    with pytest.raises(TargetError, match="more than 524288 symbols"):
+        read_symbols(str(path), None)
+
+
+def test_names_that_are_no_text(file: str) -> None:
+    with Path(file).open("ab") as opened:
+        opened.write(b"c1000500 t \xff\xfe\n")
+    prog = Program()
+    prog.register_symbol_finder("map", read_symbols(file, None), enable_index=0)
+    assert prog.symbol(0xC1000500).name == "\\xff\\xfe"

@@ -6,7 +6,7 @@ with raw BTF.
 """
 
 import re
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from drgn import Symbol, SymbolBinding, SymbolIndex, SymbolKind
 
@@ -17,6 +17,7 @@ __all__ = ("is_system_map", "read_symbols")
 
 _LINE = re.compile(rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)$", re.MULTILINE)
 _MAX_SIZE = 64 << 20  # bytes; Debian's have 5 MB
+_MAX_SYMBOLS = 1 << 19  # Debian's have 200 000
 _FIRST_LINES, _MAX_LINE = 8, 1024
 _ABSOLUTE = b"Aa"
 _FUNCTIONS = b"TtWw"
@@ -44,7 +45,10 @@ def read_symbols(file: str, start: int | None) -> SymbolIndex:
             text = opened.read(_MAX_SIZE)
     except OSError as error:
         raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
-    rows = sorted((int(address, 16), kind, name.decode()) for address, kind, name in _LINE.findall(text))
+    found_lines = list(islice(_LINE.finditer(text), _MAX_SYMBOLS + 1))
+    if len(found_lines) > _MAX_SYMBOLS:
+        raise TargetError(f"{file} has more than {_MAX_SYMBOLS} symbols, which no kernel has")
+    rows = sorted((int(line[1], 16), line[2], line[3].decode(errors="backslashreplace")) for line in found_lines)
     linked = next((address for address, _, name in rows if name == "_stext"), None)
     if linked is None:
         raise TargetError(f"{file} is no whole System.map: it has no _stext", hint="Debian has it in the -dbg package")
