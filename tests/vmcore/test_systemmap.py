@@ -70,4 +70,4 @@ def test_names_that_are_no_text(file: str) -> None:
         opened.write(b"c1000500 t \xff\xfe\n")
     prog = Program()
     prog.register_symbol_finder("map", read_symbols(file, None), enable_index=0)
-    assert prog.symbol(0xC1000500).name == "\\xff\\xfe"
+    assert prog.symbol(r"\xff\xfe").address == 0xC1000500
