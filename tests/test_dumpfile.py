@@ -27,7 +27,7 @@ from kgcore.sources.vmcore.dumpfile import (
 )
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones
 from kgcore.sources.vmcore.dumpfile.budget import Budget
-from kgcore.sources.vmcore.dumpfile.frames import RunList, merged
+from kgcore.sources.vmcore.dumpfile.frames import RunList, counted, merged
 
 STORED, EXCLUDED, NO_RAM, CUT_OFF = FrameState.STORED, FrameState.EXCLUDED, FrameState.NO_RAM, FrameState.CUT_OFF
 PAGE = 4096
@@ -491,6 +491,23 @@ def test_bits() -> None:
         runs = list(bit_runs(memoryview(data), start, end))
         assert [value for a, b, value in runs for _ in range(b - a)] == list(naive(data, start, end))
         assert count_ones(memoryview(data), start, end) == sum(naive(data, start, end))
+
+
+def test_frames_are_counted_as_their_runs_are(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    for frames in (64, 77, 128, 200, 256):
+        ram = {at for at in range(frames + 20) if chance.random() < 0.7}
+        stored = {at for at in range(frames) if at in ram and chance.random() < 0.6}
+        dump = opened(tmp_path, kdump(ram, stored, frames=frames))
+        assert isinstance(dump, KdumpDump)
+        assert dump.counts() is not None
+        found = counted(dump.frames)
+        for state in (STORED, EXCLUDED, CUT_OFF):
+            assert found[state] == sum(b - a for a, b, each in states(dump, 0, 1 << 20) if each is state)
+    cut = opened(tmp_path, kdump(range(100), range(50))[:-2000])
+    assert isinstance(cut, KdumpDump)
+    assert cut.counts() is None
+    assert counted(cut.frames)[CUT_OFF] > 0
 
 
 def test_notes_stop_at_damage() -> None:

@@ -16,6 +16,7 @@ import pickle
 import pkgutil
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,7 @@ def main() -> int:
     parsed = parser.parse_args()
     if parsed.lane:
         return lane(parsed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory(prefix="kgcore-campaign.") as directory:
         return campaign(parsed, Path(directory))
 
@@ -87,6 +89,8 @@ def campaign(parsed: argparse.Namespace, directory: Path) -> int:
     deadline = begun + parsed.minutes * 60 if parsed.minutes else None
     try:
         gather(lanes, tally, deadline, only=parsed.only is not None)
+    except KeyboardInterrupt:  # the figures so far
+        pass
     finally:
         for child in lanes:
             child.terminate()

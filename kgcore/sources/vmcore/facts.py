@@ -18,6 +18,7 @@ from kgcore.memory import Provenance
 from kgcore.model import VM_READ, VM_WRITE, Vma
 from kgcore.sources.vmcore.damage import DAMAGE, guarded
 from kgcore.sources.vmcore.dumpfile import FrameState
+from kgcore.sources.vmcore.dumpfile.frames import counted
 from kgcore.sources.vmcore.kernel import Kernel
 from kgcore.sources.vmcore.kernel32 import kernel_of
 from kgcore.sources.vmcore.pages import VmcoreMemory
@@ -33,7 +34,6 @@ __all__ = ("DumpFacts", "UserMemory", "read_facts")
 UserMemory = Literal["yes", "partly", "no", "unknown"]
 
 _PAGE = 4096
-_ALL_FRAMES = 1 << 40
 _SAMPLE = 64  # processes looked at
 
 # kernel/panic.c; arch/x86/mm/fault.c; lib/bug.c; arch/x86/kernel/dumpstack.c
@@ -170,11 +170,7 @@ def _panic_message(log: bytes) -> bytes | None:
 
 def _count(target: Target) -> dict[FrameState, int]:
     """Page frames by state; of a running machine they are not known."""
-    pages = dict.fromkeys(FrameState, 0)
-    if not target.live:
-        for start, end, state in target.frames.runs(0, _ALL_FRAMES):
-            pages[state] += end - start
-    return pages
+    return dict.fromkeys(FrameState, 0) if target.live else counted(target.frames)
 
 
 def _user_memory(kernel: Kernel) -> UserMemory:

@@ -4,6 +4,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from itertools import islice
 from typing import NamedTuple
 
 from drgn import FaultError
@@ -21,6 +22,8 @@ __all__ = ("Checked", "DumpMemory", "Verdict", "architecture_of", "check", "shif
 _PAGE = 1 << PAGE_SHIFT
 _PIECE = 4 << 20
 _SLACK = 1 << 28
+_MAX_RUNS = 1 << 22  # of memory; where so many pieces were left out, VMCOREINFO was not
+_MAX_FAILED = 1 << 16  # pieces that cannot be read
 _END = 1 << 52
 _NAMES = 400  # bytes of struct uts_namespace: all six names, wherever they start
 _FIELD = 65  # __NEW_UTS_LEN + 1
@@ -85,6 +88,7 @@ class DumpMemory:
         Where headers say that the same bytes are memory a thousand times, not more of it than the file has bytes.
         """
         left = self._memory.stored + _SLACK if self._memory else None
+        failed = 0
         for start, end in self._filled():
             for address in range(start, end, _PIECE):
                 size = min(_PIECE, end - address)
@@ -93,13 +97,16 @@ class DumpMemory:
                 try:
                     yield address, self._read(address, size)
                 except FaultError:  # a page of it cannot be read, which costs that page
+                    failed += 1
+                    if failed > _MAX_FAILED:
+                        return
                     for page in range(address, address + size, _PAGE):
                         if (data := self.read(page, _PAGE)) is not None:
                             yield page, data
 
     def _filled(self) -> Iterator[tuple[int, int]]:
         """Where there is memory that is not in holes: start and end, page-aligned, ascending."""
-        for run in self._dump.frames.runs(0, _END >> PAGE_SHIFT):
+        for run in islice(self._dump.frames.runs(0, _END >> PAGE_SHIFT), _MAX_RUNS):
             start, end = run.start << PAGE_SHIFT, run.end << PAGE_SHIFT
             if run.state is not FrameState.STORED:
                 continue

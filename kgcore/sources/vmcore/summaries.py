@@ -15,7 +15,7 @@ from kgcore.memory import peek
 from kgcore.model import VM_READ, VM_WRITE, ProcessSummary, Vma
 from kgcore.sources.vmcore.cgroups import Cgroups
 from kgcore.sources.vmcore.counters import Counters, Usage
-from kgcore.sources.vmcore.dumpfile.frames import FrameState
+from kgcore.sources.vmcore.dumpfile.frames import FrameState, counted
 from kgcore.sources.vmcore.dying import Deaths
 from kgcore.sources.vmcore.estimates import Estimates
 from kgcore.sources.vmcore.kernel import PF_KTHREAD
@@ -30,7 +30,6 @@ __all__ = ("Summaries",)
 _PAGE = 4096
 _MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
 _MAX_LEVEL = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
-_ALL_FRAMES = 1 << 40
 # include/linux/sched.h; RTLOCK_WAIT since 5.15, FROZEN since
 # f5d39b020809 "freezer,sched: Rewrite core freezer logic" (6.1)
 _TASK_REPORT, _TASK_IDLE, _TASK_RTLOCK_WAIT, _TASK_FROZEN = 0x7F, 0x402, 0x1000, 0x8000
@@ -198,8 +197,6 @@ class Summaries:
             return 0.0
         if target.live:
             return 1.0
-        frames = dict.fromkeys(FrameState, 0)
-        for start, end, state in target.frames.runs(0, _ALL_FRAMES):
-            frames[state] += end - start
+        frames = counted(target.frames)
         stored, cut_off = frames[FrameState.STORED], frames[FrameState.CUT_OFF]
         return stored / (stored + cut_off) if stored else 1.0

@@ -4,7 +4,7 @@
 import re
 from collections.abc import Iterator
 
-__all__ = ("bit_runs", "count_ones")
+__all__ = ("bit_runs", "count_ones", "count_others")
 
 _CHUNK = 1 << 16
 _OTHER_BYTE = {False: re.compile(rb"[^\x00]"), True: re.compile(rb"[^\xff]")}  # a byte that is not all 0, all 1
@@ -55,3 +55,15 @@ def count_ones(bits: memoryview, start: int, end: int) -> int:
     before = bits[start >> 3] & (1 << (start & 7)) - 1 if start >> 3 < len(bits) else 0
     behind = bits[end >> 3] >> (end & 7) if end & 7 and end >> 3 < len(bits) else 0
     return count - before.bit_count() - behind.bit_count()
+
+
+def count_others(bits: memoryview, but: memoryview, end: int) -> int:
+    """How many bits are set in [0, end) that are not in ``but``. Those behind the bitmaps are 0.
+
+    :param end: a multiple of 8.
+    """
+    count = 0
+    for at in range(0, min(end >> 3, len(bits)), _CHUNK):
+        stop = min(at + _CHUNK, end >> 3)
+        count += (int.from_bytes(bits[at:stop], "little") & ~int.from_bytes(but[at:stop], "little")).bit_count()
+    return count

@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-__all__ = ("PAGE_SHIFT", "FrameRun", "FrameState", "Frames", "RunList", "Stretch", "everything", "merged", "one_by_one")
+__all__ = (
+    "PAGE_SHIFT",
+    "FrameRun",
+    "FrameState",
+    "Frames",
+    "RunList",
+    "Stretch",
+    "counted",
+    "everything",
+    "merged",
+    "one_by_one",
+)
 
 PAGE_SHIFT = 12  # x86
 _NO_RAM = 3  # in RunList, where the others are 0 to 2
@@ -146,3 +157,15 @@ def merged(runs: Iterable[FrameRun]) -> Iterator[FrameRun]:
 def everything() -> Frames:
     """A live machine: every frame can be read."""
     return RunList([FrameRun(0, 1 << (64 - PAGE_SHIFT), FrameState.STORED)])
+
+
+def counted(frames: Frames) -> dict[FrameState, int]:
+    """How many frames there are in each state, but for NO_RAM."""
+    found = dict.fromkeys(FrameState, 0)
+    tell: Callable[[], dict[FrameState, int] | None] = getattr(frames, "counts", lambda: None)
+    if (known := tell()) is not None:
+        return found | known
+    for start, end, state in frames.runs(0, 1 << 52 - PAGE_SHIFT):
+        if state is not FrameState.NO_RAM:
+            found[state] += end - start
+    return found

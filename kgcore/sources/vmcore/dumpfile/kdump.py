@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decompressor
-from kgcore.sources.vmcore.dumpfile.bits import bit_runs
+from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones, count_others
 from kgcore.sources.vmcore.dumpfile.budget import DAMAGED
 from kgcore.sources.vmcore.dumpfile.frames import (
     PAGE_SHIFT,
@@ -252,6 +252,20 @@ class KdumpDump:
 
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
         return merged(self._runs(start, end))
+
+    def counts(self) -> dict[FrameState, int] | None:
+        """How many frames are in each state that has any, if the bitmaps tell; not NO_RAM, which is all the rest.
+
+        Runs may be as short as a frame, and as many as there are frames.
+        """
+        if self.incomplete or self.split:
+            return None
+        whole = self._end & ~7
+        excluded = count_others(self._ram, self._in_file, whole)
+        last = self._runs(whole, self._end)
+        excluded += sum(end - start for start, end, state in last if state is FrameState.EXCLUDED)
+        excluded += count_ones(self._ram, self._end, len(self._ram) * 8)
+        return {FrameState.STORED: self._ranks.total, FrameState.EXCLUDED: excluded}
 
     def _runs(self, start: int, end: int) -> Iterator[FrameRun]:
         if start < self._first:
