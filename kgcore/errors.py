@@ -5,7 +5,6 @@ An error says *what* is wrong in its message, *where* in its facts (pid, address
 the command line can print all three in one place and a library user need not parse text.
 """
 
-import mmap
 import re
 
 __all__ = (
@@ -88,6 +87,7 @@ def is_for_memory(error: BaseException) -> bool:
     """Whether it was raised for want of memory: where that is short, libraries fail in any way that there is."""
     if isinstance(error, MemoryError) or re.search("failed to map segment|[Cc]annot allocate memory", str(error)):
         return True
+    import mmap  # drgn imports this module with every start
 
     try:
         mmap.mmap(-1, _ENOUGH).close()
