@@ -7,15 +7,17 @@ with every start (for the ``%gcore`` command), and all but :func:`gcore`,
 docs/api.md shows their use.
 """
 
+from kgcore._version import __version__
+
 TYPE_CHECKING = False  # to type checkers it is true; importing it would take longer than all else here
 if TYPE_CHECKING:
-    from kgcore.check import Verdict, check_core
+    from kgcore.check.core import Verdict, check_core
+    from kgcore.coredump.pipeline import Options, Prepared, prepare, write
+    from kgcore.coredump.report import Report
     from kgcore.errors import KgcoreError
     from kgcore.library import open_vmcore
-    from kgcore.pipeline import Options, Prepared, prepare, write
     from kgcore.plugin import gcore, load_types
-    from kgcore.report import Report
-    from kgcore.sinks import FileSink, MemorySink, StreamSink
+    from kgcore.sinks.files import FileSink, MemorySink, StreamSink
     from kgcore.sources.base import Source, TaskRef
 
 __all__ = (
@@ -38,25 +40,23 @@ __all__ = (
     "write",
 )
 
-__version__ = "0.1.0"
-
 _HOMES = {
-    "FileSink": "kgcore.sinks",
+    "FileSink": "kgcore.sinks.files",
     "KgcoreError": "kgcore.errors",
-    "MemorySink": "kgcore.sinks",
-    "Options": "kgcore.pipeline",
-    "Prepared": "kgcore.pipeline",
-    "Report": "kgcore.report",
+    "MemorySink": "kgcore.sinks.files",
+    "Options": "kgcore.coredump.pipeline",
+    "Prepared": "kgcore.coredump.pipeline",
+    "Report": "kgcore.coredump.report",
     "Source": "kgcore.sources.base",
-    "StreamSink": "kgcore.sinks",
+    "StreamSink": "kgcore.sinks.files",
     "TaskRef": "kgcore.sources.base",
-    "Verdict": "kgcore.check",
-    "check_core": "kgcore.check",
+    "Verdict": "kgcore.check.core",
+    "check_core": "kgcore.check.core",
     "gcore": "kgcore.plugin",
     "load_types": "kgcore.plugin",
     "open_vmcore": "kgcore.library",
-    "prepare": "kgcore.pipeline",
-    "write": "kgcore.pipeline",
+    "prepare": "kgcore.coredump.pipeline",
+    "write": "kgcore.coredump.pipeline",
 }
 
 

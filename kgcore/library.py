@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from kgcore import drgnversion
+from kgcore.sources import drgnversion
 from kgcore.sources.base import Source, Supplies
 
 __all__ = ("open_vmcore",)
@@ -39,8 +39,8 @@ def open_vmcore(
     """
     drgnversion.ensure()
     # Here, since this module has to load where there is no drgn.
+    from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
     from kgcore.sources.vmcore.source import VmcoreSource
-    from kgcore.sources.vmcore.target import TargetOptions, open_target
 
     options = TargetOptions(
         core=os.fspath(core),

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from drgn import Object, Program, ProgramFlags, TypeKind
 
-from kgcore.console import Console, OutputLost, reason
+from kgcore.cli.console import Console, OutputLost, reason
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import NO_SUPPLIES, Source, Supplies, TaskRef
 
 if TYPE_CHECKING:
-    from kgcore.report import Report
+    from kgcore.coredump.report import Report
 
 __all__ = ("gcore", "load_types")
 
@@ -80,13 +80,13 @@ def gcore(
     :return: What was written, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
     """
-    from kgcore.compress import SUFFIXES, CompressedSink, require
-    from kgcore.limits import Limits
-    from kgcore.outputs import named
-    from kgcore.pipeline import Options, prepare, write
-    from kgcore.sinks import FileSink, Sink, StreamSink
-    from kgcore.sysroot import Sysroot
-    from kgcore.workers import available
+    from kgcore.binaries.sysroot import Sysroot
+    from kgcore.coredump.limits import Limits
+    from kgcore.coredump.pipeline import Options, prepare, write
+    from kgcore.coredump.workers import available
+    from kgcore.sinks.compressed import SUFFIXES, CompressedSink, require
+    from kgcore.sinks.files import FileSink, Sink, StreamSink
+    from kgcore.sinks.outputs import named
 
     mask = None if filter == "process" else filter
     if mask is not None and not 0 <= mask <= 0x7F:
@@ -140,10 +140,10 @@ def load_types(prog: Program) -> None:
     :raises KgcoreError: It is not a Linux kernel, not one of x86_64, or has no types of its own. The program is then as
         it was.
     """
-    from kgcore import drgnversion
+    from kgcore.sources import drgnversion
 
     drgnversion.ensure()
-    from kgcore.sources.vmcore.target import add_types
+    from kgcore.sources.vmcore.opening.target import add_types
 
     add_types(prog)
 
@@ -184,11 +184,11 @@ def _current(prog: Program) -> TaskRef:
 
 @contextlib.contextmanager
 def _source(prog: Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
-    from kgcore import drgnversion
+    from kgcore.sources import drgnversion
 
     drgnversion.ensure()
+    from kgcore.sources.vmcore.opening.target import from_program
     from kgcore.sources.vmcore.source import VmcoreSource
-    from kgcore.sources.vmcore.target import from_program
 
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise KgcoreError("this program is not a Linux kernel", hint="open a vmcore: drgn -c VMCORE")
@@ -217,10 +217,10 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
 
     from drgn.commands import CommandArgumentError, CommandError
 
-    from kgcore.arguments import Answer, UsageError
-    from kgcore.commands.dump import parse_drgn, refuse_terminal
-    from kgcore.extract import extract
-    from kgcore.librarylog import routed
+    from kgcore.cli.arguments import Answer, UsageError
+    from kgcore.cli.commands.dump import parse_drgn, refuse_terminal
+    from kgcore.cli.extract import extract
+    from kgcore.cli.librarylog import routed
 
     console = _Failures()
     try:

@@ -8,8 +8,8 @@ from typing import Any
 
 from kgcore.arch.x86_64 import GREGS
 from kgcore.errors import KgcoreError
-from kgcore.memory import Piece, Provenance, Run
-from kgcore.model import (
+from kgcore.model.memory import Piece, Provenance, Run
+from kgcore.model.process import (
     VM_EXEC,
     VM_READ,
     VM_SHARED,

@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from kgcore.console import Console
+from kgcore.cli.console import Console
+from kgcore.cli.request import Place, Show
 from kgcore.errors import KernelThread, KgcoreError, NoCurrentTask, NoSuchTask, NoUserMemory
-from kgcore.memory import Memory, Piece, Provenance, Run
-from kgcore.model import (
+from kgcore.model.memory import Memory, Piece, Provenance, Run
+from kgcore.model.process import (
     VM_DONTDUMP,
     VM_READ,
     VM_WRITE,
@@ -33,7 +34,6 @@ from kgcore.model import (
     Thread,
     Vma,
 )
-from kgcore.request import Place, Show
 from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Source, Supplies, TaskRef
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
@@ -240,13 +240,13 @@ class _FakeMemory(Memory):
 
 @contextlib.contextmanager
 def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
-    """In the place of ``kgcore.commands.opening.opened``."""
+    """In the place of ``kgcore.cli.commands.opening.opened``."""
     yield FakeSource(current=COMPLETE)
 
 
 if __name__ == "__main__":
-    from kgcore import cli
-    from kgcore.commands import opening
+    from kgcore.cli import main as cli
+    from kgcore.cli.commands import opening
 
     opening.opened = opened
     cli.entry()

@@ -16,8 +16,8 @@ import pytest
 
 from kgcore.arch.x86_64 import GREGS
 from kgcore.filters.base import Keep, Peek
-from kgcore.memory import Provenance
-from kgcore.model import (
+from kgcore.model.memory import Provenance
+from kgcore.model.process import (
     CoreDialect,
     FpuState,
     MappedFile,

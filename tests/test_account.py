@@ -16,17 +16,17 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kgcore.account import Account, Gaps, left_out
-from kgcore.check import check_core
+from kgcore.check.core import check_core
+from kgcore.coredump.pipeline import Options, dump
+from kgcore.coredump.plan import MissingPolicy, make_plan
+from kgcore.coredump.report import Report, make_report
+from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Piece, Provenance, Run
-from kgcore.model import VM_EXEC, VM_READ, Vma
-from kgcore.pipeline import Options, dump
-from kgcore.plan import MissingPolicy, make_plan
-from kgcore.report import Report, make_report
-from kgcore.sinks import FileSink
+from kgcore.model.account import Account, Gaps, left_out
+from kgcore.model.memory import Piece, Provenance, Run
+from kgcore.model.process import VM_EXEC, VM_READ, Vma
+from kgcore.sinks.files import FileSink
 from kgcore.sources.base import TaskRef
-from kgcore.writer import write_core
 from tests.builders import PAGE, FakeMemory, FakeSource, make_file, make_image, make_vma, pattern
 
 START = 0x7F0000000000

@@ -17,20 +17,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kgcore.addressmap
-from kgcore import cli, render
-from kgcore.addressmap import AddressMap, Kind, by_kind, make_map, ranges, shares
-from kgcore.commands import opening
+import kgcore
+from kgcore.cli import main as cli
+from kgcore.cli import render
+from kgcore.cli.commands import opening
+from kgcore.coredump.plan import make_plan
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Provenance
-from kgcore.model import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, RegisterSource
-from kgcore.plan import make_plan
+from kgcore.model.memory import Provenance
+from kgcore.model.process import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, RegisterSource
+from kgcore.views.addressmap import AddressMap, Kind, by_kind, make_map, ranges, shares
 from tests import fake_source
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 
 START = 0x7F0000000000
 SCHEMAS = [
-    json.loads((Path(kgcore.addressmap.__file__).parent / name).read_text())
+    json.loads((Path(kgcore.__file__).parent / "schemas" / name).read_text())
     for name in ("map.schema.json", "report.schema.json")
 ]
 
@@ -425,7 +426,7 @@ def test_help_has_examples(kgcore_map: Any) -> None:
 def test_names_that_the_stream_cannot_have() -> None:
     """What is run here is the command as it is installed: a process with a name in Japanese, in the C locale."""
     code = (
-        "import tests.builders as b; from kgcore import cli; from kgcore.commands import opening;"
+        "import tests.builders as b; from kgcore.cli import main as cli; from kgcore.cli.commands import opening;"
         "import contextlib;"
         "image = b.make_image(vmas=(b.make_vma(4096, file=b.make_file('/日本語'.encode())),));"
         "source = b.FakeSource(image);"

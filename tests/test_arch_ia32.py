@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from kgcore.arch import ARCHES, x86_64_task
 from kgcore.arch.base import prpsinfo_note, prstatus_note
 from kgcore.arch.ia32 import GREGS
-from kgcore.check import check_core
-from kgcore.elf import ElfClass
-from kgcore.model import VM_EXEC, VM_READ, FpuState
-from kgcore.pipeline import dump
-from kgcore.sinks import FileSink
+from kgcore.check.core import check_core
+from kgcore.coredump.pipeline import dump
+from kgcore.elf.layout import ElfClass
+from kgcore.model.process import VM_EXEC, VM_READ, FpuState
+from kgcore.sinks.files import FileSink
 from kgcore.sources.base import TaskRef
 from tests.builders import FakeSource, make_image, make_regs, make_thread, make_vma
 

@@ -7,8 +7,8 @@ import pytest
 
 from kgcore.arch import ARCHES
 from kgcore.arch.x86_64 import GREGS
-from kgcore.model import FpuState, XsaveLayout
-from kgcore.sinks import FileSink
+from kgcore.model.process import FpuState, XsaveLayout
+from kgcore.sinks.files import FileSink
 from tests.builders import FakeSource, make_image, make_regs, make_thread
 from tests.test_xsave import COMPACTED, area
 
@@ -66,7 +66,7 @@ def test_remarks_tell_of_a_floating_point_state_that_is_cut_short() -> None:
 def test_gdb_reads_every_register_as_we_meant_it(tmp_path: Path) -> None:
     if shutil.which("gdb") is None:
         pytest.skip("no gdb")
-    from kgcore.pipeline import dump
+    from kgcore.coredump.pipeline import dump
     from kgcore.sources.base import TaskRef
 
     ymm = bytes(16 * 7) + b"\xab" * 16 + bytes(16 * 8)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf import Btf, Kind
 
 
 @dataclass

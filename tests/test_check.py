@@ -11,16 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kgcore.check import Verdict, check_core
+from kgcore.check.core import Verdict, check_core
+from kgcore.coredump.pipeline import Options, dump
+from kgcore.coredump.plan import make_plan
+from kgcore.coredump.writer import write_core
 from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Provenance
-from kgcore.model import RegisterSource
-from kgcore.pipeline import Options, dump
-from kgcore.plan import make_plan
-from kgcore.sinks import FileSink, MemorySink
+from kgcore.model.memory import Provenance
+from kgcore.model.process import RegisterSource
+from kgcore.sinks.files import FileSink, MemorySink
 from kgcore.sources.base import TaskRef
-from kgcore.writer import write_core
 from tests.builders import PAGE, FakeMemory, FakeSource, make_image, make_regs, make_thread, make_vma
 
 REF = TaskRef("1", 1)

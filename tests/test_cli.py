@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 import pytest
 
-from kgcore import __version__, cli, commands
-from kgcore.commands import opening
-from kgcore.console import Console
+from kgcore import __version__
+from kgcore.cli import commands
+from kgcore.cli import main as cli
+from kgcore.cli.commands import opening
+from kgcore.cli.console import Console
+from kgcore.cli.request import Place, Show
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.model import ProcessSummary
-from kgcore.request import Place, Show
+from kgcore.model.process import ProcessSummary
 from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
 from tests.fake_source import (
     COMPLETE,
@@ -329,17 +331,17 @@ def test_a_command_loads_no_other(tmp_path: Path) -> None:
     """But the default one, whose options may stand in front of any name."""
     for name in commands.COMMANDS:
         program = (
-            f"import sys; from kgcore.cli import main; main(['{name}', '--help']);"
-            "print(*(name for name in sys.modules if name.startswith('kgcore.commands.')), file=sys.stderr)"
+            f"import sys; from kgcore.cli.main import main; main(['{name}', '--help']);"
+            "print(*(name for name in sys.modules if name.startswith('kgcore.cli.commands.')), file=sys.stderr)"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment(), text=True)
-        loaded = {f"kgcore.commands.{one}" for one in ("dump", "opening", name)}
+        loaded = {f"kgcore.cli.commands.{one}" for one in ("dump", "opening", name)}
         assert (done.returncode, set(done.stderr.split())) == (0, loaded)
 
 
 def test_mistakes_need_neither_drgn_nor_rich() -> None:
     program = (
-        "import sys; from kgcore.cli import main; main(['--help']); main(['-v', '8']);"
+        "import sys; from kgcore.cli.main import main; main(['--help']); main(['-v', '8']);"
         "sys.exit(bool({'drgn', 'rich', 'construct', 'elftools'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment()).returncode == 0
@@ -1035,7 +1037,7 @@ def test_progress_of_what_fails(kgcore: Kgcore) -> None:
 def test_progress_on_a_terminal_does_not_keep_from_forking(kgcore: Kgcore, tmp_path: Path) -> None:
     """The bar says which one it is; and the writer may fork while it is there."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, kgcore.workers as w\nfork = os.fork\n"
+        "import os, kgcore.coredump.workers as w\nfork = os.fork\n"
         "def counted():\n    open('forks', 'a').write('x')\n    return fork()\nos.fork = counted\n"
     )
     path = f"{ROOT}{os.pathsep}{tmp_path}"

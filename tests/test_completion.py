@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kgcore import commands
-from kgcore.arguments import Parser
-from kgcore.commandline import METAVARS
-from kgcore.completion import script
-from kgcore.request import Place
+from kgcore.cli import commands
+from kgcore.cli.arguments import Parser
+from kgcore.cli.commandline import METAVARS
+from kgcore.cli.completion import script
+from kgcore.cli.request import Place
 from tests.shells import SHELLS, Shell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ TEXT = {"GLOB", "UID", "LEVEL", "FILTER", "N", "SIZE", "DURATION", "ARCH", "FD",
 
 def parsers() -> dict[str, Parser]:
     """By the command's name."""
-    modules = {"": "kgcore.commands.dump"} | commands.COMMANDS
+    modules = {"": "kgcore.cli.commands.dump"} | commands.COMMANDS
     return {name: import_module(module).make_parser() for name, module in modules.items()}
 
 
@@ -206,7 +206,7 @@ def test_every_value_has_a_kind() -> None:
 
 
 def place_of(*line: str) -> Place | None:
-    return import_module("kgcore.commands.completion").parse(["processes", "--", *line], {}).place  # type: ignore[no-any-return]
+    return import_module("kgcore.cli.commands.completion").parse(["processes", "--", *line], {}).place  # type: ignore[no-any-return]
 
 
 def test_the_dump_on_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

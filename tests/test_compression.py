@@ -17,8 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore import lzo_rle
-from kgcore.sources.vmcore.compression import CannotDecompress, NoDecompressor, decompressor
+from kgcore.sources.vmcore.dumpfile import lzo_rle
+from kgcore.sources.vmcore.dumpfile.compression import CannotDecompress, NoDecompressor, decompressor
 
 PAGE = 4096
 
@@ -187,7 +187,7 @@ class TestCLibraries:
         self.packers = {name: independent(name) for name in ("lzo", "snappy", "zstd")}
         for module in ("cramjam", "zstandard", "lzallright"):
             monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.setattr("kgcore.sources.vmcore.lzo_rle.decompress", None)
+        monkeypatch.setattr("kgcore.sources.vmcore.dumpfile.lzo_rle.decompress", None)
 
     def test_unpack(self, name: str) -> None:
         for data in CONTENTS.values():
@@ -221,7 +221,7 @@ class TestNames:
     def test_library_is_not_installed(self, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
         for module in ("lz4", "lz4.block", "cramjam", "zstandard"):
             monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.setattr("kgcore.sources.vmcore.compression.borrowed", no_library)
+        monkeypatch.setattr("kgcore.sources.vmcore.dumpfile.compression.borrowed", no_library)
         said = f"to unpack {name}, the Python package {package} is needed: pip install 'kgcore[formats]'"
         with pytest.raises(NoDecompressor) as caught:
             decompressor(name)
@@ -515,7 +515,7 @@ def test_no_memory_to_unpack_with() -> None:
     """An error, where the C library's own allocation would fail unseen."""
     script = """
 import resource, zlib
-from kgcore.sources.vmcore.compression import decompressor
+from kgcore.sources.vmcore.dumpfile.compression import decompressor
 unpack, packed = decompressor("zlib"), zlib.compress(bytes(4096))
 unpack(packed, 4096)
 has = int(open("/proc/self/statm").read().split()[0]) * 4096

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.arguments import UsageError
-from kgcore.commands import bt, debug
-from kgcore.contents import Lacking
-from kgcore.debugger import Session, command_line, program_of
-from kgcore.model import MappedFile, ProcessImage, PsInfo, TaskIds, Vma
+from kgcore.binaries.contents import Lacking
+from kgcore.binaries.sysroot import SysrootFile
+from kgcore.cli.arguments import UsageError
+from kgcore.cli.commands import bt, debug
+from kgcore.model.process import MappedFile, ProcessImage, PsInfo, TaskIds, Vma
 from kgcore.sources.base import TaskRef
-from kgcore.sysroot import SysrootFile
+from kgcore.views.debugger import Session, command_line, program_of
 from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD
 from tests.signals import heeds_signals
 from tests.vmcore.tools import ROOT

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgcore.directfile import DirectFile
+from kgcore.sinks.directfile import DirectFile
 
 MEMORY = Path("/dev/shm")
 LARGE = random.Random(0).randbytes(9 << 20)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from kgcore import commands, compress
-from kgcore.arguments import Answer
-from kgcore.commands.dump import parse_drgn
+from kgcore.cli import commands
+from kgcore.cli.arguments import Answer
+from kgcore.cli.commands.dump import parse_drgn
+from kgcore.sinks import compressed as compress
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(

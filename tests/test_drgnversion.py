@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.drgnversion import OLDEST
+from kgcore.sources.drgnversion import OLDEST
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "tests" / "vmcore_fixtures"

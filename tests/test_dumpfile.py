@@ -279,7 +279,7 @@ class TestKdump:
     ) -> None:
         for module in ("cramjam", "lzallright"):
             monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.setattr("kgcore.sources.vmcore.compression.borrowed", no_library)
+        monkeypatch.setattr("kgcore.sources.vmcore.dumpfile.compression.borrowed", no_library)
         dump = opened(tmp_path, kdump([1], [1], status=status))
         assert isinstance(dump, KdumpDump)
         assert re.search(said, dump.cannot_read)

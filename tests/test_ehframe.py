@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kgcore.sources.corefile.ehframe import Entry, unwind_entry
+from kgcore.elf.ehframe import Entry, unwind_entry
 
 
 def reader(data: bytes, missing: range = range(0)) -> Any:

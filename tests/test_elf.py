@@ -6,7 +6,7 @@ import time
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from kgcore.elf import (
+from kgcore.elf.layout import (
     EM_386,
     EM_X86_64,
     PN_XNUM,

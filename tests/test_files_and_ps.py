@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-import kgcore.report
-from kgcore import cli, render
-from kgcore.commands import opening
-from kgcore.model import ProcessSummary
-from kgcore.openfiles import flag_words
+import kgcore
+from kgcore.cli import main as cli
+from kgcore.cli import render
+from kgcore.cli.commands import opening
+from kgcore.model.process import ProcessSummary
+from kgcore.views.openfiles import flag_words
 from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD, ZOMBIE, FakeSource, opened
 
-PACKAGE = Path(kgcore.report.__file__).parent
-SCHEMAS = {name: json.loads((PACKAGE / f"{name}.schema.json").read_text()) for name in ("ps", "files")}
+PACKAGE = Path(kgcore.__file__).parent
+SCHEMAS = {name: json.loads((PACKAGE / "schemas" / f"{name}.schema.json").read_text()) for name in ("ps", "files")}
 
 Run = Callable[..., tuple[int, str, str]]
 

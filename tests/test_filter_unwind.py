@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgcore.filters.unwind import MAPPED, STACK, UnwindFilter, cut_out_stacks
-from kgcore.model import VM_DONTDUMP, VM_EXEC, VM_READ, VM_WRITE, MappedFile, Vma
+from kgcore.model.process import VM_DONTDUMP, VM_EXEC, VM_READ, VM_WRITE, MappedFile, Vma
 
 GIB = 1 << 30
 PAGE = 4096

@@ -5,7 +5,7 @@ import pytest
 
 from kgcore.filters.base import Keep
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.model import VM_DONTDUMP, VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE, Vma
+from kgcore.model.process import VM_DONTDUMP, VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE, Vma
 from tests.builders import PAGE, make_file, make_vma
 
 START = 0x10000

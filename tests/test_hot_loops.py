@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from kgcore.arch.paging import X86_64_4LEVEL, walk
+from kgcore.coredump.plan import make_plan
+from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Piece, Provenance, Run
-from kgcore.model import Vma
-from kgcore.plan import make_plan
-from kgcore.sinks import MemorySink
+from kgcore.model.memory import Piece, Provenance, Run
+from kgcore.model.process import Vma
+from kgcore.sinks.files import MemorySink
 from kgcore.sources.vmcore.dumpfile import open_dump
-from kgcore.writer import write_core
 from tests.builders import FakeMemory, make_image, make_vma
 from tests.test_dumpfile import PAGE
 from tests.test_framefill import STORED, elf_dump, kdump_dump

@@ -16,130 +16,42 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "kgcore"
 
-VALUES = ["kgcore", "kgcore.account", "kgcore.errors", "kgcore.model", "kgcore.memory", "kgcore.text"]
-VALUES += ["kgcore.regular", "kgcore.traces", "kgcore.dying", "kgcore.siginfo"]
-ARCH = ["kgcore.arch", "kgcore.arch.*"]
-FORWARD = [*VALUES, *ARCH, "kgcore.elf", "kgcore.filters.*", "kgcore.sinks", "kgcore.notes", "kgcore.vendor"]
-FORWARD += ["kgcore.compress", "kgcore.limits", "kgcore.plan", "kgcore.report", "kgcore.writer"]
-MAP = ["kgcore.addressmap", "kgcore.maplayout", "kgcore.mappage"]
-COMMANDS = [*FORWARD, *MAP, "kgcore.sources.*", "kgcore.pipeline", "kgcore.check", "kgcore.linkmap", "kgcore.sysroot*"]
-COMMANDS += ["kgcore.arguments", "kgcore.commands.opening", "kgcore.console", "kgcore.extract", "kgcore.render"]
-COMMANDS += [
-    "kgcore.request",
-    "kgcore.backtrace",
-    "kgcore.completion",
-    "kgcore.debugger",
-    "kgcore.substitutes",
-    "kgcore.contents",
-    "kgcore.openfiles",
-    "kgcore.selection",
-    "kgcore.workers",
-    "kgcore.addressmap",
-    "kgcore.mappage",
-    "kgcore.drgnversion",
-    "kgcore.librarylog",
-    "kgcore.outputs",
-    "kgcore.privatedir",
-    "kgcore.stopping",
-]
+BASE = ["_version", "errors", "text"]
+VALUES = [*BASE, "system", "model", "elf", "filters", "arch"]
+LINE = [*VALUES, "sinks", "sources.base", "sources.beneath"]
 
-# Which modules of kgcore a module may import. The first pattern that fits counts. "kgcore" alone is __version__.
-MAY_IMPORT = {
-    "kgcore": [  # for type checkers
-        *VALUES,
-        "kgcore.check",
-        "kgcore.library",
-        "kgcore.pipeline",
-        "kgcore.plugin",
-        "kgcore.report",
-        "kgcore.sinks",
-        "kgcore.sources.base",
-    ],
-    "kgcore.library": ["kgcore", "kgcore.drgnversion", "kgcore.sources.*"],
-    "kgcore.errors": [],
-    "kgcore.text": [],
-    "kgcore.regular": [],
-    "kgcore.traces": ["kgcore.text"],
-    "kgcore.account": ["kgcore.memory", "kgcore.text"],
-    "kgcore.siginfo": [],
-    "kgcore.dying": ["kgcore.siginfo"],
-    "kgcore.model": ["kgcore.dying", "kgcore.errors"],
-    "kgcore.memory": ["kgcore.errors", "kgcore.model"],
-    "kgcore.elf": VALUES,
-    "kgcore.limits": ["kgcore.text"],
-    "kgcore.stopping": [],
-    "kgcore.librarylog": ["kgcore.console", "kgcore.request"],
-    "kgcore.standard": [],
-    "kgcore.privatedir": ["kgcore.errors", "kgcore.stopping"],
-    "kgcore.workers": ["kgcore.errors", "kgcore.stopping"],
-    "kgcore.directfile": [],
-    "kgcore.sinks": [*VALUES, "kgcore.directfile", "kgcore.stopping"],
-    "kgcore.compress": [*VALUES, "kgcore.sinks"],
-    "kgcore.filters*": [*VALUES, "kgcore.filters.*"],
-    "kgcore.arch*": [*VALUES, *ARCH, "kgcore.elf"],
-    "kgcore.notes": [*VALUES, *ARCH, "kgcore.elf"],
-    "kgcore.vendor": [*VALUES, "kgcore.elf", "kgcore.filters.base"],
-    "kgcore.sharing": [*VALUES],
-    "kgcore.plan": [
-        *VALUES,
-        *ARCH,
-        "kgcore.elf",
-        "kgcore.filters.base",
-        "kgcore.notes",
-        "kgcore.sharing",
-        "kgcore.vendor",
-    ],
-    "kgcore.report": [*VALUES, "kgcore.notes", "kgcore.plan"],
-    "kgcore.writer": [
-        *VALUES,
-        "kgcore.limits",
-        "kgcore.plan",
-        "kgcore.report",
-        "kgcore.sinks",
-        "kgcore.workers",
-    ],
-    # How large a core would be about, which kgcore ps tells, depends on what the default filter keeps.
-    "kgcore.sources.vmcore.estimates": [*VALUES, "kgcore.filters.coredump", "kgcore.sources.*"],
-    "kgcore.sources.vmcore*": ["kgcore.drgnversion", *VALUES, *ARCH, "kgcore.sources.*"],
-    "kgcore.sources.corefile*": [*VALUES, "kgcore.sources.plugins"],
-    "kgcore.sources*": VALUES,
-    "kgcore.pipeline": [*FORWARD, "kgcore.sources.base"],  # it is handed a Source
-    "kgcore.unpack": [*VALUES],
-    "kgcore.check": [*VALUES, "kgcore.checknotes", "kgcore.unpack"],  # apart from all that writes
-    "kgcore.checknotes": [*VALUES],
-    "kgcore.sysrootcheck": [*VALUES],  # so is this
-    "kgcore.contents": ["kgcore.memory"],
-    "kgcore.openfiles": [*VALUES, "kgcore.contents", "kgcore.sinks", "kgcore.sources.base"],
-    "kgcore.linkmap": [*VALUES, *ARCH],
-    "kgcore.manifest": [*VALUES, "kgcore.sinks"],
-    "kgcore.sysroot": [
-        *VALUES,
-        "kgcore.contents",
-        "kgcore.linkmap",
-        "kgcore.manifest",
-        "kgcore.sinks",
-        "kgcore.sources.base",
-        "kgcore.sources.buildid",
-    ],
-    "kgcore.addressmap": [*VALUES, "kgcore.plan", "kgcore.report"],
-    "kgcore.maplayout": [*VALUES, *MAP[:1], "kgcore.plan"],
-    "kgcore.mappage": [*VALUES, *MAP[:2], "kgcore.plan"],
-    "kgcore.request": ["kgcore.sources.base"],
-    "kgcore.selection": ["kgcore.model", "kgcore.request", "kgcore.sources.base", "kgcore.text"],
-    "kgcore.progress": ["kgcore.stopping", "kgcore.text", "kgcore.writer"],
-    "kgcore.arguments": ["kgcore", "kgcore.errors", "kgcore.outputs", "kgcore.request", "kgcore.sources.base"],
-    "kgcore.commands": ["kgcore.console"],  # the commands themselves are imported by name, when they are chosen
-    "kgcore.commands.*": COMMANDS,  # not one another
-    "kgcore.*": ["kgcore", "kgcore.*"],  # the command line, the plugin and what they share
+# What the modules of a room may import besides their own room: each only what stands above it in this table.
+ROOMS: dict[str, list[str]] = {
+    "_version": [],
+    "errors": [],
+    "text": [],
+    "system": ["errors"],
+    "elf": [],
+    "model": ["errors", "text"],
+    "filters": ["model"],
+    "arch": ["errors", "elf", "model"],
+    "sinks": [*BASE, "system"],
+    "sources": VALUES,
+    "check": [*BASE, "system"],  # shares nothing with what wrote the core or the sysroot
+    "coredump": LINE,
+    "binaries": LINE,
+    "views": [*LINE, "sources.corefile", "coredump", "binaries"],
+    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views"],
+    "library": [*BASE, "sources"],
+    "plugin": ["*"],
 }
+
+# The rooms inside of sources/vmcore, in the same way.
+VMCORE_ROOMS = ["reading", "damage", "dumpfile", "symbols", "opening", "kernel", "task", "memory", "process"]
+VMCORE_ROOMS += ["facts", "source"]
 
 # Foreign packages that belong to few modules.
 ONLY_IN = {
-    "drgn": ["kgcore.drgnversion", "kgcore.sources.vmcore*", "kgcore.sources.corefile.unwind", "kgcore.plugin"],
+    "drgn": ["kgcore.sources.drgnversion", "kgcore.sources.vmcore*", "kgcore.sources.corefile.unwind", "kgcore.plugin"],
     "_drgn": ["kgcore.sources.vmcore*", "kgcore.plugin"],
-    "rich": ["kgcore.render"],
-    "construct": ["kgcore.elf", "kgcore.arch*"],
-    "elftools": ["kgcore.check", "kgcore.sysrootcheck", "kgcore.sources.vmcore*"],
+    "rich": ["kgcore.cli.render"],
+    "construct": ["kgcore.elf.layout", "kgcore.arch*"],
+    "elftools": ["kgcore.check.core", "kgcore.check.sysroot", "kgcore.sources.vmcore*"],
 }
 
 
@@ -186,12 +98,47 @@ def fits(name: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_only_forward(name: str) -> None:
-    allowed = next(allowed for pattern, allowed in MAY_IMPORT.items() if fnmatch.fnmatchcase(name, pattern))
+def within(name: str, room: str) -> bool:
+    """Whether a module is a room, or stands in it; all are named from the package they are in."""
+    return room == "*" or name == room or name.startswith(f"{room}.")
+
+
+def inside(name: str) -> str:
+    return name.removeprefix("kgcore").removeprefix(".")
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"kgcore", "kgcore.__main__"}))
+def test_a_room_imports_what_stands_below_it(name: str) -> None:
+    room = inside(name).split(".")[0]
     for imported in imports(name):
         if imported.module.split(".")[0] == "kgcore":
-            assert fits(imported.module, allowed), f"{name}:{imported.line} imports {imported.module}"
+            allowed = any(within(inside(imported.module), other) for other in [room, *ROOMS[room]])
+            assert allowed, f"{name}:{imported.line} imports {imported.module}"
+
+
+def test_the_table_of_rooms_is_in_order() -> None:
+    for number, (room, allowed) in enumerate(ROOMS.items()):
+        later = list(ROOMS)[number:]
+        assert not [other for other in allowed if other.split(".")[0] in later], room
+    assert {inside(name).split(".")[0] for name in MODULES} - {"", "__main__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("kgcore.sources.vmcore.")])
+def test_the_rooms_of_vmcore(name: str) -> None:
+    room = name.split(".")[3]
+    for imported in imports(name):
+        parts = imported.module.split(".")
+        if parts[:3] == ["kgcore", "sources", "vmcore"] and len(parts) > 3:
+            other = parts[3]
+            assert VMCORE_ROOMS.index(other) <= VMCORE_ROOMS.index(room), f"{name}:{imported.line} imports {other}"
+
+
+def test_commands_do_not_know_one_another() -> None:
+    package = "kgcore.cli.commands"
+    for name in MODULES:
+        if name.startswith(f"{package}."):
+            others = {imported.module for imported in imports(name) if imported.module.startswith(f"{package}.")}
+            assert others <= {f"{package}.opening"}, name
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -201,7 +148,7 @@ def test_foreign_packages_stay_where_they_belong(name: str) -> None:
         assert homes is None or fits(name, homes), f"{name}:{imported.line} imports {imported.module}"
 
 
-@pytest.mark.parametrize("name", set(MODULES) - {"kgcore.cli", "kgcore.stopping"})
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"kgcore.cli.main", "kgcore.system.stopping"}))
 def test_only_the_command_line_exits(name: str) -> None:
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         text = ast.unparse(node) if isinstance(node, ast.Call | ast.Raise) else ""

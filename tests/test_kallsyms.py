@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.kallsyms import Read, amended, locate
-from kgcore.sources.vmcore.vmcoreinfo import parse
+from kgcore.sources.vmcore.symbols.kallsyms import Read, amended, locate
+from kgcore.sources.vmcore.symbols.vmcoreinfo import parse
 
 BASE = 0xFFFF_FFFF_8100_0000
 

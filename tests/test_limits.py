@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgcore.compress import CompressedSink
+from kgcore.coredump.limits import Limits
+from kgcore.coredump.plan import CorePlan, make_plan
+from kgcore.coredump.report import Report
+from kgcore.coredump.writer import write_core
 from kgcore.errors import LimitReached
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.limits import Limits
-from kgcore.memory import Provenance
-from kgcore.plan import CorePlan, make_plan
-from kgcore.report import Report
-from kgcore.sinks import FileSink, MemorySink, Sink
-from kgcore.writer import write_core
+from kgcore.model.memory import Provenance
+from kgcore.sinks.compressed import CompressedSink
+from kgcore.sinks.files import FileSink, MemorySink, Sink
 from tests.builders import PAGE, FakeMemory, make_image, make_regs, make_thread, make_vma, pattern
 
 BASE, STACK = 0x10000, 0x7FFD00000000

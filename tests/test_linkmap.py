@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kgcore.linkmap import LinkName, link_names
-from kgcore.memory import Provenance
-from kgcore.model import Vma
+from kgcore.binaries.linkmap import LinkName, link_names
+from kgcore.model.memory import Provenance
+from kgcore.model.process import Vma
 from tests.builders import FakeMemory, make_image
 
 PAGE = 4096

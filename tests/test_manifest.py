@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from kgcore import manifest as module
+from kgcore.binaries import manifest as module
+from kgcore.binaries.manifest import MANIFEST, Manifest
+from kgcore.binaries.sysroot import Sysroot
+from kgcore.check.sysroot import check_sysroot
 from kgcore.errors import KgcoreError, OutputError
-from kgcore.manifest import MANIFEST, Manifest
-from kgcore.sysroot import Sysroot
-from kgcore.sysrootcheck import check_sysroot
 from tests.fake_source import made_up_file
 from tests.test_sysroot import Source
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kgcore import __version__, commands
-from kgcore.arguments import Parser
+from kgcore import __version__
+from kgcore.cli import commands
+from kgcore.cli.arguments import Parser
 from tools.generate import generated
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +20,7 @@ PAGE = ROOT / "man" / "kgcore.1"
 
 
 def parsers() -> dict[str, Parser]:
-    modules = {"": "kgcore.commands.dump"} | commands.COMMANDS
+    modules = {"": "kgcore.cli.commands.dump"} | commands.COMMANDS
     return {name: import_module(module).make_parser() for name, module in modules.items()}
 
 

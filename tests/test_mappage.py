@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgcore.addressmap import by_kind, make_map
+from kgcore.coredump.plan import make_plan
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.maplayout import regions
-from kgcore.mappage import map_page
-from kgcore.memory import Provenance
-from kgcore.model import VM_READ, ProcessImage, Vma
-from kgcore.plan import make_plan
+from kgcore.model.memory import Provenance
+from kgcore.model.process import VM_READ, ProcessImage, Vma
 from kgcore.text import human_size, printable
+from kgcore.views.addressmap import by_kind, make_map
+from kgcore.views.maplayout import regions
+from kgcore.views.mappage import map_page
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 
 START = 0x7F0000000000

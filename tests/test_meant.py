@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.meant import meant
+from kgcore.cli.meant import meant
 from tests.fake_source import COMPLETE
 from tests.test_cli import Kgcore, Opener, kgcore, opener
 

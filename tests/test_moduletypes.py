@@ -15,11 +15,11 @@ pytest.importorskip("drgn")
 from drgn import FaultError, Type, TypeKind, offsetof
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore import moduletypes
-from kgcore.sources.vmcore.btf import Btf, Kind
-from kgcore.sources.vmcore.btf_types import TypeFinder
-from kgcore.sources.vmcore.modulelayouts import LAYOUTS, Declarations
-from kgcore.sources.vmcore.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.kernel import moduletypes
+from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.symbols.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 from tests.test_btf import Writer, enum
 from tests.vmcore.layouts.world import PAGE, World, physical
 

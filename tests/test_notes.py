@@ -12,9 +12,9 @@ from elftools.elf.elffile import ELFFile
 from kgcore.arch import ARCHES, Arch
 from kgcore.arch.base import auxv_note, file_note, prpsinfo_note, prstatus_note, siginfo_note
 from kgcore.arch.x86_64 import GREGS
-from kgcore.elf import Note
-from kgcore.model import CoreDialect, FpuState, RegisterSource, TaskTimes
-from kgcore.notes import process_notes, remarks
+from kgcore.coredump.notes import process_notes, remarks
+from kgcore.elf.layout import Note
+from kgcore.model.process import CoreDialect, FpuState, RegisterSource, TaskTimes
 from tests.builders import make_file, make_image, make_regs, make_thread, make_vma
 
 X86_64 = ARCHES["x86_64"]

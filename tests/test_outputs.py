@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kgcore.errors import OutputError
-from kgcore.outputs import named, occupied, output, standard
+from kgcore.sinks.outputs import named, occupied, output, standard
 from tests.fake_source import COMPLETE, INCOMPLETE, LARGE
 
 ROOT = Path(__file__).resolve().parents[1]

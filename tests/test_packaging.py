@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kgcore import __version__
-from kgcore.commands import COMMANDS
+from kgcore.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURE = ROOT / "tests" / "vmcore_fixtures" / "k61-crash-small" / "vmcore"
@@ -94,7 +94,7 @@ def test_the_wheel_has_what_is_needed(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {name for name in tracked() if name.startswith("kgcore/")}
     assert {name for name in names if name.startswith("kgcore/")} == modules
-    assert {"kgcore/py.typed", "kgcore/report.schema.json"} <= modules
+    assert {"kgcore/py.typed", "kgcore/schemas/report.schema.json"} <= modules
     metadata = zipfile.ZipFile(wheel).read(f"kgcore-{__version__}.dist-info/METADATA").decode().split("\n\n")[0]
     # As a table it is an error from February 2027 on (PEP 639).
     assert "\nLicense-Expression: LGPL-2.1-or-later\n" in metadata
@@ -223,6 +223,7 @@ def test_the_zipapp_is_pure(dist: Path) -> None:
         assert {time.struct_time((*info.date_time, 0, 0, 0))[:6] for info in archive.infolist()} == {
             time.gmtime(EPOCH)[:6]
         }
-    assert {"kgcore/report.schema.json", "kgcore/py.typed", "rich/table.py", "elftools/elf/elffile.py"} <= set(names)
+    expected = {"kgcore/schemas/report.schema.json", "kgcore/py.typed", "rich/table.py", "elftools/elf/elffile.py"}
+    assert expected <= set(names)
     assert not [name for name in names if name.endswith((".so", ".pyc")) or name.startswith(("tests/", "drgn/", "/"))]
     assert [name for name in names if "rich" in name and "LICEN" in name.upper()], "others' licences go with it"

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.check import check_core
-from kgcore.compress import CompressedSink
-from kgcore.memory import Piece, Provenance, Run, Without
-from kgcore.model import Vma
-from kgcore.pipeline import Options, dump, prepare, write
-from kgcore.plan import make_plan
-from kgcore.sinks import FileSink, MemorySink
+from kgcore.check.core import check_core
+from kgcore.coredump.pipeline import Options, dump, prepare, write
+from kgcore.coredump.plan import make_plan
+from kgcore.coredump.writer import write_core
+from kgcore.model.memory import Piece, Provenance, Run, Without
+from kgcore.model.process import Vma
+from kgcore.sinks.compressed import CompressedSink
+from kgcore.sinks.files import FileSink, MemorySink
 from kgcore.sources.base import TaskRef
-from kgcore.writer import write_core
 from tests.builders import FakeMemory, FakeSource, make_vma
 from tests.kernel_core import KernelCore, Parsed, RecordedFilter, make_kernel_core, missing_page, parse_core
 

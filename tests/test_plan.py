@@ -12,14 +12,14 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kgcore.coredump.kgcorenote import NT_KGCORE
+from kgcore.coredump.plan import PART, CorePlan, make_plan
+from kgcore.coredump.writer import write_core
 from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Provenance, Run, peek
-from kgcore.model import VM_EXEC, VM_READ, VM_WRITE, CoreDialect, FpuState, RegisterSource
-from kgcore.plan import PART, CorePlan, make_plan
-from kgcore.sinks import MemorySink
-from kgcore.vendor import NT_KGCORE
-from kgcore.writer import write_core
+from kgcore.model.memory import Provenance, Run, peek
+from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, CoreDialect, FpuState, RegisterSource
+from kgcore.sinks.files import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_regs, make_thread, make_vma, pattern
 
 ALL = CoredumpFilter(0x1FF)

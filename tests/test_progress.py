@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kgcore.progress import Subject, json_lines
+from kgcore.cli.progress import Subject, json_lines
 
 SUBJECT = Subject(7, b"\xff\n", 2, 3, 1000)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.regular import open_regular, reading
+from kgcore.system.regular import open_regular, reading
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from kgcore import render
+from kgcore.cli import render
+from kgcore.cli.render import Column
+from kgcore.coredump.pipeline import Options, prepare
+from kgcore.coredump.plan import make_plan
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Provenance
-from kgcore.model import ProcessSummary
-from kgcore.pipeline import Options, prepare
-from kgcore.plan import make_plan
-from kgcore.render import Column
+from kgcore.model.memory import Provenance
+from kgcore.model.process import ProcessSummary
 from kgcore.sources.base import TaskRef
 from tests.builders import FakeMemory, make_image, make_vma
 from tests.fake_source import INCOMPLETE, FakeSource

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-import kgcore.report
-from kgcore.contents import Lacking
-from kgcore.extract import Failure, Outcome
+import kgcore
+from kgcore.binaries.contents import Lacking
+from kgcore.binaries.sysroot import SysrootFile, SysrootReport
+from kgcore.cli.extract import Failure, Outcome
+from kgcore.coredump.plan import make_plan
+from kgcore.coredump.report import Read, Report, make_report
+from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Provenance, Run
-from kgcore.model import FpuState, RegisterSource
-from kgcore.plan import make_plan
-from kgcore.report import Read, Report, make_report
-from kgcore.sinks import MemorySink
-from kgcore.sysroot import SysrootFile, SysrootReport
-from kgcore.writer import write_core
+from kgcore.model.memory import Provenance, Run
+from kgcore.model.process import FpuState, RegisterSource
+from kgcore.sinks.files import MemorySink
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 
 START = 0x7F0000000000
@@ -155,7 +155,7 @@ def test_json() -> None:
 
 # The schema
 
-SCHEMA = json.loads((Path(kgcore.report.__file__).parent / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(kgcore.__file__).parent / "schemas" / "report.schema.json").read_text())
 
 
 def reports() -> Iterator[dict[str, Any]]:

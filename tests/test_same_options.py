@@ -12,9 +12,10 @@ pytest.importorskip("drgn")
 
 import drgn
 
-from kgcore import pipeline, plugin
-from kgcore.arguments import Parser
-from kgcore.commands import dump
+from kgcore import plugin
+from kgcore.cli.arguments import Parser
+from kgcore.cli.commands import dump
+from kgcore.coredump import pipeline
 from kgcore.errors import LimitReached
 from kgcore.sources.base import NO_SUPPLIES, Source, Supplies, TaskRef
 from tests.fake_source import LARGE, LARGE_SIZE, FakeSource
@@ -61,7 +62,7 @@ NO_KEYWORD = {
     "--help": "help(gcore)",
     "-v": _REPORT,
     "--report": _REPORT,
-    "--dry-run": "kgcore.pipeline.prepare() gives the plan",
+    "--dry-run": "kgcore.coredump.pipeline.prepare() gives the plan",
     "--all": _ONE,
     "--match": _ONE,
     "--uid": _ONE,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 import pytest
 
-from kgcore.model import ProcessSummary
-from kgcore.request import Selection
-from kgcore.selection import described, select
+from kgcore.cli.request import Selection
+from kgcore.cli.selection import described, select
+from kgcore.model.process import ProcessSummary
 
 
 def row(pid: int, comm: bytes, args: bytes | None, uid: int = 0, memory: bool = True) -> ProcessSummary:

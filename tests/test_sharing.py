@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from kgcore.check import check_core
+from kgcore.check.core import check_core
+from kgcore.coredump.limits import Limits
+from kgcore.coredump.plan import CorePlan, make_plan
+from kgcore.coredump.report import Report
+from kgcore.coredump.sharing import LARGEST, zeros_to_share
+from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.limits import Limits
-from kgcore.memory import Provenance
-from kgcore.plan import CorePlan, make_plan
-from kgcore.report import Report
-from kgcore.sharing import LARGEST, zeros_to_share
-from kgcore.sinks import FileSink, MemorySink
-from kgcore.writer import write_core
+from kgcore.model.memory import Provenance
+from kgcore.sinks.files import FileSink, MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_vma, pattern
 from tests.vmcore.corefile import Core
 

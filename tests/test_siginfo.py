@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.dying import Dying
-from kgcore.siginfo import SIZE, Fault, code_name, note, parse, signal_name, unsent, words
+from kgcore.model.dying import Dying
+from kgcore.model.siginfo import SIZE, Fault, code_name, note, parse, signal_name, unsent, words
 
 C = r"""
 #define _GNU_SOURCE

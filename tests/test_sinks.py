@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kgcore.errors import OutputError
-from kgcore.sinks import FileSink, MemorySink, StreamSink
+from kgcore.sinks.files import FileSink, MemorySink, StreamSink
 
 
 def save(path: Path, content: bytes = b"core", **options: Any) -> None:
@@ -175,7 +175,7 @@ def test_a_full_disk_is_an_error_with_its_reason(tmp_path: Path, monkeypatch: py
 def test_a_file_system_that_is_really_full(tmp_path: Path, size: int) -> None:
     """The limit on the size of files does as a disk that fills up: the first write is partial, the next one fails."""
     code = (
-        "import resource, sys; from kgcore.sinks import FileSink\n"
+        "import resource, sys; from kgcore.sinks.files import FileSink\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, resource.RLIM_INFINITY))\n"
         "with FileSink(sys.argv[1]) as sink: sink.write(bytes(size)); sink.commit()\n"
     ).replace("size", str(size))

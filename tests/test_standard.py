@@ -112,7 +112,8 @@ def test_messages_do_not_go_where_the_core_goes(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_left_to_start_with() -> None:
     script = (
-        "import os\nfrom kgcore import cli\ndef pipe(): raise OSError(24, os.strerror(24))\nos.pipe = pipe\ncli.entry()"
+        "import os\nfrom kgcore.cli import main as cli\n"
+        "def pipe(): raise OSError(24, os.strerror(24))\nos.pipe = pipe\ncli.entry()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stderr) == (1, b"kgcore: cannot start: Too many open files\n")

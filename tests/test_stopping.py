@@ -16,7 +16,7 @@ ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 SETUP = """\
 import collections, itertools, os, signal, sys
-from kgcore import stopping
+from kgcore.system import stopping
 stopping.heed()
 number = int(sys.argv[1])
 def again(): os.kill(os.getpid(), number)
@@ -159,7 +159,7 @@ os.write(1, str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
 def test_in_a_process_of_others_it_does_nothing() -> None:
     """A library's user has handlers of his own."""
     code = """
-from kgcore import stopping
+from kgcore.system import stopping
 stopping.clean_up(lambda: print("cleaned"))
 with stopping.held():
     pass

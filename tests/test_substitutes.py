@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.contents import Lacking
-from kgcore.substitutes import completed
-from kgcore.sysroot import SysrootFile, SysrootReport
+from kgcore.binaries.contents import Lacking
+from kgcore.binaries.substitutes import completed
+from kgcore.binaries.sysroot import SysrootFile, SysrootReport
 
 ID, OTHER = b"\x11" * 20, b"\x22" * 20
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from kgcore.contents import Lacking
+from kgcore.binaries.contents import Lacking
+from kgcore.binaries.sysroot import MANIFEST, Sysroot, SysrootFile, SysrootReport
 from kgcore.errors import OutputError
-from kgcore.memory import Piece, Provenance, Run
-from kgcore.model import MappedFile, ProcessImage, Vma
+from kgcore.model.memory import Piece, Provenance, Run
+from kgcore.model.process import MappedFile, ProcessImage, Vma
 from kgcore.sources.base import FileContents
-from kgcore.sysroot import MANIFEST, Sysroot, SysrootFile, SysrootReport
 from tests.builders import FakeMemory, FakeSource, make_image
 from tests.fake_source import ELF, made_up_file
 

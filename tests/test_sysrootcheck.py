@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from kgcore.check.sysroot import CheckedFile, SysrootVerdict, check_sysroot
+from kgcore.elf.buildid import build_id
 from kgcore.errors import KgcoreError
-from kgcore.sources.buildid import build_id
-from kgcore.sysrootcheck import CheckedFile, SysrootVerdict, check_sysroot
 
 PROGRAM = Path(sys.executable).resolve()
 MANIFEST = "kgcore-sysroot.json"

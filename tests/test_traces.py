@@ -3,7 +3,7 @@
 
 import json
 
-from kgcore.traces import OUTERMOST, End, Frame, KernelStack, ThreadTrace, grouped, ranges
+from kgcore.model.traces import OUTERMOST, End, Frame, KernelStack, ThreadTrace, grouped, ranges
 
 A, B = (Frame(0x1000, "f"),), (Frame(0x2000, "g"),)
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from kgcore import unpack
-from kgcore.check import check_core
-from kgcore.compress import CompressedSink, Compression
+from kgcore.check import unpack
+from kgcore.check.core import check_core
+from kgcore.check.unpack import Unpacked, compression_of
+from kgcore.coredump.pipeline import dump
 from kgcore.errors import KgcoreError
-from kgcore.pipeline import dump
-from kgcore.sinks import FileSink
+from kgcore.sinks.compressed import CompressedSink, Compression
+from kgcore.sinks.files import FileSink
 from kgcore.sources.base import TaskRef
-from kgcore.unpack import Unpacked, compression_of
 from tests.fake_source import LARGE, FakeSource
 
 zstandard = pytest.importorskip("zstandard")
@@ -121,7 +121,8 @@ def test_what_a_file_may_cost(kind: Compression, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb"
     bomb.write_bytes(pack(b"\x7fELF" + zeros) + pack(zeros) * 640)
     code = (
-        "import sys; from kgcore.check import check_core; from kgcore import unpack, errors\n"
+        "import sys; from kgcore.check.core import check_core; from kgcore.check import unpack\n"
+        "from kgcore import errors\n"
         "unpack._ALWAYS = 1 << 30\n"  # a test need not wait for 8 of them
         "try: check_core(sys.argv[1])\n"
         "except errors.KgcoreError as error: print(error)\n"

@@ -3,7 +3,7 @@
 
 import pytest
 
-from kgcore.sources.vmcore.vmcoreinfo import at, candidates, number, parse, symbol
+from kgcore.sources.vmcore.symbols.vmcoreinfo import at, candidates, number, parse, symbol
 
 TEXT = b"""OSRELEASE=6.1.0-13-amd64
 PAGESIZE=4096

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kgcore.coredump.workers import Workers, available, may_fork
 from kgcore.errors import OutputError
-from kgcore.workers import Workers, available, may_fork
 
 ROOT = Path(__file__).parents[1]
 OURS = os.getpid()
@@ -79,7 +79,7 @@ def test_signals_are_ours_alone() -> None:
     """Stopped at once, before a worker has begun: nobody runs our handlers, nobody hangs."""
     program = """if True:
         import signal, sys
-        from kgcore.workers import Workers
+        from kgcore.coredump.workers import Workers
         def stop(number, frame):
             raise BaseException("a handler of ours")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from kgcore.coredump.plan import MissingPolicy, make_plan
+from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Piece, Provenance, Run
-from kgcore.model import Vma
-from kgcore.plan import MissingPolicy, make_plan
-from kgcore.sinks import MemorySink
-from kgcore.writer import write_core
+from kgcore.model.memory import Piece, Provenance, Run
+from kgcore.model.process import Vma
+from kgcore.sinks.files import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_vma, pattern
 
 ALL = CoredumpFilter(0x1FF)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgcore.arch.xsave import layout_note, user_fpu, user_ssp
-from kgcore.model import FpuState, XsaveLayout
+from kgcore.model.process import FpuState, XsaveLayout
 
 COMPACTED = 1 << 63
 INIT_FX = struct.pack("<H22xI", 0x37F, 0x1F80).ljust(416, b"\0")

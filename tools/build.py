@@ -36,7 +36,7 @@ import sys
 if sys.version_info < (3, 11):
     sys.exit("kgcore: it needs Python 3.11 or later, this is " + sys.version.split()[0])
 
-from kgcore.cli import entry
+from kgcore.cli.main import entry
 
 entry()
 """

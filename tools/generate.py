@@ -6,7 +6,7 @@ They are committed, so that the build of a package has nothing to run; a test sa
 
 from pathlib import Path
 
-from kgcore.completion import FILES, script
+from kgcore.cli.completion import FILES, script
 from tools.manpage import man_page
 
 __all__ = ("generated",)

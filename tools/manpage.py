@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from kgcore import __version__
-from kgcore.commandline import CommandLine, Option, command_lines
+from kgcore.cli.commandline import CommandLine, Option, command_lines
 
 __all__ = ("man_page",)
 

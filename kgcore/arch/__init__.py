@@ -4,7 +4,7 @@
 from kgcore.arch.base import Arch
 from kgcore.arch.ia32 import I386, IA32, IA32_IN_64
 from kgcore.arch.x86_64 import X32, X86_64
-from kgcore.elf import ElfClass
+from kgcore.elf.layout import ElfClass
 
 __all__ = ("ARCHES", "Arch", "x86_64_task")
 

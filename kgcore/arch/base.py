@@ -14,10 +14,10 @@ from typing import Any
 from construct import Array, Bytes, Int8sl, Int8ul, Int16ul, Int32ul, Int64ul, Padding
 from construct import Struct as Layout
 
-from kgcore import siginfo
-from kgcore.dying import Dying
-from kgcore.elf import ElfClass
-from kgcore.model import ProcessImage, PsInfo, TaskIds, Thread
+from kgcore.elf.layout import ElfClass
+from kgcore.model import siginfo
+from kgcore.model.dying import Dying
+from kgcore.model.process import ProcessImage, PsInfo, TaskIds, Thread
 
 __all__ = (
     "PAGE_SIZE",

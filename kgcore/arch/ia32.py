@@ -13,8 +13,8 @@ from kgcore.arch.base import Arch, RegSet
 from kgcore.arch.x86 import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
 from kgcore.arch.x86_64 import GREGS as GREGS_64
 from kgcore.arch.xsave import FSAVE_SIZE, is_fsave
-from kgcore.elf import EM_386
-from kgcore.model import ProcessImage, Thread
+from kgcore.elf.layout import EM_386
+from kgcore.model.process import ProcessImage, Thread
 
 __all__ = ("GREGS", "I386", "IA32", "IA32_IN_64")
 

@@ -6,7 +6,7 @@ Kernel: arch/x86/kernel/ptrace.c (``getreg``, ``genregs_get``, ``ioperm_get``).
 
 from kgcore.arch.base import ProcessNote, RegSet
 from kgcore.arch.xsave import UserFpu, is_fsave, layout_note, user_fpu
-from kgcore.model import ProcessImage, Thread
+from kgcore.model.process import ProcessImage, Thread
 
 __all__ = (
     "IOPERM",

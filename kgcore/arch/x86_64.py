@@ -7,8 +7,8 @@ from dataclasses import replace
 from kgcore.arch.base import Arch, RegSet
 from kgcore.arch.x86 import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
 from kgcore.arch.xsave import user_ssp
-from kgcore.elf import EM_X86_64
-from kgcore.model import ProcessImage, Thread
+from kgcore.elf.layout import EM_X86_64
+from kgcore.model.process import ProcessImage, Thread
 
 __all__ = ("GREGS", "X32", "X86_64")
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kgcore.model import FpuState, XsaveLayout
+from kgcore.model.process import FpuState, XsaveLayout
 
 __all__ = (
     "FSAVE_SIZE",

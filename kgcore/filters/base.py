@@ -4,7 +4,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from kgcore.model import Vma
+from kgcore.model.process import Vma
 
 __all__ = ("Filter", "Keep", "Peek")
 

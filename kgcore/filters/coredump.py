@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 
 from kgcore.filters.base import Keep, Peek
-from kgcore.model import VM_DONTDUMP, VM_HUGETLB, VM_IO, VM_READ, VM_SHARED, Vma
+from kgcore.model.process import VM_DONTDUMP, VM_HUGETLB, VM_IO, VM_READ, VM_SHARED, Vma
 
 __all__ = ("DEFAULT_MASK", "CoredumpFilter", "Dump")
 

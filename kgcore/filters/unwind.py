@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from kgcore.filters.base import Keep, Peek
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.model import Vma
+from kgcore.model.process import Vma
 
 __all__ = ("UnwindFilter", "cut_out_stacks")
 

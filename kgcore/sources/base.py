@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kgcore.errors import KgcoreError
-from kgcore.memory import Memory, Piece, Run
-from kgcore.model import OpenFile, ProcessImage, ProcessSummary, Thread
-from kgcore.traces import End, KernelStack
+from kgcore.model.memory import Memory, Piece, Run
+from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
+from kgcore.model.traces import End, KernelStack
 
 __all__ = ("NO_SUPPLIES", "Contents", "FileContents", "OpenFiles", "Source", "Supplies", "TaskRef")
 
@@ -72,7 +72,7 @@ class FileContents:
     :ivar deleted: it has that name no longer.
     :ivar key: the same for the same file, however often it is asked for.
     :ivar read: all of it, ascending and without gaps, in whole pages: the addresses of the pieces are offsets in the
-        file. What is missing says so, as in :meth:`kgcore.memory.Memory.read`.
+        file. What is missing says so, as in :meth:`kgcore.model.memory.Memory.read`.
     """
 
     path: bytes
@@ -93,7 +93,7 @@ class Contents(Protocol):
         """The provenance of its bytes."""
 
     def read(self) -> Iterator[Piece]:
-        """They themselves, as :meth:`kgcore.memory.Memory.read` has them."""
+        """They themselves, as :meth:`kgcore.model.memory.Memory.read` has them."""
 
     def unwritten(self) -> int | None:
         """Bytes that were changed in memory and are not on the disk yet; None: it lives in memory alone, or that is not

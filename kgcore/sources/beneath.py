@@ -4,7 +4,7 @@
 import os
 import stat
 
-from kgcore.regular import open_regular
+from kgcore.system.regular import open_regular
 
 __all__ = ("open_beneath",)
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from itertools import pairwise
 
-from kgcore.sources.vmcore.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf import Btf, Kind
 
 USED = (
     "task_struct mm_struct vm_area_struct file dentry maple_node maple_tree page folio thread_struct signal_struct "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kgcore.sources.vmcore import vmcoreinfo
+from kgcore.sources.vmcore.symbols import vmcoreinfo
 from tests.campaign.measured import run
 from tests.test_dumpfile import flattened
 from tests.vmcore.conftest import Fixture, find, main_dump
@@ -317,7 +317,7 @@ class Finder:
     ).split()
 
     def __init__(self, base: Base) -> None:
-        from kgcore.sources.vmcore.target import TargetOptions, open_target
+        from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
 
         self._base = base
         self._target = open_target(TargetOptions(core=str(base.files[0]), symbols_from="btf"))

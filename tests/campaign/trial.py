@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kgcore import cli
-from kgcore.check import check_core
+from kgcore.check.core import check_core
+from kgcore.cli import main as cli
 from tests.campaign.damage import CLASSES, Fault, Trial
 from tests.campaign.material import Base, Material
 from tests.campaign.measured import ROOT

@@ -183,9 +183,9 @@ class Extractor:
         self, path: Path, *, swap: tuple[tuple[str, str], ...] = (), root: str | None = None, **options: Any
     ) -> Any:
         """An opened dump. ``swap``: (device, image) each; the other options are those of TargetOptions."""
+        from kgcore.sources.vmcore.memory.stores import Supplies
+        from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
         from kgcore.sources.vmcore.source import VmcoreSource
-        from kgcore.sources.vmcore.stores import Supplies
-        from kgcore.sources.vmcore.target import TargetOptions, open_target
 
         key = (path, swap, root, tuple(sorted(options.items())))
         large = bool(options.get("symbols"))
@@ -209,9 +209,9 @@ class Extractor:
         root: str | None = None,
         **options: Any,
     ) -> tuple[Path, Any]:
-        """Extract with the given :class:`kgcore.pipeline.Options`."""
-        from kgcore.pipeline import Options, dump
-        from kgcore.sinks import FileSink
+        """Extract with the given :class:`kgcore.coredump.pipeline.Options`."""
+        from kgcore.coredump.pipeline import Options, dump
+        from kgcore.sinks.files import FileSink
         from kgcore.sources.base import TaskRef
 
         key = (path, task, symbols, swap, root, tuple(sorted(options.items())))

@@ -21,7 +21,7 @@ DISKS = {"disk": 2 << 30, "output": 2 << 30, "root": 1 << 30, "vmcore": 2 << 30}
 COMMAND = """#!/usr/bin/python3.11
 import resource, sys
 sys.path.insert(0, "/opt/kgcore")
-from kgcore.cli import entry
+from kgcore.cli.main import entry
 try:
     entry()
 finally:

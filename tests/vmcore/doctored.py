@@ -7,8 +7,8 @@ from typing import Any
 
 from drgn import Object, cast, sizeof
 
-from kgcore.model import Vma
-from kgcore.pipeline import Options, Prepared, prepare
+from kgcore.coredump.pipeline import Options, Prepared, prepare
+from kgcore.model.process import Vma
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.source import VmcoreSource
 from tests.vmcore.conftest import Fixture

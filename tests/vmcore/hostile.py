@@ -27,19 +27,19 @@ from types import FrameType
 
 from drgn import Architecture, FaultError, Platform, Program
 
+from kgcore.coredump.pipeline import Options, Prepared, prepare, write
+from kgcore.coredump.report import Report
 from kgcore.errors import KgcoreError
-from kgcore.model import Thread
-from kgcore.pipeline import Options, Prepared, prepare, write
-from kgcore.report import Report
-from kgcore.sinks import MemorySink
+from kgcore.model.process import Thread
+from kgcore.sinks.files import MemorySink
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore import symbols
-from kgcore.sources.vmcore.assembled import assemble
 from kgcore.sources.vmcore.dumpfile import FrameRun, Frames, FrameState, open_dump
 from kgcore.sources.vmcore.dumpfile.frames import Stretch, merged, one_by_one
 from kgcore.sources.vmcore.dumpfile.source import ShortFile
+from kgcore.sources.vmcore.opening.assembled import assemble
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.symbols import finders as symbols
 from tests.vmcore.conftest import Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import Core
 

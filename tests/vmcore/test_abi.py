@@ -13,8 +13,8 @@ pytest.importorskip("drgn")
 
 from drgn import FaultError
 
-from kgcore.check import check_core
-from kgcore.linkmap import link_names
+from kgcore.binaries.linkmap import link_names
+from kgcore.check.core import check_core
 from kgcore.sources.base import TaskRef
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import EM_386, EM_X86_64, Core, ThreadNotes
@@ -324,7 +324,7 @@ def test_link_names(abi: str, extract: Extractor) -> None:
 @pytest.mark.parametrize(("victim_name", "arch"), [("abi_ia32", "ia32"), ("mixed_code32", "x86_64")])
 def test_without_registers(victim_name: str, arch: str, extract: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the program usually runs is assumed."""
-    from kgcore.sources.vmcore import registers
+    from kgcore.sources.vmcore.task import registers
 
     fixture = need(SMALL)
     source = extract.source(fixture.dump(main_dump(fixture)))

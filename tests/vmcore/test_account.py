@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from kgcore import __version__
-from kgcore.check import check_core
+from kgcore.check.core import check_core
+from kgcore.coredump.plan import make_plan
+from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.memory import Provenance
-from kgcore.plan import make_plan
-from kgcore.sinks import FileSink
-from kgcore.writer import write_core
+from kgcore.model.memory import Provenance
+from kgcore.sinks.files import FileSink
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_vma, pattern
 from tests.vmcore.conftest import MAIN, Extractor, find, main_dump, need
 from tests.vmcore.tools import kgcore, run
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = json.loads((ROOT / "kgcore" / "report.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "kgcore" / "schemas" / "report.schema.json").read_text())
 START = 0x7F0000000000
 ALL = CoredumpFilter(0x7F)
 
@@ -180,6 +180,6 @@ def test_the_documented_example(tmp_path: Path) -> None:
 def test_the_schema_is_installed() -> None:
     from importlib.resources import files
 
-    assert json.loads((files("kgcore") / "report.schema.json").read_text()) == SCHEMA
+    assert json.loads((files("kgcore.schemas") / "report.schema.json").read_text()) == SCHEMA
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kgcore"]
     assert any(fnmatch("report.schema.json", pattern) for pattern in patterns)

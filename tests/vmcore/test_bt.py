@@ -16,15 +16,15 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.backtrace import Backtrace, backtrace
 from kgcore.errors import KgcoreError
+from kgcore.model.traces import Frame, grouped
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore import orc
-from kgcore.traces import Frame, grouped
+from kgcore.sources.vmcore.task import orc
+from kgcore.views.backtrace import Backtrace, backtrace
 from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Victim, main_dump, need
 from tests.vmcore.tools import ROOT, gdb, kgcore, lwps, serving
 
-SCHEMA = json.loads((ROOT / "kgcore" / "bt.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "kgcore" / "schemas" / "bt.schema.json").read_text())
 LEVELS = ["level5", "level4", "level3", "level2", "level1"]
 LIBC = "93ac61ec5a8eb1396f9fbd350e3169a558528a40"  # the build id of the guests' C library
 SMALL = COMMITTED / "k61-crash-small"
@@ -238,10 +238,10 @@ def test_kernel_stacks(name: str, types: str) -> None:
     from drgn import FaultError, Object
     from drgn.helpers.linux.pid import for_each_task
 
-    from kgcore.sources.vmcore.cpus import Cpus
-    from kgcore.sources.vmcore.kernel32 import kernel_of
-    from kgcore.sources.vmcore.kernelstack import KernelStacks
-    from kgcore.sources.vmcore.target import TargetOptions, open_target
+    from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
+    from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+    from kgcore.sources.vmcore.task.cpus import Cpus
+    from kgcore.sources.vmcore.task.kernelstack import KernelStacks
 
     fixture = need(name)
     core = str(fixture.dump(main_dump(fixture)))
@@ -317,7 +317,7 @@ def test_the_thread_that_crashed_near_the_end_of_its_stack(
 
 
 def test_json_is_as_its_schema_says(tmp_path: Path) -> None:
-    assert json.loads((files("kgcore") / "bt.schema.json").read_text()) == SCHEMA
+    assert json.loads((files("kgcore.schemas") / "bt.schema.json").read_text()) == SCHEMA
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kgcore"]
     assert any(fnmatch("bt.schema.json", pattern) for pattern in patterns)
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
@@ -374,9 +374,9 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_kernel_stacks_without_the_kernels_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the debug information: of a running thread from the registers of its CPU, whichever drgn takes for it."""
     from kgcore.sources.base import TaskRef
-    from kgcore.sources.vmcore.orc import OrcUnwinder
+    from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
     from kgcore.sources.vmcore.source import VmcoreSource
-    from kgcore.sources.vmcore.target import TargetOptions, open_target
+    from kgcore.sources.vmcore.task.orc import OrcUnwinder
 
     fixture = need(name)
     options = TargetOptions(core=str(fixture.dump(main_dump(fixture))), symbols=(str(fixture.vmlinux),))

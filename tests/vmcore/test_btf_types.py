@@ -7,8 +7,8 @@ import pytest
 from drgn import Architecture, Platform, Program
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.btf import Btf, Kind
-from kgcore.sources.vmcore.btf_types import TypeFinder
+from kgcore.sources.vmcore.symbols.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 from tests.test_btf import Writer, enum
 
 

@@ -16,12 +16,12 @@ drgn = pytest.importorskip("drgn")
 
 from drgn.helpers.linux.pid import find_task
 
-from kgcore.check import check_core
-from kgcore.pipeline import Options, prepare
-from kgcore.report import make_report
+from kgcore.check.core import check_core
+from kgcore.coredump.pipeline import Options, prepare
+from kgcore.coredump.report import make_report
 from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.sources.vmcore.target import TargetOptions, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core, Phdr
 from tests.vmcore.test_registers import check_floating_point

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.model import RegisterSource, Thread
+from kgcore.model.process import RegisterSource, Thread
 from tests.vmcore.conftest import MAIN, Extractor, main_dump, need
 from tests.vmcore.reshape import with_notes
 

@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.backtrace import backtrace
+from kgcore.coredump.pipeline import Options, prepare, write
 from kgcore.errors import BrokenDump, KgcoreError
-from kgcore.openfiles import account
-from kgcore.pipeline import Options, prepare, write
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore import symbols
 from kgcore.sources.vmcore.damage import broken
 from kgcore.sources.vmcore.facts import read_facts
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.symbols import finders as symbols
+from kgcore.views.backtrace import backtrace
+from kgcore.views.openfiles import account
 from tests.campaign.btf import BtfDamage
 from tests.vmcore.conftest import Fixture, need
 from tests.vmcore.hostile import NullSink, watchdog

@@ -12,11 +12,11 @@ pytest.importorskip("drgn")
 
 from drgn import Object
 
-from kgcore.check import Verdict, check_core
-from kgcore.memory import Provenance, Run
-from kgcore.model import VM_HUGETLB, VM_SHARED, Vma
-from kgcore.pipeline import Prepared, write
-from kgcore.sinks import FileSink
+from kgcore.check.core import Verdict, check_core
+from kgcore.coredump.pipeline import Prepared, write
+from kgcore.model.memory import Provenance, Run
+from kgcore.model.process import VM_HUGETLB, VM_SHARED, Vma
+from kgcore.sinks.files import FileSink
 from tests.vmcore.conftest import MAIN, Victim, need
 from tests.vmcore.doctored import Doctored
 from tests.vmcore.hostile import PAGE

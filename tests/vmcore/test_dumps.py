@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kgcore.errors import BrokenDump
-from kgcore.memory import Provenance
+from kgcore.model.memory import Provenance
 from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Fixture, Victim, find, main_dump, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.patterns import pattern

@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.check import check_core
-from kgcore.siginfo import signal_name
+from kgcore.check.core import check_core
+from kgcore.model.siginfo import signal_name
 from tests.vmcore.conftest import Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
@@ -139,7 +139,7 @@ def test_json_is_as_the_schemas_say(name: str, tmp_path: Path) -> None:
     kgcore("-c", dump, "-f", 1, "--report", tmp_path / "report", *pids, cwd=tmp_path)
     found["report"] = json.loads((tmp_path / "report").read_text())
     for kind, value in found.items():
-        schema = strict(json.loads((ROOT / "kgcore" / f"{kind}.schema.json").read_text()))
+        schema = strict(json.loads((ROOT / "kgcore" / "schemas" / f"{kind}.schema.json").read_text()))
         assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(value)] == []
         assert sum(process["dying"] is not None for process in value["processes"]) >= 12, kind
 

@@ -18,9 +18,9 @@ pytest.importorskip("drgn")
 
 from drgn import FaultError, Program
 
-from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.target import TargetOptions, from_program, open_target
-from kgcore.sources.vmcore.tasks import Tasks
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.opening.target import TargetOptions, from_program, open_target
+from kgcore.sources.vmcore.task.tasks import Tasks
 from tests.vmcore import reshape
 from tests.vmcore.conftest import need
 from tests.vmcore.tools import kgcore

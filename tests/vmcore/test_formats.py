@@ -18,7 +18,7 @@ pytest.importorskip("drgn")
 
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile import FrameState, open_dump
-from kgcore.sources.vmcore.target import TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Extractor, Fixture, need
 from tests.vmcore.corefile import Core

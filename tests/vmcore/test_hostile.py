@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.backtrace import backtrace
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import TaskRef
+from kgcore.views.backtrace import backtrace
 from tests.vmcore.conftest import COMMITTED
 from tests.vmcore.hostile import Baseline, Damage, changed, peak_memory, reset_peak_memory, run, watchdog
 

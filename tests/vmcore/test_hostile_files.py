@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore import render
-from kgcore.commands.files import _put_json
-from kgcore.console import Console
+from kgcore.cli import render
+from kgcore.cli.commands.files import _put_json
+from kgcore.cli.console import Console
 from kgcore.errors import KgcoreError
-from kgcore.model import ProcessSummary
-from kgcore.openfiles import Row, account
+from kgcore.model.process import ProcessSummary
 from kgcore.sources.base import OpenFiles, TaskRef
 from kgcore.sources.vmcore.source import VmcoreSource
+from kgcore.views.openfiles import Row, account
 from tests.vmcore.conftest import need
 from tests.vmcore.hostile import Baseline, Damage, Machine, watchdog
 

@@ -12,15 +12,15 @@ pytest.importorskip("drgn")
 
 from drgn import Program
 
-from kgcore.check import check_core
+from kgcore.check.core import check_core
 from kgcore.errors import TargetError
-from kgcore.model import RegisterSource, Thread
+from kgcore.model.process import RegisterSource, Thread
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.facts import read_facts
-from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.memory.pages import VmcoreMemory
+from kgcore.sources.vmcore.opening.target import TargetOptions, from_program, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.sources.vmcore.target import TargetOptions, from_program, open_target
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Extractor, Victim, main_dump, need
 from tests.vmcore.corefile import EM_386, Core

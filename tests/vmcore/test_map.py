@@ -261,6 +261,6 @@ def test_the_documented_example() -> None:
 def test_the_schema_is_installed() -> None:
     from importlib.resources import files
 
-    assert json.loads((files("kgcore") / "map.schema.json").read_text()) == SCHEMAS[0]
+    assert json.loads((files("kgcore.schemas") / "map.schema.json").read_text()) == SCHEMAS[0]
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kgcore"]
     assert any(fnmatch("map.schema.json", pattern) for pattern in patterns)

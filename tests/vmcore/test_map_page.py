@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.addressmap import Kind
-from kgcore.memory import Provenance
-from kgcore.model import VM_READ
+from kgcore.model.memory import Provenance
+from kgcore.model.process import VM_READ
 from kgcore.text import human_size
+from kgcore.views.addressmap import Kind
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 from tests.test_mappage import HOSTILE, page_of
 from tests.vmcore.browser import Browser, chromium

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance
+from kgcore.model.memory import Provenance
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.swapentry import SwapEntry, SwapKind, SwapTypes
+from kgcore.sources.vmcore.memory.swapentry import SwapEntry, SwapKind, SwapTypes
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, main_dump, need
 from tests.vmcore.patterns import contents
 

@@ -14,8 +14,8 @@ from drgn import Object, TypeKind, cast
 from drgn.helpers.linux.fs import for_each_mount
 from drgn.helpers.linux.swap import for_each_swap_info
 
-from kgcore.sources.vmcore.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from tests.vmcore.conftest import MAIN, Fixture, need
 from tests.vmcore.test_target import compare
 

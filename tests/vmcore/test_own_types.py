@@ -15,7 +15,8 @@ drgn = pytest.importorskip("drgn")
 from drgn.helpers.linux.pid import find_task
 
 from kgcore import KgcoreError, gcore, load_types
-from kgcore.sources.vmcore import symbols, target
+from kgcore.sources.vmcore.opening import target
+from kgcore.sources.vmcore.symbols import finders as symbols
 from tests.vmcore.conftest import need
 from tests.vmcore.tools import ROOT, TIMEOUT
 
@@ -125,7 +126,7 @@ def test_a_program_that_nobody_could_open_again() -> None:
     pid = next(victim.pid for victim in need("k61-small").victims.values() if victim.pid)
     prog = drgn.Program(whole.platform, vmcoreinfo=text)
     with open(os.memfd_create("empty"), "wb") as empty:
-        from kgcore.sources.vmcore.assembled import _header
+        from kgcore.sources.vmcore.opening.assembled import _header
 
         empty.write(_header(()))
         empty.flush()

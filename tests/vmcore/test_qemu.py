@@ -16,12 +16,12 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.check import check_core
+from kgcore.check.core import check_core
 from kgcore.errors import TargetError
-from kgcore.model import RegisterSource
+from kgcore.model.process import RegisterSource
 from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.sources.vmcore.target import TargetOptions, open_target
 from tests.signals import heeds_signals
 from tests.vmcore.conftest import need
 from tests.vmcore.corefile import Core
@@ -34,7 +34,7 @@ from tests.vmcore_fixtures.make.recipes import HUGE_PAGES, Recipe, simple
 
 HOLD = """
 import sys, time
-from kgcore.cli import main
+from kgcore.cli.main import main
 from kgcore.sources.vmcore import source
 def processes(self):
     print("paused", flush=True)

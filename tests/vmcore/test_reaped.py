@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.check import check_core
-from kgcore.memory import Provenance
-from kgcore.pipeline import Options, prepare, write
-from kgcore.sinks import FileSink
+from kgcore.check.core import check_core
+from kgcore.coredump.pipeline import Options, prepare, write
+from kgcore.model.memory import Provenance
+from kgcore.sinks.files import FileSink
 from kgcore.sources.base import TaskRef
 from tests.vmcore.conftest import MAIN, Extractor, Victim, need
 from tests.vmcore.corefile import Core

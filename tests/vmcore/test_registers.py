@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kgcore.model import RegisterSource
-from kgcore.report import Report
+from kgcore.coredump.report import Report
+from kgcore.model.process import RegisterSource
 from kgcore.sources.base import TaskRef
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, main_dump, need
 from tests.vmcore.corefile import Core, ThreadNotes

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance
-from kgcore.model import VM_WRITE, Vma
+from kgcore.model.memory import Provenance
+from kgcore.model.process import VM_WRITE, Vma
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore import rootfiles
-from kgcore.sources.vmcore.rootfiles import Identity
+from kgcore.sources.vmcore.memory import rootfiles
+from kgcore.sources.vmcore.memory.rootfiles import Identity
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.tools import kgcore

@@ -14,15 +14,15 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.account import Account
 from kgcore.arch import ARCHES
-from kgcore.elf import note_bytes
+from kgcore.coredump.kgcorenote import vendor_note
+from kgcore.coredump.notes import process_notes, remarks
+from kgcore.elf.layout import note_bytes
 from kgcore.filters.base import Keep
-from kgcore.memory import Provenance
-from kgcore.model import ProcessImage
-from kgcore.notes import process_notes, remarks
+from kgcore.model.account import Account
+from kgcore.model.memory import Provenance
+from kgcore.model.process import ProcessImage
 from kgcore.sources.base import TaskRef
-from kgcore.vendor import vendor_note
 from tests.vmcore.conftest import Extractor, need
 
 _T = TypeVar("_T")

@@ -14,14 +14,14 @@ import pytest
 pytest.importorskip("drgn")
 jsonschema = pytest.importorskip("jsonschema")
 
-from kgcore.commands import COMMANDS
+from kgcore.cli.commands import COMMANDS
 from tests.vmcore import reshape
 from tests.vmcore.conftest import COMMITTED, need
 from tests.vmcore.tools import kgcore
 
 PACKAGE = Path(__file__).parents[2] / "kgcore"
 DOCS = PACKAGE.parent / "docs"
-SCHEMAS = {name: json.loads((PACKAGE / f"{name}.schema.json").read_text()) for name in ("info", "check")}
+SCHEMAS = {name: json.loads((PACKAGE / "schemas" / f"{name}.schema.json").read_text()) for name in ("info", "check")}
 
 
 def strict(schema: Any) -> Any:
@@ -148,5 +148,5 @@ def test_every_command_with_json_has_a_schema_and_a_page() -> None:
 
     for name, module in COMMANDS.items():
         if "--json" in import_module(module).make_parser()._option_string_actions:
-            assert (PACKAGE / f"{name}.schema.json").exists(), name
+            assert (PACKAGE / "schemas" / f"{name}.schema.json").exists(), name
             assert (DOCS / f"{name}.md").exists(), name

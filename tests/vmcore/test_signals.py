@@ -22,7 +22,7 @@ SEED = int(os.environ.get("KGCORE_SIGNAL_SEED", "13"))
 TIMES = int(os.environ.get("KGCORE_SIGNALS", "12"))  # for each signal and command
 
 # It says when the first instruction of kgcore is to come. What Python does before is not kgcore's.
-START = "import os, sys; os.write(1, b'.'); from kgcore.cli import entry; entry()"
+START = "import os, sys; os.write(1, b'.'); from kgcore.cli.main import entry; entry()"
 COMMANDS = {
     "cores": ["--all", "--jobs", "2", "-D", "."],
     "sysroot": ["--compress", "gzip", "--sysroot", "sysroot", "--report", "report", "110", "118"],

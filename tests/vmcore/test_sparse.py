@@ -13,9 +13,9 @@ drgn = pytest.importorskip("drgn")
 
 from drgn import Object
 
-from kgcore.check import check_core
-from kgcore.pipeline import write
-from kgcore.sinks import FileSink
+from kgcore.check.core import check_core
+from kgcore.coredump.pipeline import write
+from kgcore.sinks.files import FileSink
 from tests.vmcore.conftest import Extractor, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.doctored import Doctored

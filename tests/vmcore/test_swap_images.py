@@ -19,11 +19,11 @@ import pytest
 drgn = pytest.importorskip("drgn")
 
 from kgcore.errors import TargetError
-from kgcore.memory import Provenance
+from kgcore.model.memory import Provenance
 from kgcore.sources.base import Supplies, TaskRef
+from kgcore.sources.vmcore.memory.swap import images
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.sources.vmcore.swap import images
-from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare

@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("drgn")
 
+from kgcore.binaries.sysroot import MANIFEST, Sysroot, SysrootReport
+from kgcore.check.sysroot import check_sysroot
 from kgcore.sources.base import TaskRef
-from kgcore.sysroot import MANIFEST, Sysroot, SysrootReport
-from kgcore.sysrootcheck import check_sysroot
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.tools import kgcore, run, same_bytes
 

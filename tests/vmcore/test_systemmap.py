@@ -10,7 +10,7 @@ pytest.importorskip("drgn")
 from drgn import Program, SymbolKind
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.systemmap import is_system_map, read_symbols
+from kgcore.sources.vmcore.symbols.systemmap import is_system_map, read_symbols
 
 TEXT = """         w __start_BTF
 00000000000002c0 D cpu_info

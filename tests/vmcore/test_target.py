@@ -20,10 +20,10 @@ from drgn.helpers.linux.sched import cpu_curr
 from drgn.helpers.linux.xarray import xa_load
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore import symbols
 from kgcore.sources.vmcore.dumpfile import FrameState
-from kgcore.sources.vmcore.target import Target, TargetOptions, from_program, open_target
-from kgcore.sources.vmcore.variables import VARIABLES
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, from_program, open_target
+from kgcore.sources.vmcore.symbols import finders as symbols
+from kgcore.sources.vmcore.symbols.variables import VARIABLES
 from tests.vmcore.tools import kgcore
 
 FixtureDir = Callable[[str], Path]

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.commands import COMMANDS
+from kgcore.cli.commands import COMMANDS
 from tests.vmcore.conftest import COMMITTED, need
 
 ROOT = Path(__file__).parents[2]

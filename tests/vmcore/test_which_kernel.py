@@ -14,7 +14,7 @@ pytest.importorskip("drgn")
 
 from drgn import Program
 
-from kgcore.sources.vmcore.target import from_program
+from kgcore.sources.vmcore.opening.target import from_program
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Fixture, need
 from tests.vmcore.tools import kgcore
@@ -185,7 +185,7 @@ class TestTwoKernels:
     @staticmethod
     def symbol(path: Path, name: str, vmcoreinfo: str) -> int:
         """Physical address of a variable of one of the kernels."""
-        from kgcore.sources.vmcore.target import TargetOptions, open_target
+        from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
 
         with open_target(TargetOptions(core=str(path), vmcoreinfo=vmcoreinfo)) as target:
             address = target.symbol_address(name)

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.sources.vmcore.debuginfo import debug_package
-from kgcore.sources.vmcore.target import TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Fixture, need
 from tests.vmcore.tools import ROOT, kgcore
@@ -69,9 +69,9 @@ def test_unreadable(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     path.chmod(0)
     code = (
-        "import os, sys, drgn, kgcore.cli, kgcore.extract, kgcore.sources.vmcore.source\n"
+        "import os, sys, drgn, kgcore.cli.main, kgcore.cli.extract, kgcore.sources.vmcore.source\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "sys.exit(kgcore.cli.main(['-c', sys.argv[1], '1']))"
+        "sys.exit(kgcore.cli.main.main(['-c', sys.argv[1], '1']))"
     )
     for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # which pytest makes private
         parent.chmod(0o755)

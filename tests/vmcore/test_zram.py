@@ -15,15 +15,15 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance
+from kgcore.model.memory import Provenance
 from kgcore.sources.base import Source, TaskRef
-from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.swap.layers import Slots
-from kgcore.sources.vmcore.swap.spaces import Spaces, SwapSpace
-from kgcore.sources.vmcore.swap.zram import Zram
-from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap.layers import Slots
+from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
+from kgcore.sources.vmcore.memory.swap.zram import Zram
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, find, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare

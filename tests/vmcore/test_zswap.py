@@ -14,14 +14,14 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance
+from kgcore.model.memory import Provenance
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.swap.spaces import Spaces, SwapSpace
-from kgcore.sources.vmcore.swap.zswap import Zswap
-from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
+from kgcore.sources.vmcore.memory.swap.zswap import Zswap
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare

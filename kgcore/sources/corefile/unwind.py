@@ -14,8 +14,8 @@ from typing import NamedTuple
 from drgn import Module, ModuleFileStatus, Program, StackFrame
 
 from kgcore.errors import KgcoreError
+from kgcore.model.traces import Frame
 from kgcore.sources.plugins import without_plugins
-from kgcore.traces import Frame
 
 __all__ = ("MAX_FRAMES", "CoreThreads", "ProgramFile", "Unwound")
 

@@ -12,21 +12,21 @@ from drgn import FaultError, Object
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.printk import get_dmesg
 
-from kgcore.account import LEVEL_CACHE, LEVEL_USER_DATA, left_out
 from kgcore.errors import KgcoreError
-from kgcore.memory import Provenance
-from kgcore.model import VM_READ, VM_WRITE, Vma
+from kgcore.model.account import LEVEL_CACHE, LEVEL_USER_DATA, left_out
+from kgcore.model.memory import Provenance
+from kgcore.model.process import VM_READ, VM_WRITE, Vma
 from kgcore.sources.vmcore.damage import DAMAGE, guarded
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.dumpfile.frames import counted
-from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.kernel32 import kernel_of
-from kgcore.sources.vmcore.pages import VmcoreMemory
-from kgcore.sources.vmcore.stores import Stores, Supplies
-from kgcore.sources.vmcore.swapuse import SwapUse, read_swap, zswap_bytes
-from kgcore.sources.vmcore.target import Target
-from kgcore.sources.vmcore.tasks import Tasks, is_kernel_thread
-from kgcore.sources.vmcore.whichkernel import KernelSeen
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
+from kgcore.sources.vmcore.memory.pages import VmcoreMemory
+from kgcore.sources.vmcore.memory.stores import Stores, Supplies
+from kgcore.sources.vmcore.memory.swapuse import SwapUse, read_swap, zswap_bytes
+from kgcore.sources.vmcore.opening.target import Target
+from kgcore.sources.vmcore.opening.whichkernel import KernelSeen
+from kgcore.sources.vmcore.task.tasks import Tasks, is_kernel_thread
 from kgcore.text import human_size
 
 __all__ = ("DumpFacts", "UserMemory", "read_facts")

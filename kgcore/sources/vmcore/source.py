@@ -8,10 +8,10 @@ from typing import TypeVar
 from drgn import FaultError, Object
 
 from kgcore.arch import ARCHES, Arch
-from kgcore.dying import Dying
 from kgcore.errors import BrokenDump
-from kgcore.memory import Memory, peek
-from kgcore.model import (
+from kgcore.model.dying import Dying
+from kgcore.model.memory import Memory, peek
+from kgcore.model.process import (
     OpenFile,
     ProcessImage,
     ProcessSummary,
@@ -22,24 +22,24 @@ from kgcore.model import (
     Thread,
     Vma,
 )
+from kgcore.model.traces import KernelStack
 from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Supplies, TaskRef
-from kgcore.sources.vmcore import registers, vmas
-from kgcore.sources.vmcore.cpus import Cpus
 from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
-from kgcore.sources.vmcore.doubts import Doubts
-from kgcore.sources.vmcore.dying import Deaths
-from kgcore.sources.vmcore.files import mapped_programs
-from kgcore.sources.vmcore.kernel32 import kernel_of
-from kgcore.sources.vmcore.kernelstack import KernelStacks
-from kgcore.sources.vmcore.openfiles import file_contents, open_files
-from kgcore.sources.vmcore.pages import VmcoreMemory
+from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.memory.doubts import Doubts
+from kgcore.sources.vmcore.memory.pages import VmcoreMemory
+from kgcore.sources.vmcore.memory.stores import Stores
+from kgcore.sources.vmcore.opening.target import Target
+from kgcore.sources.vmcore.process.files import mapped_programs
+from kgcore.sources.vmcore.process.openfiles import file_contents, open_files
+from kgcore.sources.vmcore.process.summaries import Summaries
 from kgcore.sources.vmcore.reading import crashed_thread, in_words
-from kgcore.sources.vmcore.stores import Stores
-from kgcore.sources.vmcore.structs import Members
-from kgcore.sources.vmcore.summaries import Summaries
-from kgcore.sources.vmcore.target import Target
-from kgcore.sources.vmcore.tasks import OVERFLOW_ID, Ids, Tasks
-from kgcore.traces import KernelStack
+from kgcore.sources.vmcore.task import registers, vmas
+from kgcore.sources.vmcore.task.cpus import Cpus
+from kgcore.sources.vmcore.task.dying import Deaths
+from kgcore.sources.vmcore.task.kernelstack import KernelStacks
+from kgcore.sources.vmcore.task.tasks import OVERFLOW_ID, Ids, Tasks
 
 __all__ = ("VmcoreSource",)
 

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.model import RegisterSource
-from kgcore.sources.vmcore.cpus import Cpus
+from kgcore.model.process import RegisterSource
+from kgcore.sources.vmcore.task.cpus import Cpus
 from tests.vmcore.layouts.test_registers import (
     KERNEL_CS,
     NO_SYSCALL,

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.dying import Dying
-from kgcore.sources.vmcore.dying import Deaths
+from kgcore.model.dying import Dying
+from kgcore.sources.vmcore.task.dying import Deaths
 from tests.vmcore.layouts.world import World, physical
 
 TYPES = """

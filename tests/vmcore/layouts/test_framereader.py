@@ -12,7 +12,7 @@ from drgn import FaultError
 
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.dumpfile.source import ShortFile
-from kgcore.sources.vmcore.framereader import FrameReader
+from kgcore.sources.vmcore.memory.framereader import FrameReader
 
 PAGE = 4096
 

@@ -10,8 +10,8 @@ pytest.importorskip("drgn")
 from drgn import FaultError
 
 from kgcore.errors import BrokenDump
-from kgcore.model import CoreDialect
-from kgcore.sources.vmcore.structs import Members
+from kgcore.model.process import CoreDialect
+from kgcore.sources.vmcore.kernel.structs import Members
 from tests.vmcore.layouts.world import PAGE_OFFSET, World
 
 THREAD = "struct thread_info { unsigned long flags; };"

@@ -12,8 +12,8 @@ from drgn import Architecture, FaultError, Platform, Program
 
 from kgcore.arch.paging import I386_2LEVEL, I386_PAE, PagingMode
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore.kernel32 import Kernel32
-from kgcore.sources.vmcore.lowmem import LowMemory
+from kgcore.sources.vmcore.kernel.kernel32 import Kernel32
+from kgcore.sources.vmcore.opening.lowmem import LowMemory
 
 PAGE = 4096
 RELEASE = "6.1.0-test"

@@ -8,12 +8,12 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance, Run
-from kgcore.sources.vmcore.extents import Extent
-from kgcore.sources.vmcore.pagecache import CachedFile, PageCache
-from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.swap import SwapSpaces
-from kgcore.sources.vmcore.trees import XArrays
+from kgcore.model.memory import Provenance, Run
+from kgcore.sources.vmcore.kernel.trees import XArrays
+from kgcore.sources.vmcore.memory.extents import Extent
+from kgcore.sources.vmcore.memory.pagecache import CachedFile, PageCache
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap import SwapSpaces
 from tests.vmcore.layouts.world import World, physical
 
 TYPES = """

@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Piece, Provenance, Run
-from kgcore.model import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE, MappedFile, Vma
+from kgcore.model.memory import Piece, Provenance, Run
+from kgcore.model.process import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE, MappedFile, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
-from kgcore.sources.vmcore.pages import VmcoreMemory, joined
-from kgcore.sources.vmcore.stores import Stores, Supplies
+from kgcore.sources.vmcore.memory.pages import VmcoreMemory, joined
+from kgcore.sources.vmcore.memory.stores import Stores, Supplies
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, value
 from tests.vmcore.layouts.test_swapentry import DEVICE_514, MIGRATION, POISON, entry

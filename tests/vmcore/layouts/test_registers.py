@@ -10,11 +10,11 @@ pytest.importorskip("drgn")
 
 from drgn import FaultError
 
-from kgcore.model import RegisterSource
-from kgcore.sources.vmcore.cpunotes import CpuRegisters
-from kgcore.sources.vmcore.cpus import Cpus, OnCpu
-from kgcore.sources.vmcore.registers import fpu_state, tls_segments, user_registers
-from kgcore.sources.vmcore.structs import Members
+from kgcore.model.process import RegisterSource
+from kgcore.sources.vmcore.dumpfile.cpunotes import CpuRegisters
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.task.cpus import Cpus, OnCpu
+from kgcore.sources.vmcore.task.registers import fpu_state, tls_segments, user_registers
 from tests.vmcore.layouts.world import PAGE_OFFSET, World, physical
 
 TYPES = """

@@ -14,16 +14,16 @@ pytest.importorskip("drgn")
 from drgn import FaultError
 
 from kgcore.errors import TargetError
-from kgcore.memory import Provenance
-from kgcore.model import MappedFile
+from kgcore.model.memory import Provenance
+from kgcore.model.process import MappedFile
 from kgcore.sources.beneath import open_beneath
-from kgcore.sources.vmcore import rootfiles
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
-from kgcore.sources.vmcore.extents import Extent, missing, zeros
-from kgcore.sources.vmcore.pagecache import CachedFile, PageCache
-from kgcore.sources.vmcore.pages import pieces
-from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.rootfiles import Identity, RootFiles
+from kgcore.sources.vmcore.memory import rootfiles
+from kgcore.sources.vmcore.memory.extents import Extent, missing, zeros
+from kgcore.sources.vmcore.memory.pagecache import CachedFile, PageCache
+from kgcore.sources.vmcore.memory.pages import pieces
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.rootfiles import Identity, RootFiles
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, EverySwap, sibling
 from tests.vmcore.layouts.world import physical

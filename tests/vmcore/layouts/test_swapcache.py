@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance
+from kgcore.model.memory import Provenance
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
-from kgcore.sources.vmcore.pages import joined
-from kgcore.sources.vmcore.stores import Stores, Supplies
-from kgcore.sources.vmcore.swap.spaces import Spaces as SwapInfo
+from kgcore.sources.vmcore.memory.pages import joined
+from kgcore.sources.vmcore.memory.stores import Stores, Supplies
+from kgcore.sources.vmcore.memory.swap.spaces import Spaces as SwapInfo
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, sibling, value
 from tests.vmcore.layouts.world import physical

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.sources.vmcore.swapentry import SwapKind, SwapTypes
+from kgcore.sources.vmcore.memory.swapentry import SwapKind, SwapTypes
 from tests.vmcore.layouts.world import World
 
 MIGRATION = ("migrate_pages",)

@@ -11,10 +11,10 @@ pytest.importorskip("drgn")
 from drgn import Object
 
 from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
-from kgcore.model import TaskIds, TaskTimes
+from kgcore.model.process import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.counters import Counters
-from kgcore.sources.vmcore.tasks import Ids, Tasks
+from kgcore.sources.vmcore.task.counters import Counters
+from kgcore.sources.vmcore.task.tasks import Ids, Tasks
 from tests.vmcore.layouts.world import World, physical
 
 TYPES = """

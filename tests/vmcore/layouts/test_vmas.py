@@ -9,8 +9,8 @@ pytest.importorskip("drgn")
 
 from drgn import Object
 
-from kgcore.model import VM_READ, MappedFile, Vma
-from kgcore.sources.vmcore.vmas import Paths, read_vmas
+from kgcore.model.process import VM_READ, MappedFile, Vma
+from kgcore.sources.vmcore.task.vmas import Paths, read_vmas
 from tests.vmcore.layouts.world import World, physical
 
 FILES = """

@@ -10,15 +10,15 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance
-from kgcore.sources.vmcore.compression import NoDecompressor
-from kgcore.sources.vmcore.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.swap import zram as module
-from kgcore.sources.vmcore.swap.blocks import SwapBlocks
-from kgcore.sources.vmcore.swap.layers import Slots
-from kgcore.sources.vmcore.swap.spaces import SwapSpace
-from kgcore.sources.vmcore.swap.zram import Zram
+from kgcore.model.memory import Provenance
+from kgcore.sources.vmcore.dumpfile.compression import NoDecompressor
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap import zram as module
+from kgcore.sources.vmcore.memory.swap.blocks import SwapBlocks
+from kgcore.sources.vmcore.memory.swap.layers import Slots
+from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
+from kgcore.sources.vmcore.memory.swap.zram import Zram
 from tests.vmcore.layouts.test_zsmalloc import (
     BOOKWORM,
     LEFT_OUT,

@@ -13,9 +13,9 @@ from drgn import FaultError
 
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
-from kgcore.sources.vmcore.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.swap.zsmalloc import Zsmalloc
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap.zsmalloc import Zsmalloc
 from tests.vmcore.layouts.world import PAGE, PAGE_OFFSET, World, physical
 
 PAGES = "struct list_head { struct list_head *next, *prev; };"

@@ -10,16 +10,16 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.memory import Provenance
-from kgcore.sources.vmcore.compression import CannotDecompress, Decompress, NoDecompressor
+from kgcore.model.memory import Provenance
+from kgcore.sources.vmcore.dumpfile.compression import CannotDecompress, Decompress, NoDecompressor
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
-from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.physical import PhysicalMemory
-from kgcore.sources.vmcore.swap import zswap
-from kgcore.sources.vmcore.swap.layers import Slots
-from kgcore.sources.vmcore.swap.spaces import SwapSpace
-from kgcore.sources.vmcore.swap.zswap import Zswap
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap import zswap
+from kgcore.sources.vmcore.memory.swap.layers import Slots
+from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
+from kgcore.sources.vmcore.memory.swap.zswap import Zswap
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache
 from tests.vmcore.layouts.world import PAGE, physical

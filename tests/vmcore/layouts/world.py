@@ -25,8 +25,8 @@ from drgn import Type as DrgnType
 
 from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, FrameState, RunList
-from kgcore.sources.vmcore.kernel import Kernel
-from kgcore.sources.vmcore.target import Target
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.opening.target import Target
 from tests.vmcore.layouts.declare import Declarations
 
 PAGE = 4096

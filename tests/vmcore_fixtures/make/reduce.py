@@ -30,19 +30,20 @@ from unittest import mock
 
 from drgn import Architecture, Platform, Program
 
+from kgcore.coredump.pipeline import Options, prepare, write
 from kgcore.errors import NoCurrentTask
-from kgcore.pipeline import Options, prepare, write
-from kgcore.sinks import MemorySink
+from kgcore.sinks.files import MemorySink
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore import symbols, systemmap
 from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.facts import read_facts
-from kgcore.sources.vmcore.framereader import FrameReader
-from kgcore.sources.vmcore.lowmem import LowMemory
+from kgcore.sources.vmcore.memory.framereader import FrameReader
+from kgcore.sources.vmcore.opening.lowmem import LowMemory
+from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.sources.vmcore.target import Target, TargetOptions, open_target
-from kgcore.sources.vmcore.variables import VARIABLES
-from kgcore.sources.vmcore.vmcoreinfo import parse
+from kgcore.sources.vmcore.symbols import finders as symbols
+from kgcore.sources.vmcore.symbols import systemmap
+from kgcore.sources.vmcore.symbols.variables import VARIABLES
+from kgcore.sources.vmcore.symbols.vmcoreinfo import parse
 from tests.vmcore_fixtures.make import toml
 from tests.vmcore_fixtures.make.common import HERE, cache_dir, run, say
 

@@ -13,9 +13,9 @@ from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones, count_others
 from kgcore.sources.vmcore.dumpfile.budget import DAMAGED
+from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.dumpfile.frames import (
     PAGE_SHIFT,
     FrameRun,

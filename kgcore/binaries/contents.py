@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is learnt of a file's content while it is read: where it comes from, and what is missing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kgcore.model.memory import Piece
+
+__all__ = ("Lacking", "Trace")
+
+
+class Lacking(NamedTuple):
+    """A part of a file that is not to be had.
+
+    :ivar start: offset in the file.
+    :ivar end: offset behind it.
+    :ivar reason: value of :class:`kgcore.model.memory.Provenance`.
+    :ivar detail: a few words more, or "".
+    """
+
+    start: int
+    end: int
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is learnt of a file while it is read.
+
+    :ivar size: of the file: the last page counts only as far as it is part of it.
+    """
+
+    size: int
+    missing: list[Lacking] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+
+    def follow(self, pieces: Iterator[Piece]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
+        """(length, bytes) of each piece; no bytes: zeros."""
+        at = 0
+        for run, data in pieces:
+            if run.address != at or run.length <= 0:
+                raise ValueError(f"a file's pieces are not adjacent: {run}, expected at {at:#x}")
+            at = run.end
+            length = min(run.end, self.size) - run.address
+            if length <= 0:
+                break
+            reason = run.provenance.value
+            if run.provenance.missing:
+                self._lacks(Lacking(run.address, run.address + length, reason, run.detail))
+            else:
+                self.sources[reason] = self.sources.get(reason, 0) + length
+            yield length, data[:length] if run.provenance.stored else b""
+        if at < self.size:
+            raise ValueError(f"a file's pieces end at {at:#x}, not at {self.size:#x}")
+
+    def _lacks(self, gap: Lacking) -> None:
+        if self.missing and self.missing[-1][1:] == (gap.start, gap.reason, gap.detail):
+            self.missing[-1] = self.missing[-1]._replace(end=gap.end)
+        else:
+            self.missing.append(gap)

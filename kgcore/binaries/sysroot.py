@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Writes the programs and libraries of processes, as far as they are to be had, laid out for gdb's ``set sysroot``.
+
+A manifest beside them says what each of them lacks: in the file itself that is zeros, which nothing tells from others.
+"""
+
+import contextlib
+import os
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from kgcore.binaries.contents import Lacking, Trace
+from kgcore.binaries.linkmap import link_names
+from kgcore.binaries.manifest import MANIFEST, Manifest
+from kgcore.elf.buildid import build_id
+from kgcore.errors import OutputError
+from kgcore.model.memory import Memory
+from kgcore.model.process import ProcessImage
+from kgcore.sinks.files import FileSink
+from kgcore.sources.base import FileContents, Source
+from kgcore.system.regular import open_regular
+from kgcore.text import counted, human_size, plain, printable
+
+__all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport")
+
+_PATH_MAX = 4096
+_REASONS_TOLD = 3
+_COMPARED = 1 << 20  # bytes at once
+
+
+@dataclass(frozen=True, slots=True)
+class SysrootFile:
+    """A file that was written.
+
+    :ivar path: beneath the directory; begins with a slash; raw.
+    :ivar build_id: as hexadecimal digits; None if it has none, or it is missing.
+    :ivar sources: where its bytes come from: value of the provenance to bytes.
+    :ivar deleted: it had no name any more.
+    """
+
+    path: bytes
+    size: int
+    build_id: str | None
+    missing: tuple[Lacking, ...]
+    sources: dict[str, int]
+    deleted: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return not self.missing
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(gap.end - gap.start for gap in self.missing)
+
+    def line(self) -> str:
+        """What it lacks, for people."""
+        reasons = [f"{gap.reason} ({gap.detail})" if gap.detail else gap.reason for gap in self.missing]
+        told = list(dict.fromkeys(reasons))
+        more = "; ..." if len(told) > _REASONS_TOLD else ""
+        return printable(
+            f"{plain(self.path)}: {human_size(self.missing_bytes)} of {human_size(self.size)} missing: "
+            f"{'; '.join(told[:_REASONS_TOLD])}{more}"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """For the manifest, whose reader has to find the file: bytes that are no UTF-8 become surrogates."""
+        return {
+            "path": os.fsdecode(self.path),
+            "size": self.size,
+            "build_id": self.build_id,
+            "whole": self.whole,
+            "deleted": self.deleted,
+            "missing": [[gap.start, gap.end, gap.reason, plain(gap.detail)] for gap in self.missing],
+            "sources": self.sources,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SysrootReport:
+    """What became of the files of one process.
+
+    :ivar directory: where they are.
+    :ivar remarks: what else there is to know, as sentences.
+    :ivar lost: files that are not there at all, as sentences.
+    :ivar problems: files that could not be written, as sentences.
+    :ivar before: what an earlier process of the same run has, too: paths of files, and sentences.
+    """
+
+    directory: str
+    files: tuple[SysrootFile, ...]
+    remarks: tuple[str, ...]
+    lost: tuple[str, ...]
+    problems: tuple[str, ...]
+    before: frozenset[bytes | str] = frozenset()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all files are there and whole."""
+        return not (self.lost or self.problems) and all(file.whole for file in self.files)
+
+    def raise_problems(self) -> None:
+        """
+        :raises OutputError: a file could not be written.
+        """
+        if self.problems:
+            raise OutputError("; ".join(self.problems))
+
+    def to_json(self) -> dict[str, object]:
+        """For ``--report``."""
+        return {
+            "directory": plain(self.directory),
+            "complete": self.complete,
+            "whole": sum(file.whole for file in self.files),
+            "missing_bytes": sum(file.missing_bytes for file in self.files),
+            "files": [{**file.to_json(), "path": plain(file.path)} for file in self.files],
+            "remarks": [plain(text) for text in self.remarks],
+            "lost": [plain(text) for text in self.lost],
+            "problems": [plain(text) for text in self.problems],
+        }
+
+    def lines(self, details: bool = True) -> list[str]:
+        """For people, safe for a terminal, but for the problems.
+
+        :param details: a line for each file that is not whole.
+        """
+        files = [file for file in self.files if file.path not in self.before]
+        known = len(self.files) - len(files)
+        whole = sum(file.whole for file in files)
+        missing = sum(file.missing_bytes for file in files)
+        state = ", all whole" if whole == len(files) else f", {whole} whole, {human_size(missing)} missing"
+        words = counted(len(self.files), "file") + (state if files and not known else "")
+        if known == len(self.files) and known:
+            words += ", all as before"
+        elif known:
+            words += f", {known} as before, {len(files)} new{state}"
+        lines = [f"sysroot {printable(self.directory)}: {words}"]
+        if details:
+            lines += (f"  {file.line()}" for file in files if not file.whole)
+        lines += (f"  {printable(text)}" for text in (*self.lost, *self.remarks) if text not in self.before)
+        return lines
+
+
+class Sysroot:
+    """A directory that one run fills. Processes share files; what was there before stays unless ``force``."""
+
+    def __init__(self, directory: str, *, force: bool = False) -> None:
+        self._directory = directory
+        self._force = force
+        self._written: dict[bytes, tuple[Hashable, SysrootFile]] = {}
+        self._links: dict[bytes, bytes] = {}
+        self._manifest = Manifest(directory, force=force)
+        self._begun = False
+        self._told: set[bytes | str] = set()
+
+    def add(self, source: Source, image: ProcessImage, memory: Memory) -> SysrootReport:
+        """Write the files of a process.
+
+        :raises OutputError: nothing can be written there.
+        """
+        if not self._begun:
+            with self._within([], self._shown(MANIFEST.encode())) as directory:
+                self._manifest.check(directory)
+            self._begun = True
+        files: list[SysrootFile] = []
+        remarks: list[str] = []
+        lost: list[str] = []
+        problems: list[str] = []
+        for contents in source.files(image):
+            if isinstance(contents, str):
+                lost.append(contents)
+                continue
+            try:
+                file = self._file(contents)
+            except _CannotTake as why:
+                lost.append(f"{plain(contents.path)} is left out: {why}")
+            except OutputError as error:
+                problems.append(str(error))
+            else:
+                files.append(file)
+                if file.deleted:
+                    remarks.append(f"{plain(file.path)} had been deleted; it has its old name here")
+        remarks += self._make_links(image, memory)
+        remarks += (text for text in source.remarks(image) if text not in image.warnings)
+        with self._within([], self._shown(MANIFEST.encode())) as directory:
+            told = [f"process {image.tgid}: {plain(text)}" for text in lost]
+            self._manifest.add(directory, {os.fsdecode(file.path): file.to_json() for file in files}, told)
+        has: set[bytes | str] = {*(file.path for file in files), *remarks, *lost}
+        before, self._told = frozenset(has & self._told), self._told | has
+        return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems), before)
+
+    # Files
+
+    def _file(self, contents: FileContents) -> SysrootFile:
+        """
+        :raises OutputError: it cannot be written.
+        :raises _CannotTake: it cannot be called like that.
+        """
+        path, parts = contents.path, _parts(contents.path)
+        key, known = self._written.get(path, (None, None))
+        if known is not None and key == contents.key:
+            return known
+        if path in self._links:
+            raise _CannotTake("another process calls another file so")
+        shown = self._shown(path)
+        trace = Trace(contents.size)
+        with self._within(parts[:-1], shown) as directory:
+            if not self._same(contents, directory, parts[-1], trace):
+                if known is not None:
+                    raise _CannotTake("another file of that name was written already: give each its own directory")
+                trace = Trace(contents.size)
+                self._write(contents, directory, shown, trace)
+            identity = _build_id(directory, parts[-1])
+        file = SysrootFile(path, contents.size, identity, tuple(trace.missing), trace.sources, contents.deleted)
+        self._written[path] = contents.key, file
+        return file
+
+    def _write(self, contents: FileContents, directory: int, shown: str, trace: Trace) -> None:
+        with FileSink(shown, force=self._force, directory=directory) as sink:
+            for length, data in trace.follow(contents.read()):
+                if data:
+                    sink.write(memoryview(data))
+                else:
+                    sink.skip(length)
+            sink.commit()
+
+    def _same(self, contents: FileContents, directory: int, name: bytes, trace: Trace) -> bool:
+        """Whether there is a file of that name already, byte for byte what would be written."""
+        try:
+            descriptor = open_regular(name, directory=directory, links=False)
+        except OSError:
+            return False
+        try:
+            if os.fstat(descriptor).st_size != contents.size:
+                return False
+            for length, data in trace.follow(contents.read()):
+                for at in range(0, length, _COMPARED):
+                    part = min(_COMPARED, length - at)
+                    if os.read(descriptor, part) != (data[at : at + part] or bytes(part)):
+                        return False
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    # Names that lead to them
+
+    def _make_links(self, image: ProcessImage, memory: Memory) -> Iterator[str]:
+        for name, address in link_names(image, memory):
+            vma = image.vma_at(address)
+            target = vma.file.name if vma is not None and vma.file is not None else None
+            if target is None or not name.startswith(b"/"):
+                continue
+            if target in self._written and self._links.get(name) != target:
+                try:
+                    self._link(name, target)
+                except (_CannotTake, OutputError) as error:
+                    yield f"no link {plain(name)} to {plain(target)} was made: {error}"
+
+    def _link(self, name: bytes, target: bytes) -> None:
+        """Make a relative symbolic link. The directories that the name goes through and leaves by ".." are made too,
+        since debuggers take the same way.
+
+        :raises OutputError, _CannotTake: it cannot be made.
+        """
+        parts: list[bytes] = []
+        words = [part for part in name.split(b"/") if part not in (b"", b".")]
+        for part in words:
+            if part != b"..":
+                parts.append(part)
+            elif not parts:
+                raise _CannotTake("it leads out of the directory")
+            else:
+                with self._within(_parts(b"/" + b"/".join(parts)), plain(name)):
+                    parts.pop()
+        path = b"/" + b"/".join(parts)
+        parts = _parts(path)
+        if path == target:
+            return
+        if path in self._written:
+            raise _CannotTake("there is a file of that name")
+        wanted = b"../" * (len(parts) - 1) + b"/".join(_parts(target))
+        with self._within(parts[:-1], self._shown(path)) as directory:
+            try:
+                if not _is_link(directory, parts[-1], wanted):
+                    if self._force and _is_link(directory, parts[-1]):
+                        os.unlink(parts[-1], dir_fd=directory)
+                    os.symlink(wanted, parts[-1], dir_fd=directory)
+            except OSError as error:
+                raise OutputError(f"cannot create {self._shown(path)}: {error.strerror}") from error
+        self._links[path] = self._links[name] = target
+
+    # The directory
+
+    def _shown(self, path: bytes) -> str:
+        return os.path.join(self._directory, os.fsdecode(path).lstrip("/"))
+
+    @contextlib.contextmanager
+    def _within(self, parts: list[bytes], shown: str) -> Iterator[int]:
+        """A descriptor of a directory beneath ours, which is made if need be. No symbolic link is followed.
+
+        :param shown: what it is for, for messages.
+        :raises OutputError: it cannot be had.
+        """
+        try:
+            os.makedirs(self._directory, 0o700, exist_ok=True)
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise OutputError(f"cannot create {self._directory}: {error.strerror}") from error
+        try:
+            for part in parts:
+                try:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, 0o700, dir_fd=descriptor)
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    lower = os.open(part, flags, dir_fd=descriptor)
+                except OSError as error:
+                    raise OutputError(f"cannot create {shown}: {plain(part)}: {error.strerror}") from error
+                os.close(descriptor)
+                descriptor = lower
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+class _CannotTake(Exception):
+    """A name out of a dump that is none we may use."""
+
+
+def _parts(path: bytes) -> list[bytes]:
+    """The components of an absolute path.
+
+    :raises _CannotTake: it leads elsewhere, or is none.
+    """
+    parts = [part for part in path.split(b"/") if part]
+    if not path.startswith(b"/") or len(path) > _PATH_MAX or b"\0" in path or {b".", b".."} & set(parts) or not parts:
+        raise _CannotTake("it is no proper name")
+    if parts == [MANIFEST.encode()]:
+        raise _CannotTake("the list of the files is called so")
+    return parts
+
+
+def _is_link(directory: int, name: bytes, target: bytes | None = None) -> bool:
+    try:
+        found = os.readlink(name, dir_fd=directory)
+    except OSError:
+        return False
+    return target is None or found == target
+
+
+def _build_id(directory: int, name: bytes) -> str | None:
+    """Of a file that was just written."""
+    try:
+        descriptor = open_regular(name, directory=directory, links=False)
+    except OSError:
+        return None
+    try:
+        found = build_id(lambda at, size: os.pread(descriptor, size, at) if at < 1 << 62 else None)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None if found is None else found.hex()

@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the arguments of the commands have in common: the parser, options, and values, checked before a dump is opened.
+
+The options of one command alone stand with it, in :mod:`kgcore.cli.commands`.
+"""
+
+import argparse
+import glob
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from kgcore._version import __version__
+from kgcore.cli.request import Place, Show
+from kgcore.errors import KgcoreError
+from kgcore.sinks.outputs import standard
+from kgcore.sources.base import Supplies
+
+__all__ = (
+    "FILTER_BITS",
+    "Answer",
+    "Parser",
+    "UsageError",
+    "add_filter_options",
+    "add_json",
+    "add_place_options",
+    "add_show",
+    "add_supply_options",
+    "add_version",
+    "duration",
+    "existing",
+    "file_name",
+    "filter_mask",
+    "flag",
+    "level",
+    "number",
+    "option",
+    "output_name",
+    "place_of",
+    "size",
+    "supplies_of",
+    "swap_image",
+    "user_id",
+    "vmcore_path",
+    "workers",
+)
+
+
+_ALL_BITS = 0x1FF  # of /proc/PID/coredump_filter
+
+FILTER_BITS = """\
+filter bits (-f takes their sum; the default 51 = 1+2+16+32 is the kernel's own default):
+   1  anonymous private memory          16  first page of mapped ELF files
+   2  anonymous shared memory           32  hugetlb private memory
+   4  file-backed private memory        64  hugetlb shared memory
+   8  file-backed shared memory         process: each process's own coredump_filter
+"""
+
+
+class UsageError(KgcoreError):
+    """The command line makes no sense; nothing was opened and nothing written."""
+
+
+class Answer(Exception):
+    """Not an error: a text to print instead of running (``--help``, ``--version``)."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without the freedom to print and exit: drgn's prompt must survive a typo."""
+
+    def __init__(self, prog: str, **keywords: Any) -> None:
+        super().__init__(
+            prog,
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **keywords,
+        )
+        general = self.add_argument_group("general")
+        general.add_argument("-h", "--help", action=_Answer, help="show this help")
+        self.general = general
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+class _Answer(argparse.Action):
+    """End the parsing with a text: ``const``, or the parser's help."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **keywords: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **keywords)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise Answer(self.const or parser.format_help())
+
+
+class _Once(argparse.Action):
+    """Store the value (a flag stores True), and refuse the option a second time.
+
+    Of ``-f 1 ... -f 2`` one would be ignored in silence, and nobody can say for sure which was meant.
+    """
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        given: set[str] = namespace.__dict__.setdefault("given", set())
+        if self.dest in given:
+            raise argparse.ArgumentError(self, "given twice")
+        given.add(self.dest)
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+
+
+def flag(group: argparse._ActionsContainer, *names: str, **keywords: Any) -> None:
+    """An option without a value, given once at most."""
+    group.add_argument(*names, action=_Once, nargs=0, default=False, **keywords)
+
+
+def option(group: argparse._ActionsContainer, *names: str, **keywords: Any) -> None:
+    """An option with a value, given once at most."""
+    group.add_argument(*names, action=_Once, **keywords)
+
+
+# Options
+
+
+def add_version(parser: Parser) -> None:
+    """``-V``"""
+    parser.general.add_argument(
+        "-V", "--version", action=_Answer, const=f"kgcore {__version__}\n", help="show the version"
+    )
+
+
+def add_show(parser: Parser) -> None:
+    """``-v``"""
+    option(
+        parser.general,
+        "-v",
+        dest="show",
+        metavar="LEVEL",
+        type=level,
+        default=Show.FAULTS,
+        help="sum of 1 progress, 2 library errors, 4 page faults (default 4)",
+    )
+
+
+def add_json(parser: Parser) -> None:
+    """``--json``"""
+    flag(parser.general, "--json", help="as JSON")
+
+
+def add_place_options(parser: Parser) -> None:
+    """Which dump, and its symbols: the names that drgn gives these options."""
+    group = parser.add_argument_group("the dump")
+    target = group.add_mutually_exclusive_group()
+    target.add_argument(
+        "-c",
+        "--core",
+        metavar="VMCORE",
+        type=file_name,
+        action="append",
+        default=[],
+        help="the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own",
+    )
+    flag(target, "-k", "--kernel", dest="live", help="the running kernel")
+    option(
+        target, "--qemu", metavar="ADDRESS", type=file_name, help="a QEMU guest, by its QMP socket: a path or host:port"
+    )
+    group.add_argument(
+        "-s",
+        "--symbols",
+        metavar="SYMBOLS",
+        type=file_name,
+        action="append",
+        default=[],
+        help="vmlinux, a module's debug file, raw BTF or a System.map; may be given more than once "
+        "(default: found, or not needed)",
+    )
+    option(
+        group,
+        "--symbols-from",
+        choices=("auto", "dwarf", "btf"),
+        default="auto",
+        help="debug information, or what the dump itself holds (default: auto)",
+    )
+    for kind, what in (("debug", "debug information"), ("kernel", "the kernel image and modules")):
+        group.add_argument(
+            f"--{kind}-directory",
+            dest=f"{kind}_directories",
+            metavar="DIR",
+            type=file_name,
+            action="append",
+            default=[],
+            help=f"also look here for {what}; may be given more than once",
+        )
+    option(
+        group,
+        "--vmcoreinfo",
+        metavar="FILE | ADDRESS",
+        type=file_name,
+        help="use this VMCOREINFO instead of the dump's; by its physical address (0x...) one in the dump's memory",
+    )
+    option(
+        group, "--architecture", metavar="ARCH", type=_architecture, help="where the dump does not tell (x86_64, i386)"
+    )
+
+
+def add_filter_options(group: argparse._ActionsContainer) -> None:
+    """Which memory."""
+    option(
+        group,
+        "-f",
+        dest="mask",
+        metavar="FILTER",
+        type=filter_mask,
+        default=0x33,
+        help="which memory: sum of the bits below, or 'process' (default 51)",
+    )
+    flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
+    flag(group, "--dax", help="also DAX mappings")
+
+
+def add_supply_options(group: argparse._ActionsContainer) -> None:
+    """What else memory may be taken from."""
+    group.add_argument(
+        "--swap",
+        metavar="DEV=IMAGE",
+        type=swap_image,
+        action="append",
+        default=[],
+        help="image of a swap device or swap file, called as /proc/swaps has it; may be given more than once",
+    )
+    option(
+        group,
+        "--root",
+        metavar="DIR",
+        type=file_name,
+        help="take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped",
+    )
+
+
+# Values
+
+
+def number(text: str, most: int, meaning: str) -> int:
+    """A number from 0 to ``most``, decimal or with 0x."""
+    if not re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: it takes {meaning}")
+    value = int(text, 16) if text[1:2] in ("x", "X") else int(text)
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: it takes {meaning}")
+    return value
+
+
+def level(text: str) -> Show:
+    """The channels of ``-v``."""
+    return Show(number(text, 7, "a sum of 1 progress, 2 library errors and 4 page faults, 0 to 7"))
+
+
+def filter_mask(text: str) -> int | None:
+    """A sum of filter bits; None: each process\'s own."""
+    meaning = "a sum of filter bits, 0 to 127, or 'process'"
+    if text != "process" and 127 < (value := number(text, _ALL_BITS, meaning)):
+        # What crash's gcore calls 128 the kernel calls 256 and more of: both are options here.
+        raise argparse.ArgumentTypeError(
+            f"{text} is out of range: it takes {meaning}; for crash's 128 give -f {value & 127} --dontdump, "
+            f"for the kernel's 128 and 256 give -f {value & 127} --dax"
+        )
+    return None if text == "process" else number(text, 127, meaning)
+
+
+def workers(text: str) -> int:
+    """How many processes."""
+    count = number(text, 1024, "a number of processes, 1 to 1024")
+    if not count:
+        raise argparse.ArgumentTypeError("0 processes do nothing: it takes 1 to 1024")
+    return count
+
+
+def user_id(text: str) -> int:
+    """A user, by number: the names are those of another machine, but for one."""
+    if text == "root":
+        return 0
+    meaning = "the number of a user"
+    try:
+        import pwd
+
+        meaning += f" (here {text} is {pwd.getpwnam(text).pw_uid}, if it is the same there)"
+    except (KeyError, ValueError, OSError):
+        pass
+    return number(text, (1 << 32) - 2, meaning)
+
+
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def size(text: str) -> int:
+    """Bytes: a number with K, M, G or T."""
+    return int(_quantity(text, _SIZES, 1, "bytes, or a number with K, M, G or T (powers of 1024)"))
+
+
+def duration(text: str) -> float:
+    """Seconds: a number with s, m or h."""
+    return _quantity(text, _SECONDS, 0.001, "seconds, 0.001 or more, or a number with s, m or h")
+
+
+def _quantity(text: str, units: Mapping[str, int], least: float, meaning: str) -> float:
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]?)", text)
+    if found is None or found[2] not in units:
+        raise argparse.ArgumentTypeError(f"{text!r} is none: it takes {meaning}")
+    value = float(found[1]) * units[found[2]]
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is too little: it takes {meaning}")
+    return value
+
+
+def _architecture(text: str) -> str:
+    # drgn spells them X86_64 or x86_64; kgcore reads no others.
+    if text.lower() not in ("x86_64", "i386"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none that kgcore knows: x86_64, i386")
+    return text.lower()
+
+
+def file_name(text: str) -> str:
+    """A file name. An empty one is a shell variable that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return text
+
+
+def output_name(text: str) -> str:
+    """Where something goes; ``-`` is standard output, whatever it was called."""
+    try:
+        return standard(file_name(text))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
+
+
+def swap_image(text: str) -> tuple[str, str]:
+    """Device and image."""
+    device, _, image = text.partition("=")
+    if not device or not image:
+        raise argparse.ArgumentTypeError(f"{text!r} is not DEV=IMAGE, such as /dev/sda2=sda2.img")
+    return device, image
+
+
+def existing(path: str, what: str) -> str:
+    """A path that is there.
+
+    :raises UsageError: it is not.
+    """
+    if not os.path.exists(path):
+        raise UsageError(f"no such {what}: {path!r}")
+    return path
+
+
+# Of several options
+
+
+def vmcore_path(given: str | None, environ: Mapping[str, str]) -> str:
+    """The dump to open: the one given, else ``$KGCORE_VMCORE``, else ``./vmcore``.
+
+    :raises UsageError: there is no such file; the hint names the dumps that kdump left on this machine.
+    """
+    variable = environ.get("KGCORE_VMCORE")
+    path = given or variable or "vmcore"
+    if os.path.exists(path):
+        return path
+    origin = "" if given else " (from $KGCORE_VMCORE)" if variable else " in the current directory"
+    # kdump-tools, Debian's and Ubuntu's, names its dumps dump.<date>.
+    found = sorted(glob.glob("/var/crash/*/vmcore") + glob.glob("/var/crash/*/dump.*"))
+    there = f"; found on this machine: {', '.join(found)}" if found else ""
+    raise UsageError(
+        f"no vmcore {path!r}{origin}", hint=f"name it with -c VMCORE, in $KGCORE_VMCORE, or have it as ./vmcore{there}"
+    )
+
+
+def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Place:
+    """What :func:`add_place_options` asked for.
+
+    :raises UsageError: a file is not there, or given twice.
+    """
+    for path in parsed.symbols:
+        existing(path, "symbol file")
+    for path in (*parsed.debug_directories, *parsed.kernel_directories):
+        existing(path, "directory")
+    if parsed.vmcoreinfo and not re.fullmatch("0x[0-9a-fA-F]{1,16}", parsed.vmcoreinfo):
+        existing(parsed.vmcoreinfo, "VMCOREINFO file")
+    core, *parts = parsed.core or [None]
+    for position, part in enumerate(parts, 1):
+        if part in parsed.core[:position]:
+            raise UsageError(
+                f"argument -c/--core: {part!r} is given twice", hint="a split set has several files, each once"
+            )
+        existing(part, "vmcore")
+    return Place(
+        core=None if parsed.live or parsed.qemu else vmcore_path(core, environ),
+        symbols=tuple(parsed.symbols),
+        symbols_from=parsed.symbols_from,
+        debug_directories=tuple(parsed.debug_directories),
+        kernel_directories=tuple(parsed.kernel_directories),
+        vmcoreinfo=parsed.vmcoreinfo,
+        architecture=parsed.architecture,
+        qemu=parsed.qemu,
+        live=parsed.live,
+        parts=tuple(parts),
+    )
+
+
+def supplies_of(parsed: argparse.Namespace) -> Supplies:
+    """What :func:`add_supply_options` asked for.
+
+    :raises UsageError: an image or the directory is not there, or a device given twice.
+    """
+    images: dict[str, str] = {}
+    for device, image in parsed.swap:
+        if device in images:
+            raise UsageError(f"argument --swap: {device!r} is given twice")
+        images[device] = existing(image, "swap image")
+    if parsed.root and not os.path.isdir(parsed.root):
+        raise UsageError(f"--root: {parsed.root!r} is not a directory")
+    return Supplies(images, parsed.root)

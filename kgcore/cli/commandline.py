@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line as plain values, read off the parsers of the commands: what completion and the man page tell of."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
+
+from kgcore.cli.arguments import Parser
+from kgcore.cli.commands import COMMANDS
+
+__all__ = ("METAVARS", "CommandLine", "Kind", "Option", "command_lines", "default_parser", "parser_of")
+
+
+class Kind(Enum):
+    """What a value is, for those who complete it."""
+
+    TEXT = "text"
+    FILE = "file"
+    DIRECTORY = "directory"
+    PROCESS = "process"
+    IMAGE = "image"  # something, =, and a file
+
+
+METAVARS = {
+    "ADDRESS": Kind.FILE,
+    "CORE": Kind.FILE,
+    "DEV=IMAGE": Kind.IMAGE,
+    "DIR": Kind.DIRECTORY,
+    "FILE": Kind.FILE,
+    "PID": Kind.PROCESS,
+    "SYMBOLS": Kind.FILE,
+    "VMCORE": Kind.FILE,
+}
+"""What the names of values in the help stand for; the others are text."""
+
+_SUGGESTIONS = {"ARCH": ("x86_64", "i386"), "FILTER": ("process",)}
+"""Words that are worth completing, of values that argparse is not told all choices of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option, or a positional argument.
+
+    :ivar names: ``-c``, ``--core``; (): it is positional.
+    :ivar metavar: the name of its value in the help; None: it has no value.
+    :ivar group: the title that it stands under in the help.
+    :ivar choices: values that can be completed.
+    :ivar repeats: it may be given more than once.
+    """
+
+    names: tuple[str, ...]
+    metavar: str | None
+    help: str
+    group: str
+    kind: Kind
+    choices: tuple[str, ...]
+    repeats: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What a command takes.
+
+    :ivar name: None: the one without a name.
+    """
+
+    name: str | None
+    description: str
+    epilog: str
+    options: tuple[Option, ...]
+    operands: tuple[Option, ...]
+
+
+def default_parser() -> Parser:
+    """Of the command without a name."""
+    return parser_of("kgcore.cli.commands.dump")
+
+
+def parser_of(module: str) -> Parser:
+    """Of the command in a module."""
+    parser = import_module(module).make_parser()
+    assert isinstance(parser, Parser)
+    return parser
+
+
+def command_lines() -> Iterator[CommandLine]:
+    """All commands, that without a name first."""
+    yield _command_line(None, default_parser())
+    for name, module in COMMANDS.items():
+        yield _command_line(name, parser_of(module))
+
+
+def _command_line(name: str | None, parser: Parser) -> CommandLine:
+    options = [
+        _option(action, group.title or "")
+        for group in parser._action_groups
+        for action in group._group_actions
+        if action.help != argparse.SUPPRESS
+    ]
+    return CommandLine(
+        name,
+        parser.description or "",
+        parser.epilog or "",
+        tuple(option for option in options if option.names),
+        tuple(option for option in options if not option.names),
+    )
+
+
+def _option(action: argparse.Action, group: str) -> Option:
+    choices = tuple(map(str, action.choices or ()))
+    metavar: str | None = None
+    if action.nargs != 0:
+        metavar = action.metavar if isinstance(action.metavar, str) else " | ".join(choices) or action.dest.upper()
+        choices = choices or _SUGGESTIONS.get(metavar, ())
+    text = (action.help or "").replace("%%", "%")  # as argparse does
+    repeats = isinstance(action, argparse._AppendAction) or action.nargs in ("*", "+")
+    return Option(tuple(action.option_strings), metavar, text, group, _kind(metavar), choices, repeats)
+
+
+def _kind(metavar: str | None) -> Kind:
+    kinds = {METAVARS[word] for word in (metavar or "").split(" | ") if word in METAVARS}
+    for kind in (Kind.PROCESS, Kind.FILE):  # CORE | DIR: a directory is a file, too
+        if kind in kinds:
+            return kind
+    return kinds.pop() if kinds else Kind.TEXT

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The commands of ``kgcore``, a module for each; the first operand chooses one.
+
+A module is imported when its command is chosen, and imports what needs drgn when it runs: mistakes answer at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from kgcore.cli.console import Console
+
+__all__ = ("COMMANDS", "Command", "chosen", "operands", "options")
+
+COMMANDS = {
+    "ps": "kgcore.cli.commands.ps",
+    "files": "kgcore.cli.commands.files",
+    "info": "kgcore.cli.commands.info",
+    "map": "kgcore.cli.commands.map",
+    "check": "kgcore.cli.commands.check",
+    "bt": "kgcore.cli.commands.bt",
+    "debug": "kgcore.cli.commands.debug",
+    "completion": "kgcore.cli.commands.completion",
+}
+"""Name to module. Without a name it is :mod:`kgcore.cli.commands.dump`."""
+
+_DEFAULT = "kgcore.cli.commands.dump"
+_HELP = "help"
+
+
+class Command(Protocol):
+    """What the module of a command offers.
+
+    What its ``parse`` returns is a frozen dataclass of its own; one that opens a dump has the channels of ``-v`` as
+    ``show``.
+    """
+
+    def parse(self, words: Sequence[str], environ: Mapping[str, str]) -> Any:
+        """Understand the words besides the command's name.
+
+        :raises UsageError: they make no sense.
+        :raises Answer: ``--help`` or ``--version``.
+        """
+
+    def run(self, command: Any, console: Console) -> int:
+        """Do it; the exit status."""
+
+
+def chosen(argv: Sequence[str]) -> tuple[Command, list[str]]:
+    """The command, and the words without its name: it has one if the first operand is one.
+
+    No PID or TASK is spelled like one, so nobody has to choose. ``help [COMMAND]`` is that command's ``--help``.
+    """
+    words = list(argv)
+    name = _DEFAULT
+    places = operands(words)
+    if places and words[places[0]] == _HELP:
+        del words[places[0]]
+        places = [place - 1 for place in places[1:]]
+        words.append("--help")
+    if places and words[places[0]] in COMMANDS:
+        name = COMMANDS[words.pop(places[0])]
+    return cast(Command, import_module(name)), words
+
+
+def operands(words: Sequence[str]) -> list[int]:
+    """Where they stand. Before a command's name there may be the options that the default command has too."""
+    valued = {flag for flag, takes_value in _options(_DEFAULT).items() if takes_value}
+    found: list[int] = []
+    position = 0
+    while position < len(words) and words[position] != "--":
+        if found and words[found[0]] in COMMANDS and len(found) == 1:
+            own = _options(COMMANDS[words[found[0]]])
+            valued = {flag for flag, takes_value in own.items() if takes_value}
+        if words[position] in valued:
+            position += 1
+        elif not words[position].startswith("-"):
+            found.append(position)
+        position += 1
+    return found
+
+
+def options(name: str | None) -> list[str]:
+    """Those of a command; None: that without a name."""
+    return list(_options(COMMANDS[name] if name else _DEFAULT))
+
+
+def _options(module: str) -> dict[str, bool]:
+    """The options of the command in a module, and whether they take a value."""
+    actions = import_module(module).make_parser()._actions
+    return {flag: action.nargs != 0 for action in actions for flag in action.option_strings}

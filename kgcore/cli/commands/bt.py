@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``kgcore bt``: what the threads of processes were doing, without a core on the disk."""
+
+import json
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kgcore.cli.arguments import (
+    Parser,
+    UsageError,
+    add_json,
+    add_place_options,
+    add_show,
+    add_supply_options,
+    add_version,
+    flag,
+    place_of,
+    supplies_of,
+)
+from kgcore.cli.commands import opening
+from kgcore.cli.console import Console, Status, reason
+from kgcore.cli.request import Place, Show
+from kgcore.errors import KgcoreError
+from kgcore.model.traces import End, Frame, ThreadTrace, grouped, ranges
+from kgcore.sources.base import Supplies, TaskRef
+from kgcore.text import plain, printable
+
+if TYPE_CHECKING:
+    from kgcore.views.backtrace import Backtrace
+
+__all__ = ("BtCommand", "make_parser", "parse", "run")
+
+_NAMES = 3
+"""Thread names that stand over a stack."""
+
+_RANGES = 8
+"""Ranges of thread ids there."""
+
+_EPILOG = """\
+A stack may end early: the line below it says why. Programs and libraries come out of the dump as far as they were in
+memory, else from --root, from this machine's debug files of the same build id, and from the debuginfod servers of
+$DEBUGINFOD_URLS.
+
+examples:
+  kgcore bt -c vmcore                        the process that was current when the kernel crashed
+  kgcore bt --all-threads 12345              all its threads; those with the same stack together
+  kgcore bt --all-threads --kernel-stack 12345   and what they were doing in the kernel
+  kgcore bt --root / 12345                   on the machine that crashed, after its reboot
+
+exit status: 0 all stacks are whole; 1 a process could not be unwound; 2 usage; 3 a stack ends early.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BtCommand:
+    """``kgcore bt``
+
+    :ivar tasks: never empty.
+    """
+
+    place: Place
+    show: Show
+    tasks: tuple[TaskRef, ...]
+    supplies: Supplies
+    all_threads: bool
+    kernel: bool
+    json: bool
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> BtCommand:
+    """Understand the words besides the command's name.
+
+    :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
+    """
+    parsed = make_parser().parse_intermixed_args(list(words))
+    try:
+        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks) or (TaskRef("current"),)
+    except KgcoreError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    return BtCommand(
+        place=place_of(parsed, environ),
+        show=Show(parsed.show),
+        tasks=tasks,
+        supplies=supplies_of(parsed),
+        all_threads=parsed.all_threads,
+        kernel=parsed.kernel_stack,
+        json=parsed.json,
+    )
+
+
+def make_parser() -> Parser:
+    """Of the words besides the command's name."""
+    parser = Parser(
+        "kgcore bt",
+        usage="kgcore bt [-c VMCORE] [--all-threads] [--kernel-stack] [--json] [PID | TASK]...",
+        description="Show what the threads of processes in a vmcore were doing.",
+        epilog=_EPILOG,
+    )
+    add_version(parser)
+    add_show(parser)
+    add_place_options(parser)
+    add_json(parser)
+    group = parser.add_argument_group("the stacks")
+    flag(group, "--all-threads", help="of all threads, not only of the one that is named, else the first")
+    flag(group, "--kernel-stack", help="what the threads were doing in the kernel, too")
+    add_supply_options(group)
+    parser.add_argument(
+        "tasks",
+        metavar="PID | TASK",
+        nargs="*",
+        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
+        "(default: the process that was current in the crash)",
+    )
+    return parser
+
+
+def run(command: BtCommand, console: Console) -> int:
+    """Show them; the exit status."""
+    from kgcore.views.backtrace import backtrace, document
+
+    found: list[Backtrace] = []
+    failures: list[dict[str, str]] = []
+    with opening.opened(command.place, command.show, console, command.supplies) as source:
+        for ref in command.tasks:
+            try:
+                one = backtrace(
+                    source,
+                    ref,
+                    all_threads=command.all_threads,
+                    kernel=command.kernel,
+                    root=command.supplies.root,
+                )
+            except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the other processes)
+                text = reason(error)
+                if not isinstance(error, KgcoreError):
+                    text = f"{ref.text}: {text}"
+                    if command.show & Show.LIBRARY:
+                        traceback.print_exc(file=console.err)
+                failures.append({"task": ref.text, "reason": plain(text)})
+                console.fail(text)
+                continue
+            for remark in one.remarks:
+                console.remark(f"process {one.tgid}: {remark}")
+            if not command.json:
+                for line in _lines(one):
+                    print(line, file=console.out)
+            found.append(one)
+    status = Status.COMPLETE if all(one.complete for one in found) else Status.INCOMPLETE
+    status = Status.FAILED if failures else status
+    if command.json:
+        json.dump(document(found, failures, status), console.out, indent=2)
+        console.out.write("\n")
+    return status
+
+
+# For people
+
+
+def _lines(process: "Backtrace") -> Iterator[str]:
+    """Safe for a terminal."""
+    more = "" if not process.others else f", and {process.others} more: --all-threads shows them"
+    count = len(process.threads)
+    threads = "1 thread" if count == 1 else f"{count} threads"
+    yield f"Process {process.tgid} ({printable(process.comm)}): {threads}{more}"
+    if process.dying is not None:
+        yield f"Dying: {process.dying.words()}"
+    for group in grouped(process.threads):
+        yield ""
+        yield _title(group)
+        thread = group[0]
+        yield from _stack(thread.frames, thread.end)
+        if thread.kernel is not None and (thread.kernel.frames or thread.kernel.end.text):
+            yield "in the kernel:"
+            yield from _stack(thread.kernel.frames, thread.kernel.end)
+
+
+def _title(group: Sequence[ThreadTrace]) -> str:
+    names = list(dict.fromkeys(printable(thread.comm) for thread in group))
+    shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
+    first = group[0]
+    marks = [shown]
+    if first.cpu is not None:
+        marks.append(f"running on CPU {first.cpu}")
+    if first.crashed:
+        marks.append("the kernel crashed here")
+    if len(group) == 1:
+        return f"Thread {first.tid}: {'; '.join(marks)}"
+    ids = ranges(one.tid for one in group)
+    told = ids[:_RANGES] + (["..."] if len(ids) > _RANGES else [])
+    what = f"Threads {', '.join(told)} ({len(group)})"
+    return f"{what}: {'; '.join(marks)}"
+
+
+def _stack(frames: Iterable[Frame], end: End) -> Iterator[str]:
+    for number, frame in enumerate(frames):
+        yield f"#{number:<3}{_call(frame)}"
+    if end.text:
+        yield f"    ends here: {printable(end.text)}"
+
+
+def _call(frame: Frame) -> str:
+    function = "??"
+    if frame.function is not None:
+        function = printable(frame.function)
+        if frame.offset is not None:
+            function += f"+{frame.offset:#x}"
+    place = ""
+    if frame.source is not None:
+        place = f" at {printable(frame.source[0])}:{frame.source[1]}"
+    elif frame.module is not None:
+        offset = f"+{frame.module_offset:#x}" if frame.function is None and frame.module_offset is not None else ""
+        build_id = f", build id {frame.build_id}" if frame.function is None and frame.build_id else ""
+        place = f" in {printable(frame.module)}{offset}{build_id}"
+    return f"{frame.ip:#018x} {function}{place}{' (inlined)' if frame.inline else ''}"

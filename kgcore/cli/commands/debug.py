@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``kgcore debug``: a debugger on a process, with everything set."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kgcore.cli.arguments import (
+    Parser,
+    UsageError,
+    add_place_options,
+    add_show,
+    add_supply_options,
+    add_version,
+    file_name,
+    filter_mask,
+    flag,
+    option,
+    place_of,
+    supplies_of,
+)
+from kgcore.cli.commands import opening
+from kgcore.cli.console import Console, Status
+from kgcore.cli.request import Place, Show
+from kgcore.errors import KgcoreError
+from kgcore.sources.base import Source, Supplies, TaskRef
+from kgcore.system import stopping
+from kgcore.system.privatedir import PrivateDirectory
+from kgcore.text import human_size, plain, printable
+
+if TYPE_CHECKING:
+    from kgcore.binaries.sysroot import SysrootFile, SysrootReport
+    from kgcore.coredump.report import Report
+    from kgcore.views.debugger import Session
+
+__all__ = ("DebugCommand", "make_parser", "parse", "run")
+
+_FILES_NAMED = 3
+_SIGNALLED = 128  # as shells count
+_PATIENCE = 2  # seconds that a debugger may take to end
+_PAUSE = 0.02
+
+_EPILOG = """\
+The core and the programs that were mapped come from the crashed machine: the debugger is told not to run scripts that
+it may find in them. debuginfod is as your own settings have it.
+
+examples:
+  kgcore debug -c vmcore                             gdb on the process that was current when the kernel crashed
+  kgcore debug 12345 -- -batch -ex 'thread apply all backtrace'
+  kgcore debug --debugger lldb --keep --directory . 12345
+  kgcore debug --print 12345                         write the files, and say how to start gdb on them
+
+exit status: the debugger's; 1 the process could not be written, or there is no such debugger; 2 usage.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DebugCommand:
+    """``kgcore debug``
+
+    :ivar mask: as in :class:`kgcore.cli.request.DumpRequest`.
+    :ivar directory: where to make the private directory; None: where temporary files go.
+    :ivar arguments: the debugger's own.
+    """
+
+    place: Place
+    show: Show
+    task: TaskRef
+    supplies: Supplies
+    mask: int | None
+    debugger: str
+    directory: str | None
+    keep: bool
+    print_only: bool
+    arguments: tuple[str, ...]
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> DebugCommand:
+    """Understand the words besides the command's name.
+
+    :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
+    """
+    own, more = list(words), []
+    if "--" in own:
+        position = own.index("--")
+        own, more = own[:position], own[position + 1 :]
+    parsed = make_parser().parse_intermixed_args(own)
+    try:
+        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef("current")
+    except KgcoreError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    if parsed.directory and not os.path.isdir(parsed.directory):
+        raise UsageError(f"--directory: {parsed.directory!r} is not a directory")
+    return DebugCommand(
+        place=place_of(parsed, environ),
+        show=Show(parsed.show),
+        task=task,
+        supplies=supplies_of(parsed),
+        mask=parsed.mask,
+        debugger=parsed.debugger,
+        directory=parsed.directory,
+        keep=parsed.keep or parsed.print_only,
+        print_only=parsed.print_only,
+        arguments=tuple(more),
+    )
+
+
+def make_parser() -> Parser:
+    """Of the words besides the command's name."""
+    parser = Parser(
+        "kgcore debug",
+        usage="kgcore debug [-c VMCORE] [--debugger gdb|lldb] [--directory DIR] [--keep] [--print] [PID | TASK] "
+        "[-- ARGUMENTS]",
+        description="Write a process in a vmcore, with its program and libraries, and start a debugger on it.",
+        epilog=_EPILOG,
+    )
+    add_version(parser)
+    add_show(parser)
+    add_place_options(parser)
+    group = parser.add_argument_group("the debugger")
+    option(group, "--debugger", choices=("gdb", "lldb"), default="gdb", help="which one (default: gdb)")
+    flag(group, "--print", dest="print_only", help="print the command instead of running it; the files stay")
+    option(group, "--directory", metavar="DIR", type=file_name, help="write to a new private directory in DIR")
+    flag(group, "--keep", help="leave the files there when the debugger ends")
+    group = parser.add_argument_group("the core")
+    option(
+        group,
+        "-f",
+        dest="mask",
+        metavar="FILTER",
+        type=filter_mask,
+        default=0x33,
+        help="which memory: sum of the bits in kgcore --help, or 'process' (default 51)",
+    )
+    add_supply_options(group)
+    parser.add_argument(
+        "task",
+        metavar="PID | TASK",
+        nargs="?",
+        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
+        "(default: the process that was current in the crash)",
+    )
+    return parser
+
+
+def run(command: DebugCommand, console: Console) -> int:
+    """Write the files and run the debugger; the exit status."""
+    from kgcore.views.debugger import command_line, find_debugger
+
+    if not command.print_only:
+        find_debugger(command.debugger)  # before all the work
+    with PrivateDirectory(command.directory) as directory:
+        with opening.opened(command.place, command.show, console, command.supplies) as source:
+            session = _write(source, command, directory.path, console)
+        directory.kept = command.keep
+        words = command_line(command.debugger, session, command.arguments)
+        if command.print_only:
+            print(_shell(words), file=console.out)
+            return Status.COMPLETE
+        if directory.kept:
+            console.remark(f"the files are in {directory.path}")
+        return _run(words)
+
+
+def _write(source: Source, command: DebugCommand, directory: str, console: Console) -> "Session":
+    """The core and the sysroot, and a word on what they lack."""
+    from kgcore.binaries.substitutes import completed, mapped_build_ids
+    from kgcore.binaries.sysroot import Sysroot
+    from kgcore.cli import render
+    from kgcore.coredump.pipeline import Options, prepare, write
+    from kgcore.coredump.workers import available
+    from kgcore.sinks.files import FileSink
+    from kgcore.views.debugger import Session, program_of
+
+    prepared = prepare(source, command.task, Options(mask=command.mask))
+    name = f"core.{prepared.image.tgid}"
+    core, sysroot = os.path.join(directory, name), os.path.join(directory, "sysroot")
+    os.mkdir(sysroot, 0o700)
+    shown = bool(command.show & Show.PROGRESS) and console.err.isatty()
+    with render.progress(name, console.err, prepared.plan.data) if shown else nullcontext() as progress:
+        report = write(prepared, FileSink(core), progress, jobs=available())
+    files = Sysroot(sysroot).add(source, prepared.image, prepared.memory)
+    files.raise_problems()
+    if command.supplies.root is not None:
+        found = mapped_build_ids(prepared.image, prepared.memory)
+        files = completed(files, command.supplies.root, found)
+    program = program_of(prepared.image, files.files, sysroot)
+    for line in _lacking(report, files, program):
+        console.remark(line)
+    return Session(core, sysroot, program)
+
+
+def _lacking(report: "Report", sysroot: "SysrootReport", program: str | None) -> Iterator[str]:
+    """What the debugger will not find."""
+    yield f"process {report.tgid} ({printable(report.comm)}): core of {human_size(report.size)}"
+    if report.missing:
+        reasons = ", ".join(f"{human_size(size)} {reason}" for reason, size in report.account.missing.items())
+        yield f"not in the core: {reasons}; the debugger will refuse to read it"
+    for tid, text in report.remarks:
+        yield f"thread {tid}: {text}"
+    if program is None:
+        yield "the program itself is not in the dump, so there are no symbols of it"
+    partial = [file for file in sysroot.files if not file.whole]
+    if partial:
+        more = f" and {len(partial) - _FILES_NAMED} more" if len(partial) > _FILES_NAMED else ""
+        names = ", ".join(map(_partial, partial[:_FILES_NAMED]))
+        yield f"not whole: {names}{more}; --root DIR or debuginfod has the rest"
+    yield from (*sysroot.lost, *report.warnings)
+
+
+def _partial(file: "SysrootFile") -> str:
+    build_id = f", build id {file.build_id}" if file.build_id else ""
+    return f"{plain(file.path)} ({human_size(file.missing_bytes)} of {human_size(file.size)} missing{build_id})"
+
+
+def _shell(words: Sequence[str]) -> str:
+    """A command that a shell takes, on one line whatever the file names hold."""
+    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    """With escapes for what a terminal might obey, as bash, zsh and ksh read them."""
+    octets = os.fsencode(word)
+    return "$'" + "".join(chr(c) if 32 <= c < 127 and c not in b"'\\" else f"\\x{c:02x}" for c in octets) + "'"
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run the debugger, which has the terminal meanwhile: Ctrl-C is for it alone."""
+    with stopping.left_to_others(signal.SIGINT):
+        try:
+            with stopping.held():
+                debugger = subprocess.Popen(words)
+                forget = stopping.clean_up(lambda: _end(debugger))
+        except OSError as error:
+            raise KgcoreError(f"{words[0]} cannot be started: {error.strerror}") from error
+        try:
+            status = debugger.wait()
+        except BaseException:
+            _end(debugger)
+            raise
+        finally:
+            forget()
+    return status if status >= 0 else _SIGNALLED - status
+
+
+def _end(debugger: "subprocess.Popen[bytes]") -> None:
+    """It has the terminal in its own mode, which it sets back when it is asked to end."""
+    debugger.terminate()
+    limit = time.monotonic() + _PATIENCE
+    # Not debugger.wait(), which may be what a signal came into.
+    while os.waitid(os.P_PID, debugger.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > limit:
+            debugger.kill()
+            break
+        time.sleep(_PAUSE)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``kgcore files``: the open files of a process, and what is in them."""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kgcore.binaries.contents import Lacking
+from kgcore.cli.arguments import (
+    Parser,
+    UsageError,
+    add_json,
+    add_place_options,
+    add_show,
+    add_supply_options,
+    add_version,
+    flag,
+    option,
+    output_name,
+    place_of,
+    supplies_of,
+)
+from kgcore.cli.commands import opening
+from kgcore.cli.console import Console, Status
+from kgcore.cli.request import Place, Show
+from kgcore.errors import KgcoreError
+from kgcore.model.process import OpenFile
+from kgcore.sinks import STDOUT
+from kgcore.sinks.outputs import output
+from kgcore.sources.base import NO_SUPPLIES, OpenFiles, Source, Supplies, TaskRef
+from kgcore.text import human_size
+from kgcore.views.openfiles import Account, Row, account, list_lines, open_file_json, write_contents
+
+__all__ = ("FilesCommand", "make_parser", "parse", "run")
+
+VERSION = 1
+_RANGES_TOLD = 20
+
+_EPILOG = """\
+examples:
+  kgcore files 12345                             descriptors, flags, offsets, names; of files that are deleted or in
+                                                 memory alone (tmpfs, memfd) also how much of the content is here
+  kgcore files 12345 --extract 7 -o app.log      what is in the file behind descriptor 7
+  kgcore files 12345 --extract 7 -o - | strings  the same, into a pipe
+  kgcore files 12345 --list files.txt            a text file: fd : name : offset
+  kgcore files 12345 --json | jq '.files[] | select(.deleted)'
+
+exit status: 0 complete; 1 it could not be done; 2 usage; 3 done, but the dump lacked some of it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FilesCommand:
+    """``kgcore files``
+
+    :ivar task: whose files.
+    :ivar extract: the descriptor whose file is to be written.
+    :ivar output: where to; None: ``fd.<tgid>.<fd>``.
+    :ivar list: the text file to write.
+    """
+
+    place: Place
+    show: Show
+    json: bool
+    task: TaskRef
+    extract: int | None = None
+    output: str | None = None
+    list: str | None = None
+    force: bool = False
+    supplies: Supplies = NO_SUPPLIES
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
+    """Understand the words besides the command's name.
+
+    :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
+    """
+    parsed = make_parser().parse_intermixed_args(list(words))
+    try:
+        task = TaskRef.parse(parsed.task) if parsed.task else TaskRef("current")
+    except KgcoreError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    if parsed.output and parsed.extract is None:
+        raise UsageError("-o says where --extract writes to; --list has its own FILE", hint="see kgcore files --help")
+    if parsed.list and parsed.extract is not None:
+        raise UsageError("--list and --extract write different things: give one of them")
+    if parsed.list and parsed.json:
+        raise UsageError("--list writes text: give it without --json")
+    if parsed.json and parsed.output == STDOUT:
+        raise UsageError("the file and --json cannot both go to standard output", hint="give -o FILE")
+    return FilesCommand(
+        place=place_of(parsed, environ),
+        show=Show(parsed.show),
+        json=parsed.json,
+        task=task,
+        extract=parsed.extract,
+        output=parsed.output,
+        list=parsed.list,
+        force=parsed.force,
+        supplies=supplies_of(parsed),
+    )
+
+
+def make_parser() -> Parser:
+    """Of the words besides the command's name."""
+    parser = Parser(
+        "kgcore files",
+        description="List the open files of a process in a vmcore, or write out what is in one of them.",
+        epilog=_EPILOG,
+    )
+    add_version(parser)
+    add_show(parser)
+    add_json(parser)
+    add_place_options(parser)
+    group = parser.add_argument_group("the files")
+    option(
+        group,
+        "--extract",
+        metavar="FD",
+        type=_descriptor,
+        help="write the content of the file behind a descriptor; what is missing becomes a hole, and is told",
+    )
+    option(
+        group,
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=output_name,
+        help="with --extract: to FILE (default: fd.<tgid>.<fd>); -: standard output",
+    )
+    option(
+        group,
+        "--list",
+        metavar="FILE",
+        type=output_name,
+        help="write a text file instead of the table, a line each: fd : name : offset; -: standard output",
+    )
+    flag(group, "--force", help="overwrite files")
+    add_supply_options(group)
+    group.add_argument(
+        "task",
+        metavar="PID | TASK",
+        nargs="?",
+        help="id of a thread, or address of a task_struct (default: the process that was current in the crash)",
+    )
+    return parser
+
+
+def _descriptor(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file descriptor")
+    return int(text)
+
+
+def run(command: FilesCommand, console: Console) -> int:
+    """List them, or write one; the exit status."""
+    if command.output == STDOUT and console.out.isatty():
+        raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
+    with opening.opened(command.place, command.show, console, command.supplies) as source:
+        found = source.open_files(command.task)
+        if command.extract is not None:
+            return _extract(command, source, found, console)
+        for sentence in found.lost:
+            console.remark(sentence)
+        if command.list is not None:
+            with output(command.list, force=command.force) as sink:
+                sink.write("".join(list_lines(found.files)).encode())
+                sink.commit()
+            if command.list != STDOUT:
+                console.say(f"Saved {command.list}")
+        else:
+            _show(command, source, found, console)
+    return Status.INCOMPLETE if found.lost else Status.COMPLETE
+
+
+def _show(command: FilesCommand, source: Source, found: OpenFiles, console: Console) -> None:
+    from kgcore.cli import render
+
+    known: dict[int, Row] = {}  # several descriptors may be of one file
+    rows: list[Row] = []
+    for file in found.files:
+        if file.type == "regular" and file.file not in known:
+            known[file.file] = _looked_at(source, file, console)
+        rows.append(known[file.file]._replace(file=file) if file.file in known else Row(file))
+    if command.json:
+        _put_json(source, found, rows, console)
+    else:
+        render.show_open_files(rows, console.out)
+
+
+def _looked_at(source: Source, file: OpenFile, console: Console) -> Row:
+    """Of files that are on the disk as well, just how much of them is newer in memory."""
+    try:
+        contents = source.contents(file)
+        return Row(file, account(contents) if file.unsaved else None, contents.unwritten())
+    except KgcoreError as error:
+        if file.unsaved:
+            console.remark(str(error))
+        return Row(file)
+
+
+def _put_json(source: Source, found: OpenFiles, rows: Sequence[Row], console: Console) -> None:
+    value = {
+        "version": VERSION,
+        "source": source.describe(),
+        "pid": found.tgid,
+        "files": [open_file_json(row) for row in rows],
+        "lost": list(found.lost),
+    }
+    json.dump(value, console.out, indent=2)
+    console.out.write("\n")
+
+
+def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: Console) -> int:
+    file = next((file for file in found.files if file.fd == command.extract), None)
+    if file is None:
+        for sentence in found.lost:
+            console.remark(sentence)
+        raise KgcoreError(
+            f"process {found.tgid} has no file descriptor {command.extract}",
+            pid=found.tgid,
+            hint=f"kgcore files {found.tgid} lists those that it has",
+        )
+    contents = source.contents(file)
+    path = command.output or f"fd.{found.tgid}.{file.fd}"
+    with output(path, force=command.force) as sink:
+        content = write_contents(contents, sink)
+        sink.commit()
+    if command.json:
+        _put_json(source, found, [Row(file, content, contents.unwritten())], console)
+    elif path != STDOUT:
+        console.say(f"Saved {path}")
+    _tell(file, content, console)
+    return Status.INCOMPLETE if content.missing else Status.COMPLETE
+
+
+def _tell(file: OpenFile, content: Account, console: Console) -> None:
+    """What is missing."""
+    if not content.missing:
+        return
+    size, lost = human_size(content.size), human_size(content.missing_bytes)
+    console.remark(f"file descriptor {file.fd}: {lost} of {size} missing, holes stand there:")
+    for gap in content.missing[:_RANGES_TOLD]:
+        console.remark(f"  {_gap_words(gap)}")
+    if len(content.missing) > _RANGES_TOLD:
+        console.remark(f"  and {len(content.missing) - _RANGES_TOLD} ranges more, which --json lists")
+
+
+def _gap_words(gap: Lacking) -> str:
+    return f"{gap.start:#x}-{gap.end:#x} {gap.reason}" + (f" ({gap.detail})" if gap.detail else "")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``kgcore info``: what a dump is, what it holds, and what that means for cores."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from kgcore.cli.arguments import Parser, add_json, add_place_options, add_show, add_version, place_of
+from kgcore.cli.commands import opening
+from kgcore.cli.console import Console, Status
+from kgcore.cli.request import Place, Show
+
+__all__ = ("InfoCommand", "make_parser", "parse", "run")
+
+
+@dataclass(frozen=True, slots=True)
+class InfoCommand:
+    """``kgcore info``"""
+
+    place: Place
+    show: Show
+    json: bool
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> InfoCommand:
+    """Understand the words besides the command's name.
+
+    :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
+    """
+    parsed = make_parser().parse_intermixed_args(list(words))
+    return InfoCommand(place_of(parsed, environ), Show(parsed.show), parsed.json)
+
+
+def make_parser() -> Parser:
+    """Of the words besides the command's name."""
+    parser = Parser("kgcore info", description="Say what a vmcore is, what it holds, and what that means for cores.")
+    add_version(parser)
+    add_show(parser)
+    add_place_options(parser)
+    add_json(parser)
+    return parser
+
+
+def run(command: InfoCommand, console: Console) -> int:
+    """A dump that is not complete is still one that was looked at successfully: the status says nothing of it."""
+    from kgcore.cli import render
+
+    with opening.opened_target(command.place, command.show, console) as target:
+        from kgcore.sources.vmcore.facts import read_facts
+
+        place = command.place
+        facts = read_facts(target, (place.core, *place.parts) if place.core else ())
+    if command.json:
+        json.dump({"version": 1, **asdict(facts)}, console.out, indent=2)
+        console.out.write("\n")
+    else:
+        render.show_facts(facts, console.out)
+    return Status.COMPLETE

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``kgcore map``: the address space of a process at a glance, as a table, as JSON, or as a page with pictures."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kgcore.cli.arguments import (
+    FILTER_BITS,
+    Parser,
+    UsageError,
+    add_filter_options,
+    add_place_options,
+    add_show,
+    add_supply_options,
+    add_version,
+    flag,
+    option,
+    output_name,
+    place_of,
+    supplies_of,
+)
+from kgcore.cli.commands import opening
+from kgcore.cli.console import Console, Status
+from kgcore.cli.request import Place, Show
+from kgcore.errors import KgcoreError
+from kgcore.sinks import STDOUT
+from kgcore.sinks.outputs import occupied
+from kgcore.sources.base import Supplies, TaskRef
+
+__all__ = ("MapCommand", "make_parser", "parse", "run")
+
+_EPILOG = (
+    FILTER_BITS
+    + """
+A row is a mapping. KEPT: all of it would be in a core, its first page, or nothing; WHY: the filter's reason for that
+(on terminals that are wide enough). MEMORY: what there is of it, in proportion; the legend stands below.
+
+examples:
+  kgcore map 12345                            the address space of process 12345 in ./vmcore
+  kgcore map -c vmcore -f process 12345       with the process's own coredump_filter
+  kgcore map -f 127 --swap /dev/sda2=sda2.img 12345   what --swap would bring
+  kgcore map --html map.html 12345            as a page for a browser
+  kgcore map --json 12345 | jq '.vmas[] | select(.missing > 0) | .name'
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MapCommand:
+    """``kgcore map``
+
+    :ivar mask: sum of the coredump_filter bits; None: the process's own.
+    :ivar html: the file to write the page to, "-" for standard output; None: print a table, or JSON.
+    """
+
+    place: Place
+    show: Show
+    task: TaskRef
+    mask: int | None
+    dontdump: bool
+    dax: bool
+    supplies: Supplies
+    json: bool
+    html: str | None
+    force: bool
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
+    """Understand the words besides the command's name.
+
+    :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
+    """
+    parsed = make_parser().parse_intermixed_args(list(words))
+    try:
+        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef("current")
+    except KgcoreError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    if parsed.html and occupied(parsed.html) and not parsed.force:
+        raise UsageError(f"--html: {parsed.html!r} exists", hint="--force overwrites it")
+    return MapCommand(
+        place=place_of(parsed, environ),
+        show=Show(parsed.show),
+        task=task,
+        mask=parsed.mask,
+        dontdump=parsed.dontdump,
+        dax=parsed.dax,
+        supplies=supplies_of(parsed),
+        json=parsed.json,
+        html=parsed.html,
+        force=parsed.force,
+    )
+
+
+def make_parser() -> Parser:
+    """Of the words besides the command's name."""
+    parser = Parser(
+        "kgcore map",
+        usage="kgcore map [-c VMCORE] [-f FILTER] [--json | --html FILE] [PID | TASK]",
+        description="Show the address space of a process: its mappings, what the filter decides on each, and what of\n"
+        "their memory is in the dump. Writes no core.",
+        epilog=_EPILOG,
+    )
+    add_version(parser)
+    add_show(parser)
+    add_place_options(parser)
+    group = parser.add_argument_group("the map")
+    add_filter_options(group)
+    add_supply_options(group)
+    form = group.add_mutually_exclusive_group()
+    flag(form, "--json", help="as JSON (docs/map.md, map.schema.json)")
+    option(
+        form,
+        "--html",
+        metavar="FILE",
+        type=output_name,
+        help="write a page with pictures to FILE, for a browser; -: standard output",
+    )
+    flag(group, "--force", help="overwrite FILE")
+    parser.add_argument(
+        "task",
+        metavar="PID | TASK",
+        nargs=argparse.OPTIONAL,
+        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
+        "(default: the process that was current in the crash)",
+    )
+    return parser
+
+
+def run(command: MapCommand, console: Console) -> int:
+    """Show it. A dump that lacks memory is one that was looked at successfully: the status says nothing of it."""
+    from kgcore.cli import render
+    from kgcore.coredump.pipeline import Options, prepare
+    from kgcore.views.addressmap import make_map
+
+    options = Options(command.mask, command.dontdump, command.dax)
+    with opening.opened(command.place, command.show, console, command.supplies) as source:
+        prepared = prepare(source, command.task, options)
+        found = make_map(prepared.plan, source.describe())
+        if command.html is not None:
+            from kgcore.views.mappage import map_page
+
+            page = map_page(found, prepared.plan, prepared.memory)
+            _write(command.html, page, command.force, console)
+            return Status.COMPLETE
+    if command.json:
+        console.out.write(json.dumps(found.to_json(), indent=2) + "\n")
+    else:
+        render.show_map(found, console.out)
+    return Status.COMPLETE
+
+
+def _write(path: str, page: str, force: bool, console: Console) -> None:
+    """Like a core: private, whole or not at all, and not over somebody's file."""
+    if path == STDOUT:
+        console.out.write(page)
+        return
+    from kgcore.sinks.outputs import output
+
+    with output(path, force=force) as sink:
+        sink.write(page.encode("ascii"))
+        sink.commit()
+    console.say(f"Saved {path}")

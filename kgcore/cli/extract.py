@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Works through what a user asked for, process by process: the part that ``kgcore`` and ``%gcore`` share."""
+
+import json
+import os
+import sys
+import traceback
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+from kgcore._version import __version__
+from kgcore.binaries.sysroot import Sysroot, SysrootReport
+from kgcore.cli import render
+from kgcore.cli.console import Console, OutputLost, Status, reason
+from kgcore.cli.progress import Subject, json_lines
+from kgcore.cli.request import DumpRequest, Show
+from kgcore.cli.selection import described, select
+from kgcore.coredump.limits import Limits
+from kgcore.coredump.pipeline import Options, Prepared, prepare, write
+from kgcore.coredump.report import Report
+from kgcore.coredump.workers import available
+from kgcore.coredump.writer import Progress
+from kgcore.errors import KgcoreError, LimitReached
+from kgcore.sinks import STDOUT
+from kgcore.sinks.compressed import SUFFIXES, CompressedSink
+from kgcore.sinks.files import FileSink
+from kgcore.sinks.outputs import output
+from kgcore.sources.base import Source, TaskRef
+
+__all__ = ("Failure", "Outcome", "extract")
+
+REPORT_VERSION = 1
+_MOST_INDENTED = 10_000  # mappings
+_NAMES = 10  # that stand in one line
+
+
+class Failure(NamedTuple):
+    """A process that could not be dumped at all, as the user named it."""
+
+    task: str
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What became of a request.
+
+    :ivar sysroots: what became of the programs and libraries, by index of the process's report.
+    """
+
+    reports: list[Report] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    sysroots: dict[int, SysrootReport] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """The exit status; a process that failed weighs more than one that is incomplete."""
+        if self.failures:
+            return Status.FAILED
+        complete = all(report.complete for report in self.reports)
+        complete = complete and all(sysroot.complete for sysroot in self.sysroots.values())
+        return Status.COMPLETE if complete else Status.INCOMPLETE
+
+    def to_json(self) -> dict[str, object]:
+        """For ``--report``."""
+        return {
+            "version": REPORT_VERSION,
+            "kgcore": __version__,
+            "status": self.status,
+            "processes": [self._process(index) for index in range(len(self.reports))],
+            "failures": [failure._asdict() for failure in self.failures],
+        }
+
+    def _process(self, index: int) -> dict[str, object]:
+        sysroot = self.sysroots.get(index)
+        return self.reports[index].to_json() | ({} if sysroot is None else {"sysroot": sysroot.to_json()})
+
+
+def extract(source: Source, request: DumpRequest, console: Console, limits: Limits | None = None) -> Outcome:
+    """Write the processes in the order given, then those that were chosen. One that fails is remembered with its
+    reason; the rest go on.
+
+    :param limits: those of the request, if their time is running already.
+    :raises OutputError: the JSON report cannot be written.
+    """
+    extraction = _Extraction(source, request, console, limits or Limits(request.max_size, request.max_time))
+    extraction.run()
+    if request.report:
+        _write_report(request.report, extraction.outcome, request.force)
+    return extraction.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Whose turn it is: process ``index`` of ``count``, from 1."""
+
+    index: int
+    count: int
+
+
+class _Extraction:
+    """
+    :ivar outcome: so far.
+    """
+
+    def __init__(self, source: Source, request: DumpRequest, console: Console, limits: Limits) -> None:
+        self.outcome = Outcome()
+        self._source = source
+        self._request = request
+        self._console = console
+        self._limits = limits
+        self._options = Options(
+            request.mask,
+            request.dontdump,
+            request.dax,
+            request.missing,
+            request.note,
+            important_first=limits.any,
+            share_zeros=request.share_zeros,
+        )
+        self._jobs = request.jobs or available()
+        self._sysroot = Sysroot(request.sysroot, force=request.force) if request.sysroot else None
+        self._own_files: set[str] = set()
+        self._seen: set[int] = set()  # thread group ids
+        self._skipped: list[tuple[str, str]] = []  # why not, and the process
+
+    def run(self) -> None:
+        named, chosen = self._request.tasks, self._chosen() if self._request.select else []
+        for number, ref in enumerate(named, 1):
+            self._process(ref, _Turn(number, len(named) + len(chosen)))
+        chosen = [ref for ref in chosen if ref.pid not in self._seen]
+        for number, ref in enumerate(chosen, len(named) + 1):
+            self._process(ref, _Turn(number, len(named) + len(chosen)))
+        for why, skipped in groupby(self._skipped, key=lambda item: item[0]):
+            names = [name for _, name in skipped]
+            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+            self._console.fail(f"not written: {', '.join(names[:_NAMES])}{more}: {why}")
+
+    def _chosen(self) -> list[TaskRef]:
+        """The processes that were not named. A list that breaks off costs those behind, and is told."""
+        select_, found = self._request.select, dict[int | None, TaskRef]()
+        named = {ref.pid for ref in self._request.tasks}
+        whole = True
+        try:
+            for ref in select(self._source.processes(), select_):
+                found.setdefault(ref.pid, ref)
+        except Exception as error:  # noqa: BLE001  (as with each process)
+            whole = False
+            self._fail(described(select_), error)
+        if not found and whole:
+            hint = "kgcore ps lists the processes in the dump"
+            self._fail(described(select_), KgcoreError(f"no process fits {described(select_)}", hint=hint))
+        chosen = [ref for pid, ref in found.items() if pid not in named]
+        if self._request.output and len(chosen) > 1:
+            names = [ref.text for ref in chosen]
+            more = ", ..." if len(names) > _NAMES else ""
+            self._fail(
+                described(select_),
+                KgcoreError(
+                    f"-o takes one process, and {len(names)} fit {described(select_)}: "
+                    f"{', '.join(names[:_NAMES])}{more}",
+                    hint="give -D DIR to write several, each as core.<tgid>",
+                ),
+            )
+            return []
+        return chosen
+
+    def _process(self, ref: TaskRef, turn: _Turn) -> None:
+        request = self._request
+        try:
+            if not request.dry_run and (why := self._limits.reached()):
+                raise LimitReached(why)
+            prepared = prepare(self._source, ref, self._options)
+            self._seen.add(prepared.image.tgid)
+            if request.dry_run:
+                render.show_plan(prepared.plan, self._console.out)
+                return
+            self.outcome.reports.append(self._save(prepared, turn))
+            if self._sysroot is not None:
+                self._save_files(self._sysroot, prepared)
+        except LimitReached as error:
+            self._skip(ref, error.message)
+        except OutputLost:
+            raise
+        except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the user the other processes)
+            self._fail(ref.text, error)
+
+    def _skip(self, ref: TaskRef, why: str) -> None:
+        """Told in one line when all is done: there may be many."""
+        self._skipped.append((why, ref.text))
+        self.outcome.failures.append(Failure(ref.text, f"not written: {why}"))
+
+    def _fail(self, what: str, error: Exception) -> None:
+        text = reason(error)
+        if not isinstance(error, KgcoreError):  # which names the process itself
+            text = f"{what}: {text}"
+            if self._request.show & Show.LIBRARY:
+                traceback.print_exception(error, file=self._console.err)
+        self.outcome.failures.append(Failure(what, text))
+        self._console.fail(text)
+
+    def _save(self, prepared: Prepared, turn: _Turn) -> Report:
+        """Write one core and say so. A file that this run wrote may be overwritten: one process was named twice."""
+        request, console = self._request, self._console
+        name = f"core.{prepared.image.tgid}"
+        if request.compress:
+            name += SUFFIXES[request.compress]
+        path = request.output or os.path.join(request.directory, name)
+        force = request.force or path in self._own_files
+        # What we name ourselves is a new file or nothing; a pipe that waits there under such a name was not asked for.
+        sink = output(request.output, force=force) if request.output else FileSink(path, force=force)
+        if request.compress:
+            sink = CompressedSink(sink, request.compress)
+        with self._progress(prepared, name, turn) as progress:
+            report = write(prepared, sink, progress, jobs=self._jobs, limits=self._limits)
+        self._own_files.add(path)
+        if STDOUT in (path, request.report):
+            print(f"Saved {name}", file=console.err, flush=True)
+        else:
+            console.say(f"Saved {name}")
+        if not report.complete:
+            for line in report.lines(sys.maxsize if request.show & Show.FAULTS else 0):
+                console.remark(line)
+        elif report.dying is not None:  # what one came for, perhaps
+            console.remark(f"process {report.tgid}: {report.dying.words()}")
+        return report
+
+    def _progress(self, prepared: Prepared, name: str, turn: _Turn) -> AbstractContextManager[Progress | None]:
+        request, err, total = self._request, self._console.err, prepared.plan.data
+        if request.progress == "json":
+            psinfo = prepared.image.psinfo
+            return json_lines(Subject(prepared.image.tgid, psinfo.comm, turn.index, turn.count, total), err)
+        if request.progress == "never" or not request.show & Show.PROGRESS or not err.isatty():
+            return nullcontext()
+        return render.progress(name if turn.count == 1 else f"{name} ({turn.index} of {turn.count})", err, total)
+
+    def _save_files(self, sysroot: Sysroot, prepared: Prepared) -> None:
+        found = sysroot.add(self._source, prepared.image, prepared.memory)
+        self.outcome.sysroots[len(self.outcome.reports) - 1] = found
+        for line in found.lines(bool(self._request.show & Show.FAULTS)):
+            self._console.remark(line)
+        found.raise_problems()
+
+
+def _write_report(path: str, outcome: Outcome, force: bool) -> None:
+    """Like a core: private, whole or not at all, and not over somebody's file."""
+    with output(path, force=force) as sink:
+        # json indents in Python, and takes several times as long. So many lines nobody reads.
+        indent = 2 if sum(len(report.vmas) for report in outcome.reports) <= _MOST_INDENTED else None
+        sink.write(json.dumps(outcome.to_json(), indent=indent).encode() + b"\n")
+        sink.commit()

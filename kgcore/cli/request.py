@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a user asked for, as plain values: the border between the command line and the work."""
+
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Literal
+
+from kgcore.sources.base import NO_SUPPLIES, Supplies, TaskRef
+
+__all__ = ("NO_SELECTION", "DumpRequest", "Place", "Selection", "Show")
+
+
+
+class Show(IntFlag):
+    """The channels of ``-v``, crash gcore's numbers."""
+
+    PROGRESS = 1
+    LIBRARY = 2
+    FAULTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which kernel to look into, and where its types and symbols are. None and (): find out by yourself.
+
+    :ivar parts: the other files, if ``core`` is one of a split set.
+    """
+
+    core: str | None
+    symbols: tuple[str, ...] = ()
+    symbols_from: Literal["auto", "dwarf", "btf"] = "auto"
+    debug_directories: tuple[str, ...] = ()
+    kernel_directories: tuple[str, ...] = ()
+    vmcoreinfo: str | None = None
+    architecture: str | None = None
+    qemu: str | None = None
+    live: bool = False
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Processes that are chosen by what they are. False: none is asked for.
+
+    :ivar all: every process that has memory.
+    :ivar match: patterns, one of which the process's name or its program's has to fit.
+    :ivar uid: real user ids, one of which it has to have.
+    """
+
+    all: bool = False
+    match: tuple[str, ...] = ()
+    uid: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.all or self.match or self.uid)
+
+
+NO_SELECTION = Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRequest:
+    """What to write of which processes, and where to.
+
+    :ivar tasks: in the order given; empty only if there is something in ``select``.
+    :ivar mask: sum of the coredump_filter bits; None: each process's own.
+    :ivar share_zeros: long ranges of zeros have one place in the file.
+    :ivar output: a file name, "-" for standard output, or None for ``core.<tgid>`` in ``directory``.
+    :ivar supplies: what else memory may be taken from.
+    :ivar sysroot: directory for the processes' programs and libraries; None: do not write them.
+    :ivar select: further processes, after those in ``tasks``.
+    :ivar jobs: processes that may work side by side; None: as many as there are CPUs that we may use.
+    :ivar max_size: bytes of cores in all; None: any number.
+    :ivar max_time: seconds for all of it; None: as long as it takes.
+    :ivar progress: ``auto``: a bar, if ``show`` says so and there is a terminal; ``json``: lines for programs.
+    """
+
+    tasks: tuple[TaskRef, ...]
+    mask: int | None = 0x33
+    dontdump: bool = False
+    dax: bool = False
+    missing: Literal["omit", "zero"] = "omit"
+    note: bool = True
+    share_zeros: bool = False
+    directory: str = ""
+    output: str | None = None
+    force: bool = False
+    dry_run: bool = False
+    report: str | None = None
+    show: Show = Show.FAULTS
+    supplies: Supplies = NO_SUPPLIES
+    sysroot: str | None = None
+    select: Selection = NO_SELECTION
+    jobs: int | None = None
+    compress: Literal["zstd", "gzip"] | None = None
+    max_size: int | None = None
+    max_time: float | None = None
+    progress: Literal["auto", "never", "json"] = "auto"

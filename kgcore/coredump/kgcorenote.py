@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""kgcore's own note: what a core made from a dump has to say and ELF has no place for.
+
+Owner ``KGCORE``, type NT_KGCORE, description: compact ASCII JSON with sorted keys, an object. Every reader that we know
+skips it. The type is no number that Linux uses, since libbfd (gdb, readelf) looks at the type of a core's notes before
+the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses are strings such as ``"0x7f00"``:
+
+``format``         1. Keys may be added without a new number; none changes its meaning or goes without one.
+``kgcore``         version of kgcore
+``source``         object of strings: the dump and its kernel
+``kernel``         release of the kernel
+``tgid``           the process
+``filter``         object: the filter's name and settings
+``missing_policy`` ``omit``: missing ranges lie in no PT_LOAD; ``zero``: zeros stand for them in the file
+``missing``        array of [start, end, reason, detail]: memory that was to be written and that could not be got.
+                   Reasons: the values of :class:`kgcore.model.memory.Provenance`
+``threads``        array of objects: ``tid``, ``registers`` (their source), ``unknown`` (names), ``fpu`` (``saved``,
+                   ``stale``, ``none``), ``cpu`` (null: not running)
+``vmas``           array of [start, end, vm_flags, decision, bytes kept]
+``accounts``       array, one per VMA in the same order: what became of its bytes, all parts adding up to end - start.
+                   Objects with ``present`` (the page tables point to them), ``recovered`` (object: where they were
+                   found instead, to bytes), ``zero`` (certainly zeros), ``filtered`` (not asked for), ``missing``
+                   (object: reason to bytes); what is 0 or empty is left out. Places: values of Provenance, too
+``shared_zeros``   bytes of memory that have the same range of zeros in the file, in PT_LOADs with the same p_offset;
+                   only if there are any
+``account``        the sum of them, an object of the same kind
+``dying``          null, or the signal that the process was dying of: an object as docs/report.md has it
+``warnings``       array of strings
+
+It is the same for the same dump and options: no time, no host, no output path. A read that fails after the headers
+were written can only stand in the report.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from kgcore._version import __version__
+from kgcore.elf.layout import Note
+from kgcore.filters.base import Keep
+from kgcore.model.account import Account
+from kgcore.model.memory import Run
+from kgcore.model.process import ProcessImage, Thread
+from kgcore.text import plain
+
+__all__ = ("FORMAT", "NT_KGCORE", "OWNER", "vendor_note")
+
+OWNER = b"KGCORE"
+NT_KGCORE = 0x4B474352  # "KGCR", in the manner of NT_FILE and NT_SIGINFO
+FORMAT = 1
+_AT_ONCE = 1024
+
+
+def vendor_note(
+    image: ProcessImage,
+    source: Mapping[str, str],
+    filter_settings: Mapping[str, int | bool | str],
+    policy: str,
+    decisions: Sequence[tuple[Keep, Account]],
+    missing: Iterable[Run],
+    warnings: Iterable[str],
+    shared_zeros: int = 0,
+) -> Note:
+    """Build the note.
+
+    :param decisions: one per VMA of the image.
+    :param warnings: the image's and all others.
+    :param shared_zeros: bytes of memory that have the same range of zeros in the file.
+    """
+    content: dict[str, object] = {
+        "format": FORMAT,
+        "kgcore": __version__,
+        "source": {plain(key): plain(value) for key, value in source.items()},
+        "kernel": plain(image.kernel),
+        "tgid": image.tgid,
+        "filter": dict(filter_settings),
+        "missing_policy": policy,
+        "missing": ([hex(run.address), hex(run.end), run.provenance.value, plain(run.detail)] for run in missing),
+        "threads": map(_thread, image.threads),
+        "vmas": (
+            [hex(vma.start), hex(vma.end), hex(vma.flags), keep.reason, keep.length]
+            for vma, (keep, _) in zip(image.vmas, decisions, strict=True)
+        ),
+        "accounts": (account.compact() for _, account in decisions),
+        "account": Account.sum(account for _, account in decisions).compact(),
+        "dying": None if image.dying is None else image.dying.to_json(),
+        "warnings": [plain(text) for text in warnings],
+    }
+    if shared_zeros:
+        content["shared_zeros"] = shared_zeros
+    members = b",".join(_json(key) + b":" + _json(content[key]) for key in sorted(content))
+    return Note(OWNER, NT_KGCORE, b"{%b}" % members)
+
+
+def _json(value: object) -> bytes:
+    """Compact JSON. An iterator becomes an array: there may be 100 000 mappings, and all of them as Python objects
+    take several times the memory of the note."""
+    if isinstance(value, Iterator):
+        parts = iter(lambda: list(islice(value, _AT_ONCE)), [])
+        return b"[%b]" % b",".join(_json(part)[1:-1] for part in parts)
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _thread(thread: Thread) -> dict[str, object]:
+    return {
+        "tid": thread.tid,
+        "registers": thread.regs.source.value,
+        "unknown": sorted(thread.regs.unknown),
+        "fpu": "none" if thread.fpu is None else "stale" if thread.fpu.stale else "saved",
+        "cpu": thread.cpu,
+    }

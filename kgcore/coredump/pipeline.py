@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The line from a source to a core, which the library, the command line and the drgn plugin all call.
+
+::
+
+    source -> image + memory -> filter -> plan -> writer -> sink
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kgcore.coredump.limits import Limits
+from kgcore.coredump.plan import CorePlan, MissingPolicy, make_plan
+from kgcore.coredump.report import Report
+from kgcore.coredump.writer import Progress, write_core
+from kgcore.errors import no_memory
+from kgcore.filters.coredump import DEFAULT_MASK, CoredumpFilter, Dump
+from kgcore.model.memory import Memory, Provenance, Run, Without
+from kgcore.model.process import ProcessImage
+from kgcore.sinks.files import Sink
+from kgcore.sources.base import Source, TaskRef
+
+__all__ = ("Options", "Prepared", "dump", "prepare", "write")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to write of a process.
+
+    :ivar mask: sum of the ``coredump_filter`` bits; None: the process's own.
+    :ivar dontdump: MADV_DONTDUMP memory too.
+    :ivar dax: DAX mappings too, private and shared, whatever ``mask`` says.
+    :ivar missing: what to do with memory that is not to be had: leave it out of the segments, or zeros.
+    :ivar vendor_note: write the KGCORE note.
+    :ivar important_first: put what matters most in front, in case that the file is cut off (see ``make_plan``).
+    :ivar share_zeros: long ranges that are certainly zeros have one place in the file (see ``make_plan``).
+    """
+
+    mask: int | None = DEFAULT_MASK
+    dontdump: bool = False
+    dax: bool = False
+    missing: MissingPolicy = "omit"
+    vendor_note: bool = True
+    important_first: bool = False
+    share_zeros: bool = False
+
+
+_AGAIN = 3  # a disk that fails more and more
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A process that is ready to be written: nothing is on the disk yet, and every size is known.
+
+    :ivar plan_again: the plan if the memory is another one.
+    """
+
+    image: ProcessImage
+    memory: Memory
+    plan: CorePlan
+    plan_again: Callable[[Memory], CorePlan]
+
+
+def prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
+    """Find a process and plan its core.
+
+    :raises KgcoreError: there is no such process, or it has no memory.
+    """
+    with _enough_memory():
+        return _prepare(source, ref, options)
+
+
+def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
+    image = source.image(ref)
+    memory = source.memory(image)
+    mask = image.dump_filter if options.mask is None else options.mask
+    if options.dax:
+        mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
+
+    def plan_of(memory: Memory) -> CorePlan:
+        return make_plan(
+            image,
+            CoredumpFilter(int(mask), options.dontdump),
+            memory,
+            missing=options.missing,
+            source=source.describe(),
+            note=options.vendor_note,
+            remarks_of=lambda: source.remarks(image),
+            important_first=options.important_first,
+            share_zeros=options.share_zeros,
+        )
+
+    plan = plan_of(memory)
+    return Prepared(plan.image, memory, plan, plan_of)
+
+
+def write(
+    prepared: Prepared, sink: Sink, progress: Progress | None = None, *, jobs: int = 1, limits: Limits | None = None
+) -> Report:
+    """Write a core and make it last; if anything goes wrong, nothing is left behind.
+
+    :param jobs, limits: see :func:`kgcore.coredump.writer.write_core`.
+    :raises OutputError: the sink cannot take it.
+    """
+    memory = prepared.memory
+    with _enough_memory(), sink:
+        report = write_core(prepared.plan, memory, sink, progress, jobs=jobs, limits=limits)
+        for _ in range(_AGAIN):
+            # Bytes that the plan promised cannot be read, and zeros stand for them. Now that it is known, none need to.
+            late = sorted(
+                Run(gap.start, gap.end - gap.start, Provenance(gap.reason), gap.detail)
+                for gap in report.missing
+                if gap.late
+            )
+            if not late or report.limit or not sink.restart():
+                break
+            memory = Without(memory, late)
+            report = write_core(prepared.plan_again(memory), memory, sink, progress, jobs=jobs, limits=limits)
+        sink.commit()
+    return report
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise no_memory() from error
+
+
+def dump(
+    source: Source,
+    ref: TaskRef,
+    sink: Callable[[ProcessImage], Sink],
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """All of it.
+
+    :param sink: makes the sink once the process is known (``lambda image: FileSink(f"core.{image.tgid}")``).
+    :raises KgcoreError: see :func:`prepare` and :func:`write`.
+    """
+    prepared = prepare(source, ref, options or Options())
+    return write(prepared, sink(prepared.image), progress)

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What became of a process: what its core holds, and what it lacks and why.
+
+As JSON it is documented in docs/report.md and described by report.schema.json in kgcore/schemas; both say what a reader
+may rely on. A key that is added here is added there.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from operator import attrgetter
+from types import MappingProxyType
+from typing import NamedTuple
+
+from kgcore._version import __version__
+from kgcore.coredump.notes import Remark
+from kgcore.coredump.plan import CorePlan, Segment
+from kgcore.model.account import Account, Accounted, Gaps, without
+from kgcore.model.dying import Dying
+from kgcore.model.memory import Provenance, Run
+from kgcore.model.process import Vma
+from kgcore.text import counted, human_size, plain, printable
+
+__all__ = ("Gap", "Read", "Report", "VmaAccount", "make_report")
+
+REPORT_VERSION = 1
+
+
+class Gap(NamedTuple):
+    """Memory that the core should hold and does not.
+
+    :ivar reason: value of :class:`kgcore.model.memory.Provenance`.
+    :ivar detail: a few words more, or "".
+    :ivar name: what is mapped there (its file, ``[vdso]``), or empty.
+    :ivar late: the read failed while the core was written: zeros stand in the file, whatever the policy.
+    """
+
+    start: int
+    end: int
+    reason: str
+    detail: str
+    name: bytes
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VmaAccount(Accounted):
+    """What became of a mapping.
+
+    :ivar reason: why it was kept or left out (:class:`kgcore.filters.base.Keep`).
+    :ivar account: of all its bytes.
+    """
+
+    start: int
+    end: int
+    name: bytes
+    reason: str
+    account: Account
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are not to be had."""
+        return sum(self.account.missing.values())
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "start": self.start,
+            "end": self.end,
+            "name": plain(self.name),
+            "reason": self.reason,
+            "data": self.data,
+            "zero": self.zero,
+            "missing": self.missing,
+            "filtered": self.filtered,
+            "account": self.account.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Accounted):
+    """The account of one core. Sizes are bytes. ``str()`` gives its :meth:`lines`, ``repr()`` two of them.
+
+    :ivar tgid: the process.
+    :ivar comm: its name, raw.
+    :ivar path: the file written; None: a stream, or nothing was written yet (``--dry-run``).
+    :ivar size: of the core file, before it was compressed.
+    :ivar stored: bytes of it that were really handed to the output; the rest are holes. 0 for a plan.
+    :ivar vmas: what became of each mapping, in the image's order.
+    :ivar missing: memory that is not in the core though it should be.
+    :ivar policy: ``omit``: missing memory is in no PT_LOAD; ``zero``: zeros stand for it.
+    :ivar threads: how many the core has.
+    :ivar remarks: what is wrong with threads' registers.
+    :ivar warnings: what could not be found out.
+    :ivar limit: why the file ends early, in a few words; "" if it does not.
+    :ivar shared_zeros: bytes of memory that have the same range of zeros in the file, or would have.
+    :ivar dying: the signal that it was dying of, if it was.
+    """
+
+    tgid: int
+    comm: bytes
+    path: str | None
+    size: int
+    stored: int
+    vmas: tuple[VmaAccount, ...]
+    missing: tuple[Gap, ...]
+    policy: str
+    threads: int
+    remarks: tuple[Remark, ...] = ()
+    warnings: tuple[str, ...] = ()
+    limit: str = ""
+    shared_zeros: int = 0
+    dying: Dying | None = None
+
+    @property
+    def account(self) -> Account:
+        """What became of all its memory."""
+        return Account.sum(vma.account for vma in self.vmas)
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(gap.end - gap.start for gap in self.missing)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the core holds all that was asked for, and nothing in it is doubtful."""
+        return not (self.missing or self.remarks or self.warnings or self.limit)
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3: written, but incomplete."""
+        return 0 if self.complete else 3
+
+    def __repr__(self) -> str:
+        """What is shown at a Python prompt: two lines, of a core with 70 000 mappings too."""
+        return "\n".join((self._headline(), *self.summary()[1:]))
+
+    def _headline(self) -> str:
+        path = "" if self.path is None else f", in {printable(self.path)}"
+        return self.summary()[0] + path + ("" if self.complete else "; INCOMPLETE")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what became of the memory, as a table."""
+        account = self.account
+        parts = [("from page tables", account.present), *account.recovered.items(), ("zeros", account.zero)]
+        parts += (("left out by the filter", account.filtered),)
+        parts += ((f"missing: {reason}", size) for reason, size in account.missing.items())
+        rows = "".join(f"<tr><th>{escape(what)}</th><td>{human_size(size)}</td></tr>" for what, size in parts if size)
+        notes = "".join(f"<li>{escape(line)}</li>" for line in self.doubts())
+        table = f"<table><caption>{escape(self._headline())}</caption>{rows}</table>"
+        return table + (f"<ul>{notes}</ul>" if notes else "")
+
+    def to_json(self) -> dict[str, object]:
+        """For ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""
+        account = self.account
+        return {
+            "version": REPORT_VERSION,
+            "kgcore": __version__,
+            "tgid": self.tgid,
+            "comm": plain(self.comm),
+            "path": None if self.path is None else plain(self.path),
+            "complete": self.complete,
+            "size": self.size,
+            "stored": self.stored,
+            "limit": self.limit or None,
+            "shared_zeros": self.shared_zeros,
+            "data": account.data,
+            "zero": account.zero,
+            "filtered": account.filtered,
+            "missing_bytes": self.missing_bytes,
+            "account": account.to_json(),
+            "missing_policy": self.policy,
+            "missing": [
+                {
+                    "start": gap.start,
+                    "end": gap.end,
+                    "reason": gap.reason,
+                    "detail": plain(gap.detail),
+                    "name": plain(gap.name),
+                    "late": gap.late,
+                }
+                for gap in self.missing
+            ],
+            "threads": self.threads,
+            "dying": None if self.dying is None else self.dying.to_json(),
+            "remarks": [{"tid": tid, "text": plain(text)} for tid, text in self.remarks],
+            "warnings": [plain(text) for text in self.warnings],
+            "vmas": [vma.to_json() for vma in self.vmas],
+        }
+
+    def lines(self, limit: int = 40) -> list[str]:
+        """A summary for people, safe for a terminal.
+
+        :param limit: how many missing ranges, and how many remarks on threads, to list one by one.
+        """
+        lines = self.summary()
+        missing = self.missing
+        if self.limit:  # one line for all that is behind the end
+            missing = tuple(gap for gap in self.missing if gap.reason != Provenance.LIMIT.value)
+            beyond = [gap.end - gap.start for gap in self.missing if gap.reason == Provenance.LIMIT.value]
+            lines.append(
+                f"CUT SHORT: {self.limit}: the file ends after {human_size(self.size)}, and {human_size(sum(beyond))} "
+                f"of memory, {counted(len(beyond), 'range')}, are not in it; debuggers will refuse to read them"
+            )
+        if missing:
+            effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
+            where = ":" if limit else " (--report FILE lists them)"
+            lines.append(f"MISSING from the core: {counted(len(missing), 'range')}; {effect}{where}")
+            lines += _shortened((_gap_line(gap, self.policy) for gap in missing), len(missing), limit)
+        return lines + self.doubts(limit)
+
+    def summary(self) -> list[str]:
+        """The sums, and what it was dying of."""
+        shared = f", {human_size(self.shared_zeros)} of zeros in one place" if self.shared_zeros else ""
+        lines = [
+            f"process {self.tgid} ({printable(self.comm)}), {counted(self.threads, 'thread')}: "
+            f"core of {human_size(self.size)}{shared}",
+            f"memory: {self.account.words()}",
+        ]
+        if self.dying is not None:
+            lines.append(f"dying: {self.dying.words()}")
+        return lines
+
+    def doubts(self, limit: int = 40) -> list[str]:
+        """What is not as it should be besides missing memory."""
+        told = (f"thread {tid}: {printable(text)}" for tid, text in self.remarks)
+        lines = list(_shortened(told, len(self.remarks), limit))
+        if self.remarks and not limit:
+            lines.append(f"threads: {counted(len(self.remarks), 'remark')} (--report FILE lists them)")
+        lines += (f"warning: {printable(text)}" for text in self.warnings)
+        return lines
+
+
+@dataclass(slots=True)
+class Read:
+    """What came of reading a mapping, but for what was planned to be missing.
+
+    :ivar parts: bytes by provenance.
+    :ivar late: those of them that turned out to be missing, if any.
+    """
+
+    parts: dict[Provenance, int] = field(default_factory=dict)
+    late: Gaps | None = None
+
+    def add(self, run: Run) -> None:
+        self.parts[run.provenance] = self.parts.get(run.provenance, 0) + run.length
+        if run.provenance.missing:
+            self.late = self.late or Gaps()
+            self.late.add(run)
+
+    def as_planned(self, account: Account) -> bool:
+        """Whether all came that was planned to."""
+        planned = {provenance: size for provenance, size in account.parts.items() if not provenance.missing}
+        return self.late is None and self.parts == planned
+
+    def join(self, other: "Read") -> None:
+        """Add what came of reading what is behind."""
+        for provenance, size in other.parts.items():
+            self.parts[provenance] = self.parts.get(provenance, 0) + size
+        for run in other.late.runs if other.late is not None else ():
+            self.late = self.late or Gaps()
+            self.late.add(run)
+
+
+def make_report(
+    plan: CorePlan,
+    *,
+    path: str | None = None,
+    stored: int = 0,
+    read: Mapping[int, Read] = MappingProxyType({}),
+    unwritten: Iterable[Segment] = (),
+    limit: str = "",
+) -> Report:
+    """The account of a plan, or of the core that was written from it.
+
+    :param read: what was read of a mapping, by its index, where that is not what was planned.
+    :param unwritten: (parts of) segments that are not in the file, which ends before.
+    :param limit: why, in a few words.
+    """
+    accounts: list[VmaAccount] = []
+    gaps: list[Gap] = []
+    cut: dict[int, list[Run]] = {}
+    size = plan.size - (len(plan.tail) if limit else 0)
+    for segment in unwritten:
+        size -= segment.filesz
+        for piece in plan.sharing(segment):
+            run = Run(piece.address, piece.filesz, Provenance.LIMIT, limit)
+            cut.setdefault(piece.vma, []).append(run)
+    for index, (vma, planned) in enumerate(zip(plan.image.vmas, plan.vmas, strict=True)):
+        name = _name(vma)
+        runs = [(run, False) for run in planned.missing]
+        account = planned.account
+        found, beyond = read.get(index), _joined(cut.get(index, []), planned.missing)
+        if found is not None or beyond:
+            found = found or Read()
+            runs += [(run, True) for run in (found.late.runs if found.late is not None else [])]
+            runs += [(run, False) for run in beyond]
+            runs.sort(key=lambda run: run[0].address)
+            lost = {provenance: size for provenance, size in account.parts.items() if provenance.missing}
+            if beyond:
+                lost[Provenance.LIMIT] = sum(run.length for run in beyond)
+            account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
+        gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, late) for run, late in runs)
+        accounts.append(VmaAccount(vma.start, vma.end, name, planned.keep.reason, account))
+    return Report(
+        tgid=plan.image.tgid,
+        comm=plan.image.psinfo.comm,
+        path=path,
+        size=size,
+        stored=stored,
+        vmas=tuple(accounts),
+        missing=tuple(gaps),
+        policy=plan.policy,
+        threads=len(plan.image.threads),
+        remarks=plan.remarks,
+        warnings=plan.warnings,
+        limit=limit,
+        shared_zeros=plan.shared_zeros,
+        dying=plan.image.dying,
+    )
+
+
+def _joined(runs: Sequence[Run], planned: Sequence[Run]) -> list[Run]:
+    """What a limit cost of a mapping, but for what was planned to be missing. ``planned`` is ascending."""
+    gaps = Gaps()
+    for run in sorted(runs, key=attrgetter("address")):
+        for part in without(run, planned):
+            gaps.add(part)
+    return gaps.runs
+
+
+def _name(vma: Vma) -> bytes:
+    if vma.name:
+        return vma.name.encode("utf-8", "surrogateescape")
+    return vma.file.path or b"" if vma.file is not None else b""
+
+
+def _gap_line(gap: Gap, policy: str) -> str:
+    reason = f"{gap.reason} ({printable(gap.detail)})" if gap.detail else gap.reason
+    late = "; the read failed late, zeros stand for it" if gap.late and policy == "omit" else ""
+    name = f"  {printable(gap.name)}" if gap.name else ""
+    return f"  {gap.start:012x}-{gap.end:012x}  {human_size(gap.end - gap.start):>8}  {reason}{late}{name}"
+
+
+def _shortened(lines: Iterable[str], number: int, limit: int) -> Iterator[str]:
+    if not limit:
+        return
+    for index, line in enumerate(lines):
+        if index == limit:
+            yield f"  ... and {number - limit} more: --report FILE lists them all"
+            return
+        yield line

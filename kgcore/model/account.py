@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What became of memory, byte by byte: where each comes from, or why it is not there. And the words for it."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Protocol
+
+from kgcore.model.memory import Provenance, Run
+from kgcore.text import human_size
+
+__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Accounted", "Gaps", "amounts", "left_out", "without")
+
+_ORDER = {provenance: number for number, provenance in enumerate(Provenance)}
+
+# makedumpfile -d, makedumpfile.h: DL_EXCLUDE_*
+LEVEL_CACHE = 2 | 4
+LEVEL_USER_DATA = 8
+_KEEPS_PROCESSES = 17
+
+_DETAILS = 3  # told of one range
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The bytes of a mapping, or of a whole process, by what became of them. All parts add up to :attr:`total`.
+
+    :ivar parts: bytes that were asked for, by provenance; one without any is not in it.
+    :ivar filtered: bytes that were not asked for.
+    """
+
+    parts: Mapping[Provenance, int] = field(default_factory=dict)
+    filtered: int = 0
+
+    @classmethod
+    def sum(cls, accounts: Iterable["Account"]) -> "Account":
+        """The account of several mappings together."""
+        parts: dict[Provenance, int] = {}
+        filtered = 0
+        for account in accounts:
+            filtered += account.filtered
+            for provenance, size in account.parts.items():
+                parts[provenance] = parts.get(provenance, 0) + size
+        return cls(parts, filtered)
+
+    @property
+    def present(self) -> int:
+        """Bytes that the process's page tables point to."""
+        return self.parts.get(Provenance.PRESENT, 0)
+
+    @property
+    def recovered(self) -> dict[str, int]:
+        """Bytes that were found elsewhere, by the value of their provenance."""
+        return self._by_name([provenance for provenance in self.parts if provenance.recovered])
+
+    @property
+    def zero(self) -> int:
+        """Bytes that are certainly zeros."""
+        return self.parts.get(Provenance.ZERO, 0)
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Bytes that are not to be had, by the value of their provenance."""
+        return self._by_name([provenance for provenance in self.parts if provenance.missing])
+
+    @property
+    def data(self) -> int:
+        """Bytes that were found, wherever: ``present`` and ``recovered``."""
+        return sum(size for provenance, size in self.parts.items() if provenance.stored)
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values()) + self.filtered
+
+    def _by_name(self, chosen: list[Provenance]) -> dict[str, int]:
+        chosen.sort(key=_ORDER.__getitem__)
+        return {provenance.value: self.parts[provenance] for provenance in chosen}
+
+    def to_json(self) -> dict[str, object]:
+        """For reports."""
+        return {
+            "present": self.present,
+            "recovered": self.recovered,
+            "zero": self.zero,
+            "filtered": self.filtered,
+            "missing": self.missing,
+            "total": self.total,
+        }
+
+    def compact(self) -> dict[str, object]:
+        """For the vendor note: the same without the total, and without what is 0 or empty."""
+        present, zero = self.present, self.zero
+        content: dict[str, object] = {"present": present} if present else {}
+        if recovered := self.recovered:
+            content["recovered"] = recovered
+        if zero:
+            content["zero"] = zero
+        if self.filtered:
+            content["filtered"] = self.filtered
+        if missing := self.missing:
+            content["missing"] = missing
+        return content
+
+    def words(self) -> str:
+        """A line for people."""
+        sizes = [f"{human_size(self.present)} from page tables"]
+        if self.recovered:
+            sizes.append(f"{human_size(sum(self.recovered.values()))} recovered ({amounts(self.recovered)})")
+        sizes += [f"{human_size(self.zero)} zeros", f"{human_size(self.filtered)} left out by the filter"]
+        missing = f"{human_size(sum(self.missing.values()))} missing"
+        sizes.append(f"{missing} ({amounts(self.missing)})" if self.missing else missing)
+        return ", ".join(sizes)
+
+
+def amounts(sizes: Mapping[str, int]) -> str:
+    """The parts of a sum that stands before them: ``2.00 MiB zram, 1.00 MiB page-cache``, largest first."""
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    ranked = sorted(sizes.items(), key=lambda item: -item[1])
+    return ", ".join(f"{human_size(size)} {name}" for name, size in ranked)
+
+
+class _HasAccount(Protocol):
+    @property
+    def account(self) -> Account: ...
+
+
+class Accounted:
+    """What has an account tells its sums itself."""
+
+    __slots__ = ()
+
+    @property
+    def data(self: _HasAccount) -> int:
+        """Bytes of memory that were found."""
+        return self.account.data
+
+    @property
+    def recovered(self: _HasAccount) -> dict[str, int]:
+        """Those of them that were found elsewhere than through the page tables, by where."""
+        return self.account.recovered
+
+    @property
+    def zero(self: _HasAccount) -> int:
+        """Bytes of memory that are certainly zeros."""
+        return self.account.zero
+
+    @property
+    def filtered(self: _HasAccount) -> int:
+        """Bytes of memory that were not asked for."""
+        return self.account.filtered
+
+
+class Gaps:
+    """Collects the missing ranges of one mapping, in ascending order.
+
+    Neighbours that are missing for the same reason become one range, whatever the size of their pages, and with the
+    first of their details. One without any detail stays apart, as the others' details are not about it.
+
+    :ivar runs: what came of it so far.
+    """
+
+    __slots__ = ("_details", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self._details: list[str] = []  # of the last run
+
+    def add(self, run: Run) -> None:
+        last = self.runs[-1] if self.runs else None
+        if (
+            last is None
+            or (last.end, last.provenance) != (run.address, run.provenance)
+            or bool(last.detail) != bool(run.detail)
+        ):
+            self.runs.append(run)
+            self._details = [run.detail]
+            return
+        if run.detail not in self._details and len(self._details) <= _DETAILS:
+            self._details.append(run.detail)
+        detail = "; ".join(self._details[:_DETAILS]) + ("; ..." if len(self._details) > _DETAILS else "")
+        self.runs[-1] = last._replace(length=last.length + run.length, detail=detail)
+
+
+def without(run: Run, known: Sequence[Run]) -> Iterator[Run]:
+    """The parts of a run that lie in none of those that are known, which are ascending."""
+    at = run.address
+    for index in range(bisect_right(known, at, key=attrgetter("end")), len(known)):
+        other = known[index]
+        if other.address >= run.end:
+            break
+        if other.address > at:
+            yield run._replace(address=at, length=other.address - at)
+        at = other.end
+    if at < run.end:
+        yield run._replace(address=at, length=run.end - at)
+
+
+def left_out(level: int | None) -> str:
+    """A sentence on what of the memory of processes makedumpfile left out of a dump, and on what would keep it.
+
+    :param level: makedumpfile's ``-d``; None: the dump does not tell, but lacks user memory.
+    :return: "" if that level leaves out nothing of processes.
+    """
+    if level is None:
+        return f"user memory was left out when the dump was made; makedumpfile level {_KEEPS_PROCESSES} keeps it"
+    by = f"left out of this dump by makedumpfile level {level}; level {_KEEPS_PROCESSES} keeps"
+    if level & LEVEL_USER_DATA:
+        return f"user memory was {by} it"
+    if level & LEVEL_CACHE:
+        return f"pages of files were {by} them"
+    return ""

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A process that was dying of a signal when the machine stopped."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kgcore.model import siginfo
+from kgcore.model.siginfo import Fault, SigInfo
+
+__all__ = ("Dying", "Stage")
+
+Stage = Literal["dumping-core", "exiting", "pending"]
+_WORDS: dict[Stage, str] = {
+    "dumping-core": "its core was being written for {}",
+    "exiting": "it was being ended by {}",
+    "pending": "{} was pending",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dying:
+    """A process that a signal is about to end, or has begun to.
+
+    :ivar signal: its number.
+    :ivar stage: ``dumping-core``: the kernel was writing its core; ``exiting``: its threads were on their way out;
+        ``pending``: none has noticed it yet.
+    :ivar tid: the thread that it hit, in the initial pid namespace; None: the process, or it is not known.
+    :ivar info: what came with the signal; None: not known.
+    :ivar fault: the last exception of that thread, where the signal is one that exceptions make.
+    """
+
+    signal: int
+    stage: Stage
+    tid: int | None = None
+    info: SigInfo | None = None
+    fault: Fault | None = None
+
+    @property
+    def name(self) -> str:
+        return siginfo.signal_name(self.signal)
+
+    def words(self) -> str:
+        """For people: half a sentence."""
+        what = self.name + (siginfo.words(self.info) if self.info is not None else "")
+        text = _WORDS[self.stage].format(what) + (f", which thread {self.tid} got" if self.tid is not None else "")
+        if self.info is None and self.fault is not None and self.fault.address:
+            text += f"; the last fault of that thread was at address {self.fault.address:#x}"
+        return text
+
+    def brief(self) -> dict[str, object]:
+        """For ``json.dumps``: what is known of it at a glance."""
+        return {"signal": self.signal, "name": self.name, "stage": self.stage, "tid": self.tid}
+
+    def to_json(self) -> dict[str, object]:
+        """For ``json.dumps``: all of it."""
+        info, fault = self.info, self.fault
+        return {
+            **self.brief(),
+            "info": None
+            if info is None
+            else {
+                "code": info.code,
+                "code_name": siginfo.code_name(info.signal, info.code),
+                "errno": info.errno,
+                **dict(info.fields),
+            },
+            "fault": None
+            if fault is None
+            else {"trap": fault.trap, "error_code": fault.error_code, "address": fault.address},
+        }

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A process's memory, and for every byte of it where it is or why it is not to be had."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from kgcore.model.process import Vma
+
+__all__ = ("Memory", "Piece", "Provenance", "Run", "Without", "peek")
+
+
+class Provenance(Enum):
+    """What is known of a range of memory. The values stand in reports and in the vendor note: do not change them.
+
+    :ivar stored: there are bytes to be written.
+    :ivar recovered: they come from elsewhere than the process's page tables.
+    :ivar missing: the process had bytes here that cannot be given.
+    """
+
+    stored: bool
+    recovered: bool
+    missing: bool
+
+    PRESENT = "present"  # the process's page table points to it
+    # Recovered: the process would have had to fault it in
+    PAGE_CACHE = "page-cache"  # a page of a file, of shared memory or of the vdso
+    SWAP_CACHE = "swap-cache"  # swapped out, and still or again in memory
+    ZSWAP = "zswap"  # compressed by zswap
+    ZRAM = "zram"  # compressed by a zram device that is swapped to
+    SWAP_IMAGE = "swap-image"  # from the copy of a swap space that the user gave
+    ROOT = "root"  # from a file of the user's that is proven to be the one that was mapped
+    # Nothing to be written
+    ZERO = "zero"  # certainly zeros, or what the kernel's own core has as a hole
+    # Missing
+    SWAPPED = "swapped"  # in a swap space that is not in memory
+    FILE = "file"  # a page of a file that was not in memory
+    EXCLUDED = "excluded"  # left out when the dump was made (makedumpfile), or beyond the end of a cut-off dump
+    UNREADABLE = "unreadable"  # the dump promises it and yet it cannot be read; or its page table is damaged
+    UNSTABLE = "unstable"  # its page-table entry is empty, but the process's memory was being taken away or moved
+    LIMIT = "limit"  # it was not read, since a limit was reached (--max-size, --max-time)
+
+    def __init__(self, value: str) -> None:
+        # Attributes, not properties that look into a set: they are asked for every run.
+        self.missing = value in ("swapped", "file", "excluded", "unreadable", "unstable", "limit")
+        self.stored = not self.missing and value != "zero"
+        self.recovered = self.stored and value != "present"
+
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
+
+class Run(NamedTuple):
+    """Adjacent pages of one provenance.
+
+    :ivar address: user virtual address, a multiple of the page size.
+    :ivar length: bytes, a multiple of the page size, > 0.
+    :ivar detail: a few words more on a missing range (``on /dev/sda2, slots 12-19``), else "".
+    """
+
+    address: int
+    length: int
+    provenance: Provenance
+    detail: str = ""
+
+    @property
+    def end(self) -> int:
+        return self.address + self.length
+
+
+class Piece(NamedTuple):
+    """A run together with its bytes: ``run.length`` of them if the provenance is ``stored``, else none."""
+
+    run: Run
+    data: bytes | bytearray | memoryview
+
+
+class Memory(Protocol):
+    """The address space of one process. Both methods cover exactly [start, end), ascending and without gaps."""
+
+    page_size: int
+    parallel: bool  # processes forked from this one may read it at the same time
+
+    def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
+        """The provenance of a range, in runs as long as can be: neighbours differ.
+
+        :param start: page-aligned address within ``vma``.
+        :param end: page-aligned, at most ``vma.end``.
+        """
+
+    def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+        """The bytes of a range, in pieces of bounded size (a few MiB of data; longer where there is none).
+
+        Never raises for memory that cannot be read: such a piece says UNREADABLE, even where :meth:`runs` had
+        promised bytes.
+        """
+
+
+def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:
+    """A few bytes of a mapping; None if any of them is missing.
+
+    :param address: any address; address + size is at most ``vma.end``.
+    """
+    page = memory.page_size
+    start = address // page * page
+    end = -(-(address + size) // page) * page
+    data = bytearray()
+    for run, piece in memory.read(vma, start, end):
+        if run.provenance.missing:
+            return None
+        data += piece if run.provenance.stored else bytes(run.length)
+    return bytes(data[address - start :][:size])
+
+
+class Without:
+    """:class:`Memory` of which some bytes turned out not to be had.
+
+    :param lost: missing ranges, ascending, whole pages, none of them touching two mappings.
+    """
+
+    def __init__(self, memory: Memory, lost: Sequence[Run]) -> None:
+        self._memory = memory
+        self._lost = lost
+        self.page_size = memory.page_size
+        self.parallel = memory.parallel
+
+    def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
+        """See :meth:`Memory.runs`."""
+        for low, high, run in self._parts(start, end):
+            if run is None:
+                yield from self._memory.runs(vma, low, high)
+            else:
+                yield run
+
+    def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
+        """See :meth:`Memory.read`."""
+        for low, high, run in self._parts(start, end):
+            if run is None:
+                yield from self._memory.read(vma, low, high)
+            else:
+                yield Piece(run, b"")
+
+    def _parts(self, start: int, end: int) -> Iterator[tuple[int, int, Run | None]]:
+        """The range cut into what may be there and what is lost."""
+        at = start
+        for number in range(bisect_right(self._lost, start, key=lambda run: run.end), len(self._lost)):
+            run = self._lost[number]
+            low, high = max(run.address, at), min(run.end, end)
+            if low >= high:
+                break
+            if at < low:
+                yield at, low, None
+            yield low, high, run._replace(address=low, length=high - low)
+            at = high
+        if at < end:
+            yield at, end, None

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A process as plain values: what a source hands over and everything downstream works on.
+
+Nothing here refers to where the process came from (a vmcore today; a live process or another core later), and nothing
+is drgn's. Names are the kernel's. Integers are unsigned unless a comment says otherwise; times are nanoseconds.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from operator import attrgetter
+from typing import Literal
+
+from kgcore.model.dying import Dying
+
+__all__ = (
+    "DELETED",
+    "VM_DONTDUMP",
+    "VM_EXEC",
+    "VM_HUGETLB",
+    "VM_IO",
+    "VM_MAYSHARE",
+    "VM_PFNMAP",
+    "VM_READ",
+    "VM_SHARED",
+    "VM_WRITE",
+    "CoreDialect",
+    "FpuState",
+    "MappedFile",
+    "OpenFile",
+    "ProcessImage",
+    "ProcessSummary",
+    "PsInfo",
+    "RegisterSet",
+    "RegisterSource",
+    "Socket",
+    "TaskIds",
+    "TaskTimes",
+    "Thread",
+    "Vma",
+    "XsaveLayout",
+)
+
+# include/linux/mm.h; these have had the same values in every kernel with the fields we read.
+VM_READ = 0x1
+VM_WRITE = 0x2
+VM_EXEC = 0x4
+VM_SHARED = 0x8
+VM_MAYSHARE = 0x80  # mapped with MAP_SHARED; without VM_SHARED from a file that was opened for reading only
+VM_PFNMAP = 0x400
+VM_IO = 0x4000
+VM_HUGETLB = 0x400000
+VM_DONTDUMP = 0x4000000
+
+DELETED = b" (deleted)"  # what d_path() puts behind the name of a file that has it no longer
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIds:
+    """The ids of a task as one pid namespace numbers them: that of the dumping task. 0: not visible there."""
+
+    pid: int
+    ppid: int
+    pgrp: int
+    sid: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTimes:
+    """CPU times in nanoseconds. For a group leader ``utime`` and ``stime`` are those of the whole group."""
+
+    utime: int
+    stime: int
+    cutime: int
+    cstime: int
+
+
+class RegisterSource(Enum):
+    """Where a thread's user-mode general registers were found."""
+
+    ENTRY_FRAME = "entry-frame"  # struct pt_regs at the top of the kernel stack
+    CPU_NOTE = "cpu-note"  # the NT_PRSTATUS that the crash path or QEMU wrote for the CPU
+    QEMU_NOTE = "qemu-note"  # QEMU's own note about the CPU
+    LIVE_CPU = "live-cpu"  # asked of a running guest's monitor
+    UNAVAILABLE = "unavailable"  # nowhere; every register is 0 and listed as unknown
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterSet:
+    """General registers in user mode by their ``struct pt_regs`` names (``ax``, ``orig_ax``, ``ip``, ``fs_base`` ...).
+
+    :ivar values: register name to unsigned value, as wide as the architecture's ``elf_gregset_t`` has them.
+    :ivar unknown: names whose value could not be found; they are 0 in ``values``.
+    """
+
+    values: Mapping[str, int]
+    source: RegisterSource
+    unknown: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class XsaveLayout:
+    """The machine's XSAVE area in standard (not compacted) format, as its kernel measured it with CPUID leaf 0xD.
+
+    :ivar user_size: bytes of NT_X86_XSTATE (``x86_64_regsets[REGSET_XSTATE].n * 8``).
+    :ivar user_features: XCR0-like mask of the user features (word 0 of ``xstate_fx_sw_bytes``).
+    :ivar offsets: feature number to byte offset in the standard format (``xstate_offsets``).
+    :ivar sizes: feature number to bytes (``xstate_sizes``).
+    :ivar aligned: feature numbers that the compacted format aligns to 64 bytes (CPUID.0xD ECX[1]).
+    :ivar init_image: ``init_fpstate``'s bytes: what a component holds in its initial state; empty if not to be had.
+    """
+
+    user_size: int
+    user_features: int
+    offsets: Mapping[int, int] = field(hash=False)
+    sizes: Mapping[int, int] = field(hash=False)
+    aligned: frozenset[int] = frozenset()
+    init_image: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class FpuState:
+    """A thread's floating-point and extended state as the kernel last saved it.
+
+    :ivar image: raw ``union fpregs_state``: an FXSAVE image or an XSAVE area, standard or compacted, whole.
+    :ivar stale: the live registers were in a CPU when the dump was made; this is the state of the last switch-out.
+    :ivar pkru: ``thread.pkru`` where the kernel keeps PKRU outside the image (>= 5.14), else None.
+    """
+
+    image: bytes
+    stale: bool = False
+    pkru: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One thread with everything its notes need.
+
+    :ivar task: address of its ``struct task_struct``.
+    :ivar tid: its id in the initial pid namespace (``ids.pid`` is the id for the notes).
+    :ivar sigpend: ``pending.signal.sig[0]``: signals pending for this thread alone.
+    :ivar sighold: ``blocked.sig[0]``.
+    :ivar ioperm: 8192 bytes, 1 = denied, if the task has an I/O permission bitmap.
+    :ivar shstk: a user shadow stack is enabled (``thread.features & 1``).
+    :ivar cpu: the CPU it was running on when the dump was made, else None.
+    :ivar tls: its thread-local segments: number of the GDT entry and the descriptor as the CPU has it, 8 bytes.
+    :ivar forced_tf: the kernel itself set the trap flag (TIF_FORCED_TF); it does not show it to users.
+    """
+
+    task: int
+    tid: int
+    comm: bytes
+    state: int
+    flags: int
+    ids: TaskIds
+    times: TaskTimes
+    sigpend: int
+    sighold: int
+    regs: RegisterSet
+    fpu: FpuState | None = None
+    ioperm: bytes | None = None
+    shstk: bool = False
+    cpu: int | None = None
+    forced_tf: bool = False
+    tls: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PsInfo:
+    """What NT_PRPSINFO says of the process, from its group leader (which may have exited before its threads).
+
+    :ivar state: the raw task state word (``__state``).
+    :ivar nice: -20 to 19.
+    :ivar flags: ``task->flags`` (PF_*).
+    :ivar uid: real user id in the credentials' own user namespace, 65534 if it has none there.
+    :ivar psargs: the first ``min(arg_end - arg_start, 79)`` bytes of the arguments, NULs and all; None: not readable.
+    """
+
+    state: int
+    nice: int
+    flags: int
+    uid: int
+    gid: int
+    ids: TaskIds
+    comm: bytes
+    psargs: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """The file behind a mapping.
+
+    :ivar path: the name as NT_FILE has it (``/memfd:x (deleted)``), relative to the process's root; None if it
+        cannot be built.
+    :ivar nlink: ``i_nlink``; 0 for deleted files, memfd, SysV and anonymous shared memory.
+    :ivar mode: ``i_mode``.
+    :ivar size: ``i_size`` in bytes.
+    :ivar dax: the inode has S_DAX.
+    """
+
+    path: bytes | None
+    nlink: int
+    mode: int
+    size: int
+    dax: bool = False
+
+    @property
+    def deleted(self) -> bool:
+        """It has no name any more."""
+        return self.nlink == 0 or (self.path is not None and self.path.endswith(DELETED))
+
+    @property
+    def name(self) -> bytes | None:
+        """:attr:`path` without the kernel's mark of deleted files."""
+        return None if self.path is None else self.path.removesuffix(DELETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """What a socket is.
+
+    :ivar family: as in ``AF_INET``, without that prefix, in lower case; a number where the name is not known.
+    :ivar type: as in ``SOCK_STREAM``, the same.
+    :ivar local: its own address, as ``127.0.0.1:80``, ``[::1]:80`` or a path (``@x``: an abstract one); b"": none.
+    :ivar remote: that of its peer; b"": not connected, or not known.
+    """
+
+    family: str
+    type: str
+    local: bytes = b""
+    remote: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file descriptor.
+
+    :ivar file: address of its ``struct file``: the same for descriptors that share an offset (``dup()``, ``fork()``).
+    :ivar path: as ``/proc/PID/fd`` shows it (``pipe:[123]``, ``/x (deleted)``), relative to the process's root; None if
+        it cannot be built.
+    :ivar type: of what the path leads to.
+    :ivar flags: as ``/proc/PID/fdinfo`` has them, O_CLOEXEC, which is the descriptor's, included.
+    :ivar offset: ``f_pos``; signed.
+    :ivar size: ``i_size`` in bytes.
+    :ivar in_memory: its content is in memory alone (tmpfs, memfd): what there is not is zeros.
+    """
+
+    fd: int
+    file: int
+    path: bytes | None
+    type: Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
+    flags: int
+    offset: int
+    mode: int
+    size: int
+    nlink: int
+    inode: int
+    in_memory: bool = False
+    socket: Socket | None = None
+
+    @property
+    def deleted(self) -> bool:
+        """It has no name any more, or never had one."""
+        return self.nlink == 0 or (self.path is not None and self.path.endswith(DELETED))
+
+    @property
+    def unsaved(self) -> bool:
+        """When the machine is gone its content is nowhere else than in the dump."""
+        return self.type == "regular" and (self.deleted or self.in_memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Vma:
+    """A mapping: ``struct vm_area_struct`` as values.
+
+    :ivar end: first address behind it.
+    :ivar flags: ``vm_flags`` (VM_*).
+    :ivar pgoff: offset in the file, in pages.
+    :ivar anon: it has an ``anon_vma``, that is, private pages were made.
+    :ivar name: what ``vm_ops->name`` says (``[vdso]``, ``[vvar]``, ``[vsyscall]``), else "".
+    :ivar struct: address of its ``struct vm_area_struct``; 0: it has none that is its own.
+    """
+
+    start: int
+    end: int
+    flags: int
+    pgoff: int = 0
+    file: MappedFile | None = None
+    anon: bool = False
+    name: str = ""
+    struct: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CoreDialect:
+    """How the process's own kernel writes cores, where releases differ.
+
+    :ivar note_align: ``p_align`` of PT_NOTE: 0 or 4.
+    :ivar raw_fpregs: NT_PRFPREG and NT_X86_XSTATE are copies of the saved image (before 5.14), so that the bytes
+        which XSAVE leaves alone are what memory held, instead of zeros.
+    :ivar xsave_layout: writes NT_X86_XSAVE_LAYOUT (6.12).
+    """
+
+    note_align: int = 4
+    raw_fpregs: bool = False
+    xsave_layout: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessImage:
+    """A whole process.
+
+    :ivar arch: key into :data:`kgcore.arch.ARCHES` (``"x86_64"``, ``"ia32"``).
+    :ivar threads: all threads that still have the address space; the requested one (else the leader) first.
+    :ivar vmas: in address order, the gate VMA (``[vsyscall]``) last.
+    :ivar auxv: (a_type, a_val) pairs up to and with AT_NULL.
+    :ivar dump_filter: the process's own ``coredump_filter`` (bits 0 to 8).
+    :ivar warnings: what could not be found out, as sentences; each also stands in the report.
+    :ivar kernel: release of the kernel (``6.1.0-13-amd64``).
+    :ivar start_brk: where ``brk()`` began, and ``brk`` where it ended: the heap. Both 0: not known.
+    :ivar start_stack: an address in the stack that the program was started with. 0: not known.
+    :ivar dying: the signal that it was dying of, if it was.
+    """
+
+    tgid: int
+    arch: str
+    threads: tuple[Thread, ...]
+    psinfo: PsInfo
+    vmas: tuple[Vma, ...]
+    auxv: tuple[tuple[int, int], ...]
+    dump_filter: int
+    dialect: CoreDialect = field(default_factory=CoreDialect)
+    xsave: XsaveLayout | None = None
+    warnings: tuple[str, ...] = ()
+    kernel: str = ""
+    start_brk: int = 0
+    brk: int = 0
+    start_stack: int = 0
+    dying: Dying | None = None
+
+    def vma_at(self, address: int) -> Vma | None:
+        """The mapping that an address is in."""
+        index = bisect_right(self.vmas, address, key=attrgetter("start")) - 1
+        return self.vmas[index] if index >= 0 and address < self.vmas[index].end else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSummary:
+    """A row of ``kgcore ps``.
+
+    :ivar rss: resident bytes.
+    :ivar args: command line, NULs between arguments; None if its memory is not in the dump.
+    :ivar kernel_thread: it is a kernel thread.
+    :ivar memory: there is user memory, as far as is known; kernel threads and zombies have none.
+    :ivar size: bytes of all mappings.
+    :ivar swap: bytes that are swapped out, shared memory excepted, of which the kernel does not count that.
+    :ivar core: an estimate of what a core with the default filter has besides zeros: bytes of anonymous and shared
+        memory, resident and swapped out, and of huge pages, by the kernel's counters.
+    :ivar held: an estimate of how much of that the dump holds; what is swapped out counts as not held.
+    :ivar pids: its id in each pid namespace that it is in, the initial one first.
+    :ivar cgroup: path of its control group; None: it is not to be found.
+    :ivar dying: the signal that it was dying of, if it was; without what came with that.
+    """
+
+    pid: int
+    ppid: int
+    uid: int
+    threads: int
+    rss: int
+    state: str
+    comm: bytes
+    args: bytes | None
+    kernel_thread: bool
+    task: int
+    memory: bool = True
+    size: int = 0
+    swap: int = 0
+    core: int = 0
+    held: int = 0
+    pids: tuple[int, ...] = ()
+    cgroup: bytes | None = None
+    dying: Dying | None = None

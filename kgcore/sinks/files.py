@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where a core goes: a file, a stream, memory. (Compressed: :mod:`kgcore.sinks.compressed`.)
+
+All are written strictly forward; but parts of a file other processes may write where they belong.
+
+::
+
+    with FileSink("core.1234") as sink:
+        report = write_core(plan, memory, sink)
+        sink.commit()
+
+Leaving the block without :meth:`Sink.commit` gives up what was written.
+"""
+
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from kgcore.errors import OutputError
+from kgcore.sinks.directfile import DirectFile, Position
+from kgcore.system import stopping
+
+__all__ = ("BaseSink", "FileSink", "Item", "MemorySink", "PartOutput", "Sink", "StreamSink", "failure")
+
+_ZEROS = bytes(1 << 20)
+_BLOCK = 4096
+_PER_INDEX = 256  # ext4 needs 12 bytes for a run of blocks, XFS and Btrfs 16 or more, and hardly two runs touch
+# What link() says on FAT and on network file systems; EPERM also where the kernel protects hard links.
+_NO_HARD_LINKS = frozenset((errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV))
+
+
+Item = bytes | int
+"""A piece of output: bytes, or how many zeros."""
+
+
+class PartOutput(Protocol):
+    """Takes a part of a core in another process than the sink's."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes, all of them."""
+
+    def skip(self, length: int) -> None:
+        """Take zeros."""
+
+    def items(self) -> list[Item]:
+        """What :meth:`Sink.take` is to be given."""
+
+
+class Sink(Protocol):
+    """Takes a core. Methods other than ``abort`` raise OutputError.
+
+    :ivar path: the file that will hold the core; None if it is no file.
+    :ivar used: bytes of output so far that take space: holes do not.
+    """
+
+    path: str | None
+    used: int
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes, all of them."""
+
+    def skip(self, length: int) -> None:
+        """Take ``length`` zeros, as a hole if possible."""
+
+    def part(self, offset: int) -> PartOutput:
+        """For a part that another process makes.
+
+        :param offset: of its first byte in the core.
+        """
+
+    def take(self, items: list[Item], size: int, stored: int) -> None:
+        """What that made. The parts are taken in their order.
+
+        :param size: bytes of the part.
+        :param stored: those of them that are no holes.
+        """
+
+    def most(self, data: int, size: int) -> int:
+        """How many bytes of output so many bytes take at most, if no more than ``data`` of them are no holes."""
+
+    def settle(self) -> None:
+        """Have :attr:`used` say exactly what it says of late, if that was a guess, which is never too low."""
+
+    def restart(self) -> bool:
+        """Forget what was written, if that can be: another core, or the same with fewer bytes, comes instead."""
+
+    def commit(self) -> None:
+        """All is written: make it last."""
+
+    def abort(self) -> None:
+        """Leave nothing behind that could be taken for a core. Harmless after ``commit``."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Items:
+    """A part as it is."""
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._items.append(bytes(data))
+
+    def skip(self, length: int) -> None:
+        self._items.append(length)
+
+    def items(self) -> list[Item]:
+        return self._items
+
+
+class BaseSink:
+    """What all sinks have in common; those that have no positions are given the parts as items."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        raise NotImplementedError
+
+    def skip(self, length: int) -> None:
+        raise NotImplementedError
+
+    def part(self, offset: int) -> PartOutput:
+        """See :meth:`Sink.part`."""
+        return _Items()
+
+    def take(self, items: list[Item], size: int, stored: int) -> None:
+        """See :meth:`Sink.take`."""
+        for item in items:
+            if isinstance(item, int):
+                self.skip(item)
+            else:
+                self.write(item)
+
+    def most(self, data: int, size: int) -> int:
+        """See :meth:`Sink.most`."""
+        return size  # holes are written as zeros
+
+    def settle(self) -> None:
+        """See :meth:`Sink.settle`."""
+
+    def restart(self) -> bool:
+        """See :meth:`Sink.restart`. Here it cannot be."""
+        return False
+
+    def abort(self) -> None:
+        """Nothing to clean up."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class FileSink(BaseSink):
+    """A private (0600), sparse file that has its name only when it is complete.
+
+    Until then it is called ``.core.1234.89abcdef.tmp``, in the same directory. It is never written through a symbolic
+    link, and replaces nothing but a regular file, that only with ``force``. It is on the disk before it gets its name
+    (fsync): where blocks are allocated late, as on NFS or with quotas, no earlier call tells that the disk is full,
+    and a machine in trouble enough to be dumped may well be rebooted next.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, force: bool = False, directory: int | None = None) -> None:
+        """
+        :param force: replace a file.
+        :param directory: descriptor of the directory that it lies in; all but the last part of ``path`` is then for
+            messages. None: find it by its name.
+        """
+        super().__init__()
+        self.path: str | None = os.fspath(path)
+        self._path = os.fspath(path)
+        self._force = force
+        self._given = directory
+        self._directory, self._name = os.path.split(self._path)
+        # What a name may be long differs; what is cut off here matters only to who looks while we write.
+        self._temporary = f".{self._name[:200]}.{secrets.token_hex(4)}.tmp"
+        self._dirfd = -1
+        self._fd = -1
+        self._ours = False  # the temporary name is there, and it is us who made it
+        self._forget: Callable[[], None] = lambda: None  # that it would have to be cleaned up
+        self._stored = 0  # bytes so far that are no holes
+
+    def __enter__(self) -> Self:
+        try:
+            # All names are relative to this descriptor, so that nobody can swap the directory meanwhile.
+            if self._given is not None:
+                self._dirfd = os.dup(self._given)
+            else:
+                self._dirfd = os.open(self._directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._check_target()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with stopping.held():
+                fd = os.open(self._temporary, flags, 0o600, dir_fd=self._dirfd)
+                self._ours = True
+                self._forget = stopping.clean_up(self._unlink)
+            self._file = DirectFile(fd)
+            self._end = self._file.at(0)
+            self._fd = fd
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, OSError):
+                raise self._failure("cannot create", error) from error
+            raise
+        return self
+
+    def write(self, data: bytes | memoryview) -> None:
+        with self._writing():
+            self._end.write(data)
+        self._charge(len(data))
+
+    def skip(self, length: int) -> None:
+        with self._writing():
+            self._end.skip(length)
+
+    def part(self, offset: int) -> PartOutput:
+        """See :meth:`Sink.part`."""
+        return _Placed(self._file.at(offset), self._writing)
+
+    def take(self, items: list[Item], size: int, stored: int) -> None:
+        """See :meth:`Sink.take`."""
+        self.skip(size)
+        self._file.drop_buffers()
+        self._charge(stored)
+
+    def most(self, data: int, size: int) -> int:
+        """See :meth:`Sink.most`."""
+        return data + data // _PER_INDEX + _BLOCK
+
+    def _charge(self, size: int) -> None:
+        """A file with many holes also has blocks that say where its data are, which count as its own."""
+        self._stored += size
+        self.used = self._stored + self._stored // _PER_INDEX + _BLOCK
+
+    def restart(self) -> bool:
+        """See :meth:`Sink.restart`."""
+        with self._writing():
+            os.ftruncate(self._fd, 0)
+        self._end = self._file.at(0)
+        self._stored = self.used = 0
+        return True
+
+    def commit(self) -> None:
+        with self._writing():
+            self._end.flush()
+            os.ftruncate(self._fd, self._end.offset)  # a hole at the end
+            self._sync()
+            self._file.close()
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+            self._check_target()
+            with stopping.held():
+                if self._force:
+                    self._rename()
+                else:
+                    self._link()
+
+    def abort(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            for close in (self._file.close, partial(os.close, fd)):
+                with suppress(OSError):  # the file is about to go
+                    close()
+        if self._ours:
+            self._unlink()
+        self._forget()
+        if self._dirfd >= 0:
+            dirfd, self._dirfd = self._dirfd, -1
+            os.close(dirfd)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # file systems that cannot
+                raise
+
+    def _check_target(self) -> None:
+        """Say early what :meth:`commit` would refuse."""
+        try:
+            mode = os.stat(self._name, dir_fd=self._dirfd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            raise OutputError(
+                f"{self._path} exists and is not a regular file", hint="choose another name, or - for standard output"
+            )
+        if not self._force:
+            raise OutputError(f"{self._path} exists", hint="--force replaces it")
+
+    def _link(self) -> None:
+        """Give the file its name unless there is a file of that name: link() fails then, rename() would not."""
+        try:
+            os.link(self._temporary, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd, follow_symlinks=False)
+        except FileExistsError:
+            self._check_target()
+            raise
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            # An empty file of our own holds the name meanwhile.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(self._name, flags, 0o600, dir_fd=self._dirfd))
+            try:
+                self._rename()
+            except BaseException:
+                os.unlink(self._name, dir_fd=self._dirfd)
+                raise
+        else:
+            self._unlink()
+
+    def _rename(self) -> None:
+        os.rename(self._temporary, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
+        self._ours = False
+
+    def _unlink(self) -> None:
+        self._ours = False
+        with suppress(OSError):  # there is nobody to tell
+            os.unlink(self._temporary, dir_fd=self._dirfd)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failure("cannot write", error) from error
+
+    def _failure(self, what: str, error: OSError) -> OutputError:
+        return failure(what, self._path, error)
+
+
+def failure(what: str, path: str, error: OSError) -> OutputError:
+    """What the system said, and what to try."""
+    hints = {
+        errno.ENOSPC: "free some space, or choose another directory with -D",
+        errno.EDQUOT: "the quota is used up; choose another directory with -D",
+        errno.EFBIG: "the file system or ulimit -f does not allow a file as large; --share-zeros makes one shorter",
+        errno.EACCES: "choose another directory with -D",
+        errno.EROFS: "choose another directory with -D",
+        errno.ENOENT: "the directory does not exist",
+    }
+    reason = error.strerror or str(error)
+    return OutputError(f"{what} {path}: {reason}", hint=hints.get(error.errno or 0, ""))
+
+
+class _Placed:
+    """A part of a file."""
+
+    def __init__(self, position: Position, writing: Callable[[], AbstractContextManager[None]]) -> None:
+        self._position = position
+        self._writing = writing
+
+    def write(self, data: bytes | memoryview) -> None:
+        with self._writing():
+            self._position.write(data)
+
+    def skip(self, length: int) -> None:
+        with self._writing():
+            self._position.skip(length)
+
+    def items(self) -> list[Item]:
+        with self._writing():
+            self._position.flush()
+        return []
+
+
+class StreamSink(BaseSink):
+    """Any writable binary file object; it stays open, and what was written before stays there.
+
+    Holes are written as zeros even where the object could seek: what it holds already, and whether it appends, is not
+    known.
+    """
+
+    path: str | None = None
+
+    def __init__(self, file: Any) -> None:
+        """:param file: has ``write(bytes-like)``, and perhaps ``flush()``."""
+        super().__init__()
+        self._file = file
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        self.used += len(view)
+        try:
+            while view:
+                count = self._file.write(view)
+                if count is None:
+                    # Raw files say so that they would block; other objects that they do not count.
+                    if isinstance(self._file, io.RawIOBase):
+                        raise BlockingIOError(errno.EAGAIN, "the output is non-blocking and full")
+                    return
+                view = view[count:]
+        except (OSError, ValueError) as error:  # ValueError: closed, or not open for writing
+            raise _stream_failure(error) from error
+
+    def skip(self, length: int) -> None:
+        while length:
+            count = min(length, len(_ZEROS))
+            self.write(memoryview(_ZEROS)[:count])
+            length -= count
+
+    def commit(self) -> None:
+        try:
+            if hasattr(self._file, "flush"):
+                self._file.flush()
+        except (OSError, ValueError) as error:
+            raise _stream_failure(error) from error
+
+
+def _stream_failure(error: OSError | ValueError) -> OutputError:
+    if isinstance(error, BrokenPipeError):
+        return OutputError("cannot write the core: the reader closed the pipe before the end")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return OutputError(f"cannot write the core: {reason}")
+
+
+class MemorySink(BaseSink):
+    """Holds the core in memory, for tests and small processes.
+
+    :ivar data: what was written so far.
+    """
+
+    path: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+        self.used += len(data)
+
+    def skip(self, length: int) -> None:
+        self.data += bytes(length)
+        self.used += length
+
+    def commit(self) -> None:
+        """It is as lasting as it gets."""

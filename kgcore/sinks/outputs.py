@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where a user says that something goes: a file of its own, standard output, or a pipe that is there already.
+
+Only a name that was typed is looked at like this: what kgcore names itself (``core.1234``, files beneath a sysroot) is
+a new regular file, or nothing.
+"""
+
+import io
+import os
+import re
+import stat
+import sys
+from typing import Self
+
+from kgcore.errors import OutputError
+from kgcore.sinks import STDOUT
+from kgcore.sinks.files import FileSink, Sink, StreamSink, failure
+
+__all__ = ("named", "occupied", "output", "standard")
+
+_DESCRIPTOR = re.compile("/dev/fd/([0-9]{1,9})|/proc/self/fd/([0-9]{1,9})")  # as the shell calls a >(command)
+_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+_DEVICES = {os.makedev(1, 3), os.makedev(1, 5), os.makedev(1, 7)}  # null, zero, full: others are no place for a core
+
+
+def output(path: str, *, force: bool = False) -> Sink:
+    """What takes what is written to ``path``, ``-`` being standard output."""
+    return StreamSink(sys.stdout.buffer) if path == STDOUT else named(path, force=force)
+
+
+def named(path: str, *, force: bool = False) -> Sink:
+    """The same, where ``-`` is a name like any other."""
+    return _OpenedSink(path) if _takes_a_stream(path) else FileSink(path, force=force)
+
+
+def standard(path: str) -> str:
+    """``-`` for the other names of standard output.
+
+    :raises OSError: it names a descriptor that is not open. (Later it might be one of our own.)
+    """
+    number = _descriptor(path)
+    if number is not None:
+        os.fstat(number)
+    return STDOUT if number == 1 else path
+
+
+def occupied(path: str) -> bool:
+    """Whether there is something that only ``--force`` may replace."""
+    return path != STDOUT and os.path.lexists(path) and not _takes_a_stream(path)
+
+
+def _descriptor(path: str) -> int | None:
+    found = _DESCRIPTOR.fullmatch(path)
+    return int(found[1] or found[2]) if found else _STREAMS.get(path)
+
+
+def _takes_a_stream(path: str) -> bool:
+    if _descriptor(path) is not None:
+        return True
+    try:
+        return _suits(os.lstat(path))  # who plants a symbolic link to a pipe would read what is not his
+    except (OSError, ValueError):
+        return False
+
+
+def _suits(status: os.stat_result) -> bool:
+    return stat.S_ISFIFO(status.st_mode) or (stat.S_ISCHR(status.st_mode) and status.st_rdev in _DEVICES)
+
+
+class _OpenedSink(StreamSink):
+    """A pipe by its name, or a descriptor that we have inherited. Opening a pipe waits for its reader."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(None)
+        self._name = path
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = io.FileIO(self._open(), "w")
+        except OSError as error:
+            raise failure("cannot open", self._name, error) from error
+        if self._file.isatty():
+            self._file.close()
+            raise OutputError(f"{self._name} is a terminal", hint="use a pipe, or a file")
+        return self
+
+    def _open(self) -> int:
+        number = _descriptor(self._name)
+        if number is not None:
+            return os.dup(number)
+        _refuse_planted(self._name)
+        descriptor = os.open(self._name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+        if not _suits(os.fstat(descriptor)):
+            os.close(descriptor)
+            raise OutputError(f"{self._name} is no pipe any more")
+        return descriptor
+
+    def abort(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _refuse_planted(path: str) -> None:
+    """The rule of fs.protected_fifos, which holds only for who would also create the file."""
+    pipe, directory = os.lstat(path), os.stat(os.path.dirname(path) or os.curdir)
+    shared = directory.st_mode & stat.S_ISVTX and directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if stat.S_ISFIFO(pipe.st_mode) and shared and pipe.st_uid not in (os.geteuid(), directory.st_uid):
+        raise OutputError(
+            f"{path} is another user's pipe, in a directory that all may write to", hint="choose another name"
+        )

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Decompression of single blocks: pages of a kdump file, and what the kernel itself compressed (zram, zswap).
+
+zlib is Python's own, lzo-rle is ours; the other libraries may be installed or not, and some come with drgn. zstandard
+is one of them though
+Python has a zstd since 3.14: that one makes a context for each call, which takes longer than to unpack a page.
+"""
+
+import importlib
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from kgcore.errors import BrokenDump, KgcoreError
+from kgcore.sources.vmcore.dumpfile import lzo_rle
+from kgcore.sources.vmcore.dumpfile.clibraries import borrowed
+
+__all__ = ("CannotDecompress", "Decompress", "NoDecompressor", "decompressor")
+
+Decompress = Callable[[bytes | memoryview, int], bytes]
+"""Data and the size they must have when unpacked -> unpacked. Raises CannotDecompress."""
+
+_PACKAGES = {"lz4": "lz4", "lz4hc": "lz4", "snappy": "cramjam", "zstd": "zstandard"}
+_DRIVERS = ("-generic", "-scomp", "-iaa")  # what crypto drivers add to the name of their algorithm
+
+_ZSTD_LEAST_DICTIONARY = 8  # a shorter one is none to zstd
+_WORKSPACE = 1 << 15  # bytes; libdeflate takes 12 KB
+
+
+class CannotDecompress(BrokenDump):
+    """A compressed block is damaged, or has another size when unpacked than it must have."""
+
+
+class NoDecompressor(KgcoreError):
+    """That compression is unknown, or the library for it is not installed; the message is a sentence."""
+
+
+def decompressor(algorithm: str, dictionary: bytes | None = None) -> Decompress:
+    """What unpacks blocks of a compression, by the kernel's name of it (or makedumpfile's: ``zlib``, ``snappy``).
+
+    :param dictionary: of zram's ``algorithm_params``; like the kernel, all but lz4, lz4hc and zstd ignore it.
+    :raises NoDecompressor: it is unknown, or its library is not installed.
+    """
+    name = algorithm
+    for driver in _DRIVERS:
+        name = name.removesuffix(driver)
+    if name not in _MAKERS:
+        raise NoDecompressor(f"kgcore does not support the compression {algorithm!r}")
+    try:
+        return _checked(_MAKERS[name](dictionary or None), name)
+    except ImportError as error:
+        with suppress(ImportError):
+            if dictionary is None:
+                return _checked(borrowed(name), name)
+        if name == "lzo":
+            return _checked(lzo_rle.decompress, name)
+        lacking = f"the Python package {_PACKAGES[name]} is needed: pip install 'kgcore[formats]'"
+        raise NoDecompressor(f"to unpack {name}, {lacking}") from error
+
+
+def _checked(unpack: Callable[[bytes | memoryview, int], Any], name: str) -> Decompress:
+    def checked(data: bytes | memoryview, size: int) -> bytes:
+        try:
+            unpacked = unpack(data, size)
+        except MemoryError:
+            raise
+        except Exception as error:  # each library has its own
+            raise CannotDecompress(f"{name} data cannot be unpacked: {error}") from error
+        if len(unpacked) != size:
+            raise CannotDecompress(f"{name} data have {len(unpacked)} bytes when unpacked, not {size}")
+        return bytes(unpacked)
+
+    return checked
+
+
+def _stream(decompressor: Any, data: bytes | memoryview, size: int) -> bytes:
+    """At most a byte too many. What follows the end of the stream is ignored, as the kernel's inflate does."""
+    unpacked: bytes = decompressor.decompress(data, size + 1)
+    if len(unpacked) <= size and not decompressor.eof:
+        raise EOFError("their end is missing")
+    return unpacked
+
+
+def _zlib(_dictionary: bytes | None) -> Decompress:
+    try:
+        unpack = importlib.import_module("deflate").zlib_decompress  # the same in half the time
+    except ImportError:
+        return lambda data, size: _stream(zlib.decompressobj(), data, size)
+
+    def inflate(data: bytes | memoryview, size: int) -> Any:
+        bytearray(_WORKSPACE)  # where this is not to be had, libdeflate's own is not, which nobody checks: a signal
+        return unpack(data, size or 1)  # 0 is any size to it
+
+    return inflate
+
+
+def _deflate(_dictionary: bytes | None) -> Decompress:
+    """Raw deflate, unless zram's parameter deflate.winbits (newer than 6.12) was positive: that asks for zlib's header.
+
+    Such a header is told by its low bits, which say deflate. Raw, they were a stored block with padding that is not 0.
+    """
+    return lambda data, size: _stream(zlib.decompressobj(15 if data and data[0] & 15 == 8 else -15), data, size)
+
+
+def _lzo(_dictionary: bytes | None) -> Decompress:
+    """Version 0 of the format; lzallright knows no other, and is many times as fast as ours."""
+    lzallright = importlib.import_module("lzallright")
+    return lambda data, size: lzallright.LZOCompressor.decompress(data, output_size_hint=size)
+
+
+def _lzo_rle(_dictionary: bytes | None) -> Decompress:
+    return lzo_rle.decompress
+
+
+def _lz4(dictionary: bytes | None) -> Decompress:
+    block = importlib.import_module("lz4.block")
+    return lambda data, size: block.decompress(data, uncompressed_size=size, dict=dictionary)
+
+
+def _snappy(_dictionary: bytes | None) -> Decompress:
+    snappy = importlib.import_module("cramjam").snappy
+
+    def unpack(data: bytes | memoryview, size: int) -> bytes:
+        unpacked = bytearray(size)  # else the data say how much to allocate
+        return bytes(unpacked[: snappy.decompress_raw_into(data, unpacked)])
+
+    return unpack
+
+
+def _zstd(dictionary: bytes | None) -> Decompress:
+    zstd = importlib.import_module("zstandard")
+
+    @cache  # a damaged dictionary is damage that shows when it is used
+    def context() -> Any:
+        if dictionary is None or len(dictionary) < _ZSTD_LEAST_DICTIONARY:
+            return zstd.ZstdDecompressor()
+        # Raw, or trained: that is told by its magic number.
+        return zstd.ZstdDecompressor(dict_data=zstd.ZstdCompressionDict(dictionary))
+
+    def unpack(data: bytes | memoryview, size: int) -> bytes:
+        if zstd.frame_content_size(data) > size:  # else it would be allocated
+            raise ValueError(f"they say that they are more than {size} bytes when unpacked")
+        unpacked: bytes = context().decompress(data, max_output_size=size)
+        return unpacked
+
+    return unpack
+
+
+_MAKERS: dict[str, Callable[[bytes | None], Decompress]] = {
+    "deflate": _deflate,
+    "lz4": _lz4,
+    "lz4hc": _lz4,  # compresses harder, to the same format
+    "lzo": _lzo,
+    "lzo-rle": _lzo_rle,
+    "snappy": _snappy,
+    "zlib": _zlib,
+    "zlib-deflate": _zlib,
+    "zstd": _zstd,
+}

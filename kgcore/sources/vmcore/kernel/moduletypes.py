@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types that a module defines: ``struct zram``, of which vmlinux knows nothing.
+
+Nothing is looked at before somebody asks for a type of that module. Then the module's types are
+
+- those of its debug file, if one was given and drgn took it;
+- else those of its BTF, which the kernel keeps in its memory (Linux 5.11, CONFIG_DEBUG_INFO_BTF_MODULES);
+- else, if there is a vmlinux with DWARF, those of a debug file that was given though drgn did not take it, or lies
+  where drgn looks or the user said;
+- else what kgcore knows of that release (:mod:`kgcore.sources.vmcore.kernel.modulelayouts`).
+
+A name may mean one thing in a module and another in vmlinux or in a second module (``enum buddy`` does). So a module's
+own definition goes first, and vmlinux's, which has what is built in and what module and kernel share, comes behind it.
+But DWARF drgn finds by name alone, whosever it is: there, a name that is not unique in what was loaded means any.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+from typing import Protocol
+
+from drgn import FaultError, ModuleFileStatus, Object, Program, Type
+from drgn.helpers.linux.list import list_for_each_entry
+
+from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
+from kgcore.sources.vmcore.kernel.trees import XArrays
+from kgcore.sources.vmcore.opening.target import Target
+from kgcore.sources.vmcore.reading import kernel_string
+from kgcore.sources.vmcore.symbols.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
+from kgcore.sources.vmcore.symbols.debuginfo import debug_package
+from kgcore.system.regular import reading
+
+__all__ = ("ModuleTypes",)
+
+_MAX_MODULES = 1 << 13  # loaded at a time; distributions ship about half as many
+_MAX_BTF = 64 << 20  # bytes; a distribution's kernel has 5 MB, a module some KB
+_MAX_SYMBOLS = 1 << 18  # of a module; the largest have some ten thousands
+_MAX_NAMES = 1 << 24  # bytes of all their names
+_MAX_NAME = 512  # KSYM_NAME_LEN
+_MAX_MEMORY = 1 << 26  # bytes of a module's code, or of its data; the largest have some megabytes
+_PAGE = 4096
+_CACHE_KEY = "kgcore_module_types"
+
+_SYMBOL = Struct("<I20x")  # Elf64_Sym: st_name, and the rest
+_KINDS = {"struct": (Kind.STRUCT,), "union": (Kind.UNION,), "enum": (Kind.ENUM, Kind.ENUM64)}
+
+
+# What comes of damage. drgn raises the last four: members that are missing or of another type, sizes that make no type,
+# addresses beyond the last.
+_DAMAGE = (BrokenDump, FaultError, LookupError, AttributeError, TypeError, ValueError, OverflowError)
+
+
+class _Types(Protocol):
+    """Where types are looked up. Both may raise what ``_DAMAGE`` lists."""
+
+    def type(self, name: str) -> Type | None: ...
+
+    def enumerator(self, name: str) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """What is known of a module.
+
+    :ivar places: where to look up its types, one after the other.
+    :ivar described: what is in none of them does not exist.
+    :ivar loaded: as a module; else it is built in or not there.
+    :ivar trouble: why its own types are not among the places.
+    """
+
+    places: tuple[_Types, ...]
+    described: bool
+    loaded: bool
+    trouble: str = ""
+
+
+class ModuleTypes:
+    """The types of a kernel's modules, loaded or built in. Cheap to make; everything is looked for once."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._prog = target.prog
+        self._modules: dict[str, _Module] = {}
+        self._types: dict[tuple[str, str], Type] = {}
+        self._base: TypeFinder | None = None  # out of vmlinux's BTF, if types come from elsewhere
+
+    def type(self, module: str, name: str) -> Type:
+        """A type that a module's code uses.
+
+        A structure that this module only points to, as ``struct zram`` does to ``struct zs_pool``, is incomplete there:
+        ask for it in the module that defines it.
+
+        :param module: its name as the kernel has it, with underscores.
+        :param name: ``struct TAG``, ``union TAG``, ``enum TAG`` or that of a typedef.
+        :raises LookupError: it is not to be had; the text says why, and what to try.
+        """
+        key = module, name
+        if key not in self._types:
+            known = self._module(module)
+            try:
+                found = next((found for place in known.places if (found := place.type(name)) is not None), None)
+            except _DAMAGE as error:
+                raise LookupError(self._excuse(module, known, name, str(error))) from error
+            if found is None:
+                raise LookupError(self._excuse(module, known, name, ""))
+            self._types[key] = found
+        return self._types[key]
+
+    def enumerator(self, module: str, name: str) -> int | None:
+        """The value of a constant of any enum that a module's code uses; None if this kernel has none of that name.
+
+        :raises LookupError: nothing describes the module's types, so whether it has one is not to be told.
+        """
+        known = self._module(module)
+        try:
+            found = next((found for place in known.places if (found := place.enumerator(name)) is not None), None)
+        except _DAMAGE as error:
+            raise LookupError(self._excuse(module, known, name, str(error))) from error
+        if found is None and not known.described:
+            raise LookupError(self._excuse(module, known, name, ""))
+        return found
+
+    def _excuse(self, module: str, known: _Module, name: str, damage: str) -> str:
+        """Why there is no such type, and what to try."""
+        if known.described and not damage:
+            loaded = "" if known.loaded else ", which is not loaded,"
+            return f"neither the kernel nor its module {module}{loaded} has {name}"
+        reason = damage or known.trouble or "the kernel has no BTF of it, and no debug file of it was found"
+        release = self._target.release
+        return (
+            f"{name} of the kernel's module {module} is not known: {reason}; install {debug_package(release)} and give "
+            f"both vmlinux and {module}.ko of it (in usr/lib/debug/lib/modules/{release} or the like) with -s"
+        )
+
+    # Where a module's types are
+
+    def _module(self, name: str) -> _Module:
+        if name not in self._modules:
+            self._modules[name] = self._look(name)
+        return self._modules[name]
+
+    def _look(self, name: str) -> _Module:
+        program = _ProgramTypes(self._prog)
+        if self._has_debug_file(name):
+            return _Module((program,), described=True, loaded=True)
+        troubles: list[str] = []
+        module = None
+        with _noted(troubles):
+            module = self._loaded(name)
+            if module is None:
+                return _Module((program,), described=True, loaded=False)
+        with _noted(troubles):
+            if (btf := self._read_btf(name)) is not None:
+                return _Module((_BtfTypes(btf), program), described=True, loaded=True)
+        with _noted(troubles):
+            if (module is not None and self._use_given_file(module, name)) or self._find_debug_file(name):
+                return _Module((program,), described=True, loaded=True)
+        trouble = "; ".join(dict.fromkeys(troubles))
+        if (layouts := LAYOUTS.get((".".join(self._target.release.split(".")[:2]), name))) is not None:
+            known = Declarations(self._prog, layouts, lambda function: self._has_function(name, function))
+            return _Module((known, program), described=True, loaded=True, trouble=trouble)
+        return _Module((program,), described=False, loaded=True, trouble=trouble)
+
+    # Debug files
+
+    def _has_debug_file(self, name: str) -> bool:
+        modules = (module for module in self._prog.modules() if module.name == name)
+        return any(module.debug_file_status == ModuleFileStatus.HAVE for module in modules)
+
+    def _find_debug_file(self, name: str) -> bool:
+        """Whether a debug file of the module was found where drgn looks or the user said. Nothing is downloaded.
+
+        drgn knows what is loaded if it has a vmlinux; without, nothing is found.
+
+        :raises LookupError: drgn cannot read the file.
+        """
+        wanted = [module for module in self._prog.modules() if module.name == name and module.wants_debug_file()]
+        if wanted and not self._target.ours:
+            raise LookupError("its debug information is not loaded in this drgn")
+        try:
+            self._prog.find_standard_debug_info(wanted)
+        except Exception as error:  # drgn raises what elfutils said as Exception and ValueError
+            raise LookupError(f"drgn cannot load its debug file: {error}") from error
+        return self._has_debug_file(name)
+
+    def _use_given_file(self, module: Object, name: str) -> bool:
+        """Whether the user named a debug file of the module, though drgn did not know what to do with it.
+
+        drgn asks ``notes_attrs`` of each loaded module which build it is, and gives up where that is not in the dump:
+        makedumpfile that is older than its kernel takes pages of the slab allocator for user memory. But the module's
+        own memory holds that note too.
+
+        :param module: ``struct module *``
+        :raises LookupError: the file is of another build, has no debug information, or drgn cannot read it.
+        """
+        for file in self._target.debug_files:
+            if Path(file).name.partition(".")[0].replace("-", "_") != name:
+                continue
+            note = _build_id_note(file)
+            if not note or not any(note in piece for piece in self._memory(module)):
+                raise LookupError(f"{file} is of another build, or the dump does not tell of which the module is")
+            try:
+                self._prog.extra_module(name, create=True).try_file(file)
+            except Exception as error:  # as above
+                raise LookupError(f"drgn cannot load {file}: {error}") from error
+            if not self._has_debug_file(name):
+                raise LookupError(f"{file} has no debug information")
+            return True
+        return False
+
+    def _memory(self, module: Object) -> Iterator[bytearray]:
+        """What the dump has of a module's code and data, in pieces without gaps.
+
+        ``core_layout`` became one of several in ``mem`` in 6.4 (ac3b43283923).
+        """
+        areas = module.mem if self._target.has_member("struct module", "mem") else [module.core_layout]
+        for area in areas:
+            start, size = area.base.value_(), area.size.value_()
+            if size > _MAX_MEMORY:
+                raise BrokenDump(f"it is said to have {size} bytes of memory")
+            piece = bytearray()
+            for at in range(start, start + size, _PAGE):
+                try:
+                    piece += self._prog.read(at, min(_PAGE, start + size - at))
+                except FaultError:
+                    yield piece
+                    piece = bytearray()
+            yield piece
+
+    # BTF
+
+    def _read_btf(self, name: str) -> TypeFinder | None:
+        """Types out of a module's BTF; None if the kernel has none of it.
+
+        The section of the module's file is not kept: ``btf_data`` of ``struct module`` leads nowhere once the module
+        runs (do_init_module(), kernel/module/main.c). What stays is the copy in a ``struct btf``, of which ``btf_idr``
+        knows (btf_parse_module(), kernel/bpf/btf.c): split BTF that continues vmlinux's.
+
+        A module that was built apart from its kernel may have BTF that continues a distilled base instead
+        (``.BTF.base``; in 6.12, not in 6.1). btf_relocate() (tools/lib/bpf/btf_relocate.c) then renumbers types and
+        strings in that copy, so that it too continues vmlinux's.
+        """
+        record = self._btf_record(name)
+        if record is None:
+            return None
+        base = self._kernels(record.start_id.value_(), record.start_str_off.value_())
+        data = self._btf_data(record.data.value_(), record.data_size.value_())
+        # drgn never lets go of a type, nor a type of its finder: so one finder for all who ask the same Program.
+        finders: dict[tuple[bytes, TypeFinder], TypeFinder] = self._prog.cache.setdefault(_CACHE_KEY, {})
+        if (data, base) not in finders:
+            finders[data, base] = TypeFinder(self._prog, Btf(data, base.btf), base)
+        return finders[data, base]
+
+    def _btf_record(self, name: str) -> Object | None:
+        """A module's ``struct btf *``."""
+        if not self._target.has_member("struct btf", "start_id"):  # since 5.11, with which modules have BTF
+            return None
+        lost = False
+        for entry in XArrays(self._prog).entries(self._prog["btf_idr"].idr_rt.xa_head.value_()):
+            with suppress(FaultError):
+                record = Object(self._prog, "struct btf *", entry or 0)
+                if record.name.string_() == name.encode():
+                    return record
+                continue
+            lost = True
+        if lost:
+            raise BrokenDump("of the kernel's list of BTF a part is damaged or not in the dump")
+        return None
+
+    def _kernels(self, types: int, strings: int) -> TypeFinder:
+        """Types out of vmlinux's BTF: the finder in use, unless there is none or what it has came from another file.
+
+        :param types: how many there must be, void being one.
+        :param strings: of how many bytes.
+        """
+        for known in (self._base, TypeFinder.of(self._prog)):
+            if known and (len(known.btf), known.btf.string_length) == (types, strings):
+                return known
+        start, stop = self._target.symbol_address("__start_BTF"), self._target.symbol_address("__stop_BTF")
+        if start is None or stop is None:
+            raise LookupError("what its BTF continues, the kernel's own, is not to be found")
+        self._base = TypeFinder(self._prog, Btf(self._btf_data(start, stop - start)))
+        if (len(self._base.btf), self._base.btf.string_length) != (types, strings):
+            raise BrokenDump("its BTF does not continue the kernel's")
+        return self._base
+
+    def _btf_data(self, start: int, size: int) -> bytes:
+        if not 0 < size <= _MAX_BTF:
+            raise BrokenDump(f"its BTF, or the kernel's, is said to have {size} bytes")
+        data: bytes = self._prog.read(start, size)
+        return data
+
+    # struct module
+
+    def _loaded(self, name: str) -> Object | None:
+        """A module's ``struct module *``; None if it is not loaded, but built in or not there.
+
+        :raises FaultError: a part of the list is not in the dump.
+        :raises BrokenDump: the list does not end.
+        """
+        head = self._target.symbol_address("modules")
+        if head is None:  # without CONFIG_MODULES
+            return None
+        modules = list_for_each_entry("struct module", Object(self._prog, "struct list_head *", head), "list")
+        for number, module in enumerate(modules):
+            if module.name.string_() == name.encode():
+                return module
+            if number == _MAX_MODULES:
+                raise BrokenDump("the list of modules does not end", address=head)
+        return None
+
+    def _has_function(self, name: str, function: str) -> bool:
+        """Whether a module's own symbol table (``struct mod_kallsyms``) names a function."""
+        module = self._loaded(name)
+        if module is None or not self._target.has_member("struct module", "core_kallsyms"):
+            raise LookupError("with which options it was built is not known")
+        table = module.core_kallsyms.read_()
+        count, names = table.num_symtab.value_(), table.strtab.value_()
+        if not 0 < count <= _MAX_SYMBOLS:
+            raise BrokenDump(f"it is said to have {count} symbols")
+        symbols = self._prog.read(table.symtab.value_(), count * _SYMBOL.size)
+        last = max(offset for (offset,) in _SYMBOL.iter_unpack(symbols))
+        if last > _MAX_NAMES:
+            raise BrokenDump(f"its symbols are said to have {last} bytes of names")
+        text = self._prog.read(names, last) + kernel_string(self._prog, names + last, _MAX_NAME) + b"\0"
+        return b"\0" + function.encode() + b"\0" in text
+
+
+@contextmanager
+def _noted(troubles: list[str]) -> Iterator[None]:
+    """What is damaged is written down, and the next way tried."""
+    try:
+        yield
+    except _DAMAGE as error:
+        troubles.append(str(error))
+
+
+def _build_id_note(file: str) -> bytes:
+    """The section with the build id of a file; b"" if it has none."""
+    from elftools.common.exceptions import ELFError  # what is seldom needed does not make every start slower
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with reading(file) as opened:
+            section = ELFFile(opened).get_section_by_name(".note.gnu.build-id")
+            return bytes(section.data()) if section else b""
+    except (OSError, ELFError):
+        return b""
+
+
+class _ProgramTypes:
+    """What drgn finds by name: vmlinux's types, and those of DWARF that was loaded."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+
+    def type(self, name: str) -> Type | None:
+        try:
+            return self._prog.type(name)
+        except (LookupError, SyntaxError):  # as in VariableFinder, what is no name of a type names none
+            return None
+
+    def enumerator(self, name: str) -> int | None:
+        try:
+            return int(self._prog.constant(name).value_())
+        except LookupError:
+            return None
+
+
+class _BtfTypes:
+    """What a module itself defines."""
+
+    def __init__(self, types: TypeFinder) -> None:
+        self._types = types
+
+    def type(self, name: str) -> Type | None:
+        word, _, tag = name.partition(" ")
+        for kind in _KINDS.get(word, ()) if tag else (Kind.TYPEDEF,):
+            number = self._types.btf.find(tag or word, kind)
+            if number is not None and number >= self._types.btf.first:
+                return self._types.type(number)
+        return None
+
+    def enumerator(self, name: str) -> int | None:
+        found = self._types.btf.find_enumerator(name)
+        return found[1] if found else None

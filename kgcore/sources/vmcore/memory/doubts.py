@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether an empty page-table entry still proves that nothing was ever there.
+
+It does as long as the address space is whole and nobody was just changing it. The OOM reaper takes a process's pages
+while its threads wait for the end; khugepaged takes a whole page table away for a moment; who writes an entry anew
+clears it first. What was there before is not to be told from what was never touched: it is missing, not zeros.
+
+This concerns the private pages of a process alone. A file's page and shared memory are in the page cache, whatever the
+entry says.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from typing import NamedTuple
+
+from drgn import FaultError, Object, TypeKind
+
+from kgcore.errors import BrokenDump
+from kgcore.model.process import VM_HUGETLB, VM_SHARED, Vma
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.structs import Structs
+from kgcore.sources.vmcore.task import registers
+from kgcore.sources.vmcore.task.tasks import comm, is_kernel_thread
+
+__all__ = ("CHANGING", "Doubts")
+
+CHANGING = "the kernel was changing the page table"
+_HUGE_PAGE = 1 << 21
+_PAGE_SHIFT = 12
+_END = 1 << 64
+# The same in 4.9 to 7.2, include/linux/sched/coredump.h and, since 6.18, mm_types.h.
+_MMF_OOM_SKIP = 1 << 21
+_MMF_UNSTABLE = 1 << 22
+# kernel/locking/rwsem.c: RWSEM_READER_OWNED, and with it the flags below the owner's address
+_READER_OWNED = 1
+_OWNER_FLAGS = 7
+_LOCK = "ptl.rlock.raw_lock.val.counter"
+# System calls that hold mmap_lock for writing while pages stay where they are, or go for good as the process asked, by
+# their numbers in 64-bit and in 32-bit programs: mmap, mprotect, munmap, brk, shmat, clone, fork, vfork, shmdt, mlock,
+# munlock, mlockall, munlockall, prctl, arch_prctl, remap_file_pages, mbind, mlock2, pkey_mprotect, clone3, mseal.
+_QUIET = {
+    8: frozenset((9, 10, 11, 12, 30, 56, 57, 58, 67, 149, 150, 151, 152, 157, 158, 216, 237, 325, 329, 435, 462)),
+    4: frozenset(
+        (2, 45, 90, 91, 117, 120, 125, 150, 151, 152, 153, 172, 190, 192, 257, 274, 376, 380, 384, 397, 398, 435, 462)
+    ),
+}
+_MADVISE = {8: 28, 4: 219}
+_MADV_COLLAPSE = 25
+_X32_SYSCALL_BIT = 0x40000000
+_USER32_CS = 0x23  # arch/x86/include/asm/segment.h
+_TS_COMPAT = 2  # thread_info.status, arch/x86/include/asm/thread_info.h
+
+
+class _Doubt(NamedTuple):
+    """Addresses whose empty entries prove nothing, and why."""
+
+    start: int
+    end: int
+    why: str
+
+
+class Doubts:
+    """What speaks against empty entries, in one address space."""
+
+    def __init__(self, kernel: Kernel, mm: Object) -> None:
+        """
+        :param mm: ``struct mm_struct *``
+        """
+        self._kernel = kernel
+        self._mm = mm
+        self._locked: dict[int, bool] = {}
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong with the address space as a whole; "" if nothing is."""
+        if self._reaped:
+            return f"{self._reaped}: what its page tables lack may have held data"
+        return f"{self._exiting}: what its page tables lack may have held data" if self._exiting else ""
+
+    def concern(self, vma: Vma) -> bool:
+        """Whether there may have been private pages in a mapping: a first one makes the kernel set ``anon_vma``."""
+        return not vma.flags & VM_SHARED and (vma.anon or bool(self._exiting))
+
+    def split(self, vma: Vma, address: int, length: int) -> Iterator[tuple[int, int, str]]:
+        """A range of empty entries as (start, end, why that proves nothing), the last "" where it does."""
+        at, end = address, address + length
+        for low, high, why in self._ranges(vma):
+            low, high = min(max(at, low), end), min(max(at, high), end)
+            if low < high:
+                if at < low:
+                    yield at, low, ""
+                yield low, high, why
+                at = high
+        if at < end:
+            yield at, end, ""
+
+    def _ranges(self, vma: Vma) -> tuple[_Doubt, ...]:
+        """Disjoint, ascending."""
+        if not self.concern(vma):
+            return ()
+        if self._exiting:
+            return (_Doubt(0, _END, self._exiting),)
+        if self._reaped and not vma.flags & VM_HUGETLB:  # __oom_reap_task_mm() leaves those alone
+            return (_Doubt(0, _END, self._reaped),)
+        return (self._writer,) if self._writer is not None else ()
+
+    # The address space as a whole
+
+    @cached_property
+    def _exiting(self) -> str:
+        """exit_mmap() unmaps everything when there is no user left, and on its way clears ``anon_vma``, too."""
+        with suppress(LookupError, AttributeError, FaultError):
+            if int(self._mm.mm_users.counter.value_()) <= 0:
+                return "the address space was being torn down"
+        return ""
+
+    @cached_property
+    def _reaped(self) -> str:
+        """__oom_reap_task_mm(), mm/oom_kill.c, for the OOM reaper and process_mrelease(); a failed dup_mmap() (6.12).
+
+        MMF_OOM_SKIP alone tells that the OOM killer wants no more of it; usually, that it was reaped.
+        """
+        with suppress(LookupError, AttributeError):
+            try:
+                flags = self._kernel.mm_flags(self._mm)
+            except FaultError:
+                return "whether the OOM reaper took it is not in the dump"
+            if flags & (_MMF_UNSTABLE | _MMF_OOM_SKIP):
+                return "the OOM reaper or process_mrelease() was taking the memory of this process"
+        return ""
+
+    # Who holds mmap_lock for writing
+
+    @cached_property
+    def _writer(self) -> _Doubt | None:
+        """What somebody who was changing the address space makes doubtful."""
+        try:
+            owner = self._mm.mmap_lock.owner.counter.value_() & _END - 1
+        except (LookupError, AttributeError, FaultError):
+            return None  # kernels before 5.8 have mmap_sem
+        # A writer clears the word when it is done; a reader leaves it.
+        if not owner or owner & _READER_OWNED:
+            return None
+        task = Object(self._kernel.prog, "struct task_struct *", owner & ~_OWNER_FLAGS)
+        try:
+            return self._changed_by(task)
+        except (FaultError, BrokenDump, LookupError, AttributeError, KeyError):
+            return _Doubt(0, _END, "a thread that is not to be found was changing the address space")
+
+    def _changed_by(self, task: Object) -> _Doubt | None:
+        """
+        :raises FaultError, BrokenDump, LookupError, AttributeError: it is not to be told.
+        """
+        kernel_thread = is_kernel_thread(task)
+        name = comm(task).decode(errors="replace")
+        if kernel_thread and name == "khugepaged":
+            # collapse_huge_page(), mm/khugepaged.c: takes the page table away, copies the pages, and maps the copy.
+            at = int(self._kernel.prog["khugepaged_scan"].address.value_()) & -_HUGE_PAGE
+            return _Doubt(at, at + _HUGE_PAGE, "khugepaged was moving it")
+        anything = _Doubt(0, _END, f"{name} ({int(task.pid.value_())}) was changing the address space")
+        if kernel_thread or task.mm.value_() != self._mm.value_():
+            return anything  # dup_mmap() holds the new one's, too
+        found = self._kernel.task(task)
+        values = registers.user_registers(self._kernel, found, int(found["pid"]), None).registers.values
+        word = self._syscall_word(task, values["cs"])
+        number = values["orig_ax"] & (1 << 8 * word) - 1 & ~_X32_SYSCALL_BIT
+        if number == (1 << 8 * word) - 1 & ~_X32_SYSCALL_BIT or number in _QUIET[word]:
+            return None  # no system call but a fault: the stack grew
+        if number == _MADVISE[word]:
+            start, length, advice = (values[name] for name in (("di", "si", "dx") if word == 8 else ("bx", "cx", "dx")))
+            if advice != _MADV_COLLAPSE:
+                return None
+            return anything._replace(start=start & -_HUGE_PAGE, end=start + length)
+        return anything
+
+    def _syscall_word(self, task: Object, cs: int) -> int:
+        """Bytes of a word in the system call that a task is in."""
+        if self._kernel.word_size == 4 or cs == _USER32_CS:
+            return 4
+        with suppress(LookupError, AttributeError):
+            if int(task.thread_info.status.value_()) & _TS_COMPAT:
+                return 4  # int $0x80 from 64-bit code
+        return 8
+
+    # Who holds a page table's own lock
+
+    def changing(self, table: int) -> bool:
+        """Whether somebody was writing to a page table, of one of the two lowest levels.
+
+        Entries are cleared and written anew under the table's lock (``ptlock_ptr()``, include/linux/mm.h): by those who
+        take pages away to move or to swap them (try_to_migrate_one(), try_to_unmap_one(), mm/rmap.c), copy them
+        (wp_page_copy(), mm/memory.c), or change their protection (change_pte_range(), mm/mprotect.c). Kernels for fewer
+        than four CPUs have no such lock, and nobody beside them who would write.
+
+        :param table: its physical address.
+        """
+        known = self._locked.get(table)
+        if known is None:
+            known = False
+            with suppress(FaultError, LookupError, AttributeError):
+                page = self._kernel.frame_to_page(table >> _PAGE_SHIFT)
+                known = bool(self._locks.read(page)[_LOCK])
+            self._locked[table] = known
+        return known
+
+    @cached_property
+    def _locks(self) -> Structs:
+        """:raises LookupError, FaultError: the kernel has none, or keeps them elsewhere (with lock debugging)."""
+        # 7e5f42ae4a93 "mm: create ptdesc equivalents for pgtable_{pte,pmd}_page_{ctor,dtor}" (6.6) and its series
+        name = "struct ptdesc" if self._kernel.target.has_type("struct ptdesc") else "struct page"
+        if Object(self._kernel.prog, name, address=0).ptl.type_.kind is TypeKind.POINTER:
+            raise LookupError("locks with debugging are kept elsewhere")
+        return self._kernel.structs(name, _LOCK)

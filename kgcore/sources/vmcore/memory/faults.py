@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What stands for the pages that no page-table entry points to.
+
+It is what a fault would bring, since the kernel's own core dumper faults such pages in (get_dump_page(), mm/gup.c):
+private anonymous memory is zeros, a file's page is what the page cache has, a vdso's is in the kernel image.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from drgn import FaultError, Object
+
+from kgcore.model.memory import Provenance
+from kgcore.model.process import VM_HUGETLB, Vma
+from kgcore.sources.vmcore.memory.extents import Extent, missing, zeros
+from kgcore.sources.vmcore.memory.pagecache import CachedFile
+from kgcore.sources.vmcore.memory.stores import Stores
+from kgcore.sources.vmcore.reading import in_words
+
+__all__ = ("Faults",)
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+
+
+class _Handler(Enum):
+    """What answers a fault in a mapping."""
+
+    ZEROS = 0  # none: anonymous memory, or the kernel gives up
+    FILE = 1
+    SPECIAL = 2  # _install_special_mapping()
+    SECRET = 3  # memfd_secret(): the kernel lets nobody look
+    UNKNOWN = 4
+
+
+class _Behind(NamedTuple):
+    """What is behind a mapping.
+
+    :ivar file: of FILE only.
+    """
+
+    handler: _Handler
+    file: CachedFile | None = None
+
+
+class Faults:
+    """The fault handlers of one address space."""
+
+    def __init__(self, stores: Stores, mm: Object) -> None:
+        """
+        :param mm: ``struct mm_struct *``
+        """
+        self._stores = stores
+        self._kernel = stores.kernel
+        self._mm = mm
+        self._known: dict[int, _Behind] = {}
+
+    def secret(self, vma: Vma) -> bool:
+        """Whether it is memory of memfd_secret(): a hole in the kernel's cores (check_vma_flags(), mm/gup.c)."""
+        return vma.file is not None and self._behind(vma).handler is _Handler.SECRET
+
+    def file(self, vma: Vma) -> CachedFile | None:
+        """The file whose pages faults would bring; None if it is no file's, or that cannot be found out."""
+        return None if vma.file is None else self._behind(vma).file
+
+    def bring(self, vma: Vma, address: int, length: int) -> Iterator[Extent]:
+        """The memory that faults would bring to a range without page-table entries."""
+        if vma.name == "[vdso]":
+            yield from self._vdso(vma, address, length)
+            return
+        behind = self._behind(vma)
+        if behind.handler is _Handler.ZEROS:
+            yield zeros(address, length)
+        elif behind.handler is _Handler.SPECIAL:
+            yield from self._special(vma, address, length)
+        elif behind.file is None:
+            yield missing(address, length, Provenance.FILE)
+        else:
+            first = vma.pgoff + (address - vma.start >> _PAGE_SHIFT)
+            yield from self._stores.cache.extents(behind.file, first, length >> _PAGE_SHIFT, address)
+
+    def _behind(self, vma: Vma) -> _Behind:
+        if vma.file is None and not vma.name:
+            return _Behind(_Handler.ZEROS)  # there are many of these, and none has operations
+        if vma.start not in self._known:
+            try:
+                self._known[vma.start] = self._look(vma)
+            except FaultError:
+                self._known[vma.start] = _Behind(_Handler.UNKNOWN)
+        return self._known[vma.start]
+
+    def _look(self, vma: Vma) -> _Behind:
+        """
+        :raises FaultError: what would tell is not in the dump.
+        """
+        if (
+            not vma.struct
+        ):  # the gate VMA: what mode XONLY does not map (arch/x86/entry/vsyscall/vsyscall_64.c) is a hole
+            return _Behind(_Handler.ZEROS if vma.file is None else _Handler.UNKNOWN)
+        found = self._struct(vma)
+        operations = found.vm_ops.read_()
+        symbol = self._kernel.target.symbol_address
+        if operations and operations.value_() == symbol("secretmem_vm_ops"):
+            return _Behind(_Handler.SECRET)
+        if not operations or not operations.fault:  # do_pte_missing(), and no_page_table() of mm/gup.c
+            return _Behind(_Handler.ZEROS)
+        if vma.file is not None:
+            file = self._stores.cache.file(found.vm_file, hugetlb=bool(vma.flags & VM_HUGETLB))
+            return _Behind(_Handler.FILE, file if file.mapping else None)
+        special = operations.fault.value_() == symbol("special_mapping_fault")
+        return _Behind(_Handler.SPECIAL if special else _Handler.UNKNOWN)
+
+    def _struct(self, vma: Vma) -> Object:
+        """``struct vm_area_struct *``"""
+        return Object(self._kernel.prog, "struct vm_area_struct *", vma.struct)
+
+    # Special mappings
+
+    def _vdso(self, vma: Vma, address: int, length: int) -> Iterator[Extent]:
+        """The vdso's pages are part of the kernel image (vdso_fault(), arch/x86/entry/vdso/vma.c)."""
+        try:
+            image = self._mm.context.vdso_image
+            data, size = image.data.value_(), -(-image.size.value_() // _PAGE) * _PAGE
+            physical = self._kernel.kernel_image_to_phys(data)
+        except FaultError as error:
+            yield missing(address, length, Provenance.FILE, f"vdso: {in_words(error)}")
+            return
+        inside = max(0, min(length, vma.start + size - address))
+        if inside:
+            at = physical + address - vma.start
+            yield from self._stores.physical.extents(address, inside, at, Provenance.PAGE_CACHE)
+        if inside < length:
+            yield zeros(address + inside, length - inside)
+
+    def _special(self, vma: Vma, address: int, length: int) -> Iterator[Extent]:
+        """``[uprobes]`` and the like: pages listed in ``vm_special_mapping::pages`` (special_mapping_fault())."""
+        end = address + length
+        try:
+            private = self._struct(vma).vm_private_data.value_()
+            special = Object(self._kernel.prog, "struct vm_special_mapping *", private)
+            pages = special.pages.read_()
+            at = address
+            while (
+                at < end and not special.fault and (page := pages[vma.pgoff + (at - vma.start >> _PAGE_SHIFT)].value_())
+            ):
+                yield from self._stores.physical.extents(at, _PAGE, self._kernel.page_to_phys(page))
+                at += _PAGE
+        except FaultError:
+            pass
+        if at < end:
+            yield missing(at, end - at, Provenance.FILE, "the kernel makes it when it is looked at")

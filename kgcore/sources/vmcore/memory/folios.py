@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``struct page`` and ``struct folio``: what the kernel knows of a page in memory."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from drgn import FaultError, offsetof
+
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.reading import kernel_bytes
+
+__all__ = ("Folio", "Folios")
+
+
+@dataclass(frozen=True, slots=True)
+class Folio:
+    """A page, or the first one of a large folio, as values.
+
+    :ivar physical: address of its memory.
+    :ivar index: where in its file it is, in pages.
+    :ivar private: for one in the swap cache its ``swp_entry_t``.
+    :ivar mapping: raw, with the bits that tell anonymous pages.
+    :ivar settled: neither dirty nor being written: what it was read from is the same.
+    """
+
+    physical: int
+    index: int
+    private: int
+    mapping: int
+    uptodate: bool
+    swap_cached: bool
+    settled: bool
+
+
+class Folios:
+    """Reads them."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        # "mm: Introduce struct folio" (5.16); since 6.16 or so struct page has no index of its own
+        kind = kernel.prog.type("struct folio" if kernel.target.has_type("struct folio") else "struct page")
+        self._offsets = {name: offsetof(kind, name) for name in ("index", "private", "mapping")}
+
+    def read(self, address: int) -> Folio | None:
+        """The page whose ``struct page`` is at an address; None if that is not in the dump."""
+        kernel = self._kernel
+        if not kernel.is_page(address):
+            return None
+        try:
+            raw = kernel_bytes(kernel.prog, address, kernel.page_struct_size)
+        except FaultError:
+            return None
+        flags = kernel.word_at(raw, 0)  # the first member in all releases
+        index, private, mapping = (kernel.word_at(raw, at) for at in self._offsets.values())
+        return Folio(
+            physical=kernel.page_to_phys(address),
+            index=index,
+            private=private,
+            mapping=mapping,
+            uptodate=bool(flags & self._uptodate),
+            # PG_swapcache has been an alias of another flag, which means this where the page is swap-backed.
+            swap_cached=flags & self._swap_cached == self._swap_cached,
+            settled=not flags & self._unsettled,
+        )
+
+    @cached_property
+    def _uptodate(self) -> int:
+        return self._mask("PG_uptodate")
+
+    @cached_property
+    def _swap_cached(self) -> int:
+        return self._mask("PG_swapcache", "PG_swapbacked")
+
+    @cached_property
+    def _unsettled(self) -> int:
+        return self._mask("PG_dirty", "PG_writeback")
+
+    def _mask(self, *names: str) -> int:
+        bits = {self._kernel.target.constant(name) for name in names}
+        return sum(1 << bit for bit in bits if bit is not None)

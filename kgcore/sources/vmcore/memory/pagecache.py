@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The page cache: pages of files and of shared memory that are in the dump though no page table points to them."""
+
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from drgn import FaultError, Object
+
+from kgcore.model.memory import Provenance
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.trees import XaEntry, XArrays
+from kgcore.sources.vmcore.memory.extents import Extent, missing, zeros
+from kgcore.sources.vmcore.memory.folios import Folios
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap import SwapSpaces
+
+__all__ = ("CachedFile", "PageCache")
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+_ENDLESS = 1 << 62
+_NOT_WRITTEN = 0, 1  # PAGECACHE_TAG_DIRTY, PAGECACHE_TAG_WRITEBACK (include/linux/fs.h)
+
+
+class CachedFile(NamedTuple):
+    """A file as the page cache knows it.
+
+    :ivar mapping: address of its ``struct address_space``.
+    :ivar size: ``i_size`` in bytes.
+    :ivar in_memory: it lives in memory alone (tmpfs, memfd, SysV, hugetlbfs): what the cache does not have is zeros.
+    :ivar shift: the cache counts in units of ``1 << shift`` pages.
+    """
+
+    mapping: int
+    size: int
+    in_memory: bool
+    shift: int = 0
+
+
+class PageCache:
+    """``struct address_space::i_pages`` read in bulk: a whole ``struct xa_node`` at a time."""
+
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory, swap: SwapSpaces) -> None:
+        self._kernel = kernel
+        self._physical = physical
+        self._swap = swap
+        self._arrays = XArrays(kernel.prog)
+        self._folios = Folios(kernel)
+
+    def file(self, file: Object, *, hugetlb: bool = False) -> CachedFile:
+        """How the page cache knows an open file.
+
+        :param file: ``struct file *``
+        :raises FaultError: that is not in the dump.
+        """
+        mapping = file.f_mapping
+        in_memory = hugetlb or mapping.a_ops.value_() in self._memory_operations
+        host = mapping.host  # of a block device the inode that has the size
+        # What other files (devices, sockets) give for a page depends on their drivers, and does not end anywhere.
+        sized = stat.S_IFMT(host.i_mode.value_()) in (stat.S_IFREG, stat.S_IFBLK)
+        size = int(host.i_size.value_()) if sized else _ENDLESS
+        return CachedFile(mapping.value_(), size, in_memory, self._index_shift(file) if hugetlb else 0)
+
+    @property
+    def _memory_operations(self) -> set[int | None]:
+        symbol = self._kernel.target.symbol_address
+        return {symbol("shmem_aops"), symbol("ram_aops")} - {None, 0}
+
+    def _index_shift(self, file: Object) -> int:
+        """The page cache counts hugetlbfs in huge pages until a08c7193e4f1 "mm/filemap: remove hugetlb special
+        casing in filemap.c" (6.7)."""
+        if self._kernel.version >= (6, 7):
+            return 0
+        orders = [level.shift - _PAGE_SHIFT for level in self._kernel.paging_mode.levels if level.can_be_leaf]
+        try:
+            info = self._kernel.prog.type("struct hugetlbfs_sb_info *")
+            order = int(Object(self._kernel.prog, info, file.f_inode.i_sb.s_fs_info.value_()).hstate.order.value_())
+        except (FaultError, LookupError, AttributeError):
+            return min(orders)
+        return order if order in orders else min(orders)
+
+    def extents(self, file: CachedFile, first: int, pages: int, address: int) -> Iterator[Extent]:
+        """Pages of a file as a fault would bring them; beyond the file's end there is nothing (SIGBUS).
+
+        :param first: page of the file.
+        :param address: what the first one is to be called.
+        """
+        file_end = file.size + _PAGE - 1 >> _PAGE_SHIFT
+        end = max(first, min(first + pages, file_end))
+        at = first
+
+        def where(page: int) -> int:
+            return address + (page - first << _PAGE_SHIFT)
+
+        def gap(low: int, high: int) -> Iterator[Extent]:
+            """Pages that the cache does not have."""
+            if low < high:
+                size = high - low << _PAGE_SHIFT
+                yield zeros(where(low), size) if file.in_memory else missing(where(low), size, Provenance.FILE)
+
+        for found in self._entries(file, first, end):
+            low = max(found.first << file.shift, at)
+            high = min(found.first + found.length << file.shift, end)
+            if low < high:
+                yield from gap(at, low)
+                yield from self._entry(file, found, low, where(low), high - low << _PAGE_SHIFT)
+                at = high
+        yield from gap(at, end)
+        if end < first + pages:
+            yield zeros(where(end), first + pages - end << _PAGE_SHIFT)
+
+    def clean(self, file: CachedFile, first: int, pages: int) -> Iterator[tuple[int, int, int]]:
+        """Which pages of a file are in memory and the same as on the disk, as far as the kernel itself knows.
+
+        :param first: page of the file.
+        :return: (page, how many, physical address), ascending.
+        """
+        end = min(first + pages, file.size + _PAGE - 1 >> _PAGE_SHIFT)
+        for found in self._entries(file, first, end):
+            low, high = max(found.first, first), min(found.first + found.length, end)
+            if found.entry is None or found.entry & 1 or low >= high:
+                continue
+            folio = self._folios.read(found.entry & ~3)
+            if folio is None or folio.mapping != file.mapping or not (folio.uptodate and folio.settled):
+                continue
+            inside = low - folio.index
+            if 0 <= inside < 1 << 20:
+                yield low, high - low, folio.physical + (inside << _PAGE_SHIFT)
+
+    def unwritten(self, file: CachedFile) -> int | None:
+        """Bytes that are newer in memory than on the disk: dirty, or on their way there.
+
+        :returns: None: it lives in memory alone, or that is not to be found out.
+        """
+        if file.in_memory or not file.size or file.size >= _ENDLESS:
+            return None if file.in_memory else 0
+        head = Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages.xa_head.value_()
+        if head and not self._arrays.is_node(head):  # the only page there is
+            if head & 1:  # a shadow: it was evicted
+                return 0
+            folio = self._folios.read(head & ~3)
+            return None if folio is None else 0 if folio.settled else file.size
+        found = 0
+        for entry in self._arrays.marked(head, _NOT_WRITTEN):
+            if entry.entry is None:
+                return None
+            low, high = entry.first << _PAGE_SHIFT, entry.first + entry.length << _PAGE_SHIFT
+            found += max(0, min(high, file.size) - low)
+        return found
+
+    def _entries(self, file: CachedFile, first: int, end: int) -> Iterator[XaEntry]:
+        if first >= end:
+            return
+        low, high = first >> file.shift, end - 1 >> file.shift
+        try:
+            head = Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages.xa_head.value_()
+        except FaultError:
+            yield XaEntry(low, high - low + 1, None, low)
+            return
+        yield from self._arrays.range(head, low, high)
+
+    def _entry(self, file: CachedFile, found: XaEntry, page: int, address: int, length: int) -> Iterator[Extent]:
+        """The extents of one entry, from a page of the file on."""
+        lost = missing(address, length, Provenance.FILE, "the page cache's tree is not readable")
+        inside = page - (found.canonical << file.shift)
+        if found.entry is None:
+            yield lost
+        elif found.entry & 1:  # a value entry
+            if file.in_memory:
+                value = found.entry >> 1  # shmem keeps swp_entry_t values
+                number, offset = self._kernel.swap_type(value), self._kernel.swap_offset(value)
+                # One entry may stand for several slots since 6.12 (shmem_swapin_folio(), mm/shmem.c).
+                yield from self._swap.extents(number, offset + inside, address, length)
+            else:
+                yield missing(address, length, Provenance.FILE)  # a shadow: it was evicted
+        else:
+            folio = self._folios.read(found.entry & ~3)
+            if folio is None:
+                yield lost
+            elif not folio.uptodate:
+                why = "" if folio.settled else "it was being written"
+                lost = missing(address, length, Provenance.FILE, why)
+                yield zeros(address, length) if file.in_memory else lost
+            else:
+                # A large folio stands in all its slots, each time as its head.
+                ahead = page - (folio.index << file.shift)
+                inside = ahead if 0 <= ahead < 1 << 20 else inside
+                physical = folio.physical + (inside << _PAGE_SHIFT)
+                yield from self._physical.extents(address, length, physical, Provenance.PAGE_CACHE)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Page frames: which of them the dump file holds, and what stands for those that it does not."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache
+from itertools import groupby
+
+from drgn import FaultError
+
+from kgcore.model.memory import Provenance, Run
+from kgcore.sources.vmcore.dumpfile import FrameState
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.memory.extents import Extent, Place, Reader, missing, zeros
+from kgcore.sources.vmcore.memory.framereader import FrameReader
+from kgcore.sources.vmcore.opening.qemu import PausedGuest
+
+__all__ = ("PhysicalMemory",)
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+_MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
+_PAGES_AT_ONCE = 1 << 12  # struct pages read in one call
+_FRAMES_KEPT = 256
+
+_NEVER_WRITTEN = "never written: the dump is incomplete"
+_NOT_STORED = {
+    FrameState.EXCLUDED: (Provenance.EXCLUDED, ""),
+    FrameState.CUT_OFF: (Provenance.EXCLUDED, "beyond the end of the cut-off dump"),
+    FrameState.LOST: (Provenance.UNREADABLE, "the dump file cannot be read where it tells of that memory"),
+    FrameState.NO_RAM: (Provenance.UNREADABLE, "no RAM at that address"),
+}
+
+
+class _Pages(Reader):
+    """Page frames one behind the other, in any order."""
+
+    def __init__(self, frames: FrameReader, pages: Sequence[int]) -> None:
+        self._frames = frames
+        self._pages = pages
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`."""
+        first, last = at >> _PAGE_SHIFT, at + len(view) - 1 >> _PAGE_SHIFT
+        if at % _PAGE or len(view) % _PAGE:
+            whole = bytearray((last - first + 1) * _PAGE)
+            self._frames.fill(self._pages[first : last + 1], memoryview(whole))
+            view[:] = memoryview(whole)[at % _PAGE :][: len(view)]
+        else:
+            self._frames.fill(self._pages[first : last + 1], view)
+
+
+class PhysicalMemory(Reader):
+    """The machine's memory, as far as the dump holds it."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._target = target = kernel.target
+        dump = None if isinstance(target.dump, PausedGuest) else target.dump
+        self._frames = FrameReader(dump, target.phys, check=not target.assembled)
+        self._not_there = dict(_NOT_STORED)
+        if dump is not None and not dump.missing_bytes:
+            self._not_there[FrameState.CUT_OFF] = Provenance.EXCLUDED, _NEVER_WRITTEN
+        # A page table serves many mappings, one after the other; that of a running process changes.
+        self._frame = lru_cache(0 if kernel.target.live else _FRAMES_KEPT)(self._read_frame)
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`; ``at`` is a physical address."""
+        if at % _PAGE or len(view) % _PAGE:
+            view[:] = self._target.phys(at, len(view))
+        else:
+            self._frames.fill(range(at, at + len(view), _PAGE), view)
+
+    def stored(self, address: int, size: int) -> bytes | None:
+        """Bytes within one page frame; None if the dump does not hold it."""
+        frame = self._frame(address >> _PAGE_SHIFT)
+        return None if frame is None else frame[address % _PAGE :][:size]
+
+    def _read_frame(self, frame: int) -> bytes | None:
+        if not 0 <= frame < _MAX_FRAME:
+            return None
+        for _, _, state in self._target.frames.runs(frame, frame + 1):
+            if state is not FrameState.STORED:
+                return None
+        try:
+            return self._target.phys(frame << _PAGE_SHIFT, _PAGE)
+        except FaultError:
+            return None
+
+    def extents(
+        self, address: int, length: int, physical: int, provenance: Provenance = Provenance.PRESENT
+    ) -> Iterator[Extent]:
+        """Memory of a process that lies in page frames: what of it is in the dump file?
+
+        :param address: of the process.
+        :param provenance: of what is in the file.
+        """
+        first = physical >> _PAGE_SHIFT
+        last = first + (length >> _PAGE_SHIFT)
+        if not 0 <= first < last <= _MAX_FRAME:
+            yield missing(address, length, Provenance.UNREADABLE, "no RAM at that address")
+            return
+        for low, high, state in self._target.frames.runs(first, last):
+            at = address + (low - first << _PAGE_SHIFT)
+            if state is FrameState.STORED:
+                yield from self._stored(at, low, high, provenance)
+            else:
+                yield from self._not_stored(at, low << _PAGE_SHIFT, high - low << _PAGE_SHIFT, state)
+
+    def scattered(self, address: int, pages: Sequence[int], *, places: bool) -> Iterator[Extent]:
+        """The same of pages in any order, which page tables point to.
+
+        :param pages: the physical address of each.
+        :param places: also of those that the file does not hold say where they would be, for which each needs an
+            extent of its own.
+        """
+        frames = [page >> _PAGE_SHIFT for page in pages]
+        if self._any_poisoned or not max(frames) < _MAX_FRAME:
+            for number, page in enumerate(pages):
+                yield from self.extents(address + (number << _PAGE_SHIFT), _PAGE, page)
+            return
+        for start, end, state in self._target.frames.stretches(frames):
+            at, length = address + (start << _PAGE_SHIFT), end - start << _PAGE_SHIFT
+            if state is FrameState.STORED:
+                yield Extent(Run(at, length, Provenance.PRESENT), Place(_Pages(self._frames, pages[start:end]), 0))
+            elif places:
+                for number, page in enumerate(pages[start:end]):
+                    yield from self._not_stored(at + (number << _PAGE_SHIFT), page, _PAGE, state)
+            else:
+                yield from self._not_stored_anywhere(at, pages[start:end], state)
+
+    def _stored(self, address: int, first: int, last: int, provenance: Provenance) -> Iterator[Extent]:
+        at = first
+        for frame in self._poisoned(first, last):
+            if at < frame:
+                yield self._extent(address, first, at, frame, provenance)
+            where = address + (frame - first << _PAGE_SHIFT)
+            yield missing(where, 1 << _PAGE_SHIFT, Provenance.UNREADABLE, "the hardware lost it")
+            at = frame + 1
+        if at < last:
+            yield self._extent(address, first, at, last, provenance)
+
+    def _extent(self, address: int, first: int, low: int, high: int, provenance: Provenance) -> Extent:
+        run = Run(address + (low - first << _PAGE_SHIFT), high - low << _PAGE_SHIFT, provenance)
+        return Extent(run, Place(self, low << _PAGE_SHIFT))
+
+    def _not_stored(self, address: int, physical: int, length: int, state: FrameState) -> Iterator[Extent]:
+        """Frames that the file does not hold. The kernel's shared pages of zeros need no copy in it to be known."""
+        provenance, detail = self._not_there[state]
+
+        def lost(low: int, high: int) -> Extent:
+            return Extent(Run(address + low - physical, high - low, provenance, detail), Place(self, low))
+
+        at, end = physical, physical + length
+        for zero, size in self._kernel.zero_pages:
+            low, high = max(at, zero), min(end, zero + size)
+            if low >= high:
+                continue
+            if at < low:
+                yield lost(at, low)
+            yield zeros(address + low - physical, high - low)
+            at = high
+        if at < end:
+            yield lost(at, end)
+
+    def _not_stored_anywhere(self, address: int, pages: Sequence[int], state: FrameState) -> Iterator[Extent]:
+        """The same of frames in any order, but nobody wants to know where."""
+        provenance, detail = self._not_there[state]
+        at = address
+        for zero, group in groupby(pages, self._is_zero):
+            length = sum(1 for _ in group) << _PAGE_SHIFT
+            yield zeros(at, length) if zero else missing(at, length, provenance, detail)
+            at += length
+
+    def _is_zero(self, page: int) -> bool:
+        return any(zero <= page < zero + size for zero, size in self._kernel.zero_pages)
+
+    def _poisoned(self, first: int, last: int) -> Iterator[int]:
+        """Frames whose memory failed (PG_hwpoison): hardly a machine has any, and the kernel counts them."""
+        if not self._any_poisoned:
+            return
+        for low in range(first, last, _PAGES_AT_ONCE):
+            with suppress(FaultError):
+                flags = self._kernel.page_flags(low, min(_PAGES_AT_ONCE, last - low))
+                yield from (low + at for at, word in enumerate(flags) if word & self._any_poisoned)
+
+    @cached_property
+    def _any_poisoned(self) -> int:
+        """The mask of PG_hwpoison if any frame may have it (``num_poisoned_pages``, mm/memory-failure.c), else 0."""
+        bit = self._kernel.target.constant("PG_hwpoison")
+        try:
+            return 1 << bit if bit is not None and self._kernel.read_word("num_poisoned_pages") else 0
+        except FaultError:
+            return 0

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pages of mapped files that the dump lacks, out of the same files in a directory of the user's.
+
+Which pages: those that were not in the page cache, so that the kernel itself would have read them from the disk; and
+those that were, unchanged since they were read from it or written to it, and that makedumpfile left out.
+
+Which files: those that are proven to be the ones that were mapped. A file of the same size is
+
+* if its GNU build id is that of the file in the dump, or
+* if each of the pages that the dump holds is the same, and one of them says something: it is whole and not all
+  zeros, or
+* if it is a program or library (an ELF file) and the very inode: number, size, and times of last change of content and
+  of inode are the same to the nanosecond. No program can set the time of last change of an inode, so nothing has
+  happened to it since. (All that can be asked of any file without being allowed to read it; a made-up dump must not be
+  able to have others copied.)
+
+None of that counts if some page that the dump holds is another one. If somebody had the file open for writing when the
+machine crashed, the first two count only if it was last changed at the same time: who wrote to it may have gone on.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import finalize
+
+from drgn import FaultError, Object
+
+from kgcore.elf.buildid import build_id
+from kgcore.errors import BrokenDump, TargetError
+from kgcore.model.memory import Provenance
+from kgcore.model.process import MappedFile
+from kgcore.sources.beneath import open_beneath
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.memory.extents import Extent, Place, Reader
+from kgcore.sources.vmcore.memory.pagecache import CachedFile, PageCache
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.text import plain
+
+__all__ = ("Identity", "RootFiles", "identity")
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+_PIECE = 1 << 20  # compared at once
+_ZEROS = bytes(_PAGE)
+_ELF = b"\x7fELF"
+_NAMED = 3  # files that one sentence is about
+_Clean = Callable[[CachedFile, int, int], Iterator[tuple[int, int, int]]]  # PageCache.clean
+_NSEC_MASK = (1 << 30) - 1  # the bit above is I_CTIME_QUERIED, include/linux/fs.h (6.13)
+
+
+class Identity(NamedTuple):
+    """What tells an inode and its state from all others of its file system; times in nanoseconds."""
+
+    number: int
+    size: int
+    mtime: int
+    ctime: int
+
+
+def identity(descriptor: int) -> Identity:
+    """Of an open file."""
+    found = os.fstat(descriptor)
+    return Identity(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class _Page(NamedTuple):
+    """Adjacent pages of a file that are in the dump."""
+
+    at: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A file that may be one that was mapped.
+
+    :ivar objection: why it is not used: a predicate; "" if there is none, or it is proven to be the one.
+    """
+
+    objection: str = ""
+    reader: "_RootFile | None" = None
+
+
+class RootFiles:
+    """The files of a directory."""
+
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory, cache: PageCache, directory: str) -> None:
+        """
+        :raises TargetError: there is no such directory.
+        """
+        self._kernel = kernel
+        self._physical = physical
+        self._cache = cache
+        self._directory = directory
+        try:
+            self._root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise TargetError(f"cannot open {directory}: {error.strerror}") from error
+        finalize(self, os.close, self._root)
+        self._known: dict[tuple[bytes, int], _Candidate] = {}
+
+    def remarks(self, files: Iterable[MappedFile]) -> Iterator[str]:
+        """Sentences about those of our files that could have been used for some of these, and were not."""
+        wanted = {file.path for file in files}
+        refused: dict[str, list[str]] = {}
+        for (path, _), candidate in self._known.items():
+            if path in wanted and candidate.objection:
+                refused.setdefault(candidate.objection, []).append(plain(path))
+        for objection, paths in refused.items():
+            if len(paths) == 1:
+                yield f"{self._shown(paths[0])} {objection}"
+            else:
+                more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+                yield f"in {self._directory}, each of {', '.join(paths[:_NAMED])}{more} {objection}"
+
+    def _shown(self, path: str) -> str:
+        return self._directory.rstrip("/") + path
+
+    def fill(self, named: MappedFile, file: CachedFile, offset: int, extents: Iterator[Extent]) -> Iterator[Extent]:
+        """The same extents, but with pages of ours where they lack some that we may give.
+
+        :param offset: of the byte of the file that would be found at address 0; may be negative.
+        :param extents: of memory that is mapped from the file, private copies of its pages among it.
+        """
+        if not _may_be_given(named, file):
+            yield from extents
+            return
+        for extent in extents:
+            run = extent.run
+            if run.provenance is Provenance.FILE and not run.detail:  # else it is not known what the cache had
+                yield from self._give(named, file, offset, extent, run.address, run.end)
+            elif run.provenance is Provenance.EXCLUDED and extent.place is not None:
+                yield from self._excluded(named, file, offset, extent, extent.place)
+            else:
+                yield extent
+
+    def _excluded(
+        self, named: MappedFile, file: CachedFile, offset: int, extent: Extent, place: Place
+    ) -> Iterator[Extent]:
+        """Pages that the dump has not, though they were in memory. Private copies stay missing: the page cache has
+        another page for that part of the file."""
+        start, end = extent.run.address, extent.run.end
+        at = start
+        first = start + offset >> _PAGE_SHIFT
+        for page, count, physical in self._clean(file, first, end - start >> _PAGE_SHIFT):
+            low = start + (page - first << _PAGE_SHIFT)
+            high = min(low + (count << _PAGE_SHIFT), end)
+            if low < at or physical != place.at + (low - start):
+                continue
+            if at < low:
+                yield _part(extent, at, low)
+            yield from self._give(named, file, offset, extent, low, high)
+            at = high
+        if at < end:
+            yield _part(extent, at, end)
+
+    def _clean(self, file: CachedFile, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """:meth:`PageCache.clean`, and nothing of a file that anybody has mapped shared and writable.
+
+        Of such a page the page-table entry alone may know that it was written to. Most file systems hear of the first
+        write to a page and so mark it (``vm_ops->page_mkwrite``, vma_needs_dirty_tracking(), mm/mmap.c), but not all
+        do.
+        """
+        try:
+            mapping = Object(self._kernel.prog, "struct address_space *", file.mapping)
+            if mapping.i_mmap_writable.counter.value_() > 0:
+                return
+        except FaultError:
+            return
+        yield from self._cache.clean(file, first, count)
+
+    def _give(
+        self, named: MappedFile, file: CachedFile, offset: int, extent: Extent, low: int, high: int
+    ) -> Iterator[Extent]:
+        """A part of an extent, out of our file if that is the one."""
+        part, reader = _part(extent, low, high), self._candidate(named, file).reader
+        if reader is not None:
+            part = Extent(part.run._replace(provenance=Provenance.ROOT, detail=""), Place(reader, low + offset))
+        yield part
+
+    # The proof
+
+    def _candidate(self, named: MappedFile, file: CachedFile) -> _Candidate:
+        key = (named.path or b"", file.mapping)
+        if key not in self._known:
+            self._known[key] = self._look(key[0], file)
+        return self._known[key]
+
+    def _look(self, path: bytes, file: CachedFile) -> _Candidate:
+        try:
+            descriptor = open_beneath(self._root, path)
+        except FileNotFoundError:
+            return _Candidate()
+        except OSError as error:
+            return _Candidate(f"cannot be opened: {error.strerror}")
+        try:
+            ours = identity(descriptor)
+            objection = _judge(descriptor, ours, _Mapped(self._kernel, self._physical, file, self._clean))
+        except OSError as error:
+            objection = f"cannot be read: {error.strerror}"
+        finally:
+            os.close(descriptor)
+        if objection:
+            return _Candidate(objection)
+        return _Candidate(reader=_RootFile(self._root, path, self._shown(plain(path)), ours))
+
+
+class _Mapped:
+    """What the dump knows of a file that was mapped."""
+
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory, file: CachedFile, clean: _Clean) -> None:
+        self.file = file
+        self._kernel = kernel
+        self._physical = physical
+        self._clean = clean
+
+    def pages(self, first: int, count: int) -> Iterator[_Page]:
+        """Those that are in the dump and are what is, or will be, on the disk."""
+        for page, length, physical in self._clean(self.file, first, count):
+            for run, place, _ in self._physical.extents(page << _PAGE_SHIFT, length << _PAGE_SHIFT, physical):
+                if place is None or not run.provenance.stored:
+                    continue
+                for done in range(0, run.length, _PIECE):
+                    try:
+                        data = place.reader.read(place.at + done, min(_PIECE, run.length - done))
+                    except (FaultError, BrokenDump):
+                        continue
+                    yield _Page(run.address + done, data[: self.file.size - run.address - done])
+
+    def read(self, at: int, size: int) -> bytes | None:
+        """A part of it; None if it is not in the dump."""
+        if not 0 <= at < self.file.size or size <= 0:
+            return None
+        size = min(size, self.file.size - at)
+        first, last = at >> _PAGE_SHIFT, at + size - 1 >> _PAGE_SHIFT
+        data = b""
+        for page in self.pages(first, last - first + 1):
+            if page.at != (first << _PAGE_SHIFT) + len(data):
+                return None
+            data += page.data
+        part = data[at - (first << _PAGE_SHIFT) :][:size]
+        return part if len(part) == size else None
+
+    def identity(self) -> Identity | None:
+        """Of its inode; None if that is not in the dump."""
+        try:
+            inode = self._inode()
+            return Identity(inode.i_ino.value_(), self.file.size, _time(inode, "mtime"), _time(inode, "ctime"))
+        except (FaultError, LookupError):
+            return None
+
+    def writable(self) -> bool:
+        """Whether anybody may have been writing to it."""
+        try:
+            inode = self._inode()
+            return bool(inode.i_writecount.counter.value_() > 0 or inode.i_mapping.i_mmap_writable.counter.value_() > 0)
+        except FaultError:
+            return True
+
+    def _inode(self) -> Object:
+        return Object(self._kernel.prog, "struct address_space *", self.file.mapping).host
+
+
+def _time(inode: Object, name: str) -> int:
+    """A time of an inode in nanoseconds.
+
+    3aa63a569c64 "fs: switch timespec64 fields in inode to discrete integers" (6.11); before, ``__i_ctime`` and
+    ``__i_mtime`` since 13bc24457850 and 12cd44023651 (6.6, 6.7).
+    """
+    members = {member.name for member in inode.prog_.type("struct inode").members or ()}
+    if f"i_{name}_sec" in members:
+        seconds, nanoseconds = inode.member_(f"i_{name}_sec"), inode.member_(f"i_{name}_nsec")
+    else:
+        found = inode.member_(f"__i_{name}" if f"__i_{name}" in members else f"i_{name}")
+        seconds, nanoseconds = found.tv_sec, found.tv_nsec
+    return int(seconds.value_()) * 1_000_000_000 + (int(nanoseconds.value_()) & _NSEC_MASK)
+
+
+def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
+    """Why a file is not known to be the one that was mapped: a predicate; "" if it is."""
+    size = mapped.file.size
+    if ours.size != size:
+        return f"is not the file that was mapped: it has {ours.size} bytes, not {size}"
+    wanted = build_id(mapped.read)
+    same_id = False
+    if wanted is not None:
+        found = build_id(lambda at, count: os.pread(descriptor, count, at) if at < size else None)
+        if found != wanted:
+            having = f"is {found.hex()}" if found else "is absent"
+            return f"is not the file that was mapped: its build id {having}, not {wanted.hex()}"
+        same_id = True
+    told = False  # whether a page was compared that says something
+    for page in mapped.pages(0, size + _PAGE - 1 >> _PAGE_SHIFT):
+        data = os.pread(descriptor, len(page.data), page.at)
+        for done in range(0, len(page.data), _PAGE):
+            one, other = data[done : done + _PAGE], page.data[done : done + _PAGE]
+            if one != other:
+                return f"is not the file that was mapped: its page at offset {page.at + done:#x} is another"
+            told = told or (len(one) == _PAGE and one != _ZEROS)
+    theirs = mapped.identity()
+    if theirs == ours and os.pread(descriptor, len(_ELF), 0) == _ELF:
+        return ""
+    if not (same_id or told):
+        return (
+            "is not proven to be the file that was mapped: the dump holds no page of that to compare (the file system "
+            "of that very machine, mounted, would be proof)"
+        )
+    if mapped.writable() and (theirs is None or theirs.mtime != ours.mtime):
+        return "is not proven to be the file that was mapped: that was open for writing, and changed at another time"
+    return ""
+
+
+# Files beneath a directory
+
+
+class _RootFile(Reader):
+    """A file that is proven to be the one that was mapped.
+
+    It is opened for each read, since a process may have more files than we may have open at a time.
+    """
+
+    def __init__(self, root: int, path: bytes, shown: str, known: Identity) -> None:
+        self._root = root
+        self._path = path
+        self._shown = shown
+        self._known = known
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`.
+
+        Behind its end there are zeros, as in memory.
+        """
+        try:
+            descriptor = open_beneath(self._root, self._path)
+            try:
+                if identity(descriptor) != self._known:
+                    raise FaultError(f"{self._shown} has changed meanwhile", at)
+                inside = max(0, min(len(view), self._known.size - at))
+                data = os.pread(descriptor, inside, at)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise FaultError(f"{self._shown} cannot be read: {error.strerror}", at) from error
+        if len(data) < inside:
+            raise FaultError(f"{self._shown} has become shorter", at)
+        view[:] = data + bytes(len(view) - inside)
+
+
+def _may_be_given(named: MappedFile, file: CachedFile) -> bool:
+    """Whether what the dump lacks of a file can be in a file system of that machine at all."""
+    return bool(
+        named.path
+        and named.path.startswith(b"/")
+        and not named.deleted
+        and stat.S_ISREG(named.mode)
+        and not named.dax
+        and not file.in_memory
+        and not file.shift
+    )
+
+
+def _part(extent: Extent, low: int, high: int) -> Extent:
+    """The part of an extent between two addresses."""
+    run, place, slot = extent
+    if place is not None:
+        place = Place(place.reader, place.at + low - run.address)
+    return Extent(run._replace(address=low, length=high - low), place, slot)

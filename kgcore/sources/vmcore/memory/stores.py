@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All the places where memory of a process may lie, set up once for a dump."""
+
+from kgcore.sources.base import Supplies
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.pagecache import PageCache
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.rootfiles import RootFiles
+from kgcore.sources.vmcore.memory.swap import SwapSpaces
+from kgcore.sources.vmcore.memory.swap.cache import ZeroMap, swap_cache
+from kgcore.sources.vmcore.memory.swap.images import SwapImages
+from kgcore.sources.vmcore.memory.swap.layers import Layer
+from kgcore.sources.vmcore.memory.swap.spaces import Spaces
+from kgcore.sources.vmcore.memory.swap.zram import Zram
+from kgcore.sources.vmcore.memory.swap.zswap import Zswap
+from kgcore.sources.vmcore.memory.swapentry import SwapTypes
+
+__all__ = ("Stores", "Supplies")
+
+
+class Stores:
+    """The places, each searched in its own way.
+
+    :ivar physical: page frames.
+    :ivar swap_types: what entries of page tables mean that point to no page frame.
+    :ivar cache: files and shared memory.
+    :ivar swap: what was swapped out.
+    :ivar root: files of the crashed machine that the user has, if any.
+    """
+
+    def __init__(self, kernel: Kernel, supplies: Supplies) -> None:
+        self.kernel = kernel
+        self.physical = PhysicalMemory(kernel)
+        self.swap_types = SwapTypes.of(kernel)
+        types = ModuleTypes(kernel.target)
+        layers: list[Layer] = [
+            swap_cache(kernel, self.physical),
+            ZeroMap(kernel),
+            Zswap(kernel, self.physical, types),
+            Zram(kernel, self.physical, types),
+        ]
+        spaces = Spaces(kernel)
+        layers.append(SwapImages(spaces, supplies.swap))  # last: a swap space is written after all those
+        self.swap = SwapSpaces(spaces, layers)
+        self.cache = PageCache(kernel, self.physical, self.swap)
+        self.root = RootFiles(kernel, self.physical, self.cache, supplies.root) if supplies.root else None

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory that was swapped out: from a swap entry to the bytes, wherever the dump still has them.
+
+A swap entry names a slot of a swap space. The kernel itself looks for the slot's content in several places, one after
+the other (do_swap_page(), mm/memory.c; swap_read_folio(), mm/page_io.c): the swap cache, the map of slots that held
+zeros, zswap, and at last the swap device, which may be a zram disk, that is, compressed memory. Each place is a
+:class:`Layer` here; what none of them has is missing.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from kgcore.model.memory import Provenance, Run
+from kgcore.sources.vmcore.memory.extents import Extent, missing
+from kgcore.sources.vmcore.memory.swap.layers import Layer, Slots
+from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
+
+__all__ = ("SwapSpaces",)
+
+_PAGE = 4096
+
+
+class SwapSpaces:
+    """All swap spaces of a kernel."""
+
+    def __init__(self, spaces: Spaces, layers: Sequence[Layer]) -> None:
+        """
+        :param layers: the first one that has a slot counts.
+        """
+        self._spaces = spaces
+        self._layers = layers
+
+    def extents(self, number: int, first: int, address: int, length: int) -> Iterator[Extent]:
+        """The memory of adjacent slots.
+
+        :param number: of the swap space: the type of a ``swp_entry_t``.
+        :param first: the first slot: its offset.
+        :param address: what the first byte is to be called.
+        """
+        if not length:
+            return
+        space = self._spaces.get(number)
+        if isinstance(space, str):
+            yield missing(address, length, Provenance.SWAPPED, space)
+            return
+        count = length // _PAGE
+        inside = max(0, min(count, space.slots - first))
+        at = 0
+        for found in self._find(space, self._layers, first, inside):
+            if found.first != first + at:
+                raise ValueError(f"swap slots are not adjacent: {found} at {first + at}")
+            run = Run(address + at * _PAGE, found.length * _PAGE, found.provenance, found.detail)
+            yield Extent(run, found.place, found.first if found.provenance is Provenance.SWAPPED else None)
+            at += found.length
+        if at < count:
+            rest = missing(address + at * _PAGE, (count - at) * _PAGE, Provenance.UNREADABLE, "no such swap slot")
+            yield rest
+
+    def _find(self, space: SwapSpace, layers: Sequence[Layer], first: int, count: int) -> Iterator[Slots]:
+        """Cover the slots, ascending: what the first layer lacks is looked for in the others."""
+        if count <= 0:
+            return
+        if not layers:
+            yield Slots(first, count, Provenance.SWAPPED, f"on {space.name}")
+            return
+        at = first
+        for found in layers[0].find(space, first, count):
+            if not (at <= found.first and 0 < found.length <= first + count - found.first):
+                continue  # a damaged structure; whatever else it says, this slot has been answered
+            yield from self._find(space, layers[1:], at, found.first - at)
+            yield found
+            at = found.first + found.length
+        yield from self._find(space, layers[1:], at, first + count - at)

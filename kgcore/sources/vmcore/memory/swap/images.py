@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Swap devices and swap files that the user has: slot n is page n of the image."""
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from weakref import finalize
+
+from drgn import FaultError
+
+from kgcore.errors import TargetError
+from kgcore.model.memory import Provenance
+from kgcore.sources.vmcore.dumpfile.others import refusal
+from kgcore.sources.vmcore.memory.extents import Place, Reader
+from kgcore.sources.vmcore.memory.swap.layers import Slots
+from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
+
+__all__ = ("SwapImages",)
+
+_PAGE = 4096
+# union swap_header, include/linux/swap.h
+_MAGIC = b"SWAPSPACE2"
+_MAGIC_AT = _PAGE - len(_MAGIC)
+_VERSION_AT = 1024  # then last_page; u32 each
+
+_NO_MAGIC = "its first page does not end with SWAPSPACE2"
+_LOST = (
+    "it must be an image of the swap device itself, or of the swap file, from the first byte on; of encrypted swap, "
+    "of the decrypted device (one that has a new random key with each boot is lost)"
+)
+# Magic bytes, where they are, what it is, and what to do.
+_OTHERS = (
+    (b"LUKS\xba\xbe", 0, "it is encrypted (LUKS)", "open it with cryptsetup, and give the decrypted device"),
+    (b"EFI PART", 512, "it is a whole disk", "give an image of the swap partition alone"),
+    (b"S1SUSPEND", _MAGIC_AT, "a hibernated system has overwritten it", ""),
+    (b"S2SUSPEND", _MAGIC_AT, "a hibernated system has overwritten it", ""),
+)
+
+
+class SwapImages:
+    """:class:`kgcore.sources.vmcore.memory.swap.layers.Layer` of what the user has."""
+
+    def __init__(self, spaces: Spaces, images: Mapping[str, str]) -> None:
+        """
+        :param images: path of a swap device or file, as /proc/swaps has it, to path of its image.
+        :raises TargetError: the kernel does not swap to it, or the image is none of it.
+        """
+        self._images: dict[int, _Image] = {}
+        for device, path in images.items():
+            space = _find(spaces, device)
+            if space.number in self._images:
+                raise TargetError(f"two images of the swap space {space.name} are given")
+            self._images[space.number] = _open(path, space)
+
+    def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
+        """See :meth:`kgcore.sources.vmcore.memory.swap.layers.Layer.find`."""
+        image = self._images.get(space.number)
+        if image is None:
+            return
+        inside = max(0, min(count, image.slots - first))
+        if inside:
+            yield Slots(first, inside, Provenance.SWAP_IMAGE, place=Place(image, first * _PAGE))
+        if inside < count:
+            detail = f"on {space.name}, beyond the end of its image"
+            yield Slots(first + inside, count - inside, Provenance.SWAPPED, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image(Reader):
+    """An image.
+
+    :ivar slots: whole pages in it.
+    """
+
+    path: str
+    descriptor: "_Descriptor"
+    slots: int
+
+    def fill(self, at: int, view: memoryview) -> None:
+        """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`."""
+        try:
+            data = _pread(self.descriptor.number, len(view), at)
+        except OSError as error:
+            raise FaultError(f"{self.path}: {error.strerror}", at) from error
+        if len(data) != len(view):
+            raise FaultError(f"{self.path} has become shorter", at)
+        view[:] = data
+
+
+class _Descriptor:
+    """An open file that is closed when nobody needs it any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        finalize(self, os.close, number)
+
+
+def _pread(descriptor: int, size: int, at: int) -> bytes:
+    """All of it, but for what lies beyond the end."""
+    data = os.pread(descriptor, size, at)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), at + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _find(spaces: Spaces, device: str) -> SwapSpace:
+    found = spaces.all()
+    for space in found:
+        if device in (space.name, _escaped(space.name)):
+            return space
+    names = ", ".join(space.name for space in found)
+    raise TargetError(
+        f"this kernel does not swap to {device}",
+        hint=f"it swaps to: {names}" if found else "as far as the dump tells, it swaps to nothing",
+    )
+
+
+def _escaped(name: str) -> str:
+    r"""A path with the characters replaced that /proc/swaps writes as ``\040``: swap_show(), mm/swapfile.c."""
+    return "".join(f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in name)
+
+
+def _open(path: str, space: SwapSpace) -> _Image:
+    try:
+        # Whatever it is, opening it does not wait for anybody, and it does not become the terminal.
+        descriptor = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
+        mode = os.fstat(descriptor.number).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise TargetError(f"{path} is no image of {space.name}: it is neither a file nor a block device")
+        size = os.lseek(descriptor.number, 0, os.SEEK_END)  # a block device's st_size is 0
+        head = _pread(descriptor.number, _PAGE, 0)
+    except OSError as error:
+        raise TargetError(f"cannot read {path}: {error.strerror}") from error
+    _check(path, head, space)
+    return _Image(path, descriptor, size // _PAGE)
+
+
+def _check(path: str, head: bytes, space: SwapSpace) -> None:
+    """
+    :raises TargetError: what starts like this is not an image of that swap space.
+    """
+    none = f"{path} is no image of {space.name}"
+    if head[_MAGIC_AT:] != _MAGIC:
+        for magic, at, what, remedy in _OTHERS:
+            if head.startswith(magic, at):
+                raise TargetError(f"{none}: {what}", hint=remedy)
+        other = refusal(path, head)
+        if other is not None:
+            raise TargetError(f"{none}: {other.message}", hint=other.hint)
+        raise TargetError(f"{none}: {_NO_MAGIC if head else 'it is empty'}", hint=_LOST)
+    version, last_page = struct.unpack_from("<II", head, _VERSION_AT)
+    # read_swap_header(), mm/swapfile.c. Of a swap file whose blocks are smaller than pages the kernel may use less, and
+    # then its slots are not the file's pages.
+    if version != 1 or last_page + 1 != space.slots:
+        raise TargetError(
+            f"{none}: its header says {last_page + 1} pages, and the kernel uses {space.slots}",
+            hint="was it made anew since, or is it the image of another one?",
+        )

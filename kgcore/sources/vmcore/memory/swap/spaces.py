@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The swap spaces themselves: ``swap_info``."""
+
+from dataclasses import dataclass
+
+from drgn import FaultError, Object
+
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.memory.swapentry import SwapTypes
+from kgcore.sources.vmcore.reading import in_words
+from kgcore.sources.vmcore.task.vmas import Paths
+from kgcore.text import plain
+
+__all__ = ("Spaces", "SwapSpace")
+
+_SWP_USED = 1 << 0  # include/linux/swap.h
+
+
+@dataclass(frozen=True, slots=True)
+class SwapSpace:
+    """A swap device or file.
+
+    :ivar number: the type of its ``swp_entry_t``.
+    :ivar info: ``struct swap_info_struct *``
+    :ivar slots: how many pages it has, the header and holes among them (``max``).
+    :ivar name: its path, as /proc/swaps has it.
+    """
+
+    number: int
+    info: Object
+    slots: int
+    name: str
+
+
+class Spaces:
+    """Finds swap spaces by number, each once."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._count = SwapTypes.of(kernel).max_swapfiles  # as many as swap_info has places for
+        self._known: dict[int, SwapSpace | str] = {}
+
+    def get(self, number: int) -> SwapSpace | str:
+        """The swap space of that number, or a few words that say why there is none."""
+        if number not in self._known:
+            self._known[number] = self._read(number)
+        return self._known[number]
+
+    def all(self) -> tuple[SwapSpace, ...]:
+        """Those in use."""
+        found = (self.get(number) for number in range(self._count))
+        return tuple(space for space in found if isinstance(space, SwapSpace))
+
+    def _read(self, number: int) -> SwapSpace | str:
+        absent = f"swap space {number}, of which the dump does not know"
+        address = self._kernel.target.symbol_address("swap_info")
+        if address is None or not 0 <= number < self._count:
+            return absent
+        try:
+            pointer = self._kernel.prog.read_word(address + self._kernel.word_size * number)
+            info = Object(self._kernel.prog, "struct swap_info_struct *", pointer)
+            if not pointer or not info.flags.value_() & _SWP_USED:
+                return absent
+            return SwapSpace(number, info, int(info.max.value_()), self._name(number, info))
+        except (FaultError, LookupError) as error:
+            return f"swap space {number}, whose description is not in the dump: {in_words(error)}"
+
+    def _name(self, number: int, info: Object) -> str:
+        try:
+            return plain(Paths(self._kernel, None).path(info.swap_file.value_()))
+        except (FaultError, ValueError, LookupError):
+            return f"swap space {number}"

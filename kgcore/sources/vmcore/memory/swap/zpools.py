@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""zbud and z3fold: allocators that put two or three compressed pages into a page frame. The kernel had them up to 6.14.
+
+What they keep lies in the direct map and never crosses the end of a page. All that a page's header says is compared
+with the length that was asked for, which zswap knows exactly.
+"""
+
+from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+
+__all__ = ("Z3fold", "Zbud")
+
+_PAGE = 4096
+_CHUNK = 64  # CHUNK_SIZE of both
+_NOT_THERE = "its compressed bytes are not in the dump"
+
+
+class _Frames:
+    """Memory of the direct map, as far as the dump holds it."""
+
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
+        self._kernel = kernel
+        self._physical = physical
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes within one page.
+
+        :raises BrokenDump: the dump does not hold them.
+        """
+        data = self._physical.stored(self._kernel.direct_map_to_phys(address), size)
+        if data is None:
+            raise BrokenDump(_NOT_THERE, address=address)
+        return data
+
+
+class Zbud:
+    """``struct zbud_pool``: the first object of a page is behind the header, the last one ends with the page.
+
+    A handle is simply the object's address (encode_handle(), mm/zbud.c of 5.10, 6.1 and 6.12), so that nothing needs
+    to be known of ``struct zbud_header`` but that it fits into a chunk.
+    """
+
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
+        self._frames = _Frames(kernel, physical)
+
+    def read(self, handle: int, size: int) -> bytes:
+        """An object.
+
+        :raises BrokenDump: there is none of that size, or the dump does not hold it.
+        """
+        room = -(-size // _CHUNK) * _CHUNK
+        if not _CHUNK <= room <= _PAGE - 2 * _CHUNK or handle % _PAGE not in (_CHUNK, _PAGE - room):
+            raise BrokenDump(f"no object of {size} bytes can be there", address=handle)
+        return self._frames.read(handle, size)
+
+
+class Z3fold:
+    """``struct z3fold_pool``: as zbud, with a third object somewhere in the middle, or with a page for one object.
+
+    A handle is the address of a word in a ``struct z3fold_buddy_slots``; the word is the address of the page, and which
+    of its objects is meant (mm/z3fold.c of 5.10, 6.1 and 6.12). For a page of its own (*headless*) it is the address
+    of the page, made odd.
+    """
+
+    _SLOTS_ALIGN = 64
+    _SLOTS = 4
+    _HEADLESS = 1 << 0
+    _BUDDY_MASK, _BUDDY_SHIFT = 3, 2
+    _FIRST, _MIDDLE, _LAST = 1, 2, 3  # enum buddy
+    _COUNTS = ("first_chunks", "middle_chunks", "start_middle")
+
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
+        """
+        :raises LookupError: the dump does not tell what ``struct z3fold_header`` looks like.
+        """
+        self._frames = _Frames(kernel, physical)
+        self._word_size = kernel.word_size
+        header = types.type("z3fold", "struct z3fold_header")
+        self._offsets = [header.member(name).offset for name in self._COUNTS]
+        self._lock = header.member("page_lock").offset
+        # A bit field of 2 bits
+        self._first_num, self._first_num_shift = divmod(header.member("first_num").bit_offset, 8)
+        self._header = -(-(header.size or 0) // _CHUNK) * _CHUNK  # ZHDR_SIZE_ALIGNED
+
+    def read(self, handle: int, size: int) -> bytes:
+        """An object.
+
+        :raises BrokenDump: there is none of that size, or the dump does not hold it.
+        """
+        if handle & self._HEADLESS:
+            if handle % _PAGE != self._HEADLESS or not 0 < size <= _PAGE:
+                raise BrokenDump("there is no such page", address=handle)
+            return self._frames.read(handle - self._HEADLESS, size)
+        slot, rest = divmod(handle % self._SLOTS_ALIGN, self._word_size)
+        if rest or slot >= self._SLOTS:
+            raise BrokenDump("that is no handle", address=handle)
+        word = int.from_bytes(self._frames.read(handle, self._word_size), "little")
+        page = self._frames.read(word & -_PAGE, _PAGE)
+        start, room = self._place(word % _PAGE, page)
+        if not (self._header <= start and 0 < size <= room <= _PAGE - start):
+            raise BrokenDump(f"no object of {size} bytes can be there", address=handle)
+        return page[start : start + size]
+
+    def _place(self, word: int, page: bytes) -> tuple[int, int]:
+        """Where in its page an object is, and how much room it has there; no room if there is no such object.
+
+        :param word: the low bits of the slot.
+        """
+        first, middle, start = (int.from_bytes(page[at : at + 2], "little") * _CHUNK for at in self._offsets)
+        # handle_to_buddy(): first_num moves on when z3fold_compact_page() makes the middle object the first one.
+        moved = page[self._first_num] >> self._first_num_shift & self._BUDDY_MASK
+        match word - moved & self._BUDDY_MASK:
+            case self._FIRST:
+                return self._header, first
+            case self._MIDDLE:
+                if page[self._lock]:  # z3fold_compact_page() moves the bytes first, and tells of it then
+                    raise BrokenDump("its compressed bytes may just have been moving")
+                return start, middle
+            case self._LAST:  # the slot says how long it is
+                room = (word >> self._BUDDY_SHIFT) * _CHUNK
+                return _PAGE - room, room
+        return 0, 0

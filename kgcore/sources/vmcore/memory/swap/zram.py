@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""zram: a disk that keeps its pages compressed in memory (drivers/block/zram/zram_drv.c).
+
+Its table has an entry for each page: a handle of zsmalloc, and a word with the size of the object and flags. A page
+that is one word again and again has that word for a handle; one that went to the backing device, its block there.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from drgn import FaultError, Object, Type, sizeof
+
+from kgcore.arch.paging import EntryKind, walk
+from kgcore.errors import BrokenDump
+from kgcore.model.memory import Provenance
+from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.sources.vmcore.memory.swap.blocks import SwapBlocks, partition_start
+from kgcore.sources.vmcore.memory.swap.layers import Slots, page_slot, unpacked
+from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
+from kgcore.sources.vmcore.memory.swap.zsmalloc import Zsmalloc
+from kgcore.sources.vmcore.reading import kernel_bytes, kernel_string
+from kgcore.sources.vmcore.task.vmas import Paths
+from kgcore.text import plain
+
+__all__ = ("Zram",)
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+_ENTRIES_AT_ONCE = 1 << 12
+_MAX_NAME = 128  # CRYPTO_MAX_ALG_NAME
+_MAX_DICTIONARY = 64 << 20  # bytes; that of zstd has some 100 KB
+_BLOCKS_NAMED = 3  # ranges, of adjacent pages on a backing device
+_PRIORITY_MASK = 0x3  # ZRAM_COMP_PRIORITY_MASK
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """``struct zram_table_entry``: offsets and sizes of its members, and the numbers of the flags' bits.
+
+    :ivar handle_size: bytes; ``flags_size``: too.
+    :ivar sizes: mask of the object's size, which stands below the flags.
+    :ivar priority: bit of the flags from which on they say which compressor it was; None: there is one only.
+    """
+
+    size: int
+    handle: int
+    handle_size: int
+    flags: int
+    flags_size: int
+    sizes: int
+    same: int
+    written_back: int
+    huge: int
+    priority: int | None
+
+    def unpack(self, raw: bytes) -> Iterator[tuple[int, int]]:
+        """Handle and flags of each entry."""
+        for at in range(0, len(raw), self.size):
+            handle = raw[at + self.handle : at + self.handle + self.handle_size]
+            flags = raw[at + self.flags : at + self.flags + self.flags_size]
+            yield int.from_bytes(handle, "little"), int.from_bytes(flags, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class _Disk:
+    """A zram disk that is swapped to.
+
+    :ivar zram: ``struct zram *``
+    :ivar entries: what they look like.
+    :ivar table: address of its entries.
+    :ivar pages: how many it has.
+    :ivar start: which of them is the first of the partition.
+    :ivar pool: ``struct zs_pool *``
+    """
+
+    zram: Object
+    entries: _Entries
+    table: int
+    pages: int
+    start: int
+    pool: Object
+
+
+class Zram:
+    """The layer of swap spaces that lie on zram."""
+
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
+        self._kernel = kernel
+        self._physical = physical
+        self._types = types
+        self._blocks = SwapBlocks(kernel)
+        self._zsmalloc = Zsmalloc(kernel, physical, types)
+        self._disks: dict[int, _Disk | str | None] = {}
+        self._codecs: dict[tuple[int, int], Decompress | str] = {}
+        self._devices: dict[int, str] = {}
+        self._stored: Callable[[int], bool] = lru_cache(64)(self._is_stored)
+
+    def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
+        """See :meth:`kgcore.sources.vmcore.memory.swap.layers.Layer.find`."""
+        if space.number not in self._disks:
+            self._disks[space.number] = self._disk(space)
+        disk = self._disks[space.number]
+        if isinstance(disk, str):
+            yield _lost(first, count, disk)
+        elif disk is not None:
+            yield from _joined(self._find(disk, space, first, count))
+
+    def _find(self, disk: _Disk, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
+        at = first
+        for slot, length, page in self._blocks.find(space, first, count):
+            if at < slot:
+                yield _lost(at, slot - at, "where it lies on the disk is not to be found")
+            page += disk.start
+            inside = max(0, min(length, disk.pages - page))
+            yield from self._pages(disk, slot, inside, page)
+            if inside < length:
+                yield _lost(slot + inside, length - inside, "beyond the end of the disk")
+            at = slot + length
+        if at < first + count:
+            yield _lost(at, first + count - at, "where it lies on the disk is not to be found")
+
+    def _pages(self, disk: _Disk, slot: int, count: int, page: int) -> Iterator[Slots]:
+        """Adjacent slots, adjacent on the disk."""
+        at = 0
+        while at < count:
+            length = min(_ENTRIES_AT_ONCE, count - at)
+            yield from self._table(disk, slot + at, length, disk.table + (page + at) * disk.entries.size)
+            at += length
+
+    def _table(self, disk: _Disk, slot: int, count: int, address: int) -> Iterator[Slots]:
+        """Slots whose entries are at that address. What of the table is lost does not take the rest along."""
+        entry = disk.entries.size
+        try:
+            raw = kernel_bytes(self._kernel.prog, address, count * entry)
+        except FaultError:
+            if count == 1:
+                yield _lost(slot, 1, "its table is not in the dump")
+                return
+            half = count // 2
+            yield from self._table(disk, slot, half, address)
+            yield from self._table(disk, slot + half, count - half, address + half * entry)
+            return
+        blocks: list[int] = []
+        for number, (handle, flags) in enumerate(disk.entries.unpack(raw), slot):
+            if flags >> disk.entries.written_back & 1:
+                blocks.append(handle)
+                continue
+            yield from self._written_back(disk, number, blocks)
+            blocks.clear()
+            at = address + (number - slot) * entry
+            if not handle and not (self._stored(at >> _PAGE_SHIFT) and self._stored(at + entry - 1 >> _PAGE_SHIFT)):
+                yield _lost(number, 1, "its table is not in the dump")
+            else:
+                yield self._page(disk, number, handle, flags)
+        yield from self._written_back(disk, slot + count, blocks)
+
+    def _written_back(self, disk: _Disk, end: int, blocks: list[int]) -> Iterator[Slots]:
+        """Slots up to one, whose pages are on the backing device."""
+        if not blocks:
+            return
+        ranges: list[list[int]] = []
+        for block in blocks:
+            if ranges and block == ranges[-1][1] + 1:
+                ranges[-1][1] = block
+            elif len(ranges) > _BLOCKS_NAMED:
+                break
+            else:
+                ranges.append([block, block])
+        named = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:_BLOCKS_NAMED]]
+        words = ("block " if len(blocks) == 1 else "blocks ") + ", ".join(named)
+        words += ", ..." if len(ranges) > _BLOCKS_NAMED else ""
+        detail = f"written back to {self._backing_device(disk)}, {words}"
+        yield Slots(end - len(blocks), len(blocks), Provenance.SWAPPED, detail)
+
+    def _page(self, disk: _Disk, slot: int, handle: int, flags: int) -> Slots:
+        """zram_read_page(); __zram_bvec_read() in 5.10 and 6.1."""
+        entries = disk.entries
+        if not handle or flags >> entries.same & 1:
+            # A page that was never written reads as zeros.
+            word = handle.to_bytes(entries.handle_size, "little")
+            return page_slot(slot, Provenance.ZRAM, word * (_PAGE // len(word)))
+        size = flags & entries.sizes
+        try:
+            # Releases differ in whether they look at the size or at the flag; one implies the other.
+            if size == _PAGE or flags >> entries.huge & 1:
+                return page_slot(slot, Provenance.ZRAM, self._zsmalloc.read(disk.pool, handle, _PAGE))
+            priority = 0 if entries.priority is None else flags >> entries.priority & _PRIORITY_MASK
+            codec = self._codec(disk, priority)
+            if isinstance(codec, str):
+                return _lost(slot, 1, codec)
+            return unpacked(slot, Provenance.ZRAM, codec, self._zsmalloc.read(disk.pool, handle, size))
+        except (BrokenDump, FaultError) as error:
+            return _lost(slot, 1, str(error))
+
+    # What is looked up once
+
+    def _disk(self, space: SwapSpace) -> _Disk | str | None:
+        """The disk that a swap space lies on; None: it is no zram disk. A sentence if it cannot be read."""
+        try:
+            device = space.info.member_("bdev")
+            disk = device.member_("bd_disk")
+            if not disk.member_("disk_name").string_().startswith(b"zram"):
+                return None
+        except (FaultError, LookupError):
+            return None
+        try:
+            kind = self._kernel.prog.pointer_type(self._types.type("zram", "struct zram"))
+            zram = Object(self._kernel.prog, kind, disk.member_("private_data").value_())
+            if zram.member_("disk").value_() != disk.value_():
+                return "the description of the disk is damaged"
+            return _Disk(
+                zram,
+                entries=self._read_entries(),
+                table=zram.member_("table").value_(),
+                pages=int(zram.member_("disksize").value_()) >> _PAGE_SHIFT,
+                start=partition_start(self._kernel, device),
+                pool=zram.member_("mem_pool").read_(),
+            )
+        except (BrokenDump, FaultError, LookupError, TypeError) as error:  # drgn on incomplete types: TypeError
+            return str(error)
+
+    def _read_entries(self) -> _Entries:
+        """:raises LookupError: the types are not to be had."""
+        entry = self._types.type("zram", "struct zram_table_entry")
+        word = _flags_of(entry)
+        numbers = {
+            name: self._types.enumerator("zram", f"ZRAM_{name}")
+            for name in ("LOCK", "SAME", "WB", "HUGE", "COMP_PRIORITY_BIT1")
+        }
+        same, written_back, huge = (numbers[name] for name in ("SAME", "WB", "HUGE"))
+        if same is None or written_back is None or huge is None:
+            raise LookupError("the flags of zram's table are not known")
+        # ZRAM_FLAG_SHIFT, which the first flag has: ZRAM_LOCK in 5.10 and 6.1, ZRAM_SAME in 6.12 and 7.2
+        shift = min(number for number in numbers.values() if number is not None)
+        return _Entries(
+            size=sizeof(entry),
+            handle=entry.member("handle").offset,
+            handle_size=self._kernel.word_size,
+            flags=word[0],
+            flags_size=word[1],
+            sizes=(1 << shift) - 1,
+            same=same,
+            written_back=written_back,
+            huge=huge,
+            priority=numbers["COMP_PRIORITY_BIT1"],
+        )
+
+    def _codec(self, disk: _Disk, priority: int) -> Decompress | str:
+        """How the pages of a disk are unpacked; a sentence if they cannot be."""
+        key = disk.zram.value_(), priority
+        if key not in self._codecs:
+            try:
+                self._codecs[key] = decompressor(*self._algorithm(disk.zram, priority))
+            except (BrokenDump, FaultError, LookupError, NoDecompressor) as error:
+                self._codecs[key] = str(error)
+        return self._codecs[key]
+
+    def _algorithm(self, zram: Object, priority: int) -> tuple[str, bytes | None]:
+        """The name of a compressor, and its dictionary.
+
+        :raises BrokenDump, FaultError, LookupError: the dump does not tell.
+        """
+        if not zram.type_.type.has_member("comp_algs"):  # one only: 5.10, 6.1
+            return plain(zram.member_("compressor").string_()), None
+        names = zram.member_("comp_algs")
+        if priority >= (names.type_.length or 0) or not names[priority]:
+            raise BrokenDump(f"compressed by algorithm {priority}, which the disk has not")
+        name = plain(kernel_string(self._kernel.prog, names[priority].value_(), _MAX_NAME))
+        if not zram.type_.type.has_member("params"):
+            return name, None
+        parameters = zram.member_("params")[priority]  # 6.12, 7.2
+        size = parameters.member_("dict_sz").value_()
+        if not size:
+            return name, None
+        if size > _MAX_DICTIONARY:
+            raise BrokenDump(f"a dictionary of {size} bytes")
+        return name, self._kernel.prog.read(parameters.member_("dict").value_(), size)
+
+    def _backing_device(self, disk: _Disk) -> str:
+        key = disk.zram.value_()
+        if key not in self._devices:
+            try:
+                self._devices[key] = plain(Paths(self._kernel, None).path(disk.zram.member_("backing_dev").value_()))
+            except (FaultError, LookupError, ValueError):
+                self._devices[key] = "its backing device"
+        return self._devices[key]
+
+    def _is_stored(self, page: int) -> bool:
+        """Whether a page of kernel memory (of vmalloc()) is in the dump: an ELF dump gives zeros where it is not."""
+        root = self._kernel.target.symbol_address("init_top_pgt")
+        if root is None:
+            return True
+        mode = self._kernel.paging_mode
+        top, start = self._kernel.kernel_image_to_phys(root), page << _PAGE_SHIFT
+        mask = self._kernel.encryption_mask
+        for leaf in walk(mode, top, start, start + _PAGE, self._physical.stored, mask):
+            if leaf.kind is EntryKind.PRESENT:
+                return self._physical.stored(leaf.value, _PAGE) is not None
+        return False
+
+
+def _flags_of(entry: Type) -> tuple[int, int]:
+    """Offset and size of the word with an entry's flags.
+
+    :raises LookupError: there is none.
+    """
+    if entry.has_member("attr"):  # 7.2, where the lock is part of the entry
+        outer, inner = entry.member("attr"), entry.member("attr").type.member("flags")
+        return outer.offset + inner.offset, sizeof(inner.type)
+    flags = entry.member("flags" if entry.has_member("flags") else "value")  # up to 4.19
+    return flags.offset, sizeof(flags.type)
+
+
+def _lost(slot: int, count: int, why: str) -> Slots:
+    return Slots(slot, count, Provenance.UNREADABLE, f"zram: {why}")
+
+
+def _joined(found: Iterator[Slots]) -> Iterator[Slots]:
+    """Neighbours without bytes as one."""
+    pending: Slots | None = None
+    for slots in found:
+        if (
+            pending is not None
+            and pending.place is slots.place is None
+            and pending[2:] == slots[2:]
+            and pending.first + pending.length == slots.first
+        ):
+            pending = pending._replace(length=pending.length + slots.length)
+            continue
+        if pending is not None:
+            yield pending
+        pending = slots
+    if pending is not None:
+        yield pending

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What was swapped out, all processes together, and where to: what /proc/swaps said."""
+
+import stat
+from dataclasses import dataclass
+from typing import Literal
+
+from drgn import FaultError, TypeKind
+
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
+
+__all__ = ("SwapUse", "read_swap", "zswap_bytes")
+
+_PAGE = 4096
+# "mm, swap: use an atomic counter of slots in use" keeps a flag above the count (6.13): SWAP_USAGE_COUNTER_MASK
+_COUNT = (1 << 30) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SwapUse:
+    """A swap space. Sizes are bytes.
+
+    :ivar name: as /proc/swaps has it, and as ``--swap`` wants it.
+    :ivar kind: ``zram`` lies in memory, and so in the dump.
+    """
+
+    name: str
+    kind: Literal["partition", "file", "zram"]
+    size: int
+    used: int
+
+
+def read_swap(kernel: Kernel) -> tuple[SwapUse, ...]:
+    """Those in use, in the order of /proc/swaps.
+
+    :raises FaultError, LookupError: the dump does not tell.
+    """
+    return tuple(
+        SwapUse(space.name, _kind(space), int(space.info.pages.value_()) * _PAGE, _used(space) * _PAGE)
+        for space in Spaces(kernel).all()
+    )
+
+
+def _used(space: SwapSpace) -> int:
+    pages = space.info.inuse_pages
+    if pages.type_.unaliased_kind() is TypeKind.STRUCT:
+        pages = pages.counter
+    return int(pages.value_()) & _COUNT
+
+
+def _kind(space: SwapSpace) -> Literal["partition", "file", "zram"]:
+    info = space.info
+    if not stat.S_ISBLK(info.swap_file.f_mapping.host.i_mode.value_()):
+        return "file"
+    try:
+        return "zram" if info.bdev.bd_disk.disk_name.string_().startswith(b"zram") else "partition"
+    except (FaultError, LookupError, AttributeError):
+        return "partition"
+
+
+def zswap_bytes(kernel: Kernel) -> int | None:
+    """What zswap holds in memory, in front of them, before compression; None: there is none, or it is not known."""
+    address = kernel.target.symbol_address("zswap_stored_pages")  # an atomic_t, since 6.12 an atomic_long_t
+    return None if address is None else int(kernel.prog.read_u32(address)) * _PAGE

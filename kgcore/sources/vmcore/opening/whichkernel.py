@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which kernel a dump is of.
+
+VMCOREINFO tells where a kernel's data are. It stands in the dump's header, which may be wrong, and in the kernel's
+memory, where there may be several: of a kernel that crashed and of its capture kernel, of kernels before a reboot, of
+guests inside. Each is checked (see :mod:`kgcore.sources.vmcore.opening.kernelcheck`); of several kernels the one that
+crashed is taken, and the user told of the others.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import NamedTuple
+
+from drgn import FaultError, Program
+
+from kgcore.errors import BrokenDump, TargetError
+from kgcore.model.process import RegisterSource
+from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState, LinearDump
+from kgcore.sources.vmcore.dumpfile.cpunotes import is_qemu, qemu_registers
+from kgcore.sources.vmcore.opening.kernelcheck import Checked, DumpMemory, Verdict, check, shift
+from kgcore.sources.vmcore.opening.translation import Translation
+from kgcore.sources.vmcore.symbols import vmcoreinfo
+from kgcore.sources.vmcore.symbols.finders import kallsyms_lines, kallsyms_of
+
+__all__ = (
+    "Choice",
+    "KernelSeen",
+    "Opener",
+    "choose",
+    "has_symbols",
+    "is_capture_kernel",
+    "is_wrong",
+    "own_vmcoreinfo",
+    "search_again",
+)
+
+Opener = Callable[[bytes], Program]
+"""Opens the dump by a VMCOREINFO. :raises TargetError: it cannot."""
+
+_MAX_TEXTS, _MAX_CHECKED = 1 << 16, 1 << 12  # a host of many guests has those of all
+_NEVER = (1 << 64) - 1  # ELFCORE_ADDR_MAX, include/linux/crash_dump.h
+_TOP_ENTRY = 511 * 8  # of the kernel's image in a top page table
+_TABLE = (1 << 52) - 1 & ~0x1FFF  # of CR3: not the PCID, and of two tables (PTI) the kernel's
+_GIVE_IT = "give the right one with --vmcoreinfo FILE, from another dump of that boot, or the note that kdump saved"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSeen:
+    """A kernel that was found in a dump's memory.
+
+    :ivar release: ``uname -r``.
+    :ivar vmcoreinfo: physical address of its VMCOREINFO, for ``--vmcoreinfo``.
+    :ivar crash_time: seconds since 1970; None if it did not crash, or does not say when.
+    :ivar capture: it is the one that was booted to save the dump; None: not known.
+    :ivar running: it ran on the CPUs when the dump was made; None: not known.
+    :ivar taken: the processes are this one's.
+    """
+
+    release: str
+    vmcoreinfo: int
+    crash_time: int | None
+    capture: bool | None = None
+    running: bool | None = None
+    taken: bool = False
+
+    @property
+    def words(self) -> str:
+        """Which one it is."""
+        crashed = "the one that crashed" if self.crash_time is not None else ""
+        what = "the capture kernel" if self.capture else crashed or ("the running one" if self.running else "another")
+        return f"{what}, {self.release}"
+
+
+class _Candidate(NamedTuple):
+    seen: KernelSeen
+    text: bytes
+    reserved: range  # of physical memory, for its capture kernel
+    image: int  # physical address of its names, which are in its image
+
+
+class Choice(NamedTuple):
+    """The VMCOREINFO to go by.
+
+    :ivar messages: what the user is to be told of the choice, as sentences.
+    :ivar kernels: that were found in memory, if it was searched.
+    :ivar lost: it could not be checked, since where it leads to is not in the dump, for this reason.
+    """
+
+    text: bytes
+    messages: tuple[str, ...] = ()
+    kernels: tuple[KernelSeen, ...] = ()
+    lost: FrameState | None = None
+
+
+def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None) -> Choice:
+    """Find the VMCOREINFO of the kernel that the user wants to see.
+
+    :param given: by the user: the text, or its physical address.
+    :raises TargetError: there is none; the message says why.
+    """
+    memory = DumpMemory(dump)
+    if given is not None:
+        return _given(path, memory, given)
+    own = own_vmcoreinfo(dump)
+    checked = _check(memory, own) if own else None
+    if own and checked and (checked.verdict is Verdict.CONFIRMED or checked.untold):
+        return Choice(own)
+    found = _search(dump, memory, opener)
+    if found:
+        wrong = f"the VMCOREINFO in the dump's header {_against(checked)}: taken is one in memory" if checked else ""
+        return _best(found, (wrong,) if wrong else ())
+    if own and checked and checked.verdict is Verdict.UNKNOWN and not _of_xen(dump):
+        return Choice(own, lost=checked.lost)
+    raise _none(path, dump, memory, own, checked)
+
+
+def search_again(dump: DumpFile, opener: Opener, own: bytes, why: str) -> Choice | None:
+    """The better choice, if that of the dump's header was none after all; None: there is none.
+
+    :param why: the rest of a sentence that begins with the header's.
+    """
+    found = _search(dump, DumpMemory(dump), opener)
+    if not found:
+        return None
+    choice = _best(found, (f"the VMCOREINFO in the dump's header {why}: taken is one in memory",))
+    return None if _timeless(choice.text) == _timeless(own) else choice
+
+
+def _timeless(text: bytes) -> bytes:
+    """Without the time of the crash, which not all copies have."""
+    return re.sub(rb"CRASHTIME=.*\n?", b"", text).rstrip(b"\n")
+
+
+def has_symbols(opener: Opener, text: bytes) -> bool:
+    """Whether a VMCOREINFO leads to the kernel's own symbol table."""
+    try:
+        _with_symbols(opener, text)
+    except (TargetError, BrokenDump, FaultError, LookupError):
+        return False
+    return True
+
+
+def is_wrong(dump: DumpFile, text: bytes) -> bool:
+    """Whether a VMCOREINFO is known not to be that of a kernel in the dump."""
+    return _check(DumpMemory(dump), text).verdict is Verdict.REFUTED
+
+
+def is_capture_kernel(prog: Program) -> bool | None:
+    """``is_kdump_kernel()``, include/linux/crash_dump.h; None: not known."""
+    try:
+        return int(prog.read_u64(prog.symbol("elfcorehdr_addr").address)) != _NEVER
+    except (FaultError, LookupError):
+        return None
+
+
+def _given(path: str, memory: DumpMemory, given: bytes | int) -> Choice:
+    text = given if isinstance(given, bytes) else vmcoreinfo.at(given, memory.peek)
+    if text is None:
+        raise TargetError(
+            f"{path} has no VMCOREINFO at the physical address that --vmcoreinfo names",
+            hint="without --vmcoreinfo, kgcore info says which kernels it has; a file of that name is ./FILE",
+        )
+    checked = _check(memory, text)
+    if checked.verdict is Verdict.REFUTED:
+        raise TargetError(
+            f"the VMCOREINFO given with --vmcoreinfo {_against(checked)}",
+            hint="it is another boot's; without --vmcoreinfo the dump's own is used",
+        )
+    return Choice(text, lost=checked.lost)
+
+
+def own_vmcoreinfo(dump: DumpFile) -> bytes | None:
+    """The text, where header or notes of the dump have it; None too if it is empty."""
+    texts = (dump.vmcoreinfo or b"", *(note.desc for note in dump.notes if note.name == b"VMCOREINFO"))
+    return next((found for text in texts if (found := text.split(b"\0")[0])), None)
+
+
+def _check(memory: DumpMemory, text: bytes) -> Checked:
+    info = vmcoreinfo.parse(text)
+    if not info.get("OSRELEASE"):
+        return Checked(Verdict.REFUTED, "states no release")
+    return check(memory, info)
+
+
+def _against(checked: Checked) -> str:
+    return f"is not that of a kernel in the dump's memory (it {checked.why})"
+
+
+def _search(dump: DumpFile, memory: DumpMemory, opener: Opener) -> list[_Candidate]:
+    """All kernels whose VMCOREINFO is in memory, one each."""
+    kernels: dict[tuple[object, ...], tuple[int, bytes]] = {}
+    refuted: set[int] = set()  # hashes of texts, which may be long
+    texts = vmcoreinfo.candidates(memory.pieces(), memory.peek)
+    for address, text in islice(texts, _MAX_TEXTS):
+        info = vmcoreinfo.parse(text)
+        key = tuple(info.get(name) for name in ("OSRELEASE", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)"))
+        if key in kernels:
+            # The same with the time of the crash: the copy as a note, into which the crash path writes.
+            if b"\nCRASHTIME=" in text and b"\nCRASHTIME=" not in kernels[key][1]:
+                kernels[key] = address, text
+        elif hash(text) not in refuted and len(refuted) < _MAX_CHECKED:
+            if check(memory, info).verdict is Verdict.CONFIRMED:
+                kernels[key] = address, text
+            else:
+                refuted.add(hash(text))
+    if len(kernels) == 1:
+        return [_candidate(*found) for found in kernels.values()]
+    return [_looked_into(dump, memory, opener, _candidate(*found)) for found in kernels.values()]
+
+
+def _candidate(address: int, text: bytes) -> _Candidate:
+    info = vmcoreinfo.parse(text)
+    time = info.get("CRASHTIME", "")
+    found, names = Translation.of(info), vmcoreinfo.symbol(info, "init_uts_ns")
+    image = found.image(names) if found and names else None
+    seen = KernelSeen(info["OSRELEASE"], address, int(time) if time.isdecimal() and len(time) < 20 else None)
+    return _Candidate(seen, text, range(0), -1 if image is None else image)
+
+
+def _looked_into(dump: DumpFile, memory: DumpMemory, opener: Opener, candidate: _Candidate) -> _Candidate:
+    """What the kernel itself says of its part; of one that says nothing it stays unknown."""
+    running = _runs(dump, memory, candidate.text)
+    capture, reserved = None, range(0)
+    with suppress(TargetError, BrokenDump, FaultError, LookupError):
+        prog = _with_symbols(opener, candidate.text)
+        capture = is_capture_kernel(prog)
+        at = prog.symbol("crashk_res").address  # struct resource: start, end
+        reserved = range(prog.read_u64(at), prog.read_u64(at + 8) + 1)
+    return candidate._replace(seen=replace(candidate.seen, capture=capture, running=running), reserved=reserved)
+
+
+def _with_symbols(opener: Opener, text: bytes) -> Program:
+    prog = opener(text)
+    if lines := kallsyms_lines(prog, vmcoreinfo.parse(text)):
+        prog = opener(text + lines)
+    prog.register_symbol_finder("kgcore", kallsyms_of(prog, ""), enable_index=0)
+    return prog
+
+
+def _runs(dump: DumpFile, memory: DumpMemory, text: bytes) -> bool | None:
+    """Whether a CPU was using the kernel's page tables. All share what maps the kernel's image."""
+    info = vmcoreinfo.parse(text)
+    found, names = Translation.of(info), vmcoreinfo.symbol(info, "init_uts_ns")
+    if found is None or names is None:
+        return None
+    found = found.with_encryption(memory.read, names)
+    own, mask = memory.read(found.root + _TOP_ENTRY, 8), _TABLE & ~found.encryption
+    notes = [qemu_registers(each.desc, "x86_64", RegisterSource.QEMU_NOTE) for each in dump.notes if is_qemu(each)]
+    entries = [memory.read(((note.cr3 or 0) & mask) + _TOP_ENTRY, 8) for note in notes]
+    return own in entries if own is not None and any(entries) else None
+
+
+def _best(found: Sequence[_Candidate], told: tuple[str, ...]) -> Choice:
+    """The one that the user wants: whose capture kernel is there; else that runs; else that crashed."""
+
+    def worth(candidate: _Candidate) -> tuple[bool, bool, bool, int, bool]:
+        seen = candidate.seen
+        others = (other for other in found if other is not candidate)
+        caught = any(other.image in candidate.reserved and other.seen.capture for other in others)
+        crash = seen.crash_time is not None
+        return caught, bool(seen.running and not seen.capture), crash, seen.crash_time or 0, not seen.capture
+
+    best = max(found, key=worth)
+    kernels = tuple(replace(candidate.seen, taken=candidate is best) for candidate in found)
+    if len(found) > 1:
+        others = ", ".join(f"{each.words} (--vmcoreinfo {each.vmcoreinfo:#x})" for each in kernels if not each.taken)
+        taken = next(each for each in kernels if each.taken)
+        told += (f"the dump's memory has {len(found)} kernels: taken is {taken.words}; not {others}",)
+    return Choice(best.text, told, kernels)
+
+
+def _of_xen(dump: DumpFile) -> bool:
+    """Whether Xen's own crash path wrote it: it has notes of its own (xen/include/public/elfnote.h)."""
+    return any(note.name in (b"Xen", b"VMCOREINFO_XEN") for note in dump.notes)
+
+
+def _none(path: str, dump: DumpFile, memory: DumpMemory, own: bytes | None, checked: Checked | None) -> TargetError:
+    """Why there is no kernel to be seen."""
+    if _of_xen(dump):
+        return TargetError(
+            f"{path} is the dump of a machine that ran Xen, whose kernels' memory is not where they say",
+            hint="kgcore does not read these: dump the guest by itself, with kdump in it",
+        )
+    texts: Iterable[bytes] = (own,) if own else ()
+    if isinstance(dump, LinearDump):
+        # Where bytes were left out that are no whole pages, all that follows is out of step.
+        texts = (text for _, text in vmcoreinfo.candidates(memory.pieces(), memory.peek, anywhere=True))
+    for text in islice(texts, 1):
+        if low := shift(memory, vmcoreinfo.parse(text)):
+            return TargetError(
+                f"{path} lacks the holes between ranges of RAM: its kernel lies {low:#x} bytes lower than it says",
+                hint="take it again with the holes, or in a format that keeps addresses: LiME's lime, or padded",
+            )
+    if own and checked:
+        return TargetError(
+            f"the VMCOREINFO in the header of {path} {_against(checked)}, and no other was found in memory",
+            hint=_GIVE_IT,
+        )
+    return TargetError(
+        f"{path} has no VMCOREINFO, neither as a note nor in its memory",
+        hint="give it with --vmcoreinfo; for QEMU, dump guests that have -device vmcoreinfo and the module qemu_fw_cfg",
+    )

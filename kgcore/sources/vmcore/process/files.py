@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The programs and libraries that a process has mapped, as files: whole, as far as they are to be had."""
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+
+from drgn import FaultError, Object
+
+from kgcore.model.memory import Piece
+from kgcore.model.process import VM_EXEC, VM_HUGETLB, MappedFile
+from kgcore.sources.base import FileContents
+from kgcore.sources.vmcore.memory.extents import Extent
+from kgcore.sources.vmcore.memory.pagecache import CachedFile
+from kgcore.sources.vmcore.memory.pages import pieces
+from kgcore.sources.vmcore.memory.stores import Stores
+from kgcore.sources.vmcore.task.vmas import Paths, vma_members
+
+__all__ = ("mapped_programs",)
+
+_PAGE_SHIFT = 12
+_PAGE = 1 << _PAGE_SHIFT
+_ELF = b"\x7fELF"
+_MAX_SIZE = 1 << 44  # what ext4 and XFS allow of one file, more or less
+
+
+@dataclass
+class _Mapped:
+    """A file that is mapped, perhaps in several parts.
+
+    :ivar path: raw, as NT_FILE has it.
+    :ivar name: the same without what the kernel puts behind it.
+    :ivar executable: one of them is executable.
+    """
+
+    path: bytes
+    name: bytes
+    named: MappedFile
+    cached: CachedFile
+    executable: bool = False
+
+
+def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileContents | str]:
+    """See :meth:`kgcore.sources.base.Source.files`.
+
+    :param task: ``struct task_struct *``, to whose root directory the paths are relative
+    :param mm: ``struct mm_struct *``
+    """
+    found: dict[tuple[bytes, int], _Mapped] = {}
+    lost: dict[str, int] = {}
+    paths = Paths(stores.kernel, task)
+    look = cache(partial(_look, stores, paths))  # thousands of mappings may be of one file
+    for file, flags in _opened(stores, mm):
+        mapped = file if isinstance(file, str) else look(file)
+        if isinstance(mapped, str):
+            lost[mapped] = lost.get(mapped, 0) + 1
+            continue
+        if mapped is None or (flags or 0) & VM_HUGETLB:
+            continue
+        # On overlayfs the executable is not the file whose pages are mapped, and has none.
+        if flags is None and any(path == mapped.path for path, _ in found):
+            continue
+        known = found.setdefault((mapped.path, mapped.cached.mapping), mapped)
+        known.executable |= flags is None or bool(flags & VM_EXEC)
+    for mapped in sorted(found.values(), key=lambda one: one.named.deleted):
+        if _is_program(stores, mapped):
+            key = mapped.name, mapped.cached.mapping
+            read = partial(_read, stores, mapped)
+            yield FileContents(mapped.name, mapped.cached.size, mapped.named.mode, mapped.named.deleted, key, read)
+    yield from (why if times == 1 else f"{why} ({times} times)" for why, times in lost.items())
+
+
+def _opened(stores: Stores, mm: Object) -> Iterator[tuple[int | str, int | None]]:
+    """The address of each ``struct file`` that is mapped, with the flags of its mapping; at last the executable, with
+    None. What is lost is a sentence."""
+    for vma in vma_members(stores.kernel, mm):
+        if isinstance(vma, str):
+            yield vma, None
+            continue
+        try:
+            file, flags = vma["vm_file"], vma["vm_flags"]
+        except FaultError:
+            yield "a mapping is not in the dump", None
+            continue
+        if file:
+            yield file, flags
+    try:
+        file = mm.exe_file.value_()
+    except FaultError:
+        yield "the executable is not in the dump", None
+    else:
+        if file:
+            yield file, None
+
+
+def _look(stores: Stores, paths: Paths, file: int) -> _Mapped | str | None:
+    """What a ``struct file`` is; None: not a regular file; a sentence: it cannot be told."""
+    try:
+        named = paths.mapped_file(file)
+        if not stat.S_ISREG(named.mode):
+            return None
+        if named.path is None or named.name is None:
+            return "the name of a mapped file is not to be found"
+        cached = stores.cache.file(Object(stores.kernel.prog, "struct file *", file))
+        return _Mapped(named.path, named.name, named, cached)
+    except FaultError:
+        return "a mapped file is not in the dump"
+
+
+def _is_program(stores: Stores, mapped: _Mapped) -> bool:
+    """Whether it is an ELF file. If that is not to be seen, whether it is mapped like one and has or had a name of
+    its own, as memfd_create() has not."""
+    if not 0 < mapped.cached.size <= _MAX_SIZE:
+        return False
+    for run, data in pieces(_extents(stores, mapped, 1), _PAGE):
+        if run.provenance.stored:
+            return bytes(data[: len(_ELF)]) == _ELF
+        if not run.provenance.missing:
+            return False
+    return mapped.executable and not (mapped.cached.in_memory and mapped.named.deleted)
+
+
+def _read(stores: Stores, mapped: _Mapped) -> Iterator[Piece]:
+    count = -(-mapped.cached.size // _PAGE)
+    return pieces(_extents(stores, mapped, count), count * _PAGE)
+
+
+def _extents(stores: Stores, mapped: _Mapped, count: int) -> Iterator[Extent]:
+    """The first pages of a file, found under their offsets."""
+    found = stores.cache.extents(mapped.cached, 0, count, 0)
+    return stores.root.fill(mapped.named, mapped.cached, 0, found) if stores.root is not None else found

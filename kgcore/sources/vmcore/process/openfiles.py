@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The open files of a process, and what is in them."""
+
+import stat
+from collections.abc import Iterator
+from typing import Literal
+
+from drgn import FaultError, Object
+
+from kgcore.errors import BrokenDump, KgcoreError
+from kgcore.model.memory import Piece, Run
+from kgcore.model.process import MappedFile, OpenFile, Socket
+from kgcore.sources.base import OpenFiles
+from kgcore.sources.vmcore.damage import guarding_each
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.memory.extents import Extent
+from kgcore.sources.vmcore.memory.pagecache import CachedFile
+from kgcore.sources.vmcore.memory.pages import joined, pieces
+from kgcore.sources.vmcore.memory.stores import Stores
+from kgcore.sources.vmcore.reading import in_words, kernel_bytes
+from kgcore.sources.vmcore.task.sockets import Sockets
+from kgcore.sources.vmcore.task.vmas import Paths
+
+__all__ = ("file_contents", "open_files")
+
+_PAGE_SHIFT = 12
+_O_CLOEXEC = 0o2000000
+_FMODE_WRITE = 2
+# fs.nr_open, a million unless somebody raised it, says how many there may be; a dump may say anything.
+_MAX_FDS = 1 << 24
+_MAX_LOST = 4096  # of a table that is all garbage each entry takes a look
+_AT_ONCE = 1 << 12  # descriptors
+_MAX_SIZE = 1 << 44  # what ext4 and XFS allow of one file, more or less
+_ANON_INODE = b"anon_inode:"
+# include/uapi/linux/magic.h
+_OVERLAYFS = 0x794C7630
+_HUGETLBFS = 0x958458F6
+_IN_MEMORY = 0x01021994, 0x858458F6, _HUGETLBFS  # tmpfs, ramfs
+_FILE = "f_mode", "f_flags", "f_pos", "f_inode", "private_data"
+
+_Type = Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
+_TYPES: dict[int, _Type] = {
+    stat.S_IFREG: "regular",
+    stat.S_IFDIR: "directory",
+    stat.S_IFCHR: "character",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFLNK: "symlink",
+    0: "anon_inode",
+}
+
+
+def open_files(stores: Stores, task: Object) -> OpenFiles:
+    """See :meth:`kgcore.sources.base.Source.open_files`.
+
+    :param task: ``struct task_struct *``
+    :raises FaultError: what leads to the table is not in the dump.
+    """
+    return _Reader(stores, task).all(int(task.tgid.value_()), task.files.value_())
+
+
+class _Reader:
+    """Reads a ``struct files_struct``."""
+
+    def __init__(self, stores: Stores, task: Object) -> None:
+        self._stores = stores
+        self._kernel = stores.kernel
+        self._paths = Paths(stores.kernel, task)
+        self._sockets = Sockets(stores.kernel)
+        self._files = stores.kernel.structs("struct file", *_FILE)
+        self._inodes = stores.kernel.structs("struct inode", "i_ino")
+        self._gone: list[tuple[int, int, str]] = []  # descriptors from, to, and why
+
+    def all(self, tgid: int, address: int) -> OpenFiles:
+        """
+        :param address: of the ``struct files_struct``; 0: it is gone.
+        :raises FaultError: the head of the table is not in the dump.
+        """
+        if not address:
+            return OpenFiles(tgid, ())
+        structs = self._kernel.structs
+        table = structs("struct fdtable", "max_fds", "fd", "close_on_exec", "open_fds").read(
+            structs("struct files_struct", "fdt").read(address)["fdt"]
+        )
+        count = table["max_fds"]
+        if count > _MAX_FDS:
+            self._gone.append((_MAX_FDS, count, "the table cannot be as large"))
+            count = _MAX_FDS
+        files = tuple(
+            file
+            for first in range(0, count, _AT_ONCE)
+            for file in self._some(table, first, min(_AT_ONCE, count - first))
+            if len(self._gone) <= _MAX_LOST
+        )
+        if len(self._gone) > _MAX_LOST:
+            self._gone.append((self._gone[-1][1], count, "as so many others are lost, these were not looked for"))
+        return OpenFiles(tgid, files, tuple(self._sentences()))
+
+    def _some(self, table: Members, first: int, count: int) -> Iterator[OpenFile]:
+        """
+        :param first: descriptor; a multiple of the bits of a word.
+        """
+        size = self._kernel.word_size
+        try:
+            is_open = self._bits(table["open_fds"], first, count)
+            if not is_open:
+                return
+            cloexec = self._bits(table["close_on_exec"], first, count)
+            pointers = kernel_bytes(self._kernel.prog, table["fd"] + first * size, count * size)
+        except FaultError as error:
+            self._gone.append((first, first + count, in_words(error)))
+            return
+        for number in range(count):
+            address = self._kernel.word_at(pointers, number * size) if is_open >> number & 1 else 0
+            if address and len(self._gone) <= _MAX_LOST:  # 0: taken, but not open yet
+                try:
+                    yield self._file(first + number, address, bool(cloexec >> number & 1))
+                except FaultError as error:
+                    self._gone.append((first + number, first + number + 1, in_words(error)))
+
+    def _bits(self, bitmap: int, first: int, count: int) -> int:
+        raw = kernel_bytes(self._kernel.prog, bitmap + first // 8, -(-count // 8))
+        return int.from_bytes(raw, "little") & (1 << count) - 1
+
+    def _sentences(self) -> Iterator[str]:
+        """Neighbours in one."""
+        pending: tuple[int, int, str] | None = None
+        for first, end, why in self._gone:
+            if pending is not None and pending[1] == first:
+                pending = (pending[0], end, pending[2])
+                continue
+            if pending is not None:
+                yield _sentence(*pending)
+            pending = (first, end, why)
+        if pending is not None:
+            yield _sentence(*pending)
+
+    def _file(self, fd: int, address: int, cloexec: bool) -> OpenFile:
+        """
+        :raises FaultError: its ``struct file`` is not in the dump.
+        """
+        file = self._files.read(address)
+        flags = file["f_flags"] & ~_O_CLOEXEC | (_O_CLOEXEC if cloexec else 0)
+        try:
+            named = self._paths.mapped_file(address)
+            inode = self._inodes.read(file["f_inode"])["i_ino"]
+        except FaultError:
+            return OpenFile(fd, address, None, "unknown", flags, file["f_pos"], 0, 0, 1, 0)
+        kind = _TYPES.get(stat.S_IFMT(named.mode), "unknown")
+        if named.path is not None and named.path.startswith(_ANON_INODE):
+            kind = "anon_inode"  # the mode of some is that of a regular file
+        return OpenFile(
+            fd=fd,
+            file=address,
+            path=named.path,
+            type=kind,
+            flags=flags,
+            offset=file["f_pos"],
+            mode=named.mode,
+            size=named.size,
+            nlink=named.nlink,
+            inode=inode,
+            in_memory=kind == "regular" and self._in_memory(address),
+            socket=self._socket(file["private_data"]) if kind == "socket" else None,
+        )
+
+    def _in_memory(self, address: int) -> bool:
+        try:
+            return _cached(self._stores, address).in_memory
+        except FaultError:
+            return False
+
+    def _socket(self, address: int) -> Socket | None:
+        try:
+            return self._sockets.read(address)
+        except FaultError:
+            return None
+
+
+def _sentence(first: int, end: int, why: str) -> str:
+    if end == first + 1:
+        return f"file descriptor {first} is lost: {why}"
+    return f"file descriptors {first} to {end - 1}, as far as there are any, are lost: {why}"
+
+
+def file_contents(stores: Stores, file: OpenFile) -> "_Contents":
+    """See :meth:`kgcore.sources.base.Source.contents`."""
+    if file.type != "regular":
+        raise KgcoreError(f"file descriptor {file.fd} is no regular file: it has no content that could be in a dump")
+    try:
+        cached = _cached(stores, file.file)
+    except FaultError as error:
+        raise BrokenDump(f"file descriptor {file.fd}: its file is not in the dump: {in_words(error)}") from error
+    if cached.size > _MAX_SIZE:
+        raise BrokenDump(f"file descriptor {file.fd}: no file has {cached.size} bytes")
+    return _Contents(stores, MappedFile(file.path, file.nlink, file.mode, file.size), cached)
+
+
+def _cached(stores: Stores, address: int) -> CachedFile:
+    """How the page cache knows a file.
+
+    :param address: of a ``struct file``
+    :raises FaultError: that is not in the dump.
+    """
+    kernel = stores.kernel
+    file = kernel.structs("struct file", *_FILE).read(address)
+    real = _beneath_overlay(kernel, file) or file
+    magic = _magic(kernel, real["f_inode"])
+    cached = stores.cache.file(Object(kernel.prog, "struct file *", real.address), hugetlb=magic == _HUGETLBFS)
+    # Files of sysfs have the operations of ramfs, and yet no pages: what they hold is made when it is read.
+    return cached._replace(in_memory=cached.in_memory and magic in _IN_MEMORY)
+
+
+def _beneath_overlay(kernel: Kernel, file: Members) -> Members | None:
+    """The ``struct file`` that has the pages, if one of overlayfs, as in containers, has none of its own.
+
+    Only of one that is open for writing: to write, it was copied up before. Of others the content may have moved since.
+    What ``private_data`` points to has no type in the kernel itself: that file, or, since 6.13, a ``struct ovl_file``
+    that begins with its address (18e48d0e2c7b "ovl: store upper real file in ovl_file struct").
+    """
+    if not file["f_mode"] & _FMODE_WRITE or _magic(kernel, file["f_inode"]) != _OVERLAYFS:
+        return None
+    files = kernel.structs("struct file", *_FILE)
+    sizes = kernel.structs("struct inode", "i_size", "i_mode")
+    own = sizes.read(file["f_inode"])
+    candidates = [file["private_data"]]
+    try:
+        candidates.append(int(kernel.prog.read_word(file["private_data"])))
+    except FaultError:
+        return None
+    for address in candidates:
+        try:
+            other = files.read(address)
+            inode = sizes.read(other["f_inode"])
+            if (
+                stat.S_ISREG(inode["i_mode"])
+                and inode["i_size"] == own["i_size"]
+                and _magic(kernel, other["f_inode"]) != _OVERLAYFS
+            ):
+                return other
+        except FaultError:
+            continue
+    return None
+
+
+def _magic(kernel: Kernel, inode: int) -> int:
+    """Of the file system that an inode belongs to."""
+    superblock = kernel.structs("struct inode", "i_sb").read(inode)["i_sb"]
+    return int(kernel.structs("struct super_block", "s_magic").read(superblock)["s_magic"])
+
+
+class _Contents:
+    """:class:`kgcore.sources.base.Contents` of a file."""
+
+    def __init__(self, stores: Stores, named: MappedFile, cached: CachedFile) -> None:
+        self._stores = stores
+        self._named = named
+        self._cached = cached
+        self.size = cached.size
+        self._pages = -(-cached.size >> _PAGE_SHIFT)
+
+    @guarding_each("the contents of the file cannot be read")
+    def runs(self) -> Iterator[Run]:
+        """See :meth:`kgcore.sources.base.Contents.runs`."""
+        return joined(self._extents())
+
+    @guarding_each("the contents of the file cannot be read")
+    def read(self) -> Iterator[Piece]:
+        """See :meth:`kgcore.sources.base.Contents.read`."""
+        return pieces(self._extents(), self._pages << _PAGE_SHIFT)
+
+    def unwritten(self) -> int | None:
+        """See :meth:`kgcore.sources.base.Contents.unwritten`."""
+        try:
+            return self._stores.cache.unwritten(self._cached)
+        except FaultError:
+            return None
+
+    def _extents(self) -> Iterator[Extent]:
+        """
+        :raises BrokenDump: what all of the page cache is found by is not in the dump.
+        """
+        found = self._stores.cache.extents(self._cached, 0, self._pages, 0)
+        root = self._stores.root
+        if root is not None and not self._cached.in_memory:
+            found = root.fill(self._named, self._cached, 0, found)
+        try:
+            yield from found
+        except FaultError as error:
+            raise BrokenDump(f"the page cache is not to be read: {in_words(error)}") from error

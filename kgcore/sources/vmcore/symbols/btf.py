@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""BTF, the description of its own types that a kernel with CONFIG_DEBUG_INFO_BTF carries, as raw records.
+
+BTF ("BPF Type Format"; Documentation/bpf/btf.rst, include/uapi/linux/btf.h) is a header, an array of type records of
+varying length, numbered from 1, and a table of strings. One pass finds where each record starts and what it is called;
+:mod:`kgcore.sources.vmcore.symbols.btf_types` looks at a record only when somebody asks for that type.
+
+A module (CONFIG_DEBUG_INFO_BTF_MODULES, Linux 5.11) has *split* BTF: only what the kernel's own, its base, lacks. Its
+types are numbered on from the base's last, its strings stand behind the base's, and it refers to those of either.
+"""
+
+from array import array
+from collections.abc import Iterator
+from functools import cached_property
+from struct import Struct
+from struct import error as StructError
+from typing import NamedTuple
+
+from kgcore.errors import BrokenDump
+
+__all__ = ("MAGIC", "Btf", "Kind", "Record")
+
+MAGIC = b"\x9f\xeb\x01"  # u16 magic 0xeb9f, u8 version 1; little-endian
+
+_HEADER = Struct("<HBBIIIII")  # struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
+_RECORD = Struct("<III")  # struct btf_type: name_off, info, size or type
+_WORD = Struct("<I")
+_ENUM = Struct("<Ii")  # struct btf_enum: name_off, val
+_ENUM64 = Struct("<III")  # struct btf_enum64: name_off, val_lo32, val_hi32
+
+_MAX_TYPES = 1 << 20  # BTF_MAX_TYPE; a distribution's kernel has 100 000
+_MAX_BYTES = 1 << 25  # of them: twelve for each, and what they are made of
+_MAX_VLEN = 1 << 18  # BTF_MAX_VLEN has 16 bits up to 6.12 at least, 24 in 7.2
+
+
+class Kind:
+    """BTF_KIND_*. Plain integers: they are compared a hundred thousand times."""
+
+    INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST = range(1, 11)
+    RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(11, 20)
+
+
+# Bytes behind a record, by kind, and for each of its elements. Kind 0 does not exist.
+_FIXED = (0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 4, 0, 0)
+_EACH = (0, 0, 0, 0, 12, 12, 8, 0, 0, 0, 0, 0, 0, 8, 0, 12, 0, 0, 0, 12)
+
+
+class Record(NamedTuple):
+    """A ``struct btf_type``.
+
+    Up to 6.12 at least, ``vlen`` has 16 bits, the kind 5, and all bits between are zero; in 7.2 they have 24 and 7.
+
+    :ivar offset: of what follows the record, in the BTF data.
+    :ivar vlen: how many members, enumerators or parameters follow.
+    :ivar flag: ``kind_flag``.
+    :ivar size_or_type: bytes of a type with a size, else the id of the type referred to.
+    """
+
+    offset: int
+    name_offset: int
+    kind: int
+    vlen: int
+    flag: bool
+    size_or_type: int
+
+
+class Btf:
+    """The types of a kernel by number and by name.
+
+    :param data: from ``__start_BTF`` to ``__stop_BTF``, or a file that ``pahole --btf_encode_detached`` wrote.
+    :param base: what split BTF continues. This is then one BTF of both, where the names of ``data`` come first.
+    :ivar data: as given.
+    :ivar first: the id of the first type in ``data``.
+    :ivar string_length: of the base's strings and those in ``data``.
+    :raises BrokenDump: it is not BTF, or is damaged; so do all methods.
+    """
+
+    def __init__(self, data: bytes, base: "Btf | None" = None) -> None:
+        if len(data) < _HEADER.size or not data.startswith(MAGIC):
+            raise BrokenDump("the kernel's type information (BTF) does not start with a BTF header")
+        _, _, _, header, type_offset, type_length, string_offset, string_length = _HEADER.unpack_from(data)
+        if type_length > _MAX_BYTES:
+            raise BrokenDump(f"the kernel's type information (BTF) has {type_length} bytes of types")
+        if header + max(type_offset + type_length, string_offset + string_length) > len(data):
+            raise BrokenDump("the kernel's type information (BTF) is cut off")
+        self.data = data
+        self._base = base
+        self._all: bytes = base._all + data if base else data
+        strings = data[header + string_offset : header + string_offset + string_length]
+        self._strings: bytes = base._strings + strings if base else strings
+        # Of the record, by type id; id 0 is void.
+        self._offsets: array[int] = base._offsets[:] if base else array("I", (0,))
+        self._ids: dict[int, int] = {}  # name offset << 5 | kind -> the first type so called
+        self._enums: list[int] = []
+        self.first = len(self._offsets)
+        self.string_length = len(self._strings)
+        start = len(self._all) - len(data) + header + type_offset
+        self._scan(start, start + type_length)
+
+    def _scan(self, offset: int, end: int) -> None:
+        """Find all records. This loop runs 100 000 times: nothing is in it that could be done later."""
+        data, offsets, first = self._all, self._offsets, self._ids.setdefault
+        unpack = _RECORD.unpack_from
+        number = self.first
+        try:
+            while offset < end:
+                name, info, _ = unpack(data, offset)
+                kind = info >> 24 & 127
+                offsets.append(offset)
+                if name:
+                    first(name << 5 | kind, number)
+                if kind == 6 or kind == 19:  # Kind.ENUM, Kind.ENUM64; looking those up takes as long as all the rest
+                    self._enums.append(number)
+                offset += 12 + _FIXED[kind] + _EACH[kind] * (info & 0xFF_FFFF)
+                number += 1
+        except IndexError:
+            raise BrokenDump(f"the kernel's type information (BTF) has a type of unknown kind {kind}") from None
+        except StructError:
+            raise BrokenDump("the kernel's type information (BTF) ends within a type") from None
+        if number > _MAX_TYPES:
+            raise BrokenDump(f"the kernel's type information (BTF) has {number} types")
+        if offset != end:
+            raise BrokenDump("the kernel's type information (BTF) ends within a type")
+
+    def __len__(self) -> int:
+        """One more than the highest type id."""
+        return len(self._offsets)
+
+    def record(self, number: int) -> Record:
+        """The record of a type; there is none of type 0, void."""
+        if not 0 < number < len(self._offsets):
+            raise BrokenDump(f"the kernel's type information (BTF) refers to type {number}, which it does not have")
+        offset = self._offsets[number]
+        name, info, size_or_type = _RECORD.unpack_from(self._all, offset)
+        vlen = info & 0xFF_FFFF
+        if vlen > _MAX_VLEN:
+            raise BrokenDump(f"the kernel's type information (BTF) has a type with {vlen} members")
+        return Record(offset + _RECORD.size, name, info >> 24 & 127, vlen, bool(info >> 31), size_or_type)
+
+    def elements(self, record: Record, layout: Struct) -> Iterator[tuple[int, ...]]:
+        """The members, enumerators or parameters that follow a record."""
+        return layout.iter_unpack(self._all[record.offset : record.offset + layout.size * record.vlen])
+
+    def word(self, record: Record, index: int = 0) -> int:
+        """One of the 32-bit words that follow a record."""
+        value: int = _WORD.unpack_from(self._all, record.offset + _WORD.size * index)[0]
+        return value
+
+    def name(self, offset: int) -> str:
+        """The string at an offset of the string table, what is not ASCII escaped."""
+        end = self._strings.find(b"\0", offset)
+        return self._strings[offset : end if end >= 0 else None].decode("ascii", "backslashreplace")
+
+    def find(self, name: str, kind: int) -> int | None:
+        """The id of the first type (variable, function) of that name and kind."""
+        found = (self._ids.get(offset << 5 | kind) for offset in self._name_offsets(name))
+        number = next((number for number in found if number is not None), None)
+        return self._base.find(name, kind) if number is None and self._base else number
+
+    def find_enumerator(self, name: str) -> tuple[int, int] | None:
+        """A constant of any enum: the id of the enum and the value."""
+        found = next((self._enumerators[at] for at in self._name_offsets(name) if at in self._enumerators), None)
+        return self._base.find_enumerator(name) if found is None and self._base else found
+
+    def enumerators(self, record: Record) -> Iterator[tuple[int, int]]:
+        """The constants of an enum: offset of the name, value."""
+        signed = self.is_signed(record)
+        if record.kind == Kind.ENUM:
+            for name, value in self.elements(record, _ENUM):
+                yield name, value if signed else value & 0xFFFF_FFFF
+        else:
+            for name, low, high in self.elements(record, _ENUM64):
+                value = high << 32 | low
+                yield name, value - (1 << 64) if signed and value >> 63 else value
+
+    def is_signed(self, record: Record) -> bool:
+        """Whether an enum may hold negative values.
+
+        Since Linux 6.0 (6089fb325cf7) ``kind_flag`` says so. Before that every value was an s32; there an enum is
+        taken as signed if it has a small negative value, which is likelier than an unsigned one close to 2^32.
+        """
+        if self._enums_have_flags or record.kind == Kind.ENUM64:
+            return record.flag
+        return any(-0x10000 < value < 0 for _, value in self.elements(record, _ENUM))
+
+    @cached_property
+    def _enums_have_flags(self) -> bool:
+        if self._base and self._base._enums_have_flags:
+            return True
+        return any(record.flag or record.kind == Kind.ENUM64 for record in map(self.record, self._enums))
+
+    @cached_property
+    def _enumerators(self) -> dict[int, tuple[int, int]]:
+        """Offset of the name of a constant -> the id of its enum, its value."""
+        return {
+            name: (number, value) for number in self._enums for name, value in self.enumerators(self.record(number))
+        }
+
+    def _name_offsets(self, name: str) -> Iterator[int]:
+        """Where the string table has a name: in one place, or in several if whoever wrote it did not deduplicate."""
+        needle = b"\0" + name.encode() + b"\0"
+        at = self._strings.find(needle)
+        while at >= 0:
+            yield at + 1
+            at = self._strings.find(needle, at + 1)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Types and symbols for a Program: out of DWARF where there is a vmlinux, else out of the dump itself."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolIndex
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+from kgcore.errors import BrokenDump, TargetError
+from kgcore.sources.drgnversion import older_than, version
+from kgcore.sources.vmcore.reading import in_words, kernel_bytes
+from kgcore.sources.vmcore.symbols import kallsyms
+from kgcore.sources.vmcore.symbols.btf import MAGIC, Btf
+from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
+from kgcore.sources.vmcore.symbols.debuginfo import debug_package
+from kgcore.sources.vmcore.symbols.variables import VariableFinder
+from kgcore.system.regular import reading
+
+__all__ = ("OwnSymbols", "has_btf", "is_raw_btf", "kallsyms_lines", "kallsyms_of", "load_btf", "load_dwarf")
+
+_PAGE = 4096
+_MAX_BTF = 64 << 20  # bytes; a Debian kernel has 5 MB
+_FINDER = "kgcore"
+_PER_CPU_END = 1 << 24  # beyond the offset of any per-CPU variable, and below where any kernel lies
+
+
+def load_dwarf(
+    prog: Program,
+    release: str,
+    files: Sequence[str] = (),
+    debug_directories: Sequence[str] = (),
+    kernel_directories: Sequence[str] = (),
+) -> bool:
+    """Load the kernel's debug information from files, else from where drgn and the directories have it.
+
+    Nothing is downloaded.
+
+    :returns: whether there was any. It is no error if there is none and no file was named.
+    :raises TargetError: a file is not what it should be, or belongs to another kernel.
+    """
+    for file in files:
+        try:
+            with reading(file) as opened:
+                opened.read(1)
+        except OSError as error:
+            raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+    options = prog.debug_info_options
+    options.directories = (*debug_directories, *options.directories)
+    options.kernel_directories = (*kernel_directories, *options.kernel_directories)
+    prog.set_enabled_debug_info_finders([name for name in prog.enabled_debug_info_finders() if name != "debuginfod"])
+    try:
+        prog.load_debug_info(files, default=False, main=True)
+    except MissingDebugInfoError as error:
+        if files:
+            raise _wrong_symbols(prog, release, files, error) from error
+        return False
+    except MemoryError:
+        raise
+    except Exception as error:  # drgn raises what elfutils said as Exception and ValueError
+        raise TargetError(f"drgn cannot load {', '.join(files) or 'debug information'}: {error}") from error
+    return True
+
+
+def _wrong_symbols(prog: Program, release: str, files: Sequence[str], error: Exception) -> TargetError:
+    build_id = prog.main_module().build_id
+    return TargetError(
+        f"{', '.join(files)}: no debug information for the kernel in the dump, {release}"
+        + (f" with build id {build_id.hex()}" if build_id else ""),
+        hint=f"install {debug_package(release)} and give its vmlinux with -s, or leave -s out to use the dump's BTF",
+    )
+
+
+class KernelSymbols:
+    """A symbol finder for :meth:`drgn.Program.register_symbol_finder`: the kernel's own table, or a System.map.
+
+    Before Linux 6.15 what stands there of per-CPU variables is their offset, from 0 on. No address is one of those: a
+    null pointer is not ``__per_cpu_start``. So only what lies in the kernel's image is found by its address.
+    """
+
+    def __init__(self, index: SymbolIndex) -> None:
+        self._index = index
+        self._start: int | None = None
+        self._end: int | None = None
+
+    def __call__(self, prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
+        if address is not None:
+            if self._start is None or self._end is None:
+                self._start = self._address(prog, "_text") or _PER_CPU_END
+                self._end = self._address(prog, "_end") or 1 << 64
+            if not self._start <= address < self._end:
+                return []
+        found: Sequence[Symbol] = self._index(prog, name, address, one)
+        return found
+
+    def _address(self, prog: Program, name: str) -> int | None:
+        found = self(prog, name, None, True)
+        return found[0].address if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSymbols:
+    """What a kernel says of itself; for whichever Program of it."""
+
+    symbols: KernelSymbols
+    btf: Btf
+
+    @staticmethod
+    def of(prog: Program) -> "OwnSymbols | None":
+        """What :func:`load_btf` found."""
+        found: OwnSymbols | None = prog.cache.get(_FINDER)
+        return found
+
+    def give(self, prog: Program, *, first: bool) -> None:
+        """Register the finders.
+
+        :param first: before those that there are, but for objects, where the table of variables is ours.
+        """
+        index = 0 if first else -1
+        types = TypeFinder(prog, self.btf)
+        prog.register_symbol_finder(_FINDER, self.symbols, enable_index=index)
+        prog.register_type_finder(_FINDER, types, enable_index=index)
+        prog.register_object_finder(_FINDER, VariableFinder(prog, types), enable_index=-1)
+
+
+def load_btf(prog: Program, release: str, file: str | None = None, symbols: SymbolIndex | None = None) -> None:
+    """Register finders for the types in the kernel's BTF and the symbols in its kallsyms.
+
+    VMCOREINFO must name the parts of kallsyms (see :func:`kgcore.sources.vmcore.symbols.kallsyms.amended`).
+
+    :param file: raw BTF to use instead of the dump's.
+    :param symbols: to use instead of kallsyms.
+    :raises TargetError: the kernel has no BTF or no kallsyms, or they are damaged.
+    """
+    remedy = f"install {debug_package(release)} and give its vmlinux with -s"
+    own = _read_own(prog, release, remedy, file, symbols)
+    own.give(prog, first=True)
+    prog.cache[_FINDER] = own
+    if file and not _fits(prog):
+        raise TargetError(f"{file} does not describe the kernel in the dump, {release}", hint=remedy)
+
+
+def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbols: SymbolIndex | None) -> OwnSymbols:
+    table = kallsyms_of(prog, remedy) if symbols is None else KernelSymbols(symbols)
+    try:
+        btf = Btf(_read_file(file) if file else _read_btf(prog, table))
+    except LookupError as error:
+        raise TargetError(
+            f"the kernel in the dump, {release}, carries no type information (it is without CONFIG_DEBUG_INFO_BTF)",
+            hint=remedy,
+        ) from error
+    except FaultError as error:
+        raise TargetError(
+            f"the kernel's type information (BTF) is not in the dump: {in_words(error)}", hint=remedy
+        ) from error
+    except BrokenDump as error:
+        raise TargetError(error.message, hint=remedy) from error
+    if not table(prog, "init_task", None, True):
+        raise TargetError(
+            "the kernel's symbol table (kallsyms) has no variables: the kernel is without CONFIG_KALLSYMS_ALL",
+            hint=f"{remedy}, or its System.map besides the BTF",
+        )
+    return OwnSymbols(table, btf)
+
+
+def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
+    """The kernel's own symbol table.
+
+    :param remedy: what to try where there is none.
+    :raises TargetError: it cannot be read.
+    """
+    try:
+        return KernelSymbols(load_vmlinux_kallsyms(prog))
+    except MemoryError:
+        raise
+    except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
+        raise TargetError(
+            f"the kernel's symbol table (kallsyms) cannot be read: {in_words(error)}", hint=_newer_drgn(prog) + remedy
+        ) from error
+
+
+def kallsyms_lines(prog: Program, info: Mapping[str, str]) -> bytes:
+    """What a VMCOREINFO lacks for drgn to read kallsyms, as lines of it.
+
+    :raises BrokenDump: no symbol table was found.
+    """
+
+    def read(address: int, size: int) -> bytes:
+        try:
+            return kernel_bytes(prog, address, size)
+        except FaultError:
+            data = b""
+            with suppress(FaultError):
+                while len(data) < size:
+                    data += kernel_bytes(prog, address + len(data), min(_PAGE, size - len(data)))
+            return data
+
+    lacking = kallsyms.amended(info, read)
+    return "".join(f"SYMBOL({name})={address:x}\n" for name, address in lacking.items()).encode()
+
+
+def _newer_drgn(prog: Program) -> str:
+    """What would read a symbol table whose addresses are relative to where they stand, as they are since Linux 7.0."""
+    if not older_than(0, 1) or b"SYMBOL(kallsyms_relative_base)=" in prog["VMCOREINFO"].string_():
+        return ""
+    return f"drgn {version()} cannot read that of Linux 7.0 and later, drgn 0.1.0 can; or "
+
+
+def _fits(prog: Program) -> bool:
+    """Whether the types are this kernel's: raw BTF carries no build id, but the first task is called swapper."""
+    try:
+        task = prog["init_task"]
+        return bool(
+            task.comm.string_().startswith(b"swapper") and task.pid == 0 and task.real_parent == task.address_of_()
+        )
+    except (LookupError, AttributeError, FaultError):
+        return False
+
+
+def has_btf(prog: Program) -> bool:
+    """Whether :func:`load_btf` was done."""
+    return _FINDER in prog.registered_type_finders()
+
+
+def is_raw_btf(file: str) -> bool:
+    """Whether a file is BTF as ``pahole --btf_encode_detached`` writes it. One that cannot be read is not."""
+    try:
+        with reading(file) as opened:
+            return opened.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def _read_file(file: str) -> bytes:
+    try:
+        with reading(file) as opened:
+            return opened.read(_MAX_BTF)
+    except OSError as error:
+        raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+
+
+def _read_btf(prog: Program, table: KernelSymbols) -> bytes:
+    """:raises LookupError: the kernel has none."""
+    found = [table(prog, name, None, True) for name in ("__start_BTF", "__stop_BTF")]
+    if not all(found):
+        raise LookupError("no BTF")
+    start, stop = (symbols[0].address for symbols in found)
+    if not start < stop <= start + _MAX_BTF:
+        raise BrokenDump(f"the kernel's type information (BTF) is said to have {stop - start} bytes")
+    data: bytes = prog.read(start, stop - start)
+    return data

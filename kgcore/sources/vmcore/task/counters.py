@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the kernel counts of the memory of processes."""
+
+from functools import cached_property
+from typing import NamedTuple
+
+from drgn import Object, TypeKind
+from drgn.helpers.linux.percpu import per_cpu_ptr
+
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.task.tasks import Tasks
+
+__all__ = ("Counters", "Usage")
+
+_PAGE = 4096
+_KINDS = "MM_FILEPAGES", "MM_ANONPAGES", "MM_SWAPENTS", "MM_SHMEMPAGES"
+_CACHED = 1 << 12  # pages of per-CPU memory
+
+
+class Usage(NamedTuple):
+    """Memory of a process, in bytes.
+
+    :ivar size: of all mappings.
+    :ivar hugetlb: resident, and in no other of these.
+    """
+
+    size: int
+    file: int
+    anon: int
+    swap: int
+    shmem: int
+    hugetlb: int
+
+    @property
+    def rss(self) -> int:
+        """``get_mm_rss()``"""
+        return self.file + self.anon + self.shmem
+
+
+class Counters:
+    """Reads them off ``struct mm_struct``, with what CPUs and threads have not handed in yet."""
+
+    def __init__(self, kernel: Kernel, tasks: Tasks) -> None:
+        self._kernel = kernel
+        self._tasks = tasks
+        constant = kernel.target.constant
+        self._kinds = [constant(name) for name in _KINDS]
+        numbers = [number for number in self._kinds if number is not None]
+        # A percpu_counter each since f1a7941243c1 "mm: convert mm's rss stats into percpu_counter" (6.2)
+        self._per_cpu = kernel.prog.type("struct mm_struct").member("rss_stat").type.kind is TypeKind.ARRAY
+        # Before that, with more than three possible CPUs, threads count for themselves a while.
+        self._per_thread = kernel.target.has_member("struct task_struct", "rss_stat")
+        if self._per_cpu:
+            names = [name for kind in numbers for name in (f"rss_stat[{kind}].count", f"rss_stat[{kind}].counters")]
+        else:
+            names = [f"rss_stat.count[{kind}].counter" for kind in numbers]
+        self._mms = kernel.structs("struct mm_struct", "total_vm", "hugetlb_usage.counter", *names)
+        self._threads = kernel.structs("struct task_struct", *(f"rss_stat.count[{kind}]" for kind in numbers))
+        self._pages: dict[int, bytes] = {}
+
+    def usage(self, task: int, mm: int, threads: int) -> Usage:
+        """
+        :param task: address of a ``struct task_struct``
+        :param mm: address of its ``struct mm_struct``, not 0
+        :param threads: how many there are.
+        :raises FaultError: it is not in the dump.
+        """
+        found = self._mms.read(mm)
+        own = self._own(task, threads) if self._per_thread else []
+        file, anon, swap, shmem = (
+            # Each may be below zero for a moment, when another CPU or thread has what belongs to it.
+            max(0, 0 if kind is None else self._count(found, kind, own)) * _PAGE
+            for kind in self._kinds
+        )
+        huge = found.get("hugetlb_usage.counter", 0) * _PAGE
+        return Usage(found["total_vm"] * _PAGE, file, anon, swap, shmem, max(0, huge))
+
+    def _own(self, task: int, threads: int) -> list[Members]:
+        if threads == 1:
+            return [self._threads.read(task)]
+        group, _ = self._tasks.threads(Object(self._kernel.prog, "struct task_struct *", task))
+        return [self._threads.read(thread.value_()) for thread in group]
+
+    def _count(self, mm: Members, kind: int, own: list[Members]) -> int:
+        if not self._per_cpu:
+            name = f"rss_stat.count[{kind}]"
+            return sum((int(thread[name]) for thread in own), int(mm[f"{name}.counter"]))
+        counters = mm[f"rss_stat[{kind}].counters"]
+        return sum((self._s32(counters + offset) for offset in self._offsets), int(mm[f"rss_stat[{kind}].count"]))
+
+    @cached_property
+    def _offsets(self) -> tuple[int, ...]:
+        """What lies between a per-CPU pointer and the memory of each CPU."""
+        nowhere = Object(self._kernel.prog, "void *", 0)
+        return tuple(int(per_cpu_ptr(nowhere, cpu).value_()) for cpu in self._kernel.cpus)
+
+    def _s32(self, address: int) -> int:
+        """A CPU's share of a counter. Those of thousands of processes lie in the same few pages."""
+        address &= (1 << 8 * self._kernel.word_size) - 1
+        page, at = address & -_PAGE, address % _PAGE
+        data = self._pages.get(page)
+        if data is None:
+            if len(self._pages) >= _CACHED:
+                self._pages.clear()
+            data = self._pages[page] = kernel_bytes(self._kernel.prog, page, _PAGE)
+        return int.from_bytes(data[at : at + 4], "little", signed=True)

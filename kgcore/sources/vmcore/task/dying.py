@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What processes were dying of: the signal whose core was being written, that ends them, or that is pending.
+
+kernel/signal.c, fs/coredump.c, the same from 5.10 to 7.2 but for two places that are probed.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+
+from drgn import FaultError, Object, offsetof
+
+from kgcore.model import siginfo
+from kgcore.model.dying import Dying
+from kgcore.model.siginfo import Fault, SigInfo
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.reading import kernel_bytes
+
+__all__ = ("Deaths",)
+
+# include/linux/sched/signal.h; SIGNAL_GROUP_COREDUMP until 2f824d4d197e "signal: Remove SIGNAL_GROUP_COREDUMP" (5.17)
+_SIGNAL_GROUP_EXIT, _SIGNAL_GROUP_COREDUMP, _SIGNAL_UNKILLABLE = 0x4, 0x8, 0x40
+_CODE_MASK = 0x7F  # of an exit status: the signal; 0x80 says that there is a core
+_SIGKILL = 9
+# sig_kernel_ignore(), sig_kernel_stop(), SIGCONT: what nobody dies of by default. SIGSTOP cannot be anything else.
+_HARMLESS = frozenset({17, 18, 19, 20, 21, 22, 23, 28})
+# SYNCHRONOUS_MASK: SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS are taken before others
+_SYNCHRONOUS = frozenset({11, 7, 4, 5, 8, 31})
+_X86_TRAP_PF = 14
+_NSIG = 64
+_MAX_QUEUED = 1 << 16
+_TASK = ("blocked", "mm", "pending.signal", "pending.list", "pid", "ptrace", "sighand", "signal", "stack",
+         "thread.cr2", "thread.error_code", "thread.trap_nr")  # fmt: skip
+_SIGNAL = ("core_state", "flags", "group_exec_task", "group_exit_code", "group_exit_task",
+           "shared_pending.signal", "shared_pending.list")  # fmt: skip
+
+
+class Deaths:
+    """Of one kernel's processes."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        structs = kernel.structs
+        self._tasks = structs("struct task_struct", *_TASK)
+        self._signals = structs("struct signal_struct", *_SIGNAL)
+        self._words = structs("struct list_head", "next")
+        # 0258b5fd7c71 "coredump: Limit coredumps to a single thread group" (5.16)
+        self._of_the_mm = not kernel.target.has_member("struct signal_struct", "core_state")
+        self._mms = structs("struct mm_struct", "core_state")
+
+    def of(self, threads: Sequence[int], *, details: bool = True) -> Dying | None:
+        """What a process was dying of; None: of nothing.
+
+        :param threads: addresses of the ``struct task_struct`` of all its threads that have the memory; those of other
+            processes behind the first do not count.
+        :param details: also what came with the signal.
+        :raises FaultError: that is not in the dump.
+        """
+        first = self._tasks.read(threads[0])
+        signal = self._signals.read(first["signal"])
+        number = signal["group_exit_code"] & _CODE_MASK
+        core_state = self._mms.read(first["mm"])["core_state"] if self._of_the_mm else signal["core_state"]
+        if core_state and number:
+            return self._dumping(number, core_state, first["signal"], details)
+        if signal["flags"] & (_SIGNAL_GROUP_EXIT | _SIGNAL_GROUP_COREDUMP):
+            if not number:
+                return None  # exit_group(): the SIGKILL of its threads is nobody's doing
+            return Dying(number, "exiting", info=self._queued(number, signal, threads) if details else None)
+        return self._pending(signal, threads, details)
+
+    # In the middle of its core
+
+    def _dumping(self, number: int, core_state: int, signal: int, details: bool) -> Dying:
+        dumper = self._kernel.structs("struct core_state", "dumper.task").read(core_state)["dumper.task"]
+        task = self._tasks.read(dumper)
+        # Before 5.16 it may be another process's, which has the same memory.
+        tid = int(task["pid"]) if task["signal"] == signal else None
+        if not details:
+            return Dying(number, "dumping-core", tid)
+        trap = task["thread.trap_nr"]
+        cr2 = task["thread.cr2"] if trap == _X86_TRAP_PF else 0
+        fault = Fault(trap, task["thread.error_code"], cr2) if number in _SYNCHRONOUS and trap else None
+        return Dying(number, "dumping-core", tid, self._from_stack(task, number), fault)
+
+    def _from_stack(self, task: Members, number: int) -> SigInfo | None:
+        """The ``kernel_siginfo_t`` that the core is written for: a variable on the stack of the thread that does it.
+
+        ``struct coredump_params``, there too, points to it: one that lies higher in the same stack, has the right
+        number and came to the same memory filter. There must be one such place.
+        """
+        try:
+            kind = self._kernel.prog.type("struct coredump_params")
+            pointer, flags = offsetof(kind, "siginfo"), offsetof(kind, "mm_flags")
+            size = self._siginfo_size
+            stack = kernel_bytes(self._kernel.prog, task["stack"], self._kernel.thread_size)
+            mask = self._kernel.dump_filter(Object(self._kernel.prog, "struct mm_struct *", task["mm"]))
+        except (LookupError, FaultError):
+            return None
+        word, base = self._kernel.word_size, task["stack"]
+        found: set[int] = set()
+        for at in range(0, len(stack) - flags - word, word):
+            place = self._kernel.word_at(stack, at + pointer) - base
+            if not at < place <= len(stack) - size or place % word:
+                continue
+            if struct.unpack_from("<i", stack, place)[0] != number:
+                continue
+            if self._kernel.filter_of(self._kernel.word_at(stack, at + flags)) == mask:
+                found.add(place)
+        if len(found) != 1:
+            return None
+        (place,) = found
+        return siginfo.parse(stack[place : place + size], word)
+
+    @cached_property
+    def _siginfo_size(self) -> int:
+        return min(self._kernel.prog.type("struct kernel_siginfo").size or 0, siginfo.SIZE)
+
+    # Pending
+
+    def _pending(self, signal: Members, threads: Sequence[int], details: bool) -> Dying | None:
+        read = map(self._tasks.read, threads)
+        tasks = [task for task in read if task["signal"] == signal.address]
+        own = [(task, _bits(task["pending.signal"]) & ~_bits(task["blocked"])) for task in tasks]
+        shared = _bits(signal["shared_pending.signal"])
+        if not shared and not any(bits for _, bits in own):
+            return None
+        if signal.get("group_exec_task") or signal.get("group_exit_task"):
+            # execve(): the others get SIGKILL, the process lives (60700e38fb68 renamed it, 5.17).
+            own = [(task, bits & ~(1 << _SIGKILL - 1)) for task, bits in own]
+        fatal = self._fatal(tasks[0], signal["flags"])
+        candidates: list[tuple[int, Members | None]] = []
+        for task, bits in own:
+            candidates += ((number, task) for number in _numbers(bits) if number in fatal and _free(task, number))
+        for number in _numbers(shared):
+            takers = (task for task in tasks if not _bits(task["blocked"]) >> number - 1 & 1)
+            if number in fatal and any(_free(task, number) for task in takers):
+                candidates.append((number, None))
+        if not candidates:
+            return None
+        # A thread takes its own before the process's, in this order (next_signal()).
+        number, hit = min(candidates, key=lambda one: (one[0] != _SIGKILL, one[1] is None, *_order(one[0])))
+        tid = int(hit["pid"]) if hit is not None else None
+        if not details:
+            return Dying(number, "pending", tid)
+        head, struct_ = (hit, "pending.list") if hit is not None else (signal, "shared_pending.list")
+        info = self._first(head, struct_, number) or siginfo.unsent(number, self._kernel.word_size)
+        return Dying(number, "pending", tid, info)
+
+    def _fatal(self, task: Members, flags: int) -> frozenset[int]:
+        """The signals that would end the process: those with the default action, if that is no other."""
+        if flags & _SIGNAL_UNKILLABLE:
+            return frozenset({_SIGKILL})  # init
+        kind = self._kernel.prog.type("struct sighand_struct")
+        step = self._kernel.prog.type("struct k_sigaction").size or 0
+        handler = offsetof(self._kernel.prog.type("struct k_sigaction"), "sa.sa_handler")
+        start = task["sighand"] + offsetof(kind, "action")
+        if not task["sighand"]:
+            return frozenset()
+        raw = kernel_bytes(self._kernel.prog, start, step * _NSIG)
+        default = (n for n in range(1, _NSIG + 1) if not self._kernel.word_at(raw, (n - 1) * step + handler))
+        return frozenset(default) - _HARMLESS
+
+    def _queued(self, number: int, signal: Members, threads: Iterable[int]) -> SigInfo | None:
+        """What came with a signal that nobody has taken yet."""
+        if number == _SIGKILL:  # of which the kernel queues nothing
+            return siginfo.unsent(number, self._kernel.word_size)
+        found = self._first(signal, "shared_pending.list", number)
+        for thread in threads:
+            if found is None:
+                found = self._first(self._tasks.read(thread), "pending.list", number)
+        return found
+
+    def _first(self, head: Members, name: str, number: int) -> SigInfo | None:
+        """The first of that number in a ``struct sigpending``; None: it is not there."""
+        with suppress(FaultError):
+            for info in self._queue(head, name):
+                if info.signal == number:
+                    return info
+        return None
+
+    def _queue(self, head: Members, name: str) -> Iterator[SigInfo]:
+        (node,) = struct.unpack_from("<Q" if self._kernel.word_size == 8 else "<I", head[name])
+        start = head.address + self._place(name)
+        at = offsetof(self._kernel.prog.type("struct sigqueue"), "info")
+        for _ in range(_MAX_QUEUED):
+            if node == start:
+                return
+            yield siginfo.parse(kernel_bytes(self._kernel.prog, node + at, self._siginfo_size), self._kernel.word_size)
+            node = self._words.read(node)["next"]
+
+    def _place(self, name: str) -> int:
+        struct_name = "struct signal_struct" if name.startswith("shared") else "struct task_struct"
+        return int(offsetof(self._kernel.prog.type(struct_name), name))
+
+
+def _bits(raw: bytes) -> int:
+    """``sigset_t``: signal 1 is bit 0."""
+    return int.from_bytes(raw, "little")
+
+
+def _numbers(bits: int) -> Iterator[int]:
+    return (number for number in range(1, _NSIG + 1) if bits >> number - 1 & 1)
+
+
+def _order(number: int) -> tuple[bool, int]:
+    return number not in _SYNCHRONOUS, number
+
+
+def _free(task: Members, number: int) -> bool:
+    """Whether no tracer has a say."""
+    return number == _SIGKILL or not task["ptrace"]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A process's address space at a glance: a row for each mapping, with what a core would hold of it.
+
+The numbers are the report's. What is more: names as in /proc/PID/maps, whose stacks lie where, and the ranges of memory
+in their order, for pictures. As JSON it is documented in docs/map.md and described by
+map.schema.json in kgcore/schemas.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from typing import NamedTuple
+
+from kgcore.coredump.plan import CorePlan
+from kgcore.coredump.report import Report, VmaAccount, make_report
+from kgcore.model.account import Account, Gaps, amounts
+from kgcore.model.memory import Memory, Provenance, Run
+from kgcore.model.process import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, ProcessImage, Vma
+from kgcore.text import human_size, plain, printable
+
+__all__ = ("AddressMap", "Area", "Kind", "StackPointer", "address_range", "by_kind", "make_map", "ranges", "shares")
+
+MAP_VERSION = 1
+
+_PAGE = 4096
+_STEPS = 4096  # runs that are looked at to draw one mapping
+_STACKS = 3  # named of one mapping
+
+
+class Kind(Enum):
+    """What became of memory, as coarsely as a picture can show it. The values are the keys of an account."""
+
+    PRESENT = "present"
+    RECOVERED = "recovered"
+    ZERO = "zero"
+    MISSING = "missing"
+    FILTERED = "filtered"
+
+    @classmethod
+    def of(cls, provenance: Provenance) -> "Kind":
+        if provenance.missing:
+            return cls.MISSING
+        if provenance.recovered:
+            return cls.RECOVERED
+        return cls.PRESENT if provenance.stored else cls.ZERO
+
+
+class StackPointer(NamedTuple):
+    """Where the stack of a thread ends."""
+
+    tid: int
+    sp: int
+
+
+class Area(NamedTuple):
+    """A mapping.
+
+    :ivar vma: what a core would hold of it.
+    :ivar name: as in /proc/PID/maps: its file, ``[heap]``, ``[stack]``, ``[vdso]`` ..., or empty: anonymous memory.
+    :ivar permissions: as there, ``rw-p``.
+    :ivar offset: as there, in the file.
+    :ivar kept: what the filter decided: ``whole``, ``first-page`` or ``nothing``; ``vma.reason`` says why.
+    :ivar stacks: the threads whose stack pointers lie in it.
+    """
+
+    vma: VmaAccount
+    name: bytes
+    permissions: str
+    offset: int
+    kept: str
+    stacks: tuple[StackPointer, ...]
+
+    @property
+    def size(self) -> int:
+        return self.vma.end - self.vma.start
+
+    def title(self) -> str:
+        """What it is, for people: printable."""
+        name = printable(self.name)
+        if not self.stacks:
+            return name or "anon"
+        threads = ", ".join(str(stack.tid) for stack in self.stacks[:_STACKS])
+        if len(self.stacks) > _STACKS:
+            threads += f" and {len(self.stacks) - _STACKS} more"
+        whose = f"of thread{'s' if len(self.stacks) > 1 else ''} {threads}"
+        if name == "[stack]":
+            return f"{name} {whose}"
+        return f"{name} (stack {whose})" if name else f"stack {whose}"
+
+    def to_json(self) -> dict[str, object]:
+        return self.vma.to_json() | {
+            "name": plain(self.name),
+            "permissions": self.permissions,
+            "offset": self.offset,
+            "kept": self.kept,
+            "stack_of": [stack._asdict() for stack in self.stacks],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AddressMap:
+    """
+    :ivar report: the account of a core that nobody has written.
+    :ivar areas: the mappings, in the image's order.
+    :ivar source: where the process comes from (:meth:`kgcore.sources.base.Source.describe`).
+    :ivar filter: the settings of the filter.
+    """
+
+    report: Report
+    areas: tuple[Area, ...]
+    source: Mapping[str, str]
+    filter: Mapping[str, int | bool | str]
+
+    def to_json(self) -> dict[str, object]:
+        """For ``json.dumps``: a process of the report, with more on its mappings."""
+        return self.report.to_json() | {
+            "version": MAP_VERSION,
+            "source": {key: plain(value) for key, value in self.source.items()},
+            "filter": dict(self.filter),
+            "vmas": [area.to_json() for area in self.areas],
+        }
+
+    def lines(self) -> list[str]:
+        """A summary for people, safe for a terminal."""
+        left_out: dict[str, int] = {}
+        for area in self.areas:
+            if area.vma.filtered:
+                left_out[area.vma.reason] = left_out.get(area.vma.reason, 0) + area.vma.filtered
+        lines = self.report.summary()
+        if left_out:
+            lines.append(f"left out by the filter: {human_size(sum(left_out.values()))} ({amounts(left_out)})")
+        return lines + self.report.doubts()
+
+
+def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> AddressMap:
+    """The map of what was planned."""
+    image, report = plan.image, make_report(plan)
+    stacks: dict[int, list[StackPointer]] = {}
+    for thread in image.threads:
+        if "sp" not in thread.regs.unknown:
+            pointer = StackPointer(thread.tid, thread.regs.values["sp"])
+            vma = image.vma_at(pointer.sp)
+            if vma is not None:
+                stacks.setdefault(vma.start, []).append(pointer)
+    areas = tuple(
+        Area(
+            told,
+            _name(image, vma, told.name),
+            _permissions(vma.flags),
+            vma.pgoff * _PAGE if vma.file is not None else 0,
+            _kept(vma, planned.keep.length),
+            tuple(stacks.get(vma.start, ())),
+        )
+        for vma, planned, told in zip(image.vmas, plan.vmas, report.vmas, strict=True)
+    )
+    return AddressMap(report, areas, source or {}, plan.filter_settings)
+
+
+def _name(image: ProcessImage, vma: Vma, name: bytes) -> bytes:
+    """As fs/proc/task_mmu.c has it since 6.6 (vma_is_initial_heap(), vma_is_initial_stack())."""
+    if name or vma.file is not None:
+        return name
+    if vma.start < image.brk and vma.end > image.start_brk:
+        return b"[heap]"
+    return b"[stack]" if vma.start <= image.start_stack <= vma.end else b""
+
+
+def _permissions(flags: int) -> str:
+    """As in /proc/PID/maps."""
+    bits = ((VM_READ, "r"), (VM_WRITE, "w"), (VM_EXEC, "x"))
+    return "".join(letter if flags & bit else "-" for bit, letter in bits) + ("s" if flags & VM_MAYSHARE else "p")
+
+
+def _kept(vma: Vma, length: int) -> str:
+    return "nothing" if not length else "whole" if length == vma.end - vma.start else "first-page"
+
+
+def address_range(start: int, end: int) -> str:
+    """For people."""
+    return f"{start:012x}-{end:012x}"
+
+
+def by_kind(account: Account) -> dict[Kind, int]:
+    """Bytes of each kind; one without any is not in it."""
+    sizes = dict.fromkeys(Kind, 0)
+    for provenance, size in account.parts.items():
+        sizes[Kind.of(provenance)] += size
+    sizes[Kind.FILTERED] += account.filtered
+    return {kind: size for kind, size in sizes.items() if size}
+
+
+def shares(sizes: Mapping[Kind, int], width: int) -> dict[Kind, int]:
+    """How many of ``width`` characters stand for each: in proportion, but as long as there is room one at least, so
+    that nothing is overlooked."""
+    total = sum(sizes.values())
+    least = 1 if len(sizes) <= width else 0
+    free = width - least * len(sizes)
+    cells: dict[Kind, int] = {}
+    done = drawn = 0
+    for kind, size in sizes.items():
+        done += size
+        end = (2 * free * done + total) // (2 * total)  # rounded
+        cells[kind] = least + end - drawn
+        drawn = end
+    return cells
+
+
+def ranges(plan: CorePlan, memory: Memory, index: int, most: int) -> tuple[Run, ...]:
+    """The kept part of a mapping, range by range; nothing if that would be more than ``most``.
+
+    :param index: of the VMA.
+    """
+    vma, planned = plan.image.vmas[index], plan.vmas[index]
+    length, parts = planned.keep.length, planned.account.parts
+    if len(parts) == 1 and not planned.missing:  # nothing to look up
+        return (Run(vma.start, length, next(iter(parts))),)
+    if not length or len(planned.missing) > most:
+        return ()
+    return _ranges(memory.runs(vma, vma.start, vma.start + length), most)
+
+
+def _ranges(runs: Iterator[Run], most: int) -> tuple[Run, ...]:
+    found = Gaps()
+    for run in islice(runs, _STEPS):
+        found.add(run)
+        if len(found.runs) > most:
+            return ()
+    return () if next(runs, None) is not None else tuple(found.runs)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where things lie in the picture of an address space: regions, lines, and what is drawn on them.
+
+An address space is mostly holes. What lies close together is a region, which has a scale of its own and is cut into
+lines; what lies between regions is not drawn. However many mappings there are, the picture stays of bounded size: it is
+neighbours together that are drawn then.
+"""
+
+from collections.abc import Iterator, Sequence
+from heapq import nlargest
+from itertools import pairwise
+from typing import NamedTuple
+
+from kgcore.coredump.plan import CorePlan
+from kgcore.model.account import Account, amounts
+from kgcore.model.memory import Memory, Run
+from kgcore.views.addressmap import AddressMap, Area, Kind, StackPointer, by_kind, ranges
+
+__all__ = ("Item", "Piece", "Region", "regions")
+
+_ITEMS = 1500
+_FEW = 20  # mappings of a region that are drawn one by one in any case
+_REGIONS = 64
+_PIECES = 20_000
+_LINES = 12  # of a region
+_NARROW = 250  # of the smallest mapping of a region, there is room for so many in a line, unless that makes too many
+_CLOSE = 1 << 20  # bytes: what has less between it is in one region
+
+
+class Piece(NamedTuple):
+    """A range that is drawn in one colour.
+
+    :ivar words: more on it, or "".
+    """
+
+    start: int
+    end: int
+    kind: Kind
+    words: str = ""
+
+
+class Item(NamedTuple):
+    """A mapping, or neighbours together.
+
+    :ivar areas: what it is.
+    :ivar account: of all of them.
+    :ivar pieces: what is drawn of it, ascending from ``start``, together as long as its mappings.
+    :ivar to_scale: the pieces are the ranges of memory; else each is all memory of a kind.
+    """
+
+    number: int
+    areas: tuple[Area, ...]
+    account: Account
+    pieces: tuple[Piece, ...]
+    to_scale: bool
+
+    @property
+    def start(self) -> int:
+        return self.areas[0].vma.start
+
+    @property
+    def end(self) -> int:
+        return max(self.start + 1, self.areas[-1].vma.end)
+
+    @property
+    def stacks(self) -> tuple[StackPointer, ...]:
+        return tuple(stack for area in self.areas for stack in area.stacks)
+
+
+class Region(NamedTuple):
+    """Mappings that lie close together.
+
+    :ivar line: bytes that a line stands for.
+    :ivar gap: bytes between it and the region before.
+    """
+
+    start: int
+    end: int
+    items: tuple[Item, ...]
+    line: int
+    gap: int
+
+    @property
+    def lines(self) -> range:
+        """The addresses at which lines begin."""
+        return range(self.start, self.end, self.line)
+
+
+def regions(found: AddressMap, plan: CorePlan, memory: Memory) -> tuple[Region, ...]:
+    """Lay out a map.
+
+    :param plan: what the map was made of.
+    :param memory: the process's; it is asked for the ranges of mappings with memory of several kinds.
+    """
+    count = len(found.areas)
+    most = max(4, min(_PIECES // max(count, 1), 256))
+    # In address order already, but for what a dump may claim.
+    rows = sorted(enumerate(found.areas), key=lambda row: row[1].vma.start)
+    number, result, end = 0, [], 0
+    for part in _split(rows):
+        together = 1 if len(part) <= _FEW else -(-count // _ITEMS)
+        items = []
+        for first in range(0, len(part), together):
+            chosen = part[first : first + together]
+            runs = ranges(plan, memory, chosen[0][0], most) if len(chosen) == 1 else ()
+            items.append(_item(number, [area for _, area in chosen], runs))
+            number += 1
+        start = items[0].start
+        gap, end = max(0, start - end), max(item.end for item in items)
+        result.append(Region(start, end, tuple(items), _line(start, end, items), gap))
+    return tuple(result)
+
+
+_Row = tuple[int, Area]  # with its index
+
+
+def _split(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """Into regions: at gaps that are large, for this process too, and of those at the largest if there are many."""
+    close = max(_CLOSE, sum(area.vma.data for _, area in rows) // 16)
+    gaps = ((after[1].vma.start - before[1].vma.end, index) for index, (before, after) in enumerate(pairwise(rows), 1))
+    cuts = sorted(index for _, index in nlargest(_REGIONS - 1, (gap for gap in gaps if gap[0] > close)))
+    for first, last in pairwise((0, *cuts, len(rows))):
+        if first < last:
+            yield rows[first:last]
+
+
+def _line(start: int, end: int, items: Sequence[Item]) -> int:
+    size = end - start
+    wanted = max(size // _LINES, min(item.end - item.start for item in items) * _NARROW)
+    return size if wanted >= size else 1 << wanted.bit_length()
+
+
+def _item(number: int, areas: Sequence[Area], runs: Sequence[Run]) -> Item:
+    account = Account.sum(area.vma.account for area in areas)
+    pieces = tuple(_to_scale(areas[0], runs)) if len(areas) == 1 else ()
+    if pieces:
+        return Item(number, tuple(areas), account, pieces, True)
+    return Item(number, tuple(areas), account, tuple(_in_proportion(areas[0].vma.start, account)), False)
+
+
+def _to_scale(area: Area, runs: Sequence[Run]) -> Iterator[Piece]:
+    kept = area.size - area.vma.filtered
+    if kept and not runs:
+        return  # there are too many
+    for run in runs:
+        place = run.provenance.value
+        words = f"{place} ({run.detail})" if run.detail else place
+        yield Piece(run.address, run.end, Kind.of(run.provenance), words)
+    if area.vma.filtered:
+        yield Piece(area.vma.start + kept, area.vma.end, Kind.FILTERED, area.vma.reason)
+
+
+def _in_proportion(at: int, account: Account) -> Iterator[Piece]:
+    words = {Kind.RECOVERED: amounts(account.recovered), Kind.MISSING: amounts(account.missing)}
+    for kind, size in by_kind(account).items():
+        yield Piece(at, at + size, kind, words.get(kind, ""))
+        at += size
