@@ -2,7 +2,7 @@
 """Global variables without DWARF: the address from kallsyms, the type from BTF or from the table below.
 
 A kernel's BTF describes at most its per-CPU variables, so for the others somebody has to say what they are. To make one
-more variable known, add a line; ``tests/vmcore/test_variables.py`` compares all of them with a real vmlinux.
+more variable known, add a line; ``tests/vmcore/test_target.py`` compares all of them with a real vmlinux.
 """
 
 from collections.abc import Mapping
