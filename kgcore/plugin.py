@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import index
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from drgn import Object, Program, ProgramFlags, TypeKind
@@ -154,14 +153,11 @@ def _path(name: str | os.PathLike[str] | None) -> str | None:
 
 def _reference(pid: int | str | Object) -> TaskRef:
     """:raises TypeError: it names no process."""
-    if isinstance(pid, str):
-        return TaskRef.parse(pid)
     if not isinstance(pid, Object):
         try:
-            number = index(pid)  # what numpy and the like take for an integer, too
+            return TaskRef.of(pid)
         except TypeError:
             raise TypeError(f"a PID or a struct task_struct * is wanted, not {type(pid).__name__}") from None
-        return TaskRef(str(number), pid=number, address=number)
     type_name = re.sub(r"\b(const|volatile) ", "", pid.type_.type_name())
     if type_name == "struct task_struct *":
         return _task(pid.value_())
@@ -179,7 +175,7 @@ def _task(address: int) -> TaskRef:
 def _current(prog: Program) -> TaskRef:
     """The current context of crash mode if it was used, else the task that was current when the kernel crashed."""
     context = prog.config.get("crash_context")
-    return TaskRef("current") if context is None else _reference(context)
+    return TaskRef.current() if context is None else _reference(context)
 
 
 @contextlib.contextmanager
@@ -226,7 +222,7 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
     try:
         request = parse_drgn(words, name)
         refuse_terminal(request, console.out)
-        if request.tasks == (TaskRef("current"),):
+        if request.tasks == (TaskRef.current(),):
             request = replace(request, tasks=(current(prog),))
         with routed(request.show, console), _source(prog, request.supplies) as source:
             outcome = extract(source, request, console)
@@ -310,7 +306,7 @@ def _register_crash_command() -> None:
             return _reference(crash_get_context(prog))
         except Exception:  # noqa: BLE001
             # Whatever it is (LookupError where nothing crashed, or where drgn has no types), we may know better.
-            return TaskRef("current")
+            return TaskRef.current()
 
     def run(prog: Program, name: str, words: Sequence[str], **_: Any) -> "list[Report]":
         return _run(prog, name, words, current)

@@ -197,7 +197,7 @@ class FakeSource(Source):
             self.process.tgid, 1, psinfo.uid, len(self.process.threads), PAGE, "S", psinfo.comm, None, False, 0
         )
 
-    def image(self, ref: TaskRef) -> ProcessImage:
+    def image(self, ref: TaskRef | int | str) -> ProcessImage:
         return self.process
 
     def memory(self, image: ProcessImage) -> FakeMemory:
@@ -209,7 +209,7 @@ class FakeSource(Source):
     def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
         yield from ()
 
-    def open_files(self, ref: TaskRef) -> OpenFiles:
+    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
         return OpenFiles(self.process.tgid, ())
 
     def contents(self, file: OpenFile) -> Contents:

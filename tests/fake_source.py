@@ -60,7 +60,7 @@ def task_address(pid: int) -> int:
 
 def _pid(ref: TaskRef, current: int | None) -> int:
     pids = {COMPLETE, THREAD, INCOMPLETE, ENDLESS, LARGE, DEFECT, MARKED, KERNEL_THREAD, ZOMBIE}
-    if ref.pid is None and ref.address is None:
+    if ref.is_current:
         if current is None:
             raise NoCurrentTask("nothing crashed, so no process is current", hint="kgcore ps lists them")
         return current
@@ -88,7 +88,8 @@ class FakeSource(Source):
         yield ProcessSummary(INCOMPLETE, 1, 0, 1, 4096, "S", HOSTILE, None, False, 0x2000)
         yield ProcessSummary(ZOMBIE, 1, 1000, 1, 0, "Z", b"dead", None, False, task_address(ZOMBIE), memory=False)
 
-    def image(self, ref: TaskRef) -> ProcessImage:
+    def image(self, ref: TaskRef | int | str) -> ProcessImage:
+        ref = TaskRef.of(ref)
         self.asked.append(ref.text)
         pid = _pid(ref, self.current)
         if pid == KERNEL_THREAD:
@@ -108,10 +109,10 @@ class FakeSource(Source):
         if image.tgid == INCOMPLETE:
             yield made_up_file(b"/lib/" + HOSTILE, lost=1)
 
-    def open_files(self, ref: TaskRef) -> OpenFiles:
+    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
         """COMPLETE has some of each kind; of INCOMPLETE a part of the table is lost."""
         self.image(ref)
-        pid = _pid(ref, self.current)
+        pid = _pid(TaskRef.of(ref), self.current)
         lost = ("file descriptors 64 to 127, as far as there are any, are lost: no memory there",)
         return OpenFiles(pid, OPEN_FILES, lost if pid == INCOMPLETE else ())
 

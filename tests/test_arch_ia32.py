@@ -286,7 +286,7 @@ def written(tmp_path: Path, name: str) -> Path:
         auxv=((3, 0x8048034), (0, 0)),
         threads=(make_thread(regs=regs, fpu=fpu, tls=((12, FLAT), (13, 0), (14, 0))),),
     )
-    dump(FakeSource(image), TaskRef("1", 1), lambda image: FileSink(core))
+    dump(FakeSource(image), TaskRef("1", pid=1), lambda image: FileSink(core))
     return core
 
 

@@ -73,7 +73,7 @@ def test_gdb_reads_every_register_as_we_meant_it(tmp_path: Path) -> None:
     image = area(0x7, 0, b"").ljust(576, b"\0") + ymm
     thread = make_thread(fpu=FpuState(image.ljust(2696, b"\0")))
     core = tmp_path / "core"
-    dump(FakeSource(make_image(threads=(thread,))), TaskRef("1", 1), lambda image: FileSink(core))
+    dump(FakeSource(make_image(threads=(thread,))), TaskRef("1", pid=1), lambda image: FileSink(core))
     names = {"ax": "rax", "ip": "rip", "r15": "r15", "fs_base": "fs_base", "orig_ax": "orig_rax", "gs": "gs"}
     asked = [f'-ex=printf "{name} %lx\\n", ${theirs}' for name, theirs in names.items()]
     asked += ["-ex=p/x $ymm7.v2_int128[1]", "-ex=p/x $xmm7.uint128", "-ex=p/x $mxcsr"]

@@ -23,7 +23,7 @@ from kgcore.sinks.files import FileSink, MemorySink
 from kgcore.sources.base import TaskRef
 from tests.builders import PAGE, FakeMemory, FakeSource, make_image, make_regs, make_thread, make_vma
 
-REF = TaskRef("1", 1)
+REF = TaskRef("1", pid=1)
 SWAPPED = {(0x601000, 0x602000): (Provenance.SWAPPED, "swap 0")}
 
 

@@ -68,8 +68,8 @@ def test_what_stands_behind_two_dashes_is_the_debuggers(tmp_path: Path) -> None:
 
 def test_without_a_pid_it_is_the_current_process() -> None:
     environ = {"KGCORE_VMCORE": "/dev/null"}
-    assert debug.parse([], environ).task == TaskRef("current")
-    assert bt.parse([], environ).tasks == (TaskRef("current"),)
+    assert debug.parse([], environ).task == TaskRef.current()
+    assert bt.parse([], environ).tasks == (TaskRef.current(),)
     assert [task.text for task in bt.parse(["1", "0xff", "--kernel-stack"], environ).tasks] == ["1", "0xff"]
 
 

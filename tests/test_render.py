@@ -132,7 +132,7 @@ def test_process_json(args: bytes | None, expected: list[str] | None) -> None:
 
 def test_the_plan() -> None:
     out = io.StringIO()
-    render.show_plan(prepare(FakeSource(), TaskRef("200", INCOMPLETE), Options()).plan, out)
+    render.show_plan(prepare(FakeSource(), TaskRef("200", pid=INCOMPLETE), Options()).plan, out)
     titles, library, anonymous, *totals = out.getvalue().splitlines()
     assert titles.split() == ["RANGE", "PERMS", "DECISION", "IN", "CORE", "MISSING", "RECOVERED", "ZEROS", "NAME"]
     assert library.split() == [

@@ -31,13 +31,13 @@ KINDS: tuple[Compression, ...] = ("zstd", "gzip")
 def core(tmp_path: Path) -> Path:
     """One of 20 MiB."""
     path = tmp_path / "core"
-    dump(FakeSource(), TaskRef(str(LARGE), LARGE), lambda _: FileSink(path))
+    dump(FakeSource(), TaskRef(str(LARGE), pid=LARGE), lambda _: FileSink(path))
     return path
 
 
 def packed(core: Path, kind: Compression) -> Path:
     path = core.with_suffix(SUFFIX[kind])
-    dump(FakeSource(), TaskRef(str(LARGE), LARGE), lambda _: CompressedSink(FileSink(path, force=True), kind))
+    dump(FakeSource(), TaskRef(str(LARGE), pid=LARGE), lambda _: CompressedSink(FileSink(path, force=True), kind))
     return path
 
 

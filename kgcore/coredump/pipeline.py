@@ -62,13 +62,20 @@ class Prepared:
     plan_again: Callable[[Memory], CorePlan]
 
 
-def prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
-    """Find a process and plan its core.
+def prepare(source: Source, ref: TaskRef | int | str, options: Options | None = None) -> Prepared:
+    """Find a process and plan its core, without writing anything.
 
+    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param ref: the process: id of any of its threads in the initial pid namespace, or address of its
+        ``struct task_struct``, as a number or as text; or a :class:`kgcore.TaskRef`.
+    :param options: what to write of it; None: what ``kgcore dump`` writes without options.
+    :return: the process, its memory, and a plan with the exact size of the core in bytes.
     :raises KgcoreError: there is no such process, or it has no memory.
+    :raises TypeError, ValueError: ``ref`` names no process.
     """
+    ref = TaskRef.of(ref)
     with _enough_memory():
-        return _prepare(source, ref, options)
+        return _prepare(source, ref, options or Options())
 
 
 def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
@@ -131,7 +138,7 @@ def _enough_memory() -> Iterator[None]:
 
 def dump(
     source: Source,
-    ref: TaskRef,
+    ref: TaskRef | int | str,
     sink: Callable[[ProcessImage], Sink],
     options: Options | None = None,
     progress: Progress | None = None,
@@ -141,5 +148,5 @@ def dump(
     :param sink: makes the sink once the process is known (``lambda image: FileSink(f"core.{image.tgid}")``).
     :raises KgcoreError: see :func:`prepare` and :func:`write`.
     """
-    prepared = prepare(source, ref, options or Options())
+    prepared = prepare(source, ref, options)
     return write(prepared, sink(prepared.image), progress)

@@ -3,7 +3,8 @@
 
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from operator import index
 from typing import Protocol
 
 from kgcore.errors import KgcoreError
@@ -28,20 +29,73 @@ class Supplies:
 
 NO_SUPPLIES = Supplies()
 
+_NUMBERS = 1 << 64  # of addresses
+
 
 @dataclass(frozen=True, slots=True)
 class TaskRef:
-    """A process as a user names it.
+    """A process as a user names it: :meth:`of` a number or text, :meth:`parse` text, or the :meth:`current` one.
 
     :ivar text: as typed, for messages.
     :ivar pid: id of any of its threads in the initial pid namespace; tried first.
-    :ivar address: address of a ``struct task_struct``; tried when there is no such pid. With both None: the current
-        task, the one on the CPU that crashed.
+    :ivar address: address of a ``struct task_struct``; tried when there is no such pid.
+    :ivar is_current: the task on the CPU that crashed; there is no pid or address then.
+    :raises TypeError, ValueError: it names no process. What names none never means the current one.
     """
 
     text: str
+    _: KW_ONLY
     pid: int | None = None
     address: int | None = None
+    is_current: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"text is {self.text!r}: it takes a string")
+        members: tuple[tuple[str, object], ...] = ("pid", self.pid), ("address", self.address)
+        for name, number in members:
+            if number is None:
+                continue
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise TypeError(f"{name} is {number!r}: it takes an integer")
+            if not 0 <= number < _NUMBERS:
+                raise ValueError(f"{name} is {number}: it takes a number from 0 to 2**64 - 1")
+        named = self.pid is not None or self.address is not None
+        if named and self.is_current:
+            raise ValueError("the current task has no pid and no address of its own here: TaskRef.current()")
+        if not named and not self.is_current:
+            raise ValueError(
+                f"TaskRef({self.text!r}) names no process: give a pid or an address, or use TaskRef.of(), "
+                "or TaskRef.current() for the task that was on the CPU that crashed"
+            )
+
+    @classmethod
+    def current(cls) -> "TaskRef":
+        """Name the task that was on the CPU that crashed."""
+        return cls("current", is_current=True)
+
+    @classmethod
+    def of(cls, task: "TaskRef | int | str") -> "TaskRef":
+        """Understand a PID or the address of a task.
+
+        :param task: id of any thread of the process in the initial pid namespace or, if there is no such thread,
+            address of a ``struct task_struct``; as a number, or as text that :meth:`parse` understands.
+        :raises TypeError, ValueError: it is none of these.
+        :raises KgcoreError: it is text that is neither.
+        """
+        if isinstance(task, TaskRef):
+            return task
+        if isinstance(task, str):
+            return cls.parse(task)
+        try:
+            number = index(task)  # what numpy and the like take for an integer, too
+        except TypeError:
+            number = None
+        if number is None or isinstance(task, bool):
+            raise TypeError(f"a PID or the address of a task_struct is wanted, not {type(task).__name__}")
+        if not 0 <= number < _NUMBERS:
+            raise ValueError(f"{number} is neither a PID nor the address of a task_struct")
+        return cls(str(number), pid=number, address=number)
 
     @classmethod
     def parse(cls, text: str) -> "TaskRef":
@@ -52,7 +106,7 @@ class TaskRef:
 
         :raises KgcoreError: it is neither.
         """
-        if re.fullmatch(r"[0-9]{1,20}", text):
+        if re.fullmatch(r"[0-9]{1,20}", text) and int(text) < _NUMBERS:
             return cls(text, pid=int(text), address=int(text))
         if re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,16}", text):
             return cls(text, address=int(text, 16))
@@ -121,9 +175,10 @@ class Source(Protocol):
     def processes(self) -> Iterator[ProcessSummary]:
         """Every process (thread group), ordered by pid; needs no user memory."""
 
-    def image(self, ref: TaskRef) -> ProcessImage:
+    def image(self, ref: TaskRef | int | str) -> ProcessImage:
         """The process that a thread belongs to, that thread first.
 
+        :param ref: as :meth:`TaskRef.of` understands it.
         :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
         """
 
@@ -139,9 +194,10 @@ class Source(Protocol):
         that is mapped and is an ELF file, or may be one. Where one is lost, a sentence about that. Those that still
         have their names come first."""
 
-    def open_files(self, ref: TaskRef) -> OpenFiles:
+    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
         """The open files of a thread, and so, but for rare ones, of its process.
 
+        :param ref: as :meth:`TaskRef.of` understands it.
         :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
         """
 

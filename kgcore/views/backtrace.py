@@ -94,7 +94,12 @@ def document(backtraces: Sequence[Backtrace], failures: Sequence[Mapping[str, st
 
 
 def backtrace(
-    source: Source, ref: TaskRef, *, all_threads: bool = False, kernel: bool = False, root: str | None = None
+    source: Source,
+    ref: TaskRef | int | str,
+    *,
+    all_threads: bool = False,
+    kernel: bool = False,
+    root: str | None = None,
 ) -> Backtrace:
     """Unwind a process.
 

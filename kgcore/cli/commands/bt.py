@@ -76,7 +76,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> BtCommand:
     """
     parsed = make_parser().parse_intermixed_args(list(words))
     try:
-        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks) or (TaskRef("current"),)
+        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks) or (TaskRef.current(),)
     except KgcoreError as error:
         raise UsageError(error.message, hint=error.hint) from error
     return BtCommand(

@@ -92,7 +92,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DebugCommand:
         own, more = own[:position], own[position + 1 :]
     parsed = make_parser().parse_intermixed_args(own)
     try:
-        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef("current")
+        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef.current()
     except KgcoreError as error:
         raise UsageError(error.message, hint=error.hint) from error
     if parsed.directory and not os.path.isdir(parsed.directory):

@@ -309,7 +309,7 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
     if parsed.report and occupied(parsed.report) and not parsed.force:
         raise UsageError(f"--report: {parsed.report!r} exists", hint="--force overwrites it")
     return DumpRequest(
-        tasks=tasks if tasks or select else (TaskRef("current"),),
+        tasks=tasks if tasks or select else (TaskRef.current(),),
         mask=parsed.mask,
         dontdump=parsed.dontdump,
         dax=parsed.dax,

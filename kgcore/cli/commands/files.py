@@ -79,7 +79,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
     """
     parsed = make_parser().parse_intermixed_args(list(words))
     try:
-        task = TaskRef.parse(parsed.task) if parsed.task else TaskRef("current")
+        task = TaskRef.parse(parsed.task) if parsed.task else TaskRef.current()
     except KgcoreError as error:
         raise UsageError(error.message, hint=error.hint) from error
     if parsed.output and parsed.extract is None:

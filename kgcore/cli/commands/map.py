@@ -74,7 +74,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
     """
     parsed = make_parser().parse_intermixed_args(list(words))
     try:
-        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef("current")
+        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef.current()
     except KgcoreError as error:
         raise UsageError(error.message, hint=error.hint) from error
     if parsed.html and occupied(parsed.html) and not parsed.force:

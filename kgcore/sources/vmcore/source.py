@@ -75,12 +75,15 @@ class VmcoreSource:
 
     # A process
 
-    @guarded("the process cannot be read")
-    def image(self, ref: TaskRef) -> ProcessImage:
+    def image(self, ref: TaskRef | int | str) -> ProcessImage:
         """See :meth:`kgcore.sources.base.Source.image`.
 
         :raises BrokenDump: the task's own structures are damaged or not in the dump.
         """
+        return self._image(TaskRef.of(ref))  # what is no pid is not the dump's fault
+
+    @guarded("the process cannot be read")
+    def _image(self, ref: TaskRef) -> ProcessImage:
         task = self._tasks.find(ref)
         try:
             # Who names a process by its leader means the process, and so the thread that it is dying of.
@@ -121,12 +124,15 @@ class VmcoreSource:
         except FaultError as error:
             yield f"the mapped files are not in the dump: {in_words(error)}"
 
-    @guarded("the open files cannot be read")
-    def open_files(self, ref: TaskRef) -> OpenFiles:
+    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
         """See :meth:`kgcore.sources.base.Source.open_files`.
 
         :raises BrokenDump: the task's own structures are damaged or not in the dump.
         """
+        return self._open_files(TaskRef.of(ref))
+
+    @guarded("the open files cannot be read")
+    def _open_files(self, ref: TaskRef) -> OpenFiles:
         task = self._tasks.find(ref)
         try:
             # That one may have exited, though its process lives.

@@ -218,7 +218,7 @@ class TestFind:
 
     def test_no_current_task(self, world: Processes) -> None:
         with pytest.raises(NoCurrentTask, match="the dump does not tell"):
-            world.it.find(TaskRef("current"))
+            world.it.find(TaskRef.current())
 
     def test_lost_task(self, world: Processes) -> None:
         world.lose(world.tasks[11])

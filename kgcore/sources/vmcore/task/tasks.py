@@ -61,10 +61,10 @@ class Tasks:
             ) from error
 
     def _with_user_memory(self, ref: TaskRef) -> Object:
-        task = self._current() if ref.pid is None and ref.address is None else self._named(ref)
+        task = self._current() if ref.is_current else self._named(ref)
         if is_kernel_thread(task):
             name = comm(task).decode(errors="backslashreplace")
-            if ref.pid is None and ref.address is None:
+            if ref.is_current:
                 raise NoCurrentTask(f"the current task is the kernel thread {name}", hint=f"name a PID; {_PS_HINT}")
             raise KernelThread(
                 f"{ref.text} is the kernel thread {name}: it has no user memory", pid=task.pid.value_(), hint=_PS_HINT
