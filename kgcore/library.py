@@ -3,7 +3,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from kgcore.sources import drgnversion
@@ -14,11 +14,17 @@ __all__ = ("open_vmcore",)
 _Path = str | os.PathLike[str]
 
 
+def _files(given: _Path | Iterable[_Path]) -> tuple[str, ...]:
+    """Names of files; a string is one, too."""
+    files = (given,) if isinstance(given, str | os.PathLike) else given
+    return tuple(os.fspath(file) for file in files)
+
+
 @contextmanager
 def open_vmcore(
     core: _Path,
     *parts: _Path,
-    symbols: tuple[_Path, ...] = (),
+    symbols: _Path | Iterable[_Path] = (),
     vmcoreinfo: _Path | None = None,
     architecture: str | None = None,
     swap: Mapping[str, _Path] | None = None,
@@ -44,8 +50,8 @@ def open_vmcore(
 
     options = TargetOptions(
         core=os.fspath(core),
-        parts=tuple(os.fspath(part) for part in parts),
-        symbols=tuple(os.fspath(file) for file in symbols),
+        parts=_files(parts),
+        symbols=_files(symbols),
         vmcoreinfo=None if vmcoreinfo is None else os.fspath(vmcoreinfo),
         architecture=architecture,
     )

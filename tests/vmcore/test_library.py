@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """open_vmcore() on committed dumps: what it is given arrives, and what there is to be said is said."""
 
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore import KgcoreError, TaskRef, open_vmcore
+from kgcore import KgcoreError, TaskRef, open_vmcore, prepare
+from kgcore.sources.vmcore.opening.target import TargetOptions
 from tests.vmcore import reshape
 from tests.vmcore.conftest import need
 
@@ -67,3 +72,55 @@ def test_swap_and_root(tmp_path: Path) -> None:
     with pytest.raises(KgcoreError, match="cannot open"):  # noqa: SIM117
         with open_vmcore(vmcore, root=tmp_path / "none") as source:
             source.memory(source.image(TaskRef.parse("110")))
+
+
+@pytest.mark.parametrize("pid", [118, "118"])
+def test_processes_by_number(pid: int | str) -> None:
+    """The process that crashed is another one than the one that is asked for."""
+    with open_vmcore(need("k61-crash-small").dump("vmcore")) as source:
+        current = source.image(TaskRef.current())
+        assert prepare(source, pid).image.tgid == source.image(pid).tgid == 118
+        assert current.tgid != 118
+        leader = next(thread.task for thread in source.image(pid).threads if thread.tid == 118)
+        for address in (leader, f"{leader:#x}", f"{leader:x}", str(leader)):
+            assert prepare(source, address).image.tgid == 118
+
+
+def test_what_is_no_process_is_the_callers_mistake() -> None:
+    """It is not said to be damage."""
+    with open_vmcore(need("k61-small").dump("vmcore")) as source:
+        for use in (source.image, source.open_files, lambda ref: prepare(source, ref)):
+            for wrong in (None, 1.5, [110], True):
+                with pytest.raises(TypeError, match="a PID or the address of a task_struct is wanted, not "):
+                    use(wrong)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="-110 is neither"):
+                use(-110)
+
+
+class AsPath(os.PathLike[str]):
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __fspath__(self) -> str:
+        return self._name
+
+
+@pytest.mark.parametrize(
+    "kind", [str, Path, AsPath, lambda name: (name,), lambda name: [Path(name)], lambda name: iter([name])]
+)
+def test_symbols_are_one_file_or_several(kind: Callable[[str], Any], tmp_path: Path) -> None:
+    """A string is no tuple of letters."""
+    name = str(tmp_path / "vmlinux")
+    with (
+        pytest.raises(KgcoreError, match=re.escape(name)),
+        open_vmcore(need("k61-small").dump("vmcore"), symbols=kind(name)),
+    ):
+        pass
+
+
+def test_the_files_of_a_target_are_files() -> None:
+    for name in ("symbols", "parts", "debug_directories", "kernel_directories"):
+        one: dict[str, Any] = {name: "vmlinux"}
+        two: dict[str, Any] = {name: ["a", "b"]}
+        assert getattr(TargetOptions(**one), name) == ("vmlinux",)
+        assert getattr(TargetOptions(**two), name) == ("a", "b")

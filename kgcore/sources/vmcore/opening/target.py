@@ -37,7 +37,7 @@ _Open = Callable[[bytes | None], Program]  # with VMCOREINFO to use instead of w
 _ARCHES_32 = frozenset({Architecture.I386})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetOptions:
     """What to open and how, as the command line says it.
 
@@ -64,6 +64,11 @@ class TargetOptions:
     live: bool = False
     parts: tuple[str, ...] = ()
     symbols_from: SymbolsFrom = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("symbols", "debug_directories", "kernel_directories", "parts"):
+            given = getattr(self, name)  # a string is one name, not as many as it has letters
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
 
 
 class Target:
