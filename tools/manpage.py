@@ -57,7 +57,7 @@ _FILES = (
     ("core.<tgid>", "A core. Like all files that kgcore writes, it can be read by its owner alone."),
     ("core.<tgid>.zst, core.<tgid>.gz", "The same with --compress."),
     ("DIR/kgcore-sysroot.json", "What --sysroot DIR could not find of programs and libraries."),
-    ("*.schema.json", "Beside kgcore's modules: JSON Schemas of what --report and --json write."),
+    ("*.schema.json", "In kgcore/schemas/ of the installed package: JSON Schemas of what --report and --json write."),
 )
 
 _SEE_ALSO = ("core(5)", "drgn(1)", "gcore(1)", "gdb(1)", "crash(8)", "kdump(8)", "makedumpfile(8)")
