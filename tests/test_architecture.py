@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import kgcore
 from tests.test_imports import MODULES, ROOMS, VMCORE_ROOMS
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,8 @@ def test_references_in_docstrings_lead_somewhere() -> None:
             above = [".".join(parts[:at]) for at in range(1, len(parts) + 1)]
             module = [name for name in above if name in MODULES][-1]
             first = reference.removeprefix(module).removeprefix(".").partition(".")[0]
+            if module == "kgcore" and first in kgcore.__all__:
+                continue
             if first and not re.search(rf"^(?:class |def )?{first}\b", MODULES[module].read_text(), re.MULTILINE):
                 lost.append(f"{name}: {reference}")
     assert lost == []
