@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""kgcore: a process inside a Linux kernel crash dump as a core file.
+"""Take processes out of Linux kernel crash dumps, as core files that debuggers open.
 
-The names below are the library's public face. They are loaded when they are first used: drgn imports this package
-with every start (for the ``%gcore`` command), and all but :func:`gcore`,
-:func:`load_types` and :func:`open_vmcore` do without drgn.
-docs/api.md shows their use.
+In drgn, one call does it: ``gcore(prog, pid)``. Without a Program of your own, step by step::
+
+    with open_vmcore("vmcore") as source:          # a Source: its processes, their memory, their open files
+        prepared = prepare(source, 4711)           # Prepared: the process, its memory, the plan of its core
+        report = write(prepared, FileSink("core"))  # Report: what the core holds, what is missing and why
+    verdict = check_core("core")                   # Verdict: is a core well-formed, is it complete
+
+The other names are what these take, return (plain values: ProcessImage, Thread, Vma, Run ...) and raise: KgcoreError,
+and its kinds. docs/api.md shows their use.
+
+They are loaded when they are first used, as drgn imports this package with every start (for the ``%gcore`` command).
+All but gcore, load_types and open_vmcore do without drgn.
 """
 
 from kgcore._version import __version__
@@ -12,25 +20,113 @@ from kgcore._version import __version__
 TYPE_CHECKING = False  # to type checkers it is true; importing it would take longer than all else here
 if TYPE_CHECKING:
     from kgcore.check.core import Verdict, check_core
+    from kgcore.coredump.limits import Limits
+    from kgcore.coredump.notes import Remark
     from kgcore.coredump.pipeline import Options, Prepared, prepare, write
-    from kgcore.coredump.report import Report
-    from kgcore.errors import KgcoreError
+    from kgcore.coredump.plan import CorePlan, Part, Segment, VmaPlan
+    from kgcore.coredump.report import Gap, Report, VmaAccount
+    from kgcore.errors import (
+        BadTask,
+        BrokenDump,
+        KernelThread,
+        KgcoreError,
+        LimitReached,
+        NoCurrentTask,
+        NoSuchTask,
+        NoUserMemory,
+        OutputError,
+        TargetError,
+    )
+    from kgcore.filters.base import Keep
     from kgcore.library import open_vmcore
+    from kgcore.model.account import Account
+    from kgcore.model.dying import Dying
+    from kgcore.model.memory import Memory, Piece, Provenance, Run
+    from kgcore.model.process import (
+        CoreDialect,
+        FpuState,
+        MappedFile,
+        OpenFile,
+        ProcessImage,
+        ProcessSummary,
+        PsInfo,
+        RegisterSet,
+        RegisterSource,
+        Socket,
+        TaskIds,
+        TaskTimes,
+        Thread,
+        Vma,
+        XsaveLayout,
+    )
+    from kgcore.model.siginfo import Fault, SigInfo
+    from kgcore.model.traces import End, Frame, KernelStack
     from kgcore.plugin import gcore, load_types
-    from kgcore.sinks.files import FileSink, MemorySink, StreamSink
-    from kgcore.sources.base import Source, TaskRef
+    from kgcore.sinks.compressed import CompressedSink
+    from kgcore.sinks.files import FileSink, MemorySink, PartOutput, Sink, StreamSink
+    from kgcore.sources.base import Contents, FileContents, OpenFiles, Source, TaskRef
 
 __all__ = (
+    "Account",
+    "BadTask",
+    "BrokenDump",
+    "CompressedSink",
+    "Contents",
+    "CoreDialect",
+    "CorePlan",
+    "Dying",
+    "End",
+    "Fault",
+    "FileContents",
     "FileSink",
+    "FpuState",
+    "Frame",
+    "Gap",
+    "Keep",
+    "KernelStack",
+    "KernelThread",
     "KgcoreError",
+    "LimitReached",
+    "Limits",
+    "MappedFile",
+    "Memory",
     "MemorySink",
+    "NoCurrentTask",
+    "NoSuchTask",
+    "NoUserMemory",
+    "OpenFile",
+    "OpenFiles",
     "Options",
+    "OutputError",
+    "Part",
+    "PartOutput",
+    "Piece",
     "Prepared",
+    "ProcessImage",
+    "ProcessSummary",
+    "Provenance",
+    "PsInfo",
+    "RegisterSet",
+    "RegisterSource",
+    "Remark",
     "Report",
+    "Run",
+    "Segment",
+    "SigInfo",
+    "Sink",
+    "Socket",
     "Source",
     "StreamSink",
+    "TargetError",
+    "TaskIds",
     "TaskRef",
+    "TaskTimes",
+    "Thread",
     "Verdict",
+    "Vma",
+    "VmaAccount",
+    "VmaPlan",
+    "XsaveLayout",
     "__version__",
     "check_core",
     "gcore",
@@ -40,24 +136,30 @@ __all__ = (
     "write",
 )
 
-_HOMES = {
-    "FileSink": "kgcore.sinks.files",
-    "KgcoreError": "kgcore.errors",
-    "MemorySink": "kgcore.sinks.files",
-    "Options": "kgcore.coredump.pipeline",
-    "Prepared": "kgcore.coredump.pipeline",
-    "Report": "kgcore.coredump.report",
-    "Source": "kgcore.sources.base",
-    "StreamSink": "kgcore.sinks.files",
-    "TaskRef": "kgcore.sources.base",
-    "Verdict": "kgcore.check.core",
-    "check_core": "kgcore.check.core",
-    "gcore": "kgcore.plugin",
-    "load_types": "kgcore.plugin",
-    "open_vmcore": "kgcore.library",
-    "prepare": "kgcore.coredump.pipeline",
-    "write": "kgcore.coredump.pipeline",
+_NAMES = {
+    "kgcore.check.core": "Verdict check_core",
+    "kgcore.coredump.limits": "Limits",
+    "kgcore.coredump.notes": "Remark",
+    "kgcore.coredump.pipeline": "Options Prepared prepare write",
+    "kgcore.coredump.plan": "CorePlan Part Segment VmaPlan",
+    "kgcore.coredump.report": "Gap Report VmaAccount",
+    "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask NoUserMemory "
+    "OutputError TargetError",
+    "kgcore.filters.base": "Keep",
+    "kgcore.library": "open_vmcore",
+    "kgcore.model.account": "Account",
+    "kgcore.model.dying": "Dying",
+    "kgcore.model.memory": "Memory Piece Provenance Run",
+    "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage ProcessSummary PsInfo RegisterSet "
+    "RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",
+    "kgcore.model.siginfo": "Fault SigInfo",
+    "kgcore.model.traces": "End Frame KernelStack",
+    "kgcore.plugin": "gcore load_types",
+    "kgcore.sinks.compressed": "CompressedSink",
+    "kgcore.sinks.files": "FileSink MemorySink PartOutput Sink StreamSink",
+    "kgcore.sources.base": "Contents FileContents OpenFiles Source TaskRef",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
