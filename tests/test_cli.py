@@ -537,7 +537,7 @@ def test_report(kgcore: Kgcore, tmp_path: Path) -> None:
 
 
 def test_supplies_reach_the_source(kgcore: Kgcore, opener: Opener, tmp_path: Path) -> None:
-    """README: kgcore --swap /dev/sda2=sda2.img --root / 12345"""
+    """docs/cli.md: kgcore --swap /dev/sda2=sda2.img --root / 12345"""
     for name in ("sda2.img", "a=b"):
         (tmp_path / name).touch()
     assert kgcore("--swap", "/dev/sda2=sda2.img", "--root", "/", COMPLETE, "--swap", "/swap file=a=b").status == 0
@@ -690,7 +690,7 @@ def test_what_a_limit_kept_from_being_begun_is_one_line(kgcore: Kgcore, opener: 
 
 
 def test_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
-    """README: kgcore --sysroot dir 12345"""
+    """docs/cli.md: kgcore --sysroot dir 12345"""
     status, out, err = kgcore("--sysroot", "dir", COMPLETE)
     assert (status, out) == (0, "Saved core.100\n")
     assert err == "kgcore: sysroot dir: 1 file, all whole\n"

@@ -4,11 +4,13 @@
 Their sessions and examples are run by tests/vmcore/test_readme.py and tests/vmcore/test_api_document.py.
 """
 
+import argparse
 import ast
 import os
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +48,27 @@ def test_links_lead_somewhere(name: str) -> None:
         assert there.exists(), target
         if anchor:
             assert anchor in anchors(there.read_text()), target
+
+
+def test_the_readme_is_short() -> None:
+    """What an option, a dump or a column means stands in docs/."""
+    assert (ROOT / "README.md").stat().st_size < 8 << 10
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Each command and each of its options, the longest spelling."""
+    for name in ("dump", *commands.COMMANDS):
+        for action in import_module(f"kgcore.cli.commands.{name}").make_parser()._actions:
+            if action.option_strings and action.help != argparse.SUPPRESS:
+                yield name, max(action.option_strings, key=len)
+
+
+@pytest.mark.parametrize(("command", "option"), [*options()])
+def test_an_option_is_documented(command: str, option: str) -> None:
+    """In docs/cli.md, or on the page of its command."""
+    page = ROOT / "docs" / f"{command}.md"
+    text = (ROOT / "docs" / "cli.md").read_text() + (page.read_text() if page.exists() else "")
+    assert re.search(rf"`{re.escape(option)}\b|[\[ ]{re.escape(option)}\b", text)
 
 
 # Commands

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_documents import Task, tasks
+from tests.test_documents import DOCUMENTS, Task, tasks
 from tests.vmcore.conftest import need
 from tests.vmcore.tools import ROOT, plain_environment, tool
 
-SESSIONS = ("README.md", "docs/tutorial.md", "docs/kdump.md", "docs/crash-users.md")
+SESSIONS = sorted(name for name in DOCUMENTS if "\n```console\n" in (ROOT / name).read_text())
 
 
 def session(document: Path) -> list[tuple[str, str]]:
@@ -29,11 +29,16 @@ def environment() -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
+def test_the_sessions_are_found() -> None:
+    pages = ("bt", "cli", "crash-users", "debug", "kdump", "map", "ps", "tutorial")
+    assert {"README.md", *(f"docs/{page}.md" for page in pages)} <= set(SESSIONS)
+
+
 @pytest.mark.parametrize("name", SESSIONS)
 def test_session_prints_what_the_document_shows(name: str, tmp_path: Path) -> None:
     pytest.importorskip("drgn")
     commands = session(ROOT / name)
-    assert len(commands) >= 2
+    assert len(commands) >= 2, "cd, and what is run there"
     directory = None
     for command, shown in commands:
         if command.startswith("cd "):
@@ -58,7 +63,8 @@ def test_session_prints_what_the_document_shows(name: str, tmp_path: Path) -> No
 def test_examples_of_processes_and_files(tmp_path: Path) -> None:
     """Those that need a whole dump; process ids change whenever that is made again, and so may an inode's number."""
     guest = need("k61-files")
-    blocks = re.findall(r"^```text\n(\$ kgcore .*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    text = "".join((ROOT / name).read_text() for name in DOCUMENTS)
+    blocks = re.findall(r"^```text\n(\$ kgcore .*?)^```", text, re.MULTILINE | re.DOTALL)
     shown = [part.partition("\n") for block in blocks for part in block.split("$ ")[1:]]
     assert len(shown) >= 3
     for command, _, expected in shown:
@@ -78,9 +84,9 @@ def test_examples_of_processes_and_files(tmp_path: Path) -> None:
 
 def without_numbers(text: str) -> str:
     """Without ids, which are the first numbers of a row, and without the inodes of files that have no name."""
+    text = re.sub(r"^ *\d+ +(\d+|-) +\d+|#\d+|^ *PID +NSPID +PPID", "", text, flags=re.MULTILINE)
     # How many of its pages a process has touched differs by one or two, too.
-    text = re.sub(r"(?m)^.*  contained  .*$", lambda row: re.sub(r" +\d+(?= )", " N", row[0]), text)
-    return re.sub(r"^ *\d+ +(\d+|-) +\d+|#\d+|^ *PID +NSPID +PPID", "", text, flags=re.MULTILINE)
+    return re.sub(r"(?m)^.*  contained  .*$", lambda row: re.sub(r" +\d+(?= )", " N", row[0]), text)
 
 
 @pytest.mark.parametrize("task", [task for task in tasks() if task.command.startswith("kgcore")], ids=lambda t: t.name)
