@@ -103,7 +103,15 @@ def gcore(
     ref = _current(prog) if pid is None else _reference(pid)
     supplies = Supplies({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
     with _source(prog, supplies) as source:
-        options = Options(mask, dontdump, dax, missing, note, important_first=limits.any, share_zeros=share_zeros)
+        options = Options(
+            mask=mask,
+            dontdump=dontdump,
+            dax=dax,
+            missing=missing,
+            vendor_note=note,
+            important_first=limits.any,
+            share_zeros=share_zeros,
+        )
         prepared = prepare(source, ref, options)
         sink: Sink
         if output is None or isinstance(output, str | os.PathLike):

@@ -194,7 +194,16 @@ class FakeSource(Source):
     def processes(self) -> Iterator[ProcessSummary]:
         psinfo = self.process.psinfo
         yield ProcessSummary(
-            self.process.tgid, 1, psinfo.uid, len(self.process.threads), PAGE, "S", psinfo.comm, None, False, 0
+            pid=self.process.tgid,
+            ppid=1,
+            uid=psinfo.uid,
+            threads=len(self.process.threads),
+            rss=PAGE,
+            state="S",
+            comm=psinfo.comm,
+            args=None,
+            kernel_thread=False,
+            task=0,
         )
 
     def image(self, ref: TaskRef | int | str) -> ProcessImage:

@@ -81,12 +81,55 @@ class FakeSource(Source):
         self.supplies = NO_SUPPLIES
 
     def processes(self) -> Iterator[ProcessSummary]:
-        yield ProcessSummary(KERNEL_THREAD, 0, 0, 1, 0, "S", b"kthreadd", b"", True, task_address(KERNEL_THREAD))
         yield ProcessSummary(
-            COMPLETE, 1, 1000, 2, 12288, "R", b"[red]work", b"/bin/work\0-x\0" + b"long" * 60 + b"\0", False, 0x1000
+            pid=KERNEL_THREAD,
+            ppid=0,
+            uid=0,
+            threads=1,
+            rss=0,
+            state="S",
+            comm=b"kthreadd",
+            args=b"",
+            kernel_thread=True,
+            task=task_address(KERNEL_THREAD),
         )
-        yield ProcessSummary(INCOMPLETE, 1, 0, 1, 4096, "S", HOSTILE, None, False, 0x2000)
-        yield ProcessSummary(ZOMBIE, 1, 1000, 1, 0, "Z", b"dead", None, False, task_address(ZOMBIE), memory=False)
+        yield ProcessSummary(
+            pid=COMPLETE,
+            ppid=1,
+            uid=1000,
+            threads=2,
+            rss=12288,
+            state="R",
+            comm=b"[red]work",
+            args=b"/bin/work\0-x\0" + b"long" * 60 + b"\0",
+            kernel_thread=False,
+            task=0x1000,
+        )
+        yield ProcessSummary(
+            pid=INCOMPLETE,
+            ppid=1,
+            uid=0,
+            threads=1,
+            rss=4096,
+            state="S",
+            comm=HOSTILE,
+            args=None,
+            kernel_thread=False,
+            task=0x2000,
+        )
+        yield ProcessSummary(
+            pid=ZOMBIE,
+            ppid=1,
+            uid=1000,
+            threads=1,
+            rss=0,
+            state="Z",
+            comm=b"dead",
+            args=None,
+            kernel_thread=False,
+            task=task_address(ZOMBIE),
+            memory=False,
+        )
 
     def image(self, ref: TaskRef | int | str) -> ProcessImage:
         ref = TaskRef.of(ref)
@@ -126,7 +169,19 @@ class FakeSource(Source):
 
 
 def _open_file(fd: int, path: bytes | None, kind: Any, flags: int, size: int = 0, **more: Any) -> OpenFile:
-    return OpenFile(fd, 0x1000 + fd, path, kind, flags, fd * 10, 0o100600, size, more.pop("nlink", 1), 7, **more)
+    return OpenFile(
+        fd=fd,
+        file=0x1000 + fd,
+        path=path,
+        type=kind,
+        flags=flags,
+        offset=fd * 10,
+        mode=0o100600,
+        size=size,
+        nlink=more.pop("nlink", 1),
+        inode=7,
+        **more,
+    )
 
 
 OPEN_FILES = (
@@ -175,14 +230,24 @@ def made_up_file(
             data = b"" if provenance.missing else content[at : at + 4096].ljust(4096, b"\0")
             yield Piece(Run(at, 4096, provenance), data)
 
-    return FileContents(path, len(content), 0o100755, deleted, key or path, read)
+    return FileContents(path=path, size=len(content), mode=0o100755, deleted=deleted, key=key or path, read=read)
 
 
 def _image(tgid: int, tids: list[int]) -> ProcessImage:
     regs = RegisterSet(dict.fromkeys(_REGISTERS, 0), RegisterSource.ENTRY_FRAME)
     threads = tuple(
         Thread(
-            task_address(tid), tid, b"fake", 1, 0, TaskIds(tid, 1, tgid, tgid), TaskTimes(0, 0, 0, 0), 0, 0, regs, _FPU
+            task=task_address(tid),
+            tid=tid,
+            comm=b"fake",
+            state=1,
+            flags=0,
+            ids=TaskIds(tid, 1, tgid, tgid),
+            times=TaskTimes(0, 0, 0, 0),
+            sigpend=0,
+            sighold=0,
+            regs=regs,
+            fpu=_FPU,
         )
         for tid in tids
     )
@@ -198,8 +263,17 @@ def _image(tgid: int, tids: list[int]) -> ProcessImage:
             Vma(BASE + 0x20000, BASE + 0x21000, flags, file=dax, anon=True),
         )
     comm = HOSTILE if tgid == INCOMPLETE else b"fake"
-    psinfo = PsInfo(1, 0, 0, 0, 0, TaskIds(tgid, 1, tgid, tgid), comm, b"fake")
-    return ProcessImage(tgid, "x86_64", threads, psinfo, vmas, ((0, 0),), 0x33, kernel="6.1.0")
+    psinfo = PsInfo(state=1, nice=0, flags=0, uid=0, gid=0, ids=TaskIds(tgid, 1, tgid, tgid), comm=comm, psargs=b"fake")
+    return ProcessImage(
+        tgid=tgid,
+        arch="x86_64",
+        threads=threads,
+        psinfo=psinfo,
+        vmas=vmas,
+        auxv=((0, 0),),
+        dump_filter=0x33,
+        kernel="6.1.0",
+    )
 
 
 _FPU = FpuState(bytes(512))

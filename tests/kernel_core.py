@@ -197,7 +197,9 @@ def _vma(load: tuple[int, ...], files: dict[int, tuple[int, bytes]]) -> Vma:
     p_flags, start, memsz = load[1], load[3], load[6]
     pgoff, name = files.get(start, (0, None))
     flags = (1 if p_flags & 4 else 0) | (2 if p_flags & 2 else 0) | (4 if p_flags & 1 else 0)
-    return Vma(start, start + memsz, flags, pgoff, MappedFile(name, 1, 0o100755, 0) if name is not None else None)
+    return Vma(
+        start, start + memsz, flags, pgoff=pgoff, file=MappedFile(name, 1, 0o100755, 0) if name is not None else None
+    )
 
 
 def _threads(core: bytearray, notes: list[tuple[bytes, int, int, int]]) -> tuple[Thread, ...]:

@@ -14,7 +14,7 @@ from tests.test_xsave import COMPACTED, area
 
 X86_64 = ARCHES["x86_64"]
 ROWS = {row.type: row for row in X86_64.regsets}
-CET = XsaveLayout(2696, 0x207, {2: 576, 11: 0}, {2: 256, 11: 16})
+CET = XsaveLayout(user_size=2696, user_features=0x207, offsets={2: 576, 11: 0}, sizes={2: 256, 11: 16})
 
 
 def test_rows_in_the_order_of_the_view() -> None:

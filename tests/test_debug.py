@@ -111,8 +111,10 @@ def test_lldb_runs_nothing_that_the_files_hold() -> None:
 
 def image(*vmas: Vma, entry: int) -> ProcessImage:
     ids = TaskIds(1, 0, 1, 1)
-    psinfo = PsInfo(1, 0, 0, 0, 0, ids, b"x", b"x")
-    return ProcessImage(1, "x86_64", (), psinfo, vmas, ((9, entry), (0, 0)), 0x33)
+    psinfo = PsInfo(state=1, nice=0, flags=0, uid=0, gid=0, ids=ids, comm=b"x", psargs=b"x")
+    return ProcessImage(
+        tgid=1, arch="x86_64", threads=(), psinfo=psinfo, vmas=vmas, auxv=((9, entry), (0, 0)), dump_filter=0x33
+    )
 
 
 def test_the_program_is_where_it_began() -> None:

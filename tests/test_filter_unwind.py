@@ -45,16 +45,16 @@ def test_a_stack_marked_dontdump_is_still_unwound() -> None:
 def test_what_tells_the_files_is_kept() -> None:
     file = MappedFile(b"/lib/x.so", 1, 0o100755, 0x9000)
     header = Vma(0x1000, 0x3000, VM_READ, file=file)
-    text = Vma(0x3000, 0x5000, VM_READ | VM_EXEC, 2, file)
-    data = Vma(0x5000, 0x7000, RW, 4, file, anon=True)
-    large = Vma(0x10000, 0x10000 + MAPPED + PAGE, RW, 6, file, anon=True)
+    text = Vma(0x3000, 0x5000, VM_READ | VM_EXEC, pgoff=2, file=file)
+    data = Vma(0x5000, 0x7000, RW, pgoff=4, file=file, anon=True)
+    large = Vma(0x10000, 0x10000 + MAPPED + PAGE, RW, pgoff=6, file=file, anon=True)
     vdso = Vma(1 << 46, (1 << 46) + PAGE, VM_READ | VM_EXEC, name="[vdso]")
     assert [kept((vma,), []) for vma in (header, text, data, large, vdso)] == [PAGE, 0, 0x2000, 0, PAGE]
 
 
 def test_offsets_in_files_follow() -> None:
     file = MappedFile(b"/memfd:stacks (deleted)", 0, 0o100777, 1 << 30)
-    cut, _ = cut_out_stacks((Vma(0x10000000, 0x10000000 + GIB, RW, 7, file),), [0x10000000 + 16 * PAGE])
+    cut, _ = cut_out_stacks((Vma(0x10000000, 0x10000000 + GIB, RW, pgoff=7, file=file),), [0x10000000 + 16 * PAGE])
     assert [(vma.start - 0x10000000) // PAGE - vma.pgoff for vma in cut] == [-7] * 3
 
 

@@ -7,11 +7,35 @@ from kgcore.model.process import ProcessSummary
 
 
 def row(pid: int, comm: bytes, args: bytes | None, uid: int = 0, memory: bool = True) -> ProcessSummary:
-    return ProcessSummary(pid, 1, uid, 1, 0, "S", comm, args, False, 0, memory)
+    return ProcessSummary(
+        pid=pid,
+        ppid=1,
+        uid=uid,
+        threads=1,
+        rss=0,
+        state="S",
+        comm=comm,
+        args=args,
+        kernel_thread=False,
+        task=0,
+        memory=memory,
+    )
 
 
 ROWS = (
-    ProcessSummary(2, 0, 0, 1, 0, "S", b"kthreadd", None, True, 0, False),
+    ProcessSummary(
+        pid=2,
+        ppid=0,
+        uid=0,
+        threads=1,
+        rss=0,
+        state="S",
+        comm=b"kthreadd",
+        args=None,
+        kernel_thread=True,
+        task=0,
+        memory=False,
+    ),
     row(10, b"nginx", b"nginx: master process /usr/sbin/nginx\0"),
     row(11, b"nginx", b"/usr/sbin/nginx\0-g\0", 33),
     row(12, b"python3.11", b"/opt/app/bin/python3\0/srv/nginx\0", 33),

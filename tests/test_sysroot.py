@@ -78,7 +78,7 @@ def test_what_is_missing_is_a_hole_and_in_the_list(tmp_path: Path) -> None:
         yield Piece(Run(4 * PAGE, PAGE, Provenance.ROOT), content[4 * PAGE : 5 * PAGE])
         yield Piece(Run(5 * PAGE, PAGE, Provenance.UNREADABLE), b"")
 
-    report = add(tmp_path, FileContents(b"/x", len(content), 0o100755, False, 1, read))
+    report = add(tmp_path, FileContents(path=b"/x", size=len(content), mode=0o100755, deleted=False, key=1, read=read))
     written = (tmp_path / "x").read_bytes()
     assert written == content[:PAGE] + bytes(3 * PAGE) + content[4 * PAGE : 5 * PAGE] + bytes(len(content) - 5 * PAGE)
     gaps = [
@@ -106,7 +106,10 @@ def test_what_is_missing_is_a_hole_and_in_the_list(tmp_path: Path) -> None:
 )
 def test_pieces_out_of_place_leave_nothing_behind(tmp_path: Path, pieces: list[Piece]) -> None:
     with pytest.raises(ValueError, match="pieces"):
-        add(tmp_path, FileContents(b"/x", 2 * PAGE, 0o100755, False, 1, lambda: iter(pieces)))
+        add(
+            tmp_path,
+            FileContents(path=b"/x", size=2 * PAGE, mode=0o100755, deleted=False, key=1, read=lambda: iter(pieces)),
+        )
     assert tree(tmp_path) == []
 
 
@@ -195,7 +198,14 @@ def test_processes_share_files(tmp_path: Path) -> None:
             reads.append(contents.path)
             return contents.read()
 
-        return FileContents(contents.path, contents.size, contents.mode, contents.deleted, contents.key, read)
+        return FileContents(
+            path=contents.path,
+            size=contents.size,
+            mode=contents.mode,
+            deleted=contents.deleted,
+            key=contents.key,
+            read=read,
+        )
 
     sysroot = Sysroot(str(tmp_path))
     library = counted(made_up_file(b"/lib/x.so", lost=1))

@@ -5,12 +5,12 @@ import json
 
 from kgcore.model.traces import OUTERMOST, End, Frame, KernelStack, ThreadTrace, grouped, ranges
 
-A, B = (Frame(0x1000, "f"),), (Frame(0x2000, "g"),)
+A, B = (Frame(0x1000, function="f"),), (Frame(0x2000, function="g"),)
 
 
 def thread(tid: int, frames: tuple[Frame, ...] = A, end: End = OUTERMOST, **more: object) -> ThreadTrace:
     values: dict[str, object] = {"cpu": None, "crashed": False, "kernel": None} | more
-    return ThreadTrace(tid, b"x", frames=frames, end=end, **values)  # type: ignore[arg-type]
+    return ThreadTrace(tid=tid, comm=b"x", frames=frames, end=end, **values)  # type: ignore[arg-type]
 
 
 def tids(threads: list[ThreadTrace]) -> list[list[int]]:
@@ -49,7 +49,15 @@ def test_only_whole_stacks_are_complete() -> None:
 
 
 def test_json_has_no_surrogates() -> None:
-    frame = Frame(1, "f\udcff", 0, ("a\udcfe.c", 3), b"/lib/\xff\x1b[31m", 5, "00")
+    frame = Frame(
+        1,
+        function="f\udcff",
+        offset=0,
+        source=("a\udcfe.c", 3),
+        module=b"/lib/\xff\x1b[31m",
+        module_offset=5,
+        build_id="00",
+    )
     text = json.dumps(thread(1, (frame,)).to_json(), ensure_ascii=False)
     assert text.encode()  # what has surrogates cannot be
     assert r"\\xff" in text

@@ -146,7 +146,10 @@ def test_before_5_14_the_saved_image_is_copied() -> None:
 def test_without_xsave_the_image_is_the_note() -> None:
     notes = user_fpu(FpuState(fx()), None, raw=False)
     assert (notes.fxsave, notes.xstate) == (fx(), None)
-    assert user_fpu(FpuState(fx()), XsaveLayout(0, 0, {}, {}), raw=True).xstate is None
+    assert (
+        user_fpu(FpuState(fx()), XsaveLayout(user_size=0, user_features=0, offsets={}, sizes={}), raw=True).xstate
+        is None
+    )
 
 
 def test_what_is_cut_short_is_left_out_and_told() -> None:
@@ -187,7 +190,10 @@ def test_no_dump_can_make_it_fail_or_grow(
     image: bytes, size: int, features: int, numbers: dict[int, tuple[int, int]], raw: bool, pkru: int | None
 ) -> None:
     layout = XsaveLayout(
-        size, features, {n: a for n, (a, _) in numbers.items()}, {n: b for n, (_, b) in numbers.items()}
+        user_size=size,
+        user_features=features,
+        offsets={n: a for n, (a, _) in numbers.items()},
+        sizes={n: b for n, (_, b) in numbers.items()},
     )
     fpu = FpuState(image, pkru=pkru)
     notes = user_fpu(fpu, layout, raw=raw)
@@ -247,11 +253,11 @@ def test_the_processor_itself_agrees(tmp_path: Path) -> None:
     text, data = done.stdout.split(b"end\n", 1)
     (size, features), *rows = ([int(word) for word in line.split()] for line in text.splitlines())
     layout = XsaveLayout(
-        size,
-        features,
-        {i: offset for i, offset, _, _ in rows},
-        {i: length for i, _, length, _ in rows},
-        frozenset(i for i, _, _, aligned in rows if aligned),
+        user_size=size,
+        user_features=features,
+        offsets={i: offset for i, offset, _, _ in rows},
+        sizes={i: length for i, _, length, _ in rows},
+        aligned=frozenset(i for i, _, _, aligned in rows if aligned),
     )
     compact, plain = data[: 1 << 16], data[1 << 16 :]
     assert struct.unpack_from("<Q", compact, 520)[0] & COMPACTED

@@ -50,7 +50,7 @@ _AT_PHDR = 3
 _ADDRESSES = 1 << 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What is to be said of a core.
 
@@ -138,7 +138,15 @@ def check_core(path: str | os.PathLike[str]) -> Verdict:
     ok = not checker.problems
     lacking = checker.cut_off or bool(checker.lacks)
     complete = None if checker.kgcore is None and not lacking else not lacking
-    return Verdict(name, ok, complete, tuple(checker.problems), tuple(checker.lacks), checker.facts, cut_short)
+    return Verdict(
+        path=name,
+        ok=ok,
+        complete=complete,
+        problems=tuple(checker.problems),
+        lacks=tuple(checker.lacks),
+        facts=checker.facts,
+        cut_short=cut_short,
+    )
 
 
 class _Phdr(NamedTuple):

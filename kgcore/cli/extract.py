@@ -112,11 +112,11 @@ class _Extraction:
         self._console = console
         self._limits = limits
         self._options = Options(
-            request.mask,
-            request.dontdump,
-            request.dax,
-            request.missing,
-            request.note,
+            mask=request.mask,
+            dontdump=request.dontdump,
+            dax=request.dax,
+            missing=request.missing,
+            vendor_note=request.note,
             important_first=limits.any,
             share_zeros=request.share_zeros,
         )

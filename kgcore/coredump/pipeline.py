@@ -24,7 +24,7 @@ from kgcore.sources.base import Source, TaskRef
 __all__ = ("Options", "Prepared", "dump", "prepare", "write")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What to write of a process.
 
@@ -49,7 +49,7 @@ class Options:
 _AGAIN = 3  # a disk that fails more and more
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A process that is ready to be written: nothing is on the disk yet, and every size is known.
 
@@ -99,7 +99,7 @@ def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
         )
 
     plan = plan_of(memory)
-    return Prepared(plan.image, memory, plan, plan_of)
+    return Prepared(image=plan.image, memory=memory, plan=plan, plan_again=plan_of)
 
 
 def write(

@@ -130,7 +130,7 @@ class Part(NamedTuple):
     most: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CorePlan:
     """A core, all but its memory.
 
@@ -325,17 +325,17 @@ def make_plan(
     )
     alike.sort(key=lambda number: number != longest)
     return CorePlan(
-        image,
-        missing,
-        keep.describe(),
-        head,
-        tuple(segments[number] for number in order),
-        b"" if shoff else tail,
-        size,
-        vmas,
-        remarks_,
-        warnings,
-        tuple(segments[number] for number in alike),
+        image=image,
+        policy=missing,
+        filter_settings=keep.describe(),
+        head=head,
+        segments=tuple(segments[number] for number in order),
+        tail=b"" if shoff else tail,
+        size=size,
+        vmas=vmas,
+        remarks=remarks_,
+        warnings=warnings,
+        shared=tuple(segments[number] for number in alike),
     )
 
 

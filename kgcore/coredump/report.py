@@ -43,7 +43,7 @@ class Gap(NamedTuple):
     late: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmaAccount(Accounted):
     """What became of a mapping.
 
@@ -76,7 +76,7 @@ class VmaAccount(Accounted):
         }
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report(Accounted):
     """The account of one core. Sizes are bytes. ``str()`` gives its :meth:`lines`, ``repr()`` two of them.
 
@@ -303,7 +303,9 @@ def make_report(
                 lost[Provenance.LIMIT] = sum(run.length for run in beyond)
             account = Account.sum((Account(found.parts, account.filtered), Account(lost)))
         gaps += (Gap(run.address, run.end, run.provenance.value, run.detail, name, late) for run, late in runs)
-        accounts.append(VmaAccount(vma.start, vma.end, name, planned.keep.reason, account))
+        accounts.append(
+            VmaAccount(start=vma.start, end=vma.end, name=name, reason=planned.keep.reason, account=account)
+        )
     return Report(
         tgid=plan.image.tgid,
         comm=plan.image.psinfo.comm,

@@ -7,7 +7,7 @@ is drgn's. Names are the kernel's. Integers are unsigned unless a comment says o
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from operator import attrgetter
 from typing import Literal
@@ -99,7 +99,7 @@ class RegisterSet:
     unknown: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class XsaveLayout:
     """The machine's XSAVE area in standard (not compacted) format, as its kernel measured it with CPUID leaf 0xD.
 
@@ -133,7 +133,7 @@ class FpuState:
     pkru: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
     """One thread with everything its notes need.
 
@@ -166,7 +166,7 @@ class Thread:
     tls: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PsInfo:
     """What NT_PRPSINFO says of the process, from its group leader (which may have exited before its threads).
 
@@ -232,7 +232,7 @@ class Socket:
     remote: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFile:
     """A file descriptor.
 
@@ -285,6 +285,7 @@ class Vma:
     start: int
     end: int
     flags: int
+    _: KW_ONLY
     pgoff: int = 0
     file: MappedFile | None = None
     anon: bool = False
@@ -307,7 +308,7 @@ class CoreDialect:
     xsave_layout: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessImage:
     """A whole process.
 
@@ -345,7 +346,7 @@ class ProcessImage:
         return self.vmas[index] if index >= 0 and address < self.vmas[index].end else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSummary:
     """A row of ``kgcore ps``.
 

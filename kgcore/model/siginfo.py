@@ -66,7 +66,7 @@ _LAYOUTS = MappingProxyType(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SigInfo:
     """What the kernel knows of a signal: ``kernel_siginfo_t``.
 
@@ -146,7 +146,9 @@ def parse(raw: bytes, word_size: int) -> SigInfo:
         (name, struct.unpack_from("<" + (code64 if wide else code32), data, at64 if wide else at32)[0])
         for name, at64, code64, at32, code32 in _LAYOUTS[layout]
     )
-    return SigInfo(signal, code, errno, layout, fields, raw[:SIZE], word_size)
+    return SigInfo(
+        signal=signal, code=code, errno=errno, layout=layout, fields=fields, raw=raw[:SIZE], word_size=word_size
+    )
 
 
 def unsent(signal: int, word_size: int) -> SigInfo:

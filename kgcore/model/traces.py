@@ -5,7 +5,7 @@ As JSON they are documented in docs/bt.md and described by bt.schema.json in kgc
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 
 from kgcore.text import plain
@@ -30,6 +30,7 @@ class Frame:
     """
 
     ip: int
+    _: KW_ONLY
     function: str | None = None
     offset: int | None = None
     source: tuple[str, int] | None = None
@@ -79,7 +80,7 @@ class KernelStack(NamedTuple):
     end: End
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadTrace:
     """A thread.
 

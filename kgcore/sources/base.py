@@ -116,7 +116,7 @@ class TaskRef:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileContents:
     """A program or library that a process has mapped, as far as it is to be had.
 

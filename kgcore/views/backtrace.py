@@ -126,14 +126,15 @@ def backtrace(
         crashed = source.crashed()
         traces = tuple(
             ThreadTrace(
-                thread.tid,
-                thread.comm,
-                thread.cpu,
-                thread.tid == crashed,
-                *process.trace(number),
-                source.kernel_stack(thread) if kernel else None,
+                tid=thread.tid,
+                comm=thread.comm,
+                cpu=thread.cpu,
+                crashed=thread.tid == crashed,
+                frames=frames,
+                end=end,
+                kernel=source.kernel_stack(thread) if kernel else None,
             )
-            for number, thread in enumerate(threads)
+            for thread, (frames, end) in zip(threads, map(process.trace, range(len(threads))), strict=True)
         )
     remarks = (*image.warnings, *sysroot.lost, *sysroot.remarks)
     return Backtrace(image.tgid, image.psinfo.comm, traces, len(image.threads) - len(threads), remarks, image.dying)

@@ -551,7 +551,7 @@ def test_all_filters(k61: Fixture) -> None:
     with open_target(TargetOptions(core=str(k61.dump()))) as target:
         source = VmcoreSource(target)
         for mask in range(128):
-            plan = prepare(source, TaskRef.parse(str(victim.pid)), Options(mask, missing="zero")).plan
+            plan = prepare(source, TaskRef.parse(str(victim.pid)), Options(mask=mask, missing="zero")).plan
             held = {vma.start: vma.data + vma.zero + vma.missing for vma in make_report(plan).vmas}
             for entry in mappings:
                 spans = range(entry["addr"], entry["addr"] + entry["length"], PAGE)

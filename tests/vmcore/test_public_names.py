@@ -9,6 +9,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -85,3 +86,12 @@ def test_importing_the_package_imports_nothing_else() -> None:
     code = "import sys, kgcore; print(sorted(name for name in sys.modules if name.startswith('kgcore')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.stdout == "['kgcore', 'kgcore._version']\n"
+
+
+_POSITIONAL = 5  # that one can still read without their names
+
+
+@pytest.mark.parametrize("name", [name for name, value in PUBLIC.items() if is_dataclass(value)])
+def test_wide_values_take_keywords(name: str) -> None:
+    given = [one for one in fields(PUBLIC[name]) if one.init and not one.kw_only]
+    assert len(given) <= _POSITIONAL

@@ -134,7 +134,7 @@ def run(command: MapCommand, console: Console) -> int:
     from kgcore.coredump.pipeline import Options, prepare
     from kgcore.views.addressmap import make_map
 
-    options = Options(command.mask, command.dontdump, command.dax)
+    options = Options(mask=command.mask, dontdump=command.dontdump, dax=command.dax)
     with opening.opened(command.place, command.show, console, command.supplies) as source:
         prepared = prepare(source, command.task, options)
         found = make_map(prepared.plan, source.describe())

@@ -156,9 +156,9 @@ class CoreThreads:
         start = module.address_range[0] if module is not None and module.address_range else None
         return Frame(
             ip,
-            function,
-            offset,
-            source,
+            function=function,
+            offset=offset,
+            source=source,
             module_offset=None if start is None else ip - start,
             build_id=None if module is None else _build_id(module),
             inline=frame.is_inline,

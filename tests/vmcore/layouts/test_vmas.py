@@ -328,7 +328,7 @@ class TestList:
         mm = files.chain(files.vma(0x1000, 0x3000, **known), files.vma(0x3000, 0x4000))
         assert read_vmas(files.kernel, files.task, mm) == (
             (
-                Vma(0x1000, 0x3000, VM_READ, 7, MappedFile(b"/lib", 1, 0, 8192), anon=True),
+                Vma(0x1000, 0x3000, VM_READ, pgoff=7, file=MappedFile(b"/lib", 1, 0, 8192), anon=True),
                 Vma(0x3000, 0x4000, VM_READ),
             ),
             (),

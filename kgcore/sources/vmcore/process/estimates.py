@@ -71,7 +71,7 @@ class Estimates:
         """What the filter needs of it, and whether its file is in memory alone (tmpfs, memfd, anonymous shared)."""
         file, in_memory = self._file(found["vm_file"]) if found["vm_file"] else (None, False)
         start, end, flags = found["vm_start"], found["vm_end"], found["vm_flags"]
-        return Vma(start, end, flags, found["vm_pgoff"], file, anon=bool(found["anon_vma"])), in_memory
+        return Vma(start, end, flags, pgoff=found["vm_pgoff"], file=file, anon=bool(found["anon_vma"])), in_memory
 
     def _file(self, address: int) -> tuple[MappedFile, bool]:
         if address not in self._known:

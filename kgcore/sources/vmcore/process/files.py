@@ -67,7 +67,14 @@ def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileCo
         if _is_program(stores, mapped):
             key = mapped.name, mapped.cached.mapping
             read = partial(_read, stores, mapped)
-            yield FileContents(mapped.name, mapped.cached.size, mapped.named.mode, mapped.named.deleted, key, read)
+            yield FileContents(
+                path=mapped.name,
+                size=mapped.cached.size,
+                mode=mapped.named.mode,
+                deleted=mapped.named.deleted,
+                key=key,
+                read=read,
+            )
     yield from (why if times == 1 else f"{why} ({times} times)" for why, times in lost.items())
 
 

@@ -147,7 +147,18 @@ class _Reader:
             named = self._paths.mapped_file(address)
             inode = self._inodes.read(file["f_inode"])["i_ino"]
         except FaultError:
-            return OpenFile(fd, address, None, "unknown", flags, file["f_pos"], 0, 0, 1, 0)
+            return OpenFile(
+                fd=fd,
+                file=address,
+                path=None,
+                type="unknown",
+                flags=flags,
+                offset=file["f_pos"],
+                mode=0,
+                size=0,
+                nlink=1,
+                inode=0,
+            )
         kind = _TYPES.get(stat.S_IFMT(named.mode), "unknown")
         if named.path is not None and named.path.startswith(_ANON_INODE):
             kind = "anon_inode"  # the mode of some is that of a regular file

@@ -120,4 +120,4 @@ def _frame(found: StackFrame, ip: int) -> Frame:
     with contextlib.suppress(LookupError):
         place = found.source()
         source = (place.filename, place.line) if place.filename else None
-    return Frame(ip, function, offset, source, inline=found.is_inline)
+    return Frame(ip, function=function, offset=offset, source=source, inline=found.is_inline)
