@@ -31,16 +31,19 @@ def open_vmcore(
     root: _Path | None = None,
     tell: Callable[[str], None] = warnings.warn,
 ) -> Iterator[Source]:
-    """The processes of a vmcore, as long as the block lasts.
+    """Open a vmcore and give its processes, for as long as a ``with`` block lasts.
 
-    :param core: the dump; of a split set one file, and the others in ``parts``.
-    :param symbols: as ``-s`` on the command line; mostly not needed.
+    :param core: path of the dump; of a split set that of one file.
+    :param parts: paths of the others.
+    :param symbols: a file, or several, with debug information (vmlinux, modules), or one with raw BTF and a System.map;
+        as ``-s`` on the command line. Mostly not needed: kernels describe their types themselves.
     :param vmcoreinfo: a file with VMCOREINFO to use instead of the dump's, or the physical address of one in the dump's
         memory (``"0x1234000"``).
     :param architecture: of a dump that does not tell it (``x86_64``, ``i386``).
     :param swap: path of a swap device or file as /proc/swaps had it, to path of its image.
     :param root: a directory with the files of the crashed machine.
     :param tell: is called with each sentence about the dump that one should know before trusting what comes out of it.
+    :return: a context manager, which gives a :class:`kgcore.Source`.
     :raises KgcoreError: it cannot be opened, or its kernel not be understood; or there is no drgn that will do.
     """
     drgnversion.ensure()

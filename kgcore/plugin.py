@@ -52,6 +52,7 @@ def gcore(
     >>> gcore(prog, 4711)                        # writes core.4711
     >>> gcore(prog, task, output="/tmp/it.core", filter=0x7f)
 
+    :param prog: A Program of a vmcore or of a running kernel. It stays as it is.
     :param pid: Id of any of its threads in the initial pid namespace, address of a ``struct task_struct``, or a
         ``struct task_struct *``. None: crash mode's current context, else the task that was current in the crash.
     :param filter: Sum of the coredump_filter bits, or "process" for the process's own setting.
@@ -78,6 +79,7 @@ def gcore(
     :param progress: Called now and then with the bytes of memory that are written and that are to be.
     :return: What was written, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
+    :raises TypeError, ValueError: A parameter makes no sense.
     """
     from kgcore.binaries.sysroot import Sysroot
     from kgcore.coredump.limits import Limits
@@ -144,6 +146,7 @@ def load_types(prog: Program) -> None:
     those that kgcore and many of drgn's helpers use. There are no macros, no source lines, and nothing by which to
     unwind kernel stacks. How large a symbol is is a guess: up to the next one. Done twice it changes nothing.
 
+    :param prog: A Program of a vmcore or of a running kernel.
     :raises KgcoreError: It is not a Linux kernel, not one of x86_64, or has no types of its own. The program is then as
         it was.
     """

@@ -54,6 +54,7 @@ _ADDRESSES = 1 << 64
 class Verdict:
     """What is to be said of a core.
 
+    :ivar path: of the file, as it was given.
     :ivar ok: it is well-formed, and all of it is there.
     :ivar complete: nothing that was to be in it is missing, nothing in it is doubtful; None: nothing says so, as there
         is no KGCORE note, and nothing speaks against it.
@@ -75,7 +76,7 @@ class Verdict:
     cut_short: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """For ``json.dumps``."""
+        """Give all of it for ``json.dumps``."""
         return {
             "version": 1,
             "path": plain(self.path),
@@ -88,7 +89,7 @@ class Verdict:
         }
 
     def lines(self, limit: int = 40) -> list[str]:
-        """For people, safe for a terminal.
+        """Say it for people, safe for a terminal.
 
         :param limit: how many problems, and how many lacks, to list.
         """
@@ -113,9 +114,13 @@ class Verdict:
 
 
 def check_core(path: str | os.PathLike[str]) -> Verdict:
-    """Check a core.
+    """Read a core back and say whether it is well-formed, and what it lacks.
 
-    :raises KgcoreError: the file cannot be opened or read.
+    It needs neither drgn nor the dump, and takes cores of others, too.
+
+    :param path: of an ELF core, which may be compressed by zstd or gzip.
+    :return: what is wrong with it, what it lacks, and what was found in it.
+    :raises KgcoreError: the file cannot be opened or read. What is merely wrong in it is in the verdict.
     """
     name = os.fspath(path)
     try:

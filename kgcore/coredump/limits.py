@@ -31,11 +31,11 @@ class Limits:
         return self._size is not None or self._end is not None
 
     def use(self, size: int) -> None:
-        """So many bytes more were written."""
+        """Note that so many bytes more were written."""
         self._used += size
 
     def reached(self, size: int = 0) -> str:
-        """Which limit keeps us from writing so many bytes more, as a few words; "" if none does."""
+        """Say which limit keeps us from writing so many bytes more, as a few words; "" if none does."""
         if self._end is not None and self._clock() >= self._end:
             return f"the time limit of {self._seconds:g} s was reached"
         if self._size is not None and self._used + size > self._size:

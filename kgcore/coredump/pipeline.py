@@ -53,6 +53,9 @@ _AGAIN = 3  # a disk that fails more and more
 class Prepared:
     """A process that is ready to be written: nothing is on the disk yet, and every size is known.
 
+    :ivar image: the process.
+    :ivar memory: its memory.
+    :ivar plan: its core, all but the memory.
     :ivar plan_again: the plan if the memory is another one.
     """
 
@@ -107,8 +110,14 @@ def write(
 ) -> Report:
     """Write a core and make it last; if anything goes wrong, nothing is left behind.
 
-    :param jobs, limits: see :func:`kgcore.coredump.writer.write_core`.
-    :raises OutputError: the sink cannot take it.
+    :param prepared: as :func:`prepare` gave it.
+    :param sink: where to; each takes one core.
+    :param progress: is called now and then with the bytes of memory that are written and that are to be.
+    :param jobs: how many processes may be forked to read side by side; fewer if there is little to do, one if forking
+        is not safe.
+    :param limits: bytes and seconds that it may take; the file ends where one is reached. None: there are none.
+    :return: what the core holds, and what is missing and why.
+    :raises KgcoreError: OutputError if the sink cannot take it, LimitReached if not even the notes may be written.
     """
     memory = prepared.memory
     with _enough_memory(), sink:

@@ -87,6 +87,10 @@ class Segment(NamedTuple):
     """A PT_LOAD.
 
     :ivar vma: the mapping it is (a part of), as an index into the image's.
+    :ivar address: ``p_vaddr``: user virtual address.
+    :ivar filesz: ``p_filesz``: bytes in the file.
+    :ivar memsz: ``p_memsz``: bytes in memory.
+    :ivar offset: ``p_offset``: bytes from the start of the file.
     :ivar flags: ``p_flags`` (PF_*).
     """
 
@@ -101,6 +105,7 @@ class Segment(NamedTuple):
 class VmaPlan(NamedTuple):
     """What becomes of a mapping.
 
+    :ivar keep: the filter's decision.
     :ivar account: of all its bytes.
     :ivar missing: ranges of the kept part that are not to be had; neighbours have different reasons.
     :ivar cuts: addresses in the kept part, between each two of which there are about PART bytes to be written.
@@ -134,6 +139,9 @@ class Part(NamedTuple):
 class CorePlan:
     """A core, all but its memory.
 
+    :ivar image: the process.
+    :ivar policy: what becomes of missing memory: ``omit`` or ``zero``.
+    :ivar filter_settings: what the filter was set to, for the vendor note and the report.
     :ivar head: everything before the first segment: headers and notes, padded.
     :ivar segments: in file order; ``head`` ends where the first one's data start, each next one's follow. That is the
         order of their addresses, or that of their importance.

@@ -29,6 +29,8 @@ REPORT_VERSION = 1
 class Gap(NamedTuple):
     """Memory that the core should hold and does not.
 
+    :ivar start: user virtual address.
+    :ivar end: the first address behind it.
     :ivar reason: value of :class:`kgcore.model.memory.Provenance`.
     :ivar detail: a few words more, or "".
     :ivar name: what is mapped there (its file, ``[vdso]``), or empty.
@@ -47,6 +49,9 @@ class Gap(NamedTuple):
 class VmaAccount(Accounted):
     """What became of a mapping.
 
+    :ivar start: user virtual address.
+    :ivar end: the first address behind it.
+    :ivar name: path of its file, or what the kernel calls it (``[vdso]``); raw.
     :ivar reason: why it was kept or left out (:class:`kgcore.filters.base.Keep`).
     :ivar account: of all its bytes.
     """
@@ -63,6 +68,7 @@ class VmaAccount(Accounted):
         return sum(self.account.missing.values())
 
     def to_json(self) -> dict[str, object]:
+        """Give all of it for ``json.dumps``."""
         return {
             "start": self.start,
             "end": self.end,
@@ -118,6 +124,7 @@ class Report(Accounted):
 
     @property
     def missing_bytes(self) -> int:
+        """Bytes of memory that are not in the core though they should be."""
         return sum(gap.end - gap.start for gap in self.missing)
 
     @property
@@ -153,7 +160,7 @@ class Report(Accounted):
         return table + (f"<ul>{notes}</ul>" if notes else "")
 
     def to_json(self) -> dict[str, object]:
-        """For ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""
+        """Give all of it for ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""
         account = self.account
         return {
             "version": REPORT_VERSION,
@@ -191,7 +198,7 @@ class Report(Accounted):
         }
 
     def lines(self, limit: int = 40) -> list[str]:
-        """A summary for people, safe for a terminal.
+        """Say it for people, safe for a terminal.
 
         :param limit: how many missing ranges, and how many remarks on threads, to list one by one.
         """
@@ -212,7 +219,7 @@ class Report(Accounted):
         return lines + self.doubts(limit)
 
     def summary(self) -> list[str]:
-        """The sums, and what it was dying of."""
+        """Say the sums, and what it was dying of."""
         shared = f", {human_size(self.shared_zeros)} of zeros in one place" if self.shared_zeros else ""
         lines = [
             f"process {self.tgid} ({printable(self.comm)}), {counted(self.threads, 'thread')}: "
@@ -224,7 +231,10 @@ class Report(Accounted):
         return lines
 
     def doubts(self, limit: int = 40) -> list[str]:
-        """What is not as it should be besides missing memory."""
+        """Say what is not as it should be besides missing memory.
+
+        :param limit: how many remarks on threads to list one by one.
+        """
         told = (f"thread {tid}: {printable(text)}" for tid, text in self.remarks)
         lines = list(_shortened(told, len(self.remarks), limit))
         if self.remarks and not limit:

@@ -35,7 +35,7 @@ class Account:
 
     @classmethod
     def sum(cls, accounts: Iterable["Account"]) -> "Account":
-        """The account of several mappings together."""
+        """Add up the accounts of several mappings."""
         parts: dict[Provenance, int] = {}
         filtered = 0
         for account in accounts:
@@ -71,6 +71,7 @@ class Account:
 
     @property
     def total(self) -> int:
+        """Bytes of the mapping, or of all of them."""
         return sum(self.parts.values()) + self.filtered
 
     def _by_name(self, chosen: list[Provenance]) -> dict[str, int]:
@@ -78,7 +79,7 @@ class Account:
         return {provenance.value: self.parts[provenance] for provenance in chosen}
 
     def to_json(self) -> dict[str, object]:
-        """For reports."""
+        """Give all of it for ``json.dumps``: sizes in bytes, as docs/report.md describes them."""
         return {
             "present": self.present,
             "recovered": self.recovered,
@@ -89,7 +90,7 @@ class Account:
         }
 
     def compact(self) -> dict[str, object]:
-        """For the vendor note: the same without the total, and without what is 0 or empty."""
+        """Give for the vendor note the same without the total, and without what is 0 or empty."""
         present, zero = self.present, self.zero
         content: dict[str, object] = {"present": present} if present else {}
         if recovered := self.recovered:
@@ -103,7 +104,7 @@ class Account:
         return content
 
     def words(self) -> str:
-        """A line for people."""
+        """Say it in a line for people."""
         sizes = [f"{human_size(self.present)} from page tables"]
         if self.recovered:
             sizes.append(f"{human_size(sum(self.recovered.values()))} recovered ({amounts(self.recovered)})")

@@ -37,10 +37,11 @@ class Dying:
 
     @property
     def name(self) -> str:
+        """Of the signal: ``SIGSEGV``."""
         return siginfo.signal_name(self.signal)
 
     def words(self) -> str:
-        """For people: half a sentence."""
+        """Say it for people, in half a sentence."""
         what = self.name + (siginfo.words(self.info) if self.info is not None else "")
         text = _WORDS[self.stage].format(what) + (f", which thread {self.tid} got" if self.tid is not None else "")
         if self.info is None and self.fault is not None and self.fault.address:
@@ -48,11 +49,11 @@ class Dying:
         return text
 
     def brief(self) -> dict[str, object]:
-        """For ``json.dumps``: what is known of it at a glance."""
+        """Give for ``json.dumps`` what is known of it at a glance."""
         return {"signal": self.signal, "name": self.name, "stage": self.stage, "tid": self.tid}
 
     def to_json(self) -> dict[str, object]:
-        """For ``json.dumps``: all of it."""
+        """Give all of it for ``json.dumps``."""
         info, fault = self.info, self.fault
         return {
             **self.brief(),

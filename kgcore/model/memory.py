@@ -55,6 +55,7 @@ class Run(NamedTuple):
 
     :ivar address: user virtual address, a multiple of the page size.
     :ivar length: bytes, a multiple of the page size, > 0.
+    :ivar provenance: where the bytes are, or why they are not to be had.
     :ivar detail: a few words more on a missing range (``on /dev/sda2, slots 12-19``), else "".
     """
 
@@ -65,11 +66,16 @@ class Run(NamedTuple):
 
     @property
     def end(self) -> int:
+        """The first address behind it."""
         return self.address + self.length
 
 
 class Piece(NamedTuple):
-    """A run together with its bytes: ``run.length`` of them if the provenance is ``stored``, else none."""
+    """A run together with its bytes.
+
+    :ivar run: where they are, and what is known of them.
+    :ivar data: ``run.length`` bytes if the provenance is ``stored``, else none.
+    """
 
     run: Run
     data: bytes | bytearray | memoryview
@@ -82,17 +88,20 @@ class Memory(Protocol):
     parallel: bool  # processes forked from this one may read it at the same time
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
-        """The provenance of a range, in runs as long as can be: neighbours differ.
+        """Say where a range is, in runs as long as can be: neighbours differ.
 
         :param start: page-aligned address within ``vma``.
         :param end: page-aligned, at most ``vma.end``.
         """
 
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
-        """The bytes of a range, in pieces of bounded size (a few MiB of data; longer where there is none).
+        """Give the bytes of a range, in pieces of bounded size (a few MiB of data; longer where there is none).
 
         Never raises for memory that cannot be read: such a piece says UNREADABLE, even where :meth:`runs` had
         promised bytes.
+
+        :param start: page-aligned address within ``vma``.
+        :param end: page-aligned, at most ``vma.end``.
         """
 
 

@@ -58,7 +58,10 @@ DELETED = b" (deleted)"  # what d_path() puts behind the name of a file that has
 
 @dataclass(frozen=True, slots=True)
 class TaskIds:
-    """The ids of a task as one pid namespace numbers them: that of the dumping task. 0: not visible there."""
+    """The ids of a task as one pid namespace numbers them: that of the dumping task. 0: not visible there.
+
+    :ivar pid: of the thread; ``ppid``, ``pgrp`` and ``sid`` of its parent, process group and session.
+    """
 
     pid: int
     ppid: int
@@ -68,7 +71,10 @@ class TaskIds:
 
 @dataclass(frozen=True, slots=True)
 class TaskTimes:
-    """CPU times in nanoseconds. For a group leader ``utime`` and ``stime`` are those of the whole group."""
+    """CPU times in nanoseconds. For a group leader ``utime`` and ``stime`` are those of the whole group.
+
+    :ivar cutime: in user mode, of the children that were waited for; ``cstime`` in the kernel.
+    """
 
     utime: int
     stime: int
@@ -91,6 +97,7 @@ class RegisterSet:
     """General registers in user mode by their ``struct pt_regs`` names (``ax``, ``orig_ax``, ``ip``, ``fs_base`` ...).
 
     :ivar values: register name to unsigned value, as wide as the architecture's ``elf_gregset_t`` has them.
+    :ivar source: where they were found.
     :ivar unknown: names whose value could not be found; they are 0 in ``values``.
     """
 
@@ -139,6 +146,13 @@ class Thread:
 
     :ivar task: address of its ``struct task_struct``.
     :ivar tid: its id in the initial pid namespace (``ids.pid`` is the id for the notes).
+    :ivar comm: its name, raw, at most 15 bytes.
+    :ivar state: the raw task state word (``__state``).
+    :ivar flags: ``task->flags`` (PF_*).
+    :ivar ids: for its notes.
+    :ivar times: for its notes.
+    :ivar regs: its general registers in user mode.
+    :ivar fpu: its floating-point and vector registers; None: not to be had.
     :ivar sigpend: ``pending.signal.sig[0]``: signals pending for this thread alone.
     :ivar sighold: ``blocked.sig[0]``.
     :ivar ioperm: 8192 bytes, 1 = denied, if the task has an I/O permission bitmap.
@@ -173,7 +187,9 @@ class PsInfo:
     :ivar state: the raw task state word (``__state``).
     :ivar nice: -20 to 19.
     :ivar flags: ``task->flags`` (PF_*).
-    :ivar uid: real user id in the credentials' own user namespace, 65534 if it has none there.
+    :ivar uid: real user id in the credentials' own user namespace, 65534 if it has none there; ``gid`` the same.
+    :ivar ids: of the leader.
+    :ivar comm: the leader's name, raw, at most 15 bytes.
     :ivar psargs: the first ``min(arg_end - arg_start, 79)`` bytes of the arguments, NULs and all; None: not readable.
     """
 
@@ -236,12 +252,15 @@ class Socket:
 class OpenFile:
     """A file descriptor.
 
+    :ivar fd: its number.
     :ivar file: address of its ``struct file``: the same for descriptors that share an offset (``dup()``, ``fork()``).
     :ivar path: as ``/proc/PID/fd`` shows it (``pipe:[123]``, ``/x (deleted)``), relative to the process's root; None if
         it cannot be built.
     :ivar type: of what the path leads to.
     :ivar flags: as ``/proc/PID/fdinfo`` has them, O_CLOEXEC, which is the descriptor's, included.
     :ivar offset: ``f_pos``; signed.
+    :ivar mode: ``i_mode``, ``nlink`` ``i_nlink`` and ``inode`` ``i_ino``.
+    :ivar socket: what there is to say of a socket; None: it is none, or nothing is known.
     :ivar size: ``i_size`` in bytes.
     :ivar in_memory: its content is in memory alone (tmpfs, memfd): what there is not is zeros.
     """
@@ -274,7 +293,9 @@ class OpenFile:
 class Vma:
     """A mapping: ``struct vm_area_struct`` as values.
 
+    :ivar start: user virtual address.
     :ivar end: first address behind it.
+    :ivar file: what is mapped; None: it is anonymous.
     :ivar flags: ``vm_flags`` (VM_*).
     :ivar pgoff: offset in the file, in pages.
     :ivar anon: it has an ``anon_vma``, that is, private pages were made.
@@ -312,6 +333,10 @@ class CoreDialect:
 class ProcessImage:
     """A whole process.
 
+    :ivar tgid: id of the process in the initial pid namespace.
+    :ivar psinfo: what there is to say of the whole process, for NT_PRPSINFO.
+    :ivar dialect: how its kernel writes cores.
+    :ivar xsave: how the machine lays out vector registers; None: it has no XSAVE, or that is not known.
     :ivar arch: key into :data:`kgcore.arch.ARCHES` (``"x86_64"``, ``"ia32"``).
     :ivar threads: all threads that still have the address space; the requested one (else the leader) first.
     :ivar vmas: in address order, the gate VMA (``[vsyscall]``) last.
@@ -341,7 +366,7 @@ class ProcessImage:
     dying: Dying | None = None
 
     def vma_at(self, address: int) -> Vma | None:
-        """The mapping that an address is in."""
+        """Find the mapping that an address is in; None: there is none."""
         index = bisect_right(self.vmas, address, key=attrgetter("start")) - 1
         return self.vmas[index] if index >= 0 and address < self.vmas[index].end else None
 
@@ -350,9 +375,15 @@ class ProcessImage:
 class ProcessSummary:
     """A row of ``kgcore ps``.
 
+    :ivar pid: its id in the initial pid namespace, ``ppid`` that of its parent.
+    :ivar uid: real user id, as the initial user namespace numbers it.
+    :ivar threads: how many it has.
     :ivar rss: resident bytes.
+    :ivar state: a letter, as ps(1) has them.
+    :ivar comm: its name, raw.
     :ivar args: command line, NULs between arguments; None if its memory is not in the dump.
     :ivar kernel_thread: it is a kernel thread.
+    :ivar task: address of its ``struct task_struct``.
     :ivar memory: there is user memory, as far as is known; kernel threads and zombies have none.
     :ivar size: bytes of all mappings.
     :ivar swap: bytes that are swapped out, shared memory excepted, of which the kernel does not count that.

@@ -70,6 +70,10 @@ _LAYOUTS = MappingProxyType(
 class SigInfo:
     """What the kernel knows of a signal: ``kernel_siginfo_t``.
 
+    :ivar signal: ``si_signo``.
+    :ivar code: ``si_code``, signed.
+    :ivar errno: ``si_errno``, signed.
+    :ivar layout: which part of the union counts (``fault``, ``child``, ``queue`` ...).
     :ivar raw: as the kernel has it, and ``word_size`` the bytes of its long.
     :ivar fields: those of the signal's layout, by names of ours (``address``, ``pid`` ...).
     """
@@ -83,7 +87,7 @@ class SigInfo:
     word_size: int
 
     def get(self, name: str) -> int | None:
-        """A field, if the layout has it."""
+        """Give a field; None: the layout has none of that name."""
         return dict(self.fields).get(name)
 
 
@@ -91,7 +95,9 @@ class SigInfo:
 class Fault:
     """The last exception in user mode for which the kernel sent a thread a signal: ``thread.trap_nr`` and its kin.
 
-    :ivar address: ``thread.cr2``: of a page fault.
+    :ivar trap: ``thread.trap_nr``: number of the exception (14: a page fault).
+    :ivar error_code: ``thread.error_code``: what the CPU said about it.
+    :ivar address: ``thread.cr2``: user virtual address, of a page fault.
     """
 
     trap: int

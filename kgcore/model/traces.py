@@ -40,6 +40,7 @@ class Frame:
     inline: bool = False
 
     def to_json(self) -> dict[str, object]:
+        """Give all of it for ``json.dumps``."""
         return {
             "ip": self.ip,
             "function": None if self.function is None else plain(self.function),
@@ -67,6 +68,7 @@ class End(NamedTuple):
     text: str = ""
 
     def to_json(self) -> dict[str, object]:
+        """Give both for ``json.dumps``."""
         return {"kind": self.kind, "text": plain(self.text)}
 
 
@@ -74,7 +76,11 @@ OUTERMOST = End("outermost")
 
 
 class KernelStack(NamedTuple):
-    """What a thread is doing in the kernel; no frames: it was in user mode."""
+    """What a thread is doing in the kernel.
+
+    :ivar frames: its calls there, the innermost first; none: it was in user mode.
+    :ivar end: why there are no more.
+    """
 
     frames: tuple[Frame, ...]
     end: End

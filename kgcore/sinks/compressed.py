@@ -102,10 +102,12 @@ class CompressedSink(BaseSink):
         self.used = self._inner.used
 
     def commit(self) -> None:
+        """See :meth:`Sink.commit`."""
         self._flush()
         self._inner.commit()
 
     def abort(self) -> None:
+        """See :meth:`Sink.abort`."""
         self._inner.abort()
 
 

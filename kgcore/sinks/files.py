@@ -50,7 +50,7 @@ class PartOutput(Protocol):
         """Take zeros."""
 
     def items(self) -> list[Item]:
-        """What :meth:`Sink.take` is to be given."""
+        """Give what :meth:`Sink.take` is to be given."""
 
 
 class Sink(Protocol):
@@ -70,20 +70,20 @@ class Sink(Protocol):
         """Take ``length`` zeros, as a hole if possible."""
 
     def part(self, offset: int) -> PartOutput:
-        """For a part that another process makes.
+        """Give an output for a part that another process makes.
 
         :param offset: of its first byte in the core.
         """
 
     def take(self, items: list[Item], size: int, stored: int) -> None:
-        """What that made. The parts are taken in their order.
+        """Take what that made. The parts are taken in their order.
 
         :param size: bytes of the part.
         :param stored: those of them that are no holes.
         """
 
     def most(self, data: int, size: int) -> int:
-        """How many bytes of output so many bytes take at most, if no more than ``data`` of them are no holes."""
+        """Say how many bytes of output so many bytes take at most, if no more than ``data`` of them are no holes."""
 
     def settle(self) -> None:
         """Have :attr:`used` say exactly what it says of late, if that was a guess, which is never too low."""
@@ -92,7 +92,7 @@ class Sink(Protocol):
         """Forget what was written, if that can be: another core, or the same with fewer bytes, comes instead."""
 
     def commit(self) -> None:
-        """All is written: make it last."""
+        """Make it last: all is written."""
 
     def abort(self) -> None:
         """Leave nothing behind that could be taken for a core. Harmless after ``commit``."""
@@ -127,9 +127,11 @@ class BaseSink:
         self.used = 0
 
     def write(self, data: bytes | memoryview) -> None:
+        """See :meth:`Sink.write`."""
         raise NotImplementedError
 
     def skip(self, length: int) -> None:
+        """See :meth:`Sink.skip`."""
         raise NotImplementedError
 
     def part(self, offset: int) -> PartOutput:
@@ -156,7 +158,7 @@ class BaseSink:
         return False
 
     def abort(self) -> None:
-        """Nothing to clean up."""
+        """See :meth:`Sink.abort`. Here there is nothing to clean up."""
 
     def __enter__(self) -> Self:
         return self
@@ -256,6 +258,7 @@ class FileSink(BaseSink):
         return True
 
     def commit(self) -> None:
+        """See :meth:`Sink.commit`."""
         with self._writing():
             self._end.flush()
             os.ftruncate(self._fd, self._end.offset)  # a hole at the end
@@ -271,6 +274,7 @@ class FileSink(BaseSink):
                     self._link()
 
     def abort(self) -> None:
+        """See :meth:`Sink.abort`."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             for close in (self._file.close, partial(os.close, fd)):
@@ -415,6 +419,7 @@ class StreamSink(BaseSink):
             length -= count
 
     def commit(self) -> None:
+        """See :meth:`Sink.commit`."""
         try:
             if hasattr(self._file, "flush"):
                 self._file.flush()

@@ -144,14 +144,14 @@ class Contents(Protocol):
     size: int
 
     def runs(self) -> Iterator[Run]:
-        """The provenance of its bytes."""
+        """Say where its bytes are, or why they are not to be had."""
 
     def read(self) -> Iterator[Piece]:
-        """They themselves, as :meth:`kgcore.model.memory.Memory.read` has them."""
+        """Give its bytes, as :meth:`kgcore.model.memory.Memory.read` has them."""
 
     def unwritten(self) -> int | None:
-        """Bytes that were changed in memory and are not on the disk yet; None: it lives in memory alone, or that is not
-        known."""
+        """Count the bytes that were changed in memory and are not on the disk yet; None: it lives in memory alone, or
+        that is not known."""
         return None
 
 
@@ -173,48 +173,48 @@ class Source(Protocol):
     """Where processes come from."""
 
     def processes(self) -> Iterator[ProcessSummary]:
-        """Every process (thread group), ordered by pid; needs no user memory."""
+        """List every process (thread group), ordered by pid; needs no user memory."""
 
     def image(self, ref: TaskRef | int | str) -> ProcessImage:
-        """The process that a thread belongs to, that thread first.
+        """Give the process that a thread belongs to, that thread first, as plain values.
 
         :param ref: as :meth:`TaskRef.of` understands it.
         :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
         """
 
     def memory(self, image: ProcessImage) -> Memory:
-        """The memory of a process that :meth:`image` gave."""
+        """Give the memory of a process that :meth:`image` gave."""
 
     def remarks(self, image: ProcessImage) -> Iterator[str]:
-        """What was found out about a process while its memory was looked at, as sentences."""
+        """Say what was found out about a process while its memory was looked at, as sentences."""
         yield from ()
 
     def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
-        """The executable of a process that :meth:`image` gave, its interpreter and its libraries: every regular file
-        that is mapped and is an ELF file, or may be one. Where one is lost, a sentence about that. Those that still
-        have their names come first."""
+        """Give the executable of a process that :meth:`image` gave, its interpreter and its libraries: every regular
+        file that is mapped and is an ELF file, or may be one. Where one is lost, a sentence about that. Those that
+        still have their names come first."""
 
     def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
-        """The open files of a thread, and so, but for rare ones, of its process.
+        """List the open files of a thread, and so, but for rare ones, of its process.
 
         :param ref: as :meth:`TaskRef.of` understands it.
         :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
         """
 
     def contents(self, file: OpenFile) -> Contents:
-        """The content of a regular file that :meth:`open_files` gave.
+        """Give the content of a regular file that :meth:`open_files` gave.
 
         :raises KgcoreError: it has none, or what would lead to it is not in the dump.
         """
 
     def crashed(self) -> int | None:
-        """The id of the thread that the kernel crashed in, in the initial pid namespace; None if it did not crash, or
-        that is not known."""
+        """Give the id of the thread that the kernel crashed in, in the initial pid namespace; None if it did not crash,
+        or that is not known."""
         return None
 
     def kernel_stack(self, thread: Thread) -> KernelStack:
-        """What a thread of a process that :meth:`image` gave was doing in the kernel."""
+        """Say what a thread of a process that :meth:`image` gave was doing in the kernel."""
         return KernelStack((), End("unwind-information", "there are no kernel stacks here"))
 
     def describe(self) -> dict[str, str]:
-        """Where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""
+        """Say where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""

@@ -95,3 +95,53 @@ _POSITIONAL = 5  # that one can still read without their names
 def test_wide_values_take_keywords(name: str) -> None:
     given = [one for one in fields(PUBLIC[name]) if one.init and not one.kw_only]
     assert len(given) <= _POSITIONAL
+
+
+# What a sentence begins with that says what something is, not what a call does.
+_NO_VERB = set(
+    "A All An And As At Bytes For He How If It Its No Of Or She So Something Such That The They This".split()
+)
+_NO_VERB |= set("Those To What Where Whether Which Who".split())
+_METHODS = [
+    (name, place)
+    for name, value in PUBLIC.items()
+    for place in (functions(value) if inspect.isclass(value) else ())
+    if place.__name__ != "__init__"
+]
+
+
+def first_sentence(text: str) -> str:
+    return text.split("\n\n", maxsplit=1)[0].replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", [name for name, value in PUBLIC.items() if not inspect.isclass(value)])
+def test_a_function_says_what_it_does_and_takes_and_raises(name: str) -> None:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    assert first_sentence(text).split()[0] not in _NO_VERB
+    assert first_sentence(text)[-1] in ".:"
+    told = re.findall(r":param ([\w, ]+):", text)
+    assert {one for words in told for one in words.split(", ")} >= set(inspect.signature(PUBLIC[name]).parameters)
+    assert ":raises KgcoreError:" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["CompressedSink", "Contents", "FileSink", "Limits", "Memory", "Sink", "Source", "TaskRef"]
+)
+def test_a_method_says_what_it_does(name: str) -> None:
+    for owner, place in _METHODS:
+        if owner == name and not isinstance(inspect.getattr_static(PUBLIC[name], place.__name__), property):
+            assert first_sentence(inspect.getdoc(place) or "The").split()[0] not in _NO_VERB, place
+
+
+def test_every_method_and_property_says_something() -> None:
+    bare = [f"{name}.{place.__name__}" for name, place in _METHODS if not inspect.getdoc(place)]
+    assert not bare
+
+
+@pytest.mark.parametrize("name", [name for name, value in PUBLIC.items() if hasattr(value, "__match_args__")])
+def test_a_value_says_what_its_members_are(name: str) -> None:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    told = {one for words in re.findall(r":ivar ([\w, ]+):", text) for one in words.split(", ")}
+    told |= set(re.findall(r"``(\w+)``", text))
+    members = [one.name for one in fields(PUBLIC[name])] if is_dataclass(PUBLIC[name]) else PUBLIC[name]._fields
+    assert set(members) <= told
