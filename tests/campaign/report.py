@@ -2,6 +2,7 @@
 """The figures of a campaign."""
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -72,10 +73,12 @@ class Tally:
             )
         lines.append(_line("**all**", total))
         ends = ", ".join(f"{_word(status)}: {count}" for status, count in sorted(self.statuses.items()))
-        lines += ["", f"Version {__version__}, seed {self.seed}. How they ended: {ends}."]
-        lines.append(f"{self.whole} of them started the interpreter anew; the others ran in a forked process.")
-        lines += [f"Not tried: {note}." for note in self.notes]
-        return lines
+        sentences = [
+            f"Version {__version__}, seed {self.seed}. How they ended: {ends}.",
+            f"{self.whole} of them started the interpreter anew; the others ran in a forked process.",
+            *(f"Not tried: {note}." for note in self.notes),
+        ]
+        return [*lines, "", *(line for sentence in sentences for line in textwrap.wrap(sentence, 100))]
 
     def write(self, path: Path) -> None:
         """Into a document, between its marks."""
