@@ -133,10 +133,3 @@ def test_every_room_has_its_border() -> None:
 def test_the_glossary_has_its_words() -> None:
     rows = re.findall(r"^\| (\w+) \| (.+) \|$", PAGE.partition("\n## Eight words\n")[2], re.MULTILINE)
     assert [word for word, _ in rows if word != "word"] == list(WORDS)
-
-
-@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
-def test_lines_wrap(document: str) -> None:
-    """At 100 columns; rows of tables cannot."""
-    long = [line for line in (ROOT / document).read_text().splitlines() if len(line) > 100 and line[:1] != "|"]
-    assert long == []
