@@ -182,4 +182,4 @@ def test_the_schema_is_installed() -> None:
 
     assert json.loads((files("kgcore.schemas") / "report.schema.json").read_text()) == SCHEMA
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kgcore"]
-    assert any(fnmatch("report.schema.json", pattern) for pattern in patterns)
+    assert any(fnmatch("schemas/report.schema.json", pattern) for pattern in patterns)

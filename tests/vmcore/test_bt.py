@@ -319,7 +319,7 @@ def test_the_thread_that_crashed_near_the_end_of_its_stack(
 def test_json_is_as_its_schema_says(tmp_path: Path) -> None:
     assert json.loads((files("kgcore.schemas") / "bt.schema.json").read_text()) == SCHEMA
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kgcore"]
-    assert any(fnmatch("bt.schema.json", pattern) for pattern in patterns)
+    assert any(fnmatch("schemas/bt.schema.json", pattern) for pattern in patterns)
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(closed(SCHEMA))
     done = kgcore("bt", "--json", "--all-threads", "--kernel-stack", "110", "118", "2", cwd=SMALL)

@@ -263,4 +263,4 @@ def test_the_schema_is_installed() -> None:
 
     assert json.loads((files("kgcore.schemas") / "map.schema.json").read_text()) == SCHEMAS[0]
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kgcore"]
-    assert any(fnmatch("map.schema.json", pattern) for pattern in patterns)
+    assert any(fnmatch("schemas/map.schema.json", pattern) for pattern in patterns)
