@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.system.regular import open_regular, reading
+from kgcore.system.regular import open_regular, read_at, reading
+from tests.bad_sectors import bad
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -20,6 +21,20 @@ def test_regular_files(tmp_path: Path, *, links: bool) -> None:
     os.close(descriptor)
     with reading(tmp_path / "x") as file:
         assert file.read() == b"content"
+
+
+def test_a_file_system_that_gives_few_bytes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    descriptor = open_regular(tmp_path / "x")
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda number, size, at: real(number, min(size, 2), at))
+    assert read_at(descriptor, 6, 1) == read_at(descriptor, 100, 1) == b"ontent"
+    assert read_at(descriptor, 5, 7) == read_at(descriptor, 0, 0) == b""
+    with bad(tmp_path / "x", (5, 6)):
+        assert read_at(descriptor, 3, 2) == b"nte"
+        with pytest.raises(OSError, match="Input/output error"):
+            read_at(descriptor, 4, 2)
+    os.close(descriptor)
 
 
 def test_nothing_else(tmp_path: Path) -> None:

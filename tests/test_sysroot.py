@@ -251,6 +251,17 @@ def test_a_later_run_adds(tmp_path: Path) -> None:
     assert json.loads((tmp_path / MANIFEST).read_text())["lost"] == ["process 4321: one is lost"]
 
 
+def test_a_file_system_that_gives_few_bytes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is the same stays the same."""
+    add(tmp_path, made_up_file(b"/bin/a", lost=1))
+    before = (tmp_path / "bin/a").stat().st_ino
+    pread, read = os.pread, os.read
+    monkeypatch.setattr(os, "pread", lambda number, size, at: pread(number, min(size, 100), at))
+    monkeypatch.setattr(os, "read", lambda number, size: read(number, min(size, 100)))
+    assert add(tmp_path, made_up_file(b"/bin/a", lost=1)).problems == ()
+    assert (tmp_path / "bin/a").stat().st_ino == before
+
+
 def test_files_of_others_stay(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(ELF[:-1] + b"?")
     report = add(tmp_path, made_up_file(b"/x"))

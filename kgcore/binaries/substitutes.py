@@ -14,6 +14,7 @@ from kgcore.elf.buildid import build_id
 from kgcore.model.memory import Memory, Provenance, peek
 from kgcore.model.process import ProcessImage, Vma
 from kgcore.sources.beneath import open_beneath
+from kgcore.system.regular import read_at
 
 __all__ = ("completed", "file_name", "mapped_build_id", "mapped_build_ids")
 
@@ -75,7 +76,7 @@ def _completed(file: SysrootFile, sysroot: str, root: int, wanted: str | None) -
     except OSError:
         return file
     try:
-        found = build_id(lambda at, size: os.pread(given, size, at) if at < 1 << 62 else None)
+        found = build_id(lambda at, size: read_at(given, size, at) if at < 1 << 62 else None)
         if os.fstat(given).st_size != file.size or found is None or found.hex() != wanted:
             return file
         path = os.path.join(sysroot, os.fsdecode(file.path).lstrip("/"))

@@ -18,7 +18,7 @@ from kgcore.model.memory import Memory
 from kgcore.model.process import ProcessImage
 from kgcore.sinks.files import FileSink
 from kgcore.sources.base import FileContents, Source
-from kgcore.system.regular import open_regular
+from kgcore.system.regular import open_regular, read_at
 from kgcore.text import counted, human_size, plain, printable
 
 __all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport")
@@ -233,11 +233,13 @@ class Sysroot:
         try:
             if os.fstat(descriptor).st_size != contents.size:
                 return False
+            start = 0
             for length, data in trace.follow(contents.read()):
                 for at in range(0, length, _COMPARED):
                     part = min(_COMPARED, length - at)
-                    if os.read(descriptor, part) != (data[at : at + part] or bytes(part)):
+                    if read_at(descriptor, part, start + at) != (data[at : at + part] or bytes(part)):
                         return False
+                start += length
         except OSError:
             return False
         finally:
@@ -356,7 +358,7 @@ def _build_id(directory: int, name: bytes) -> str | None:
     except OSError:
         return None
     try:
-        found = build_id(lambda at, size: os.pread(descriptor, size, at) if at < 1 << 62 else None)
+        found = build_id(lambda at, size: read_at(descriptor, size, at) if at < 1 << 62 else None)
     except OSError:
         return None
     finally:

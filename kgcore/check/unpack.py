@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from kgcore.errors import KgcoreError
+from kgcore.system.regular import read_at
 from kgcore.text import human_size
 
 __all__ = ("Unpacked", "compression_of")
@@ -167,7 +168,7 @@ def _zstd_is_whole(file: BinaryIO) -> bool:
     def number(at: int, size: int) -> int:
         nonlocal window, base
         if not base <= at <= base + len(window) - size:
-            window, base = os.pread(descriptor, _WINDOW_READ, at), at
+            window, base = read_at(descriptor, _WINDOW_READ, at), at
         if len(window) < at - base + size:
             raise EOFError
         return int.from_bytes(window[at - base : at - base + size], "little")

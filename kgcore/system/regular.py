@@ -5,7 +5,7 @@ import os
 import stat
 from typing import BinaryIO
 
-__all__ = ("open_regular", "reading")
+__all__ = ("open_regular", "read_at", "reading")
 
 
 def open_regular(name: str | bytes | os.PathLike[str], *, directory: int | None = None, links: bool = True) -> int:
@@ -21,6 +21,17 @@ def open_regular(name: str | bytes | os.PathLike[str], *, directory: int | None 
         os.close(descriptor)
         raise OSError(22, "it is no regular file")
     return descriptor
+
+
+def read_at(descriptor: int, size: int, at: int) -> bytes:
+    """All of these bytes, but for what lies beyond the end of the file: a file system may give fewer at a time.
+
+    :raises OSError: some of them cannot be read.
+    """
+    data = os.pread(descriptor, size, at)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), at + len(data))):
+        data += more
+    return data
 
 
 def reading(name: str | os.PathLike[str]) -> BinaryIO:

@@ -34,6 +34,7 @@ from kgcore.model.traces import OUTERMOST, End, Frame, ThreadTrace
 from kgcore.sinks.files import BaseSink
 from kgcore.sources.base import Source, TaskRef
 from kgcore.system.privatedir import PrivateDirectory
+from kgcore.system.regular import read_at
 from kgcore.text import human_size, plain
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ class _Process:
         def read(at: int, size: int) -> bytes | None:
             if any(gap.start < at + size and at < gap.end for gap in missing):
                 return None
-            return os.pread(opened.fileno(), size, at)
+            return read_at(opened.fileno(), size, at)
 
         with contextlib.suppress(OSError), open(_path(self._directory, file.path), "rb") as opened:
             entry = unwind_entry(read, frame.module_offset - (not exact))

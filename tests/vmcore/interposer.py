@@ -28,7 +28,7 @@ static struct stat ours;
 static const char *path;
 static long long bad[64][2];
 static int ranges, reads_left = -1;
-static long long cut_to;
+static long long cut_to, most;
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -40,6 +40,8 @@ __attribute__((constructor)) static void begin(void)
         ranges++;
     if ((text = getenv("CUT")))
         sscanf(text, "%d:%lld", &reads_left, &cut_to);
+    if ((text = getenv("MOST_AT_ONCE")))
+        most = atoll(text);
 }
 
 static int is_ours(int fd)
@@ -51,6 +53,8 @@ static int is_ours(int fd)
 /* How much of it may be read; -1: nothing. */
 static ssize_t limit(int fd, off_t offset, size_t size)
 {
+    if (most && size > most)
+        size = most;
     if (!is_ours(fd))
         return size;
     if (reads_left > 0 && !--reads_left && truncate(path, cut_to))
@@ -144,10 +148,15 @@ class Disk:
         self._begin(path)
         self._set.setenv("CUT", f"{reads}:{size}")
 
+    def gives(self, most: int) -> None:
+        """So many bytes for each call that reads at an offset, of whatever file."""
+        self._begin(Path())
+        self._set.setenv("MOST_AT_ONCE", str(most))
+
     def _begin(self, path: Path) -> None:
         self._set.setenv("LD_PRELOAD", str(self._library))
         self._set.setenv("BAD_FILE", str(path))
-        for name in ("BAD_RANGES", "CUT"):
+        for name in ("BAD_RANGES", "CUT", "MOST_AT_ONCE"):
             self._set.delenv(name, raising=False)
 
     def heal(self) -> None:

@@ -24,7 +24,7 @@ from tests.vmcore import reshape
 from tests.vmcore.conftest import COMMITTED
 from tests.vmcore.corefile import Core
 from tests.vmcore.interposer import Disk, built
-from tests.vmcore.tools import Done, kgcore
+from tests.vmcore.tools import Done, kgcore, same_bytes
 
 PAGE = 4096
 SMALL = COMMITTED / "k61-small" / "vmcore"
@@ -214,6 +214,21 @@ def test_a_file_that_shrinks(disk: Disk, folder: Path, whole: Core, tmp_path: Pa
         assert path.stat().st_size < (folder / name).stat().st_size, "it was not cut at all"
         if done.status != 1:
             check_core(whole, core, report)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_disk_that_gives_few_bytes_at_a_time(
+    disk: Disk, folder: Path, whole: Core, tmp_path: Path, name: str
+) -> None:
+    """It costs nothing."""
+    words = ("-f", "process", "--jobs", 1, "-o")
+    plain = run(folder, name, *words, tmp_path / "core1", PID)
+    disk.gives(3000)
+    done = run(folder, name, *words, tmp_path / "core2", PID)
+    assert done.status == plain.status
+    assert done.remarks == [line.replace("core1", "core2") for line in plain.remarks]
+    assert same_bytes(tmp_path / "core1", tmp_path / "core2")
+    check(kgcore("check", tmp_path / "core2", cwd=tmp_path))
 
 
 def damaged(disk: Disk, path: Path) -> list[Callable[[], None]]:

@@ -36,6 +36,7 @@ from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.memory.extents import Extent, Place, Reader
 from kgcore.sources.vmcore.memory.pagecache import CachedFile, PageCache
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
+from kgcore.system.regular import read_at
 from kgcore.text import plain
 
 __all__ = ("Identity", "RootFiles", "identity")
@@ -286,21 +287,21 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
     wanted = build_id(mapped.read)
     same_id = False
     if wanted is not None:
-        found = build_id(lambda at, count: os.pread(descriptor, count, at) if at < size else None)
+        found = build_id(lambda at, count: read_at(descriptor, count, at) if at < size else None)
         if found != wanted:
             having = f"is {found.hex()}" if found else "is absent"
             return f"is not the file that was mapped: its build id {having}, not {wanted.hex()}"
         same_id = True
     told = False  # whether a page was compared that says something
     for page in mapped.pages(0, size + _PAGE - 1 >> _PAGE_SHIFT):
-        data = os.pread(descriptor, len(page.data), page.at)
+        data = read_at(descriptor, len(page.data), page.at)
         for done in range(0, len(page.data), _PAGE):
             one, other = data[done : done + _PAGE], page.data[done : done + _PAGE]
             if one != other:
                 return f"is not the file that was mapped: its page at offset {page.at + done:#x} is another"
             told = told or (len(one) == _PAGE and one != _ZEROS)
     theirs = mapped.identity()
-    if theirs == ours and os.pread(descriptor, len(_ELF), 0) == _ELF:
+    if theirs == ours and read_at(descriptor, len(_ELF), 0) == _ELF:
         return ""
     if not (same_id or told):
         return (
@@ -338,7 +339,7 @@ class _RootFile(Reader):
                 if identity(descriptor) != self._known:
                     raise FaultError(f"{self._shown} has changed meanwhile", at)
                 inside = max(0, min(len(view), self._known.size - at))
-                data = os.pread(descriptor, inside, at)
+                data = read_at(descriptor, inside, at)
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -16,6 +16,7 @@ from kgcore.sources.vmcore.dumpfile.others import refusal
 from kgcore.sources.vmcore.memory.extents import Place, Reader
 from kgcore.sources.vmcore.memory.swap.layers import Slots
 from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
+from kgcore.system.regular import read_at
 
 __all__ = ("SwapImages",)
 
@@ -81,7 +82,7 @@ class _Image(Reader):
     def fill(self, at: int, view: memoryview) -> None:
         """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`."""
         try:
-            data = _pread(self.descriptor.number, len(view), at)
+            data = read_at(self.descriptor.number, len(view), at)
         except OSError as error:
             raise FaultError(f"{self.path}: {error.strerror}", at) from error
         if len(data) != len(view):
@@ -95,17 +96,6 @@ class _Descriptor:
     def __init__(self, number: int) -> None:
         self.number = number
         finalize(self, os.close, number)
-
-
-def _pread(descriptor: int, size: int, at: int) -> bytes:
-    """All of it, but for what lies beyond the end."""
-    data = os.pread(descriptor, size, at)
-    while len(data) < size:
-        more = os.pread(descriptor, size - len(data), at + len(data))
-        if not more:
-            break
-        data += more
-    return data
 
 
 def _find(spaces: Spaces, device: str) -> SwapSpace:
@@ -133,7 +123,7 @@ def _open(path: str, space: SwapSpace) -> _Image:
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             raise TargetError(f"{path} is no image of {space.name}: it is neither a file nor a block device")
         size = os.lseek(descriptor.number, 0, os.SEEK_END)  # a block device's st_size is 0
-        head = _pread(descriptor.number, _PAGE, 0)
+        head = read_at(descriptor.number, _PAGE, 0)
     except OSError as error:
         raise TargetError(f"cannot read {path}: {error.strerror}") from error
     _check(path, head, space)
