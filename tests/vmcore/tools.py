@@ -19,6 +19,7 @@ import pytest
 
 PACKAGES = {
     "chromedriver": "chromium-driver",
+    "pahole": "dwarves",
     "eu-stack": "elfutils",
     "eu-unstrip": "elfutils",
     "eu-readelf": "elfutils",
