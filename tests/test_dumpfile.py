@@ -504,10 +504,33 @@ def test_frames_are_counted_as_their_runs_are(tmp_path: Path) -> None:
         found = counted(dump.frames)
         for state in (STORED, EXCLUDED, CUT_OFF):
             assert found[state] == sum(b - a for a, b, each in states(dump, 0, 1 << 20) if each is state)
-    cut = opened(tmp_path, kdump(range(100), range(50))[:-2000])
-    assert isinstance(cut, KdumpDump)
-    assert cut.counts() is None
-    assert counted(cut.frames)[CUT_OFF] > 0
+
+
+def test_frames_of_an_incomplete_file_are_counted_as_their_runs_are(tmp_path: Path) -> None:
+    """Cut off at any place, or with descriptors that nobody wrote or that lead nowhere; plain and flattened."""
+    chance = random.Random(6)
+    whole = kdump(range(250), range(1, 250, 2), zero=range(11, 60, 8), status=9)
+    table, pages = 4 * PAGE, 4 * PAGE + 24 * 125
+    files = [whole[:size] for size in (table + 24, table + 1001, pages, pages + 100, len(whole) - 2000)]
+    for share in (0.02, 0.5, 1):
+        damaged = bytearray(whole)
+        for number in range(125):
+            if chance.random() < share:
+                row = chance.choice([bytes(12), struct.pack("<QI", 0, 9), struct.pack("<QI", 1 << 62, 1)])
+                damaged[table + 24 * number : table + 24 * number + 12] = row
+        files.append(bytes(damaged))
+    files += [flattened(data) for data in files[1:]]
+    written = 0
+    for data in files:
+        dump = opened(tmp_path, data)
+        assert isinstance(dump, KdumpDump)
+        assert dump.incomplete
+        assert dump.counts() is not None
+        found = counted(dump.frames)
+        for state in (STORED, EXCLUDED, CUT_OFF):
+            assert found[state] == sum(b - a for a, b, each in states(dump, 0, 1 << 20) if each is state)
+        written += found[STORED]
+    assert written > 500
 
 
 def test_notes_stop_at_damage() -> None:

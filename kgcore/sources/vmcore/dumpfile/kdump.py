@@ -16,6 +16,7 @@ from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones, count_others
 from kgcore.sources.vmcore.dumpfile.budget import DAMAGED
 from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
+from kgcore.sources.vmcore.dumpfile.descriptors import count_written
 from kgcore.sources.vmcore.dumpfile.frames import (
     PAGE_SHIFT,
     FrameRun,
@@ -254,18 +255,22 @@ class KdumpDump:
         return merged(self._runs(start, end))
 
     def counts(self) -> dict[FrameState, int] | None:
-        """How many frames are in each state that has any, if the bitmaps tell; not NO_RAM, which is all the rest.
+        """How many frames are in each state that has any, if the tables tell; not NO_RAM, which is all the rest.
 
         Runs may be as short as a frame, and as many as there are frames.
         """
-        if self.incomplete or self.split:
+        if self.split or self._ranks.lost:
             return None
         whole = self._end & ~7
         excluded = count_others(self._ram, self._in_file, whole)
         last = self._runs(whole, self._end)
         excluded += sum(end - start for start, end, state in last if state is FrameState.EXCLUDED)
-        excluded += count_ones(self._ram, self._end, len(self._ram) * 8)
-        return {FrameState.STORED: self._ranks.total, FrameState.EXCLUDED: excluded}
+        behind = max(self._end, self.last_frame) if self._lost else self._end
+        excluded += count_ones(self._ram, behind, len(self._ram) * 8)
+        total = self._ranks.total
+        written = count_written(self._source, self._descriptors, total) if self.incomplete else total
+        cut_off = total - written + behind - self._end
+        return {FrameState.STORED: written, FrameState.EXCLUDED: excluded, FrameState.CUT_OFF: cut_off}
 
     def _runs(self, start: int, end: int) -> Iterator[FrameRun]:
         if start < self._first:
