@@ -7,8 +7,8 @@ those that were, unchanged since they were read from it or written to it, and th
 Which files: those that are proven to be the ones that were mapped. A file of the same size is
 
 * if its GNU build id is that of the file in the dump, or
-* if each of the pages that the dump holds is the same, and one of them says something: it is whole and not all
-  zeros, or
+* if each of the pages that the dump holds is the same, but for what bad sectors took of ours, and one of them says
+  something: it is whole and not all zeros, or
 * if it is a program or library (an ELF file) and the very inode: number, size, and times of last change of content and
   of inode are the same to the nanosecond. No program can set the time of last change of an inode, so nothing has
   happened to it since. (All that can be asked of any file without being allowed to read it; a made-up dump must not be
@@ -21,6 +21,7 @@ machine crashed, the first two count only if it was last changed at the same tim
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import finalize
@@ -44,6 +45,7 @@ __all__ = ("Identity", "RootFiles", "identity")
 _PAGE_SHIFT = 12
 _PAGE = 1 << _PAGE_SHIFT
 _PIECE = 1 << 20  # compared at once
+_MOST_BAD = 256  # pages that cannot be read; each may take a broken disk seconds
 _ZEROS = bytes(_PAGE)
 _ELF = b"\x7fELF"
 _NAMED = 3  # files that one sentence is about
@@ -279,31 +281,57 @@ def _time(inode: Object, name: str) -> int:
     return int(seconds.value_()) * 1_000_000_000 + (int(nanoseconds.value_()) & _NSEC_MASK)
 
 
+def _is_elf(descriptor: int) -> bool:
+    with suppress(OSError):
+        return read_at(descriptor, len(_ELF), 0) == _ELF
+    return False
+
+
 def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
-    """Why a file is not known to be the one that was mapped: a predicate; "" if it is."""
+    """Why a file is not known to be the one that was mapped: a predicate; "" if it is.
+
+    :raises OSError: it cannot be read where that would tell.
+    """
     size = mapped.file.size
     if ours.size != size:
         return f"is not the file that was mapped: it has {ours.size} bytes, not {size}"
     wanted = build_id(mapped.read)
     same_id = False
+    trouble: OSError | None = None  # a bad sector costs what is in it, not the file
     if wanted is not None:
-        found = build_id(lambda at, count: read_at(descriptor, count, at) if at < size else None)
-        if found != wanted:
-            having = f"is {found.hex()}" if found else "is absent"
-            return f"is not the file that was mapped: its build id {having}, not {wanted.hex()}"
-        same_id = True
+        try:
+            found = build_id(lambda at, count: read_at(descriptor, count, at) if at < size else None)
+        except OSError as error:
+            trouble = error
+        else:
+            if found != wanted:
+                having = f"is {found.hex()}" if found else "is absent"
+                return f"is not the file that was mapped: its build id {having}, not {wanted.hex()}"
+            same_id = True
     told = False  # whether a page was compared that says something
+    bad = 0
     for page in mapped.pages(0, size + _PAGE - 1 >> _PAGE_SHIFT):
-        data = read_at(descriptor, len(page.data), page.at)
+        data: bytes | None = None
+        with suppress(OSError):
+            data = read_at(descriptor, len(page.data), page.at)
         for done in range(0, len(page.data), _PAGE):
-            one, other = data[done : done + _PAGE], page.data[done : done + _PAGE]
+            other = page.data[done : done + _PAGE]
+            try:
+                one = read_at(descriptor, len(other), page.at + done) if data is None else data[done : done + _PAGE]
+            except OSError as error:
+                trouble = error
+                if (bad := bad + 1) > _MOST_BAD:
+                    raise
+                continue
             if one != other:
                 return f"is not the file that was mapped: its page at offset {page.at + done:#x} is another"
             told = told or (len(one) == _PAGE and one != _ZEROS)
     theirs = mapped.identity()
-    if theirs == ours and read_at(descriptor, len(_ELF), 0) == _ELF:
+    if theirs == ours and _is_elf(descriptor):
         return ""
     if not (same_id or told):
+        if trouble is not None:
+            raise trouble
         return (
             "is not proven to be the file that was mapped: the dump holds no page of that to compare (the file system "
             "of that very machine, mounted, would be proof)"
