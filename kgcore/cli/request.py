@@ -10,7 +10,6 @@ from kgcore.sources.base import NO_SUPPLIES, Supplies, TaskRef
 __all__ = ("NO_SELECTION", "DumpRequest", "Place", "Selection", "Show")
 
 
-
 class Show(IntFlag):
     """The channels of ``-v``, crash gcore's numbers."""
 
