@@ -268,6 +268,8 @@ def test_kernel_stacks(name: str, types: str) -> None:
                 assert task.exit_state
                 continue
             truth = [call for call in truth if call[0] >> 63]
+            # drgn looks for the name in front of a function's first instruction, where a task begins that never ran.
+            truth = [(ip, full.prog.symbol(ip).name if name == hex(ip) else name, inline) for ip, name, inline in truth]
             mine = [(frame.ip, frame.function, frame.inline) for frame in found.frames]
             if types == "btf":
                 mine, truth = [call[:1] for call in mine], [call[:1] for call in truth if not call[2]]  # type: ignore[misc]

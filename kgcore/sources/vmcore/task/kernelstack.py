@@ -70,7 +70,18 @@ class KernelStacks:
         sp = task.thread.sp.value_()
         frame = Object(self._kernel.prog, _FRAME, address=sp)
         size = self._kernel.prog.type(_FRAME).size or 0
-        return State(frame.ret_addr.value_(), sp + size, frame.bp.value_())
+        ip = frame.ret_addr.value_()
+        return State(ip, sp + size, frame.bp.value_(), exact=ip in self._forked)
+
+    @cached_property
+    def _forked(self) -> tuple[int, ...]:
+        """Where a task begins that has never run: at a function's first instruction, which is no return address.
+
+        ``ret_from_fork_asm`` since 3aec4ecb3d1f "x86: Rewrite ret_from_fork() in C" (6.6), before it ``ret_from_fork``;
+        __unwind_start() in arch/x86/kernel/unwind_orc.c makes the same exception.
+        """
+        found = map(self._kernel.target.symbol_address, ("ret_from_fork_asm", "ret_from_fork"))
+        return tuple(address for address in found if address is not None)
 
     def _by_debug_information(self, task: Object, on: OnCpu | None) -> KernelStack:
         """Of a kernel without tables."""
