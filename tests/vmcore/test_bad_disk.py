@@ -21,7 +21,7 @@ pytest.importorskip("drgn")
 
 from tests.test_dumpfile import flattened
 from tests.vmcore import reshape
-from tests.vmcore.conftest import COMMITTED
+from tests.vmcore.conftest import COMMITTED, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.interposer import Disk, built
 from tests.vmcore.tools import Done, kgcore, same_bytes
@@ -229,6 +229,43 @@ def test_a_disk_that_gives_few_bytes_at_a_time(
     assert done.remarks == [line.replace("core1", "core2") for line in plain.remarks]
     assert same_bytes(tmp_path / "core1", tmp_path / "core2")
     check(kgcore("check", tmp_path / "core2", cwd=tmp_path))
+
+
+def test_files_of_root_and_swap_images(disk: Disk, tmp_path: Path) -> None:
+    """That lie on such disks, or that somebody cuts off meanwhile."""
+    on_disk, swapping = need("k61-disk"), need("k61-zram")
+    shutil.copytree(on_disk.path / "sysroot", tmp_path / "root", symlinks=True)
+    libc = (tmp_path / "root/lib/x86_64-linux-gnu/libc.so.6").resolve()
+    original = shutil.copy(libc, tmp_path / "libc")
+    image = Path(dict(swapping.swaps)["/dev/vdc"])
+    mine = tmp_path / "image"
+    victims = on_disk.victims["dynamic"], swapping.victims["swap_disk"]
+    mappings = victims[1].said["mappings"]
+    slot = min(slot for each in mappings for slot in each["swap_offset"] if each["name"] != "dontdump")
+    cases = [
+        ("-c", on_disk.dump("vmcore.d17-lzo"), "--root", tmp_path / "root", victims[0].pid),
+        ("-c", swapping.dump(), "--swap", f"/dev/vdc={mine}", victims[1].pid),
+    ]
+    for words, file, source in zip(cases, (libc, mine), (original, image), strict=True):
+        shutil.copy(source, file)
+        report, core = tmp_path / "report", tmp_path / "core"
+        command = ("-f", "127", "--force", "--report", report, "-o", core, *words)
+        assert kgcore(*command, cwd=tmp_path).status == 0
+        whole = Core(shutil.copy(core, tmp_path / "whole"))
+        size = file.stat().st_size
+        bad = size // 2 if file == libc else slot * PAGE
+        disk.fails(file, (bad, bad + 512))
+        done = kgcore(*command, cwd=tmp_path)
+        check(done)
+        assert done.status == 3
+        assert check_core(whole, core, report) == PAGE
+        disk.is_cut(file, 3, PAGE)
+        done = kgcore(*command, cwd=tmp_path)
+        check(done)
+        assert file.stat().st_size == PAGE
+        assert done.status == 3
+        assert check_core(whole, core, report) > PAGE
+        disk.heal()
 
 
 def damaged(disk: Disk, path: Path) -> list[Callable[[], None]]:
