@@ -2,7 +2,6 @@
 import io
 import json
 import struct
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -147,12 +146,10 @@ def test_vendor_note_says_what_elf_cannot() -> None:
     assert content["kernel"] == "6.12.0-test"
 
 
-def test_extended_numbering_and_speed() -> None:
+def test_extended_numbering() -> None:
     vmas = [make_vma(0x10000 + index * 2 * PAGE) for index in range(70_000)]
     image = make_image(vmas=tuple(vmas))
-    start = time.perf_counter()
     plan = make_plan(image, ALL, FakeMemory(), source={"format": "x"})
-    assert time.perf_counter() - start < 5
     core = io.BytesIO(plan.head + plan.tail)  # nothing was touched: there are no data between
     elf = ELFFile(core)
     assert elf["e_phnum"] == 0xFFFF

@@ -64,12 +64,12 @@ def test_no_dump(make: Callable[[Path], object], message: str, tmp_path: Path) -
 
 
 def test_unreadable(tmp_path: Path) -> None:
-    """As somebody who is not root."""
+    """As somebody who is not root (and who may not be able to read Python's own modules any more)."""
     path = tmp_path / "secret"
     path.write_bytes(b"x")
     path.chmod(0)
     code = (
-        "import os, sys, drgn, kgcore.cli.main, kgcore.cli.extract, kgcore.sources.vmcore.source\n"
+        "import difflib, os, sys, drgn, kgcore.cli.main, kgcore.cli.extract, kgcore.sources.vmcore.source\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(kgcore.cli.main.main(['-c', sys.argv[1], '1']))"
     )
