@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from kgcore.sources import drgnversion
-from kgcore.sources.base import Source, Supplies
+from kgcore.sources.base import Source, UserFiles
 
 __all__ = ("open_vmcore",)
 
@@ -62,4 +62,4 @@ def open_vmcore(
     with open_target(options) as target:
         for message in target.messages:
             tell(message)
-        yield VmcoreSource(target, Supplies(images, None if root is None else os.fspath(root)))
+        yield VmcoreSource(target, UserFiles(images, None if root is None else os.fspath(root)))

@@ -16,7 +16,7 @@ from drgn import Object, Program, ProgramFlags, TypeKind
 
 from kgcore.cli.console import Console, OutputLost, reason
 from kgcore.errors import KgcoreError
-from kgcore.sources.base import NO_SUPPLIES, Source, Supplies, TaskRef
+from kgcore.sources.base import NO_USER_FILES, Source, TaskRef, UserFiles
 
 if TYPE_CHECKING:
     from kgcore.coredump.report import Report
@@ -103,8 +103,8 @@ def gcore(
             raise ValueError(f"{name} is {limit}: it takes more than 0")
     limits = Limits(max_size, max_time)
     ref = _current(prog) if pid is None else _reference(pid)
-    supplies = Supplies({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
-    with _source(prog, supplies) as source:
+    user_files = UserFiles({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
+    with _source(prog, user_files) as source:
         options = Options(
             mask=mask,
             dontdump=dontdump,
@@ -190,7 +190,7 @@ def _current(prog: Program) -> TaskRef:
 
 
 @contextlib.contextmanager
-def _source(prog: Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
+def _source(prog: Program, user_files: UserFiles = NO_USER_FILES) -> Iterator[Source]:
     from kgcore.sources import drgnversion
 
     drgnversion.ensure()
@@ -202,7 +202,7 @@ def _source(prog: Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]
     with from_program(prog) as target:
         for message in target.messages:
             print(f"gcore: {message}", file=sys.stderr)
-        yield VmcoreSource(target, supplies)
+        yield VmcoreSource(target, user_files)
 
 
 # Commands
@@ -235,7 +235,7 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
         refuse_terminal(request, console.out)
         if request.tasks == (TaskRef.current(),):
             request = replace(request, tasks=(current(prog),))
-        with routed(request.show, console), _source(prog, request.supplies) as source:
+        with routed(request.show, console), _source(prog, request.user_files) as source:
             outcome = extract(source, request, console)
     except Answer as answer:
         print(answer)

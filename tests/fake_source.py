@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kgcore.cli.console import Console
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KernelThread, KgcoreError, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import (
@@ -34,7 +34,7 @@ from kgcore.model.process import (
     Thread,
     Vma,
 )
-from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Source, Supplies, TaskRef
+from kgcore.sources.base import NO_USER_FILES, Contents, FileContents, OpenFiles, Source, TaskRef, UserFiles
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
 MARKED = 700  # has a MADV_DONTDUMP page and a DAX page
@@ -78,7 +78,7 @@ class FakeSource(Source):
     def __init__(self, current: int | None = None) -> None:
         self.current = current
         self.asked: list[str] = []
-        self.supplies = NO_SUPPLIES
+        self.user_files = NO_USER_FILES
 
     def processes(self) -> Iterator[ProcessSummary]:
         yield ProcessSummary(
@@ -314,7 +314,9 @@ class _FakeMemory(Memory):
 
 
 @contextlib.contextmanager
-def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
+def opened(
+    place: DumpLocation, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
+) -> Iterator[Source]:
     """In the place of ``kgcore.cli.commands.opening.opened``."""
     yield FakeSource(current=COMPLETE)
 

@@ -24,10 +24,10 @@ from kgcore.cli import commands
 from kgcore.cli import main as cli
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.model.process import ProcessSummary
-from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
+from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
 from tests.fake_source import (
     COMPLETE,
     DEFECT,
@@ -62,17 +62,17 @@ class Opener:
     """Stands for the opening of dumps, and remembers what it was asked to open."""
 
     def __init__(self) -> None:
-        self.places: list[Place] = []
-        self.supplies: list[Supplies] = []
+        self.places: list[DumpLocation] = []
+        self.user_files: list[UserFiles] = []
         self.source = FakeSource()
         self.seconds = 0.0
 
     @contextmanager
     def __call__(
-        self, place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES
+        self, place: DumpLocation, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
     ) -> Iterator[Source]:
         self.places.append(place)
-        self.supplies.append(supplies)
+        self.user_files.append(user_files)
         time.sleep(self.seconds)
         yield self.source
 
@@ -248,15 +248,16 @@ def test_all_place_options_reach_the_opener(kgcore: Kgcore, opener: Opener, tmp_
         *"--kernel-directory k1 --vmcoreinfo info --architecture X86_64 100".split(),
     )
     assert opener.places == [
-        Place("vmcore", ("a", "b"), "btf", ("d1", "d2"), ("k1",), "info", "x86_64", qemu=None, live=False)
+        DumpLocation("vmcore", ("a", "b"), "btf", ("d1", "d2"), ("k1",), "info", "x86_64", qemu=None, live=False)
     ]
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [("-k 100", Place(None, live=True)), ("--qemu x:1 100", Place(None, qemu="x:1"))]
+    ("words", "expected"),
+    [("-k 100", DumpLocation(None, live=True)), ("--qemu x:1 100", DumpLocation(None, qemu="x:1"))],
 )
 def test_a_live_kernel_needs_no_vmcore(
-    kgcore: Kgcore, opener: Opener, tmp_path: Path, words: str, expected: Place
+    kgcore: Kgcore, opener: Opener, tmp_path: Path, words: str, expected: DumpLocation
 ) -> None:
     (tmp_path / "vmcore").unlink()
     assert kgcore(*words.split()).status == 0
@@ -541,9 +542,9 @@ def test_supplies_reach_the_source(kgcore: Kgcore, opener: Opener, tmp_path: Pat
     for name in ("sda2.img", "a=b"):
         (tmp_path / name).touch()
     assert kgcore("--swap", "/dev/sda2=sda2.img", "--root", "/", COMPLETE, "--swap", "/swap file=a=b").status == 0
-    assert opener.supplies == [Supplies({"/dev/sda2": "sda2.img", "/swap file": "a=b"}, "/")]
+    assert opener.user_files == [UserFiles({"/dev/sda2": "sda2.img", "/swap file": "a=b"}, "/")]
     kgcore("--force", COMPLETE)
-    assert opener.supplies[1] == NO_SUPPLIES
+    assert opener.user_files[1] == NO_USER_FILES
 
 
 # Several processes

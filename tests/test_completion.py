@@ -15,7 +15,7 @@ from kgcore.cli import commands
 from kgcore.cli.arguments import Parser
 from kgcore.cli.commandline import METAVARS
 from kgcore.cli.completion import script
-from kgcore.cli.request import Place
+from kgcore.cli.request import DumpLocation
 from tests.shells import SHELLS, Shell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,7 +205,7 @@ def test_every_value_has_a_kind() -> None:
 # The processes
 
 
-def place_of(*line: str) -> Place | None:
+def place_of(*line: str) -> DumpLocation | None:
     return import_module("kgcore.cli.commands.completion").parse(["processes", "--", *line], {}).place  # type: ignore[no-any-return]
 
 

@@ -101,9 +101,9 @@ def test_the_same_cores_as_with_another(name: str, tmp_path: Path) -> None:
 
 NEWER = {
     "ObjectNotFoundError": "LookupError will do",
-    "read_c_string": "kgcore.sources.vmcore.reading.kernel_string()",
+    "read_c_string": "kgcore.sources.vmcore.kernelreads.kernel_string()",
     "address_ranges": "address_range",
-    "crashed_thread": "kgcore.sources.vmcore.reading.crashed_thread()",
+    "crashed_thread": "kgcore.sources.vmcore.kernelreads.crashed_thread()",
     "drgn.helpers.linux.panic": "kgcore.sources.vmcore.facts has its own",
     "drgn.helpers.linux.swap": "",
 }
@@ -117,5 +117,5 @@ def test_nothing_newer_is_used() -> None:
             names = {getattr(node, "attr", ""), getattr(node, "module", None) or ""}
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drgn"):
                 names |= {alias.name for alias in node.names}
-            if path.name != "reading.py":
+            if path.name != "kernelreads.py":
                 assert not names & NEWER.keys(), f"{path}:{getattr(node, 'lineno', 0)}: {NEWER}"

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "kgcore"
 
 BASE = ["_version", "errors", "text"]
 VALUES = [*BASE, "system", "model", "elf", "filters", "arch"]
-LINE = [*VALUES, "sinks", "sources.base", "sources.beneath"]
+LINE = [*VALUES, "sinks", "sources.base", "sources.inroot"]
 
 # What the modules of a room may import besides their own room: each only what stands above it in this table.
 ROOMS: dict[str, list[str]] = {
@@ -42,7 +42,7 @@ ROOMS: dict[str, list[str]] = {
 }
 
 # The rooms inside of sources/vmcore, in the same way.
-VMCORE_ROOMS = ["reading", "damage", "dumpfile", "symbols", "opening", "kernel", "task", "memory", "process"]
+VMCORE_ROOMS = ["kernelreads", "damage", "dumpfile", "symbols", "opening", "kernel", "task", "memory", "process"]
 VMCORE_ROOMS += ["facts", "source"]
 
 # Foreign packages that belong to few modules.

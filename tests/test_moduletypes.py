@@ -18,7 +18,7 @@ from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel import moduletypes
 from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.symbols.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 from tests.test_btf import Writer, enum
 from tests.vmcore.layouts.world import PAGE, World, physical
@@ -136,11 +136,11 @@ class Modules(World):
 
 def describe_kernel(writer: Writer) -> tuple[int, int]:
     """What vmlinux's BTF has; the ids of two of its types."""
-    integer = writer.add(Kind.INT, "int", 4, rest=struct.pack("<I", 1 << 24 | 32))
+    integer = writer.add(BtfKind.INT, "int", 4, rest=struct.pack("<I", 1 << 24 | 32))
     rest = struct.pack("<III", writer.text("word"), integer, 0)
-    spinlock = writer.add(Kind.TYPEDEF, "spinlock_t", writer.add(Kind.STRUCT, "spinlock", 4, vlen=1, rest=rest))
+    spinlock = writer.add(BtfKind.TYPEDEF, "spinlock_t", writer.add(BtfKind.STRUCT, "spinlock", 4, vlen=1, rest=rest))
     rest = struct.pack("<III", writer.text("kernel"), integer, 0)
-    writer.add(Kind.STRUCT, "same", 4, vlen=1, rest=rest)
+    writer.add(BtfKind.STRUCT, "same", 4, vlen=1, rest=rest)
     return spinlock, enum(writer, "colour", {"BLUE": 2, "BLACK": 5})
 
 
@@ -148,13 +148,13 @@ def zram_btf(base: Writer, spinlock: int) -> bytes:
     """``struct same { spinlock_t module, more; }``, ``struct zram { spinlock_t lock; struct same *same; ... }`` ..."""
     writer = Writer.splitting(base)
     rows = [(writer.text("module"), spinlock, 0), (writer.text("more"), spinlock, 32)]
-    same = writer.add(Kind.STRUCT, "same", 8, vlen=2, rest=b"".join(struct.pack("<III", *row) for row in rows))
-    pointer = writer.add(Kind.PTR, size=same)
-    pool = writer.add(Kind.PTR, size=writer.add(Kind.FWD, "zs_pool"))
+    same = writer.add(BtfKind.STRUCT, "same", 8, vlen=2, rest=b"".join(struct.pack("<III", *row) for row in rows))
+    pointer = writer.add(BtfKind.PTR, size=same)
+    pool = writer.add(BtfKind.PTR, size=writer.add(BtfKind.FWD, "zs_pool"))
     rows = [(writer.text("lock"), spinlock, 0), (writer.text("same"), pointer, 64), (writer.text("pool"), pool, 128)]
     rest = b"".join(struct.pack("<III", *row) for row in rows)
-    number = writer.add(Kind.STRUCT, "zram", 24, vlen=3, rest=rest)
-    writer.add(Kind.TYPEDEF, "zram_t", number)
+    number = writer.add(BtfKind.STRUCT, "zram", 24, vlen=3, rest=rest)
+    writer.add(BtfKind.TYPEDEF, "zram_t", number)
     enum(writer, "zram_pageflags", {"ZRAM_LOCK": 13, "ZRAM_SAME": 14, "BLUE": 77})
     return writer.data()
 
@@ -210,8 +210,8 @@ class TestBtf:
         module = TypeFinder(world.prog, Btf(zram_btf(world.kernel_btf, world.spinlock), kernel.btf), kernel)
         assert TypeFinder.of(world.prog) is kernel
         assert module.type(world.spinlock) is kernel.type(world.spinlock)
-        assert module.find("zram", Kind.STRUCT) is not None
-        assert kernel.find("zram", Kind.STRUCT) is None
+        assert module.find("zram", BtfKind.STRUCT) is not None
+        assert kernel.find("zram", BtfKind.STRUCT) is None
         found = [(value.type_.tag, value.value_()) for value in map(module.constant, ("ZRAM_LOCK", "BLACK")) if value]
         assert found == [("zram_pageflags", 13), ("colour", 5)]
 
@@ -235,7 +235,7 @@ class TestBtf:
         """Which may number them otherwise."""
         world = with_zram()
         other = Writer()
-        other.add(Kind.TYPEDEF, "spinlock_t", 0)
+        other.add(BtfKind.TYPEDEF, "spinlock_t", 0)
         TypeFinder(world.prog, Btf(other.data()))
         zram = world.module_types.type("zram", "struct zram")
         assert zram.member("lock").type.type.member("word").type.type_name() == "int"

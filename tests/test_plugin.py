@@ -21,7 +21,7 @@ from drgn.commands import CommandArgumentError, CommandError, run_command
 import kgcore
 from kgcore import plugin
 from kgcore.errors import KernelThread, KgcoreError, NoCurrentTask
-from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
+from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
 from tests.fake_source import (
     COMPLETE,
     ELF,
@@ -62,8 +62,8 @@ def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeSource:
     fake = FakeSource()
 
     @contextlib.contextmanager
-    def opened(prog: drgn.Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
-        fake.supplies = supplies
+    def opened(prog: drgn.Program, user_files: UserFiles = NO_USER_FILES) -> Iterator[Source]:
+        fake.user_files = user_files
         yield fake
 
     monkeypatch.setattr(plugin, "_source", opened)
@@ -163,14 +163,14 @@ def test_supplies_and_sysroot(prog: drgn.Program, source: FakeSource, tmp_path: 
     image = tmp_path / "image"
     image.touch()
     plugin.gcore(prog, COMPLETE, swap={"/dev/sda2": image}, root=tmp_path, sysroot=tmp_path / "dir")
-    assert source.supplies == Supplies({"/dev/sda2": str(image)}, str(tmp_path))
+    assert source.user_files == UserFiles({"/dev/sda2": str(image)}, str(tmp_path))
     assert (tmp_path / "dir/bin/work").read_bytes() == ELF
     (tmp_path / "dir/bin/work").write_text("precious")
     with pytest.raises(KgcoreError, match="bin/work exists"):
         plugin.gcore(prog, COMPLETE, force=False, output="other", sysroot=tmp_path / "dir")
     assert os.path.exists("other")
     run_command(prog, f"gcore --swap /dev/sda2={image} --root {tmp_path} --sysroot d2 -o third 100")
-    assert source.supplies == Supplies({"/dev/sda2": str(image)}, str(tmp_path))
+    assert source.user_files == UserFiles({"/dev/sda2": str(image)}, str(tmp_path))
     assert Path("d2/bin/work").read_bytes() == ELF
 
 

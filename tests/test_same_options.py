@@ -17,7 +17,7 @@ from kgcore.cli.arguments import Parser
 from kgcore.cli.commands import dump
 from kgcore.coredump import pipeline
 from kgcore.errors import LimitReached
-from kgcore.sources.base import NO_SUPPLIES, Source, Supplies, TaskRef
+from kgcore.sources.base import NO_USER_FILES, Source, TaskRef, UserFiles
 from tests.fake_source import LARGE, LARGE_SIZE, FakeSource
 
 _DUMP = "drgn has opened the dump"
@@ -105,7 +105,7 @@ def test_gcore_has_a_keyword_for_each() -> None:
 
 def test_limits_of_gcore(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def opened(prog: drgn.Program, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
+    def opened(prog: drgn.Program, user_files: UserFiles = NO_USER_FILES) -> Iterator[Source]:
         yield FakeSource()
 
     def prepared(source: Source, ref: TaskRef, options: pipeline.Options) -> pipeline.Prepared:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kgcore.binaries.contents import Lacking
-from kgcore.binaries.substitutes import completed
+from kgcore.binaries.localcopies import completed
 from kgcore.binaries.sysroot import SysrootFile, SysrootReport
 
 ID, OTHER = b"\x11" * 20, b"\x22" * 20

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from kgcore._version import __version__
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KgcoreError
 from kgcore.sinks.outputs import standard
-from kgcore.sources.base import Supplies
+from kgcore.sources.base import UserFiles
 
 __all__ = (
     "FILTER_BITS",
@@ -139,7 +139,7 @@ def add_show(parser: Parser) -> None:
         dest="show",
         metavar="LEVEL",
         type=level,
-        default=Show.FAULTS,
+        default=Channel.FAULTS,
         help="sum of 1 progress, 2 library errors, 4 page faults (default 4)",
     )
 
@@ -252,9 +252,9 @@ def number(text: str, most: int, meaning: str) -> int:
     return value
 
 
-def level(text: str) -> Show:
+def level(text: str) -> Channel:
     """The channels of ``-v``."""
-    return Show(number(text, 7, "a sum of 1 progress, 2 library errors and 4 page faults, 0 to 7"))
+    return Channel(number(text, 7, "a sum of 1 progress, 2 library errors and 4 page faults, 0 to 7"))
 
 
 def filter_mask(text: str) -> int | None:
@@ -376,7 +376,7 @@ def vmcore_path(given: str | None, environ: Mapping[str, str]) -> str:
     )
 
 
-def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Place:
+def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocation:
     """What :func:`add_place_options` asked for.
 
     :raises UsageError: a file is not there, or given twice.
@@ -394,7 +394,7 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Place:
                 f"argument -c/--core: {part!r} is given twice", hint="a split set has several files, each once"
             )
         existing(part, "vmcore")
-    return Place(
+    return DumpLocation(
         core=None if parsed.live or parsed.qemu else vmcore_path(core, environ),
         symbols=tuple(parsed.symbols),
         symbols_from=parsed.symbols_from,
@@ -408,7 +408,7 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Place:
     )
 
 
-def supplies_of(parsed: argparse.Namespace) -> Supplies:
+def supplies_of(parsed: argparse.Namespace) -> UserFiles:
     """What :func:`add_supply_options` asked for.
 
     :raises UsageError: an image or the directory is not there, or a device given twice.
@@ -420,4 +420,4 @@ def supplies_of(parsed: argparse.Namespace) -> Supplies:
         images[device] = existing(image, "swap image")
     if parsed.root and not os.path.isdir(parsed.root):
         raise UsageError(f"--root: {parsed.root!r} is not a directory")
-    return Supplies(images, parsed.root)
+    return UserFiles(images, parsed.root)

@@ -10,10 +10,10 @@ from importlib import import_module
 from kgcore.cli.arguments import Parser
 from kgcore.cli.commands import COMMANDS
 
-__all__ = ("METAVARS", "CommandLine", "Kind", "Option", "command_lines", "default_parser", "parser_of")
+__all__ = ("METAVARS", "CommandLine", "Option", "ValueKind", "command_lines", "default_parser", "parser_of")
 
 
-class Kind(Enum):
+class ValueKind(Enum):
     """What a value is, for those who complete it."""
 
     TEXT = "text"
@@ -24,14 +24,14 @@ class Kind(Enum):
 
 
 METAVARS = {
-    "ADDRESS": Kind.FILE,
-    "CORE": Kind.FILE,
-    "DEV=IMAGE": Kind.IMAGE,
-    "DIR": Kind.DIRECTORY,
-    "FILE": Kind.FILE,
-    "PID": Kind.PROCESS,
-    "SYMBOLS": Kind.FILE,
-    "VMCORE": Kind.FILE,
+    "ADDRESS": ValueKind.FILE,
+    "CORE": ValueKind.FILE,
+    "DEV=IMAGE": ValueKind.IMAGE,
+    "DIR": ValueKind.DIRECTORY,
+    "FILE": ValueKind.FILE,
+    "PID": ValueKind.PROCESS,
+    "SYMBOLS": ValueKind.FILE,
+    "VMCORE": ValueKind.FILE,
 }
 """What the names of values in the help stand for; the others are text."""
 
@@ -54,7 +54,7 @@ class Option:
     metavar: str | None
     help: str
     group: str
-    kind: Kind
+    kind: ValueKind
     choices: tuple[str, ...]
     repeats: bool
 
@@ -119,9 +119,9 @@ def _option(action: argparse.Action, group: str) -> Option:
     return Option(tuple(action.option_strings), metavar, text, group, _kind(metavar), choices, repeats)
 
 
-def _kind(metavar: str | None) -> Kind:
+def _kind(metavar: str | None) -> ValueKind:
     kinds = {METAVARS[word] for word in (metavar or "").split(" | ") if word in METAVARS}
-    for kind in (Kind.PROCESS, Kind.FILE):  # CORE | DIR: a directory is a file, too
+    for kind in (ValueKind.PROCESS, ValueKind.FILE):  # CORE | DIR: a directory is a file, too
         if kind in kinds:
             return kind
-    return kinds.pop() if kinds else Kind.TEXT
+    return kinds.pop() if kinds else ValueKind.TEXT

@@ -15,7 +15,7 @@ from kgcore.binaries.sysroot import Sysroot, SysrootReport
 from kgcore.cli import render
 from kgcore.cli.console import Console, OutputLost, Status, reason
 from kgcore.cli.progress import Subject, json_lines
-from kgcore.cli.request import DumpRequest, Show
+from kgcore.cli.request import Channel, DumpRequest
 from kgcore.cli.selection import described, select
 from kgcore.coredump.limits import Limits
 from kgcore.coredump.pipeline import Options, Prepared, prepare, write
@@ -196,7 +196,7 @@ class _Extraction:
         text = reason(error)
         if not isinstance(error, KgcoreError):  # which names the process itself
             text = f"{what}: {text}"
-            if self._request.show & Show.LIBRARY:
+            if self._request.show & Channel.LIBRARY:
                 traceback.print_exception(error, file=self._console.err)
         self.outcome.failures.append(Failure(what, text))
         self._console.fail(text)
@@ -221,7 +221,7 @@ class _Extraction:
         else:
             console.say(f"Saved {name}")
         if not report.complete:
-            for line in report.lines(sys.maxsize if request.show & Show.FAULTS else 0):
+            for line in report.lines(sys.maxsize if request.show & Channel.FAULTS else 0):
                 console.remark(line)
         elif report.dying is not None:  # what one came for, perhaps
             console.remark(f"process {report.tgid}: {report.dying.words()}")
@@ -232,14 +232,14 @@ class _Extraction:
         if request.progress == "json":
             psinfo = prepared.image.psinfo
             return json_lines(Subject(prepared.image.tgid, psinfo.comm, turn.index, turn.count, total), err)
-        if request.progress == "never" or not request.show & Show.PROGRESS or not err.isatty():
+        if request.progress == "never" or not request.show & Channel.PROGRESS or not err.isatty():
             return nullcontext()
         return render.progress(name if turn.count == 1 else f"{name} ({turn.index} of {turn.count})", err, total)
 
     def _save_files(self, sysroot: Sysroot, prepared: Prepared) -> None:
         found = sysroot.add(self._source, prepared.image, prepared.memory)
         self.outcome.sysroots[len(self.outcome.reports) - 1] = found
-        for line in found.lines(bool(self._request.show & Show.FAULTS)):
+        for line in found.lines(bool(self._request.show & Channel.FAULTS)):
             self._console.remark(line)
         found.raise_problems()
 

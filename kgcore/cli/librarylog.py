@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kgcore.cli.console import Console
-from kgcore.cli.request import Show
+from kgcore.cli.request import Channel
 
 __all__ = ("routed",)
 
@@ -14,13 +14,13 @@ _LOGGERS = ("drgn", "kgcore.libraries")
 
 
 @contextmanager
-def routed(show: Show, console: Console) -> Iterator[None]:
+def routed(show: Channel, console: Console) -> Iterator[None]:
     """Show it with ``-v 2``, and with no other level: kgcore's own messages name what matters.
 
     Afterwards all is as before: in drgn others have said what becomes of it.
     """
     handler: logging.Handler = logging.NullHandler()
-    if show & Show.LIBRARY:
+    if show & Channel.LIBRARY:
         handler = logging.StreamHandler(console.err)
         handler.setFormatter(logging.Formatter("drgn: %(levelname)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in _LOGGERS]
@@ -28,7 +28,7 @@ def routed(show: Show, console: Console) -> Iterator[None]:
     for logger in loggers:
         logger.handlers[:] = [handler]
         logger.propagate = False
-        logger.setLevel(logging.WARNING if show & Show.LIBRARY else logging.CRITICAL)
+        logger.setLevel(logging.WARNING if show & Channel.LIBRARY else logging.CRITICAL)
     try:
         yield
     finally:

@@ -44,11 +44,11 @@ def main(argv: Sequence[str]) -> int:
     from kgcore.cli import commands
     from kgcore.cli.arguments import Answer, UsageError
     from kgcore.cli.console import Console, OutputLost, Status, reason
-    from kgcore.cli.request import Show
+    from kgcore.cli.request import Channel
     from kgcore.errors import KgcoreError
 
     console = Console(sys.stdout, sys.stderr)
-    show = Show(0)
+    show = Channel(0)
     try:
         try:
             command, words = commands.chosen(argv)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     except OutputLost as error:
         console.remark(str(error))
     except Exception as error:  # noqa: BLE001  (a defect too ends in a reason; -v 2 shows the place)
-        if show & Show.LIBRARY and not isinstance(error, KgcoreError):
+        if show & Channel.LIBRARY and not isinstance(error, KgcoreError):
             traceback.print_exc(file=console.err)
         console.remark(reason(error))
     return Status.FAILED

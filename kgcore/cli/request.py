@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Literal
 
-from kgcore.sources.base import NO_SUPPLIES, Supplies, TaskRef
+from kgcore.sources.base import NO_USER_FILES, TaskRef, UserFiles
 
-__all__ = ("NO_SELECTION", "DumpRequest", "Place", "Selection", "Show")
+__all__ = ("NO_SELECTION", "Channel", "DumpLocation", "DumpRequest", "Selection")
 
 
-class Show(IntFlag):
+class Channel(IntFlag):
     """The channels of ``-v``, crash gcore's numbers."""
 
     PROGRESS = 1
@@ -19,7 +19,7 @@ class Show(IntFlag):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DumpLocation:
     """Which kernel to look into, and where its types and symbols are. None and (): find out by yourself.
 
     :ivar parts: the other files, if ``core`` is one of a split set.
@@ -65,7 +65,7 @@ class DumpRequest:
     :ivar mask: sum of the coredump_filter bits; None: each process's own.
     :ivar share_zeros: long ranges of zeros have one place in the file.
     :ivar output: a file name, "-" for standard output, or None for ``core.<tgid>`` in ``directory``.
-    :ivar supplies: what else memory may be taken from.
+    :ivar user_files: what else memory may be taken from.
     :ivar sysroot: directory for the processes' programs and libraries; None: do not write them.
     :ivar select: further processes, after those in ``tasks``.
     :ivar jobs: processes that may work side by side; None: as many as there are CPUs that we may use.
@@ -86,8 +86,8 @@ class DumpRequest:
     force: bool = False
     dry_run: bool = False
     report: str | None = None
-    show: Show = Show.FAULTS
-    supplies: Supplies = NO_SUPPLIES
+    show: Channel = Channel.FAULTS
+    user_files: UserFiles = NO_USER_FILES
     sysroot: str | None = None
     select: Selection = NO_SELECTION
     jobs: int | None = None

@@ -12,11 +12,11 @@ from kgcore.model.memory import Memory, Piece, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
 from kgcore.model.traces import End, KernelStack
 
-__all__ = ("NO_SUPPLIES", "Contents", "FileContents", "OpenFiles", "Source", "Supplies", "TaskRef")
+__all__ = ("NO_USER_FILES", "Contents", "FileContents", "OpenFiles", "Source", "TaskRef", "UserFiles")
 
 
 @dataclass(frozen=True, slots=True)
-class Supplies:
+class UserFiles:
     """What the user has besides the dump.
 
     :ivar swap: path of a swap device or file, as /proc/swaps has it, to path of its image.
@@ -27,7 +27,7 @@ class Supplies:
     root: str | None = None
 
 
-NO_SUPPLIES = Supplies()
+NO_USER_FILES = UserFiles()
 
 _NUMBERS = 1 << 64  # of addresses
 

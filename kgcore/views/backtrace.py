@@ -18,7 +18,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from kgcore._version import __version__
-from kgcore.binaries.substitutes import completed, file_name, mapped_build_id, mapped_build_ids
+from kgcore.binaries.localcopies import completed, file_name, mapped_build_id, mapped_build_ids
 from kgcore.binaries.sysroot import Sysroot, SysrootReport
 from kgcore.coredump.limits import Limits
 from kgcore.coredump.plan import make_plan
@@ -106,7 +106,7 @@ def backtrace(
 
     :param all_threads: all of them, not only the one that ``ref`` names.
     :param kernel: what they were doing in the kernel, too.
-    :param root: a directory with the files of the crashed machine, as in :class:`kgcore.sources.base.Supplies`.
+    :param root: a directory with the files of the crashed machine, as in :class:`kgcore.sources.base.UserFiles`.
     :raises KgcoreError: there is no such process, or nobody here unwinds its kind.
     """
     image = source.image(ref)

@@ -16,7 +16,7 @@ from kgcore.model.account import Account, amounts
 from kgcore.model.memory import Memory, Run
 from kgcore.views.addressmap import AddressMap, Area, Kind, StackPointer, by_kind, ranges
 
-__all__ = ("Item", "Piece", "Region", "regions")
+__all__ = ("Cell", "Item", "Region", "regions")
 
 _ITEMS = 1500
 _FEW = 20  # mappings of a region that are drawn one by one in any case
@@ -27,7 +27,7 @@ _NARROW = 250  # of the smallest mapping of a region, there is room for so many 
 _CLOSE = 1 << 20  # bytes: what has less between it is in one region
 
 
-class Piece(NamedTuple):
+class Cell(NamedTuple):
     """A range that is drawn in one colour.
 
     :ivar words: more on it, or "".
@@ -51,7 +51,7 @@ class Item(NamedTuple):
     number: int
     areas: tuple[Area, ...]
     account: Account
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Cell, ...]
     to_scale: bool
 
     @property
@@ -138,20 +138,20 @@ def _item(number: int, areas: Sequence[Area], runs: Sequence[Run]) -> Item:
     return Item(number, tuple(areas), account, tuple(_in_proportion(areas[0].vma.start, account)), False)
 
 
-def _to_scale(area: Area, runs: Sequence[Run]) -> Iterator[Piece]:
+def _to_scale(area: Area, runs: Sequence[Run]) -> Iterator[Cell]:
     kept = area.size - area.vma.filtered
     if kept and not runs:
         return  # there are too many
     for run in runs:
         place = run.provenance.value
         words = f"{place} ({run.detail})" if run.detail else place
-        yield Piece(run.address, run.end, Kind.of(run.provenance), words)
+        yield Cell(run.address, run.end, Kind.of(run.provenance), words)
     if area.vma.filtered:
-        yield Piece(area.vma.start + kept, area.vma.end, Kind.FILTERED, area.vma.reason)
+        yield Cell(area.vma.start + kept, area.vma.end, Kind.FILTERED, area.vma.reason)
 
 
-def _in_proportion(at: int, account: Account) -> Iterator[Piece]:
+def _in_proportion(at: int, account: Account) -> Iterator[Cell]:
     words = {Kind.RECOVERED: amounts(account.recovered), Kind.MISSING: amounts(account.missing)}
     for kind, size in by_kind(account).items():
-        yield Piece(at, at + size, kind, words.get(kind, ""))
+        yield Cell(at, at + size, kind, words.get(kind, ""))
         at += size

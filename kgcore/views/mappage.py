@@ -15,7 +15,7 @@ from kgcore.model.account import Account
 from kgcore.model.memory import Memory
 from kgcore.text import counted, human_size, printable
 from kgcore.views.addressmap import AddressMap, Kind, address_range, by_kind
-from kgcore.views.maplayout import Item, Piece, Region, regions
+from kgcore.views.maplayout import Cell, Item, Region, regions
 
 __all__ = ("map_page",)
 
@@ -284,7 +284,7 @@ def _stack_mark(region: Region, tid: int, sp: int) -> tuple[int, str]:
     )
 
 
-def _told(piece: Piece) -> str:
+def _told(piece: Cell) -> str:
     return (
         f"{_WORDS[piece.kind]}: {human_size(piece.end - piece.start)}, {_text(piece.words)}\n"
         f"{address_range(piece.start, piece.end)}"

@@ -12,7 +12,7 @@ from kgcore.sinks.files import Sink
 from kgcore.sources.base import Contents
 from kgcore.text import human_size, plain, printable
 
-__all__ = ("Account", "Row", "account", "flag_words", "list_lines", "named", "open_file_json", "write_contents")
+__all__ = ("ContentAccount", "Row", "account", "flag_words", "list_lines", "named", "open_file_json", "write_contents")
 
 _ACCESS = "O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"
 # include/uapi/asm-generic/fcntl.h. O_SYNC is two bits, O_TMPFILE has that of O_DIRECTORY.
@@ -38,7 +38,7 @@ _O_LARGEFILE = 0o100000
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ContentAccount:
     """How much of a file's content is to be had.
 
     :ivar sources: where bytes come from: value of the provenance to bytes.
@@ -49,7 +49,7 @@ class Account:
     missing: tuple[Lacking, ...]
 
     @classmethod
-    def of(cls, trace: Trace) -> "Account":
+    def of(cls, trace: Trace) -> "ContentAccount":
         return cls(trace.size, trace.sources, tuple(trace.missing))
 
     @property
@@ -80,19 +80,19 @@ class Row(NamedTuple):
     """
 
     file: OpenFile
-    content: Account | None = None
+    content: ContentAccount | None = None
     unwritten: int | None = None
 
 
-def account(contents: Contents) -> Account:
+def account(contents: Contents) -> ContentAccount:
     """What of a content is to be had, without reading it."""
     trace = Trace(contents.size)
     for _ in trace.follow(Piece(run, b"") for run in contents.runs()):
         pass
-    return Account.of(trace)
+    return ContentAccount.of(trace)
 
 
-def write_contents(contents: Contents, sink: Sink) -> Account:
+def write_contents(contents: Contents, sink: Sink) -> ContentAccount:
     """Write a content; zeros and what is missing become holes.
 
     :raises OutputError: it cannot be written.
@@ -103,7 +103,7 @@ def write_contents(contents: Contents, sink: Sink) -> Account:
             sink.write(memoryview(data))
         else:
             sink.skip(length)
-    return Account.of(trace)
+    return ContentAccount.of(trace)
 
 
 def flag_words(flags: int) -> str:

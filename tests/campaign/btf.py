@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from itertools import pairwise
 
-from kgcore.sources.vmcore.symbols.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 
 USED = (
     "task_struct mm_struct vm_area_struct file dentry maple_node maple_tree page folio thread_struct signal_struct "
@@ -30,7 +30,7 @@ class BtfDamage:
         self._btf = Btf(clean)
         found: set[int] = set()
         for name in names:
-            if (number := self._btf.find(name, Kind.STRUCT)) is not None:
+            if (number := self._btf.find(name, BtfKind.STRUCT)) is not None:
                 self._walk(number, 0, found)
         self._used = sorted(found)
         offsets = [*self._btf._offsets[1:], self._end()]
@@ -46,12 +46,12 @@ class BtfDamage:
             return
         found.add(number)
         record = self._btf.record(number)
-        if record.kind in (Kind.STRUCT, Kind.UNION):
+        if record.kind in (BtfKind.STRUCT, BtfKind.UNION):
             for _, member, _ in self._btf.elements(record, _MEMBER):
                 self._walk(member, depth + 1, found)
-        elif record.kind == Kind.ARRAY:
+        elif record.kind == BtfKind.ARRAY:
             self._walk(self._btf.word(record), depth + 1, found)
-        elif record.kind in (Kind.PTR, Kind.TYPEDEF, Kind.CONST, Kind.VOLATILE, Kind.RESTRICT):
+        elif record.kind in (BtfKind.PTR, BtfKind.TYPEDEF, BtfKind.CONST, BtfKind.VOLATILE, BtfKind.RESTRICT):
             self._walk(record.size_or_type, depth + 1, found)
 
     def words(self, rng: random.Random) -> dict[int, int]:

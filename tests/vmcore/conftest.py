@@ -185,7 +185,7 @@ class Extractor:
         self, path: Path, *, swap: tuple[tuple[str, str], ...] = (), root: str | None = None, **options: Any
     ) -> Any:
         """An opened dump. ``swap``: (device, image) each; the other options are those of TargetOptions."""
-        from kgcore.sources.vmcore.memory.stores import Supplies
+        from kgcore.sources.vmcore.memory.backing import UserFiles
         from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
         from kgcore.sources.vmcore.source import VmcoreSource
 
@@ -195,7 +195,7 @@ class Extractor:
         found = targets.pop(key, None)
         if found is None:
             target = open_target(TargetOptions(core=str(path), **options))
-            found = target, VmcoreSource(target, Supplies(swap=dict(swap), root=root))
+            found = target, VmcoreSource(target, UserFiles(swap=dict(swap), root=root))
         targets[key] = found
         if len(targets) > KEPT_OPEN[large]:
             del targets[next(iter(targets))]  # not closed: a test may have it still

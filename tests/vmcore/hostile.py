@@ -36,7 +36,7 @@ from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.dumpfile import FrameRun, Frames, FrameState, open_dump
 from kgcore.sources.vmcore.dumpfile.frames import Stretch, merged, one_by_one
 from kgcore.sources.vmcore.dumpfile.source import ShortFile
-from kgcore.sources.vmcore.opening.assembled import assemble
+from kgcore.sources.vmcore.opening.drgnmemory import assemble
 from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.symbols import finders as symbols

@@ -7,7 +7,7 @@ import pytest
 from drgn import Architecture, Platform, Program
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.symbols.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 from tests.test_btf import Writer, enum
 
@@ -19,7 +19,7 @@ def program(writer: Writer) -> Program:
 
 
 def integer(writer: Writer, name: str = "int", size: int = 4, encoding: int = 1) -> int:
-    return writer.add(Kind.INT, name, size, rest=struct.pack("<I", encoding << 24 | size * 8))
+    return writer.add(BtfKind.INT, name, size, rest=struct.pack("<I", encoding << 24 | size * 8))
 
 
 def members(writer: Writer, *rows: tuple[str, int, int]) -> bytes:
@@ -29,10 +29,10 @@ def members(writer: Writer, *rows: tuple[str, int, int]) -> bytes:
 def test_structure() -> None:
     writer = Writer()
     word = integer(writer)
-    array = writer.add(Kind.ARRAY, rest=struct.pack("<III", word, word, 3))
-    flexible = writer.add(Kind.ARRAY, rest=struct.pack("<III", word, word, 0))
-    inner = writer.add(Kind.UNION, size=4, vlen=1, rest=members(writer, ("x", word, 0)))
-    pointer = writer.add(Kind.PTR, size=word + 5)  # to the structure that follows
+    array = writer.add(BtfKind.ARRAY, rest=struct.pack("<III", word, word, 3))
+    flexible = writer.add(BtfKind.ARRAY, rest=struct.pack("<III", word, word, 0))
+    inner = writer.add(BtfKind.UNION, size=4, vlen=1, rest=members(writer, ("x", word, 0)))
+    pointer = writer.add(BtfKind.PTR, size=word + 5)  # to the structure that follows
     rows = members(
         writer,
         ("a", word, 0),
@@ -42,7 +42,7 @@ def test_structure() -> None:
         ("p", pointer, 192),
         ("f", flexible, 256),
     )
-    outer = writer.add(Kind.STRUCT, "s", 32, vlen=6, flag=True, rest=rows)
+    outer = writer.add(BtfKind.STRUCT, "s", 32, vlen=6, flag=True, rest=rows)
     assert outer == word + 5
     kind = program(writer).type("struct s")
     assert kind.size == 32
@@ -58,14 +58,14 @@ def test_other_kinds() -> None:
     writer = Writer()
     word = integer(writer, "unsigned int", encoding=0)
     integer(writer, "_Bool", 1, 4)
-    constant = writer.add(Kind.CONST, size=writer.add(Kind.VOLATILE, size=word))
-    writer.add(Kind.TYPEDEF, "t", writer.add(Kind.TYPE_TAG, "tag", constant))
+    constant = writer.add(BtfKind.CONST, size=writer.add(BtfKind.VOLATILE, size=word))
+    writer.add(BtfKind.TYPEDEF, "t", writer.add(BtfKind.TYPE_TAG, "tag", constant))
     enum(writer, "e", {"A": 1, "B": -1}, flag=True)
-    writer.add(Kind.FLOAT, "double", 8)
-    writer.add(Kind.ENUM, "later", 4)
+    writer.add(BtfKind.FLOAT, "double", 8)
+    writer.add(BtfKind.ENUM, "later", 4)
     parameters = struct.pack("<IIII", writer.text("a"), word, 0, 0)
-    proto = writer.add(Kind.FUNC_PROTO, size=0, vlen=2, rest=parameters)
-    writer.add(Kind.TYPEDEF, "fn", writer.add(Kind.PTR, size=proto))
+    proto = writer.add(BtfKind.FUNC_PROTO, size=0, vlen=2, rest=parameters)
+    writer.add(BtfKind.TYPEDEF, "fn", writer.add(BtfKind.PTR, size=proto))
     prog = program(writer)
     assert prog.type("t").type.type_name() == "const volatile unsigned int"
     assert [tuple(value) for value in prog.type("enum e").enumerators or ()] == [("A", 1), ("B", -1)]
@@ -77,10 +77,10 @@ def test_other_kinds() -> None:
         prog.type("struct t")
 
 
-@pytest.mark.parametrize("kind", [Kind.PTR, Kind.CONST, Kind.TYPE_TAG])
+@pytest.mark.parametrize("kind", [BtfKind.PTR, BtfKind.CONST, BtfKind.TYPE_TAG])
 def test_types_that_refer_to_themselves(kind: int) -> None:
     writer = Writer()
-    writer.add(Kind.TYPEDEF, "t", 2)
+    writer.add(BtfKind.TYPEDEF, "t", 2)
     writer.add(kind, size=2)
     with pytest.raises(BrokenDump, match="circle"):
         program(writer).type("t")
@@ -92,24 +92,24 @@ def test_structures_that_contain_themselves(by_way_of: str) -> None:
     writer = Writer()
     inner = {"itself": 1, "typedef": 2, "array": 2, "a member": 2}[by_way_of]
     rest = struct.pack("<III", 0, inner, 0)
-    writer.add(Kind.STRUCT, "endless", 16, vlen=1, rest=rest)
+    writer.add(BtfKind.STRUCT, "endless", 16, vlen=1, rest=rest)
     if by_way_of == "typedef":
-        writer.add(Kind.TYPEDEF, "again", 1)
+        writer.add(BtfKind.TYPEDEF, "again", 1)
     elif by_way_of == "array":
-        writer.add(Kind.ARRAY, rest=struct.pack("<III", 1, 1, 1))
+        writer.add(BtfKind.ARRAY, rest=struct.pack("<III", 1, 1, 1))
     else:
-        writer.add(Kind.UNION, "", 16, vlen=1, rest=struct.pack("<III", writer.text("x"), 1, 0))
+        writer.add(BtfKind.UNION, "", 16, vlen=1, rest=struct.pack("<III", writer.text("x"), 1, 0))
     with pytest.raises(BrokenDump, match="contains itself"):
         program(writer).type("struct endless")
 
 
 def test_references_to_nothing() -> None:
     writer = Writer()
-    writer.add(Kind.TYPEDEF, "t", 99)
-    writer.add(Kind.TYPEDEF, "d", 3)
-    writer.add(Kind.DATASEC, "section")
+    writer.add(BtfKind.TYPEDEF, "t", 99)
+    writer.add(BtfKind.TYPEDEF, "d", 3)
+    writer.add(BtfKind.DATASEC, "section")
     rows = members(writer, ("x", 77, 0))
-    writer.add(Kind.STRUCT, "s", 4, vlen=1, rest=rows)
+    writer.add(BtfKind.STRUCT, "s", 4, vlen=1, rest=rows)
     prog = program(writer)
     with pytest.raises(BrokenDump, match="type 99"):
         prog.type("t")
@@ -124,8 +124,8 @@ def test_absurd_sizes() -> None:
     writer = Writer()
     integer(writer, "int", 0)
     word = integer(writer, "long", 8)
-    writer.add(Kind.ENUM, "e", 3, vlen=1, rest=struct.pack("<Ii", writer.text("A"), 1))
-    writer.add(Kind.STRUCT, "s", 8, vlen=1, flag=True, rest=members(writer, ("x", word, 65 << 24)))
+    writer.add(BtfKind.ENUM, "e", 3, vlen=1, rest=struct.pack("<Ii", writer.text("A"), 1))
+    writer.add(BtfKind.STRUCT, "s", 8, vlen=1, flag=True, rest=members(writer, ("x", word, 65 << 24)))
     prog = program(writer)
     with pytest.raises(BrokenDump, match="integer of 0 bytes"):
         prog.type("int")

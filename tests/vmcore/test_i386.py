@@ -111,7 +111,7 @@ def test_memory_above_4_gib(extract: Extractor) -> None:
     memory = source.memory(image)
     assert isinstance(memory, VmcoreMemory)
     high = tables = 0
-    physical = memory._stores.physical
+    physical = memory._backing.physical
     stored, fill = physical.stored, physical._frames.fill
 
     def table_read(address: int, size: int) -> bytes | None:

@@ -126,7 +126,7 @@ def test_a_program_that_nobody_could_open_again() -> None:
     pid = next(victim.pid for victim in need("k61-small").victims.values() if victim.pid)
     prog = drgn.Program(whole.platform, vmcoreinfo=text)
     with open(os.memfd_create("empty"), "wb") as empty:
-        from kgcore.sources.vmcore.opening.assembled import _header
+        from kgcore.sources.vmcore.opening.drgnmemory import _header
 
         empty.write(_header(()))
         empty.flush()

@@ -123,7 +123,7 @@ def test_the_machines_own_file_system_is_proof(name: str, extract: Extractor, mo
     memory = source.memory(process)
     for vma, _ in read_only(source, fixture):
         list(memory.runs(vma, vma.start, vma.end))  # learns the inodes
-    source._stores.root._known.clear()
+    source._backing.root._known.clear()
     given = 0
     other = whole.memory(whole.image(TaskRef.parse(str(fixture.victims["dynamic"].pid))))
     for vma, content in read_only(source, fixture):

@@ -20,7 +20,7 @@ drgn = pytest.importorskip("drgn")
 
 from kgcore.errors import TargetError
 from kgcore.model.memory import Provenance
-from kgcore.sources.base import Supplies, TaskRef
+from kgcore.sources.base import TaskRef, UserFiles
 from kgcore.sources.vmcore.memory.swap import images
 from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
@@ -140,7 +140,7 @@ def opened() -> Iterator[Target]:
 
 def refuse(target: Target, path: Path, device: str = "/dev/vdc") -> TargetError:
     with pytest.raises(TargetError) as caught:
-        VmcoreSource(target, Supplies({device: str(path)}))
+        VmcoreSource(target, UserFiles({device: str(path)}))
     return caught.value
 
 

@@ -29,10 +29,10 @@ LEVELS = ["level5", "level4", "level3", "level2", "level1"]
 
 
 def write(
-    extract: Extractor, victim: Victim, directory: Path, dump: str = "vmcore.elf", **supplies: Any
+    extract: Extractor, victim: Victim, directory: Path, dump: str = "vmcore.elf", **user_files: Any
 ) -> SysrootReport:
     """The sysroot of a victim."""
-    source = extract.source(victim.fixture.dump(dump), symbols=(), **supplies)
+    source = extract.source(victim.fixture.dump(dump), symbols=(), **user_files)
     image = source.image(TaskRef.parse(str(victim.pid)))
     return Sysroot(str(directory)).add(source, image, source.memory(image))
 

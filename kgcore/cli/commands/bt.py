@@ -21,10 +21,10 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KgcoreError
 from kgcore.model.traces import End, Frame, ThreadTrace, grouped, ranges
-from kgcore.sources.base import Supplies, TaskRef
+from kgcore.sources.base import TaskRef, UserFiles
 from kgcore.text import plain, printable
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ class BtCommand:
     :ivar tasks: never empty.
     """
 
-    place: Place
-    show: Show
+    place: DumpLocation
+    show: Channel
     tasks: tuple[TaskRef, ...]
-    supplies: Supplies
+    user_files: UserFiles
     all_threads: bool
     kernel: bool
     json: bool
@@ -81,9 +81,9 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> BtCommand:
         raise UsageError(error.message, hint=error.hint) from error
     return BtCommand(
         place=place_of(parsed, environ),
-        show=Show(parsed.show),
+        show=Channel(parsed.show),
         tasks=tasks,
-        supplies=supplies_of(parsed),
+        user_files=supplies_of(parsed),
         all_threads=parsed.all_threads,
         kernel=parsed.kernel_stack,
         json=parsed.json,
@@ -122,7 +122,7 @@ def run(command: BtCommand, console: Console) -> int:
 
     found: list[Backtrace] = []
     failures: list[dict[str, str]] = []
-    with opening.opened(command.place, command.show, console, command.supplies) as source:
+    with opening.opened(command.place, command.show, console, command.user_files) as source:
         for ref in command.tasks:
             try:
                 one = backtrace(
@@ -130,13 +130,13 @@ def run(command: BtCommand, console: Console) -> int:
                     ref,
                     all_threads=command.all_threads,
                     kernel=command.kernel,
-                    root=command.supplies.root,
+                    root=command.user_files.root,
                 )
             except Exception as error:  # noqa: BLE001  (a defect, ours or drgn's, must not cost the other processes)
                 text = reason(error)
                 if not isinstance(error, KgcoreError):
                     text = f"{ref.text}: {text}"
-                    if command.show & Show.LIBRARY:
+                    if command.show & Channel.LIBRARY:
                         traceback.print_exc(file=console.err)
                 failures.append({"task": ref.text, "reason": plain(text)})
                 console.fail(text)

@@ -12,7 +12,7 @@ from kgcore.cli.arguments import Parser, UsageError, add_place_options, add_vers
 from kgcore.cli.commands import opening
 from kgcore.cli.completion import SHELLS, script
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.text import printable
 
 __all__ = ("CompletionCommand", "make_parser", "parse", "run")
@@ -40,7 +40,7 @@ class CompletionCommand:
     """
 
     shell: str | None
-    place: Place | None = None
+    place: DumpLocation | None = None
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> CompletionCommand:
@@ -71,14 +71,14 @@ def run(command: CompletionCommand, console: Console) -> int:
         console.out.write(script(command.shell))
     elif command.place is not None:
         quiet = Console(console.out, io.StringIO())
-        with contextlib.suppress(Exception), opening.opened(command.place, Show(0), quiet) as source:
+        with contextlib.suppress(Exception), opening.opened(command.place, Channel(0), quiet) as source:
             for process in source.processes():
                 if not process.kernel_thread:
                     print(f"{process.pid}\t{printable(process.comm)}", file=console.out)
     return Status.COMPLETE
 
 
-def _place(line: Sequence[str], environ: Mapping[str, str]) -> Place | None:
+def _place(line: Sequence[str], environ: Mapping[str, str]) -> DumpLocation | None:
     """The dump that an unfinished line names, whatever else is wrong with it."""
     parser = Parser("kgcore")
     add_place_options(parser)

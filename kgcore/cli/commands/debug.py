@@ -27,9 +27,9 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KgcoreError
-from kgcore.sources.base import Source, Supplies, TaskRef
+from kgcore.sources.base import Source, TaskRef, UserFiles
 from kgcore.system import stopping
 from kgcore.system.privatedir import PrivateDirectory
 from kgcore.text import human_size, plain, printable
@@ -69,10 +69,10 @@ class DebugCommand:
     :ivar arguments: the debugger's own.
     """
 
-    place: Place
-    show: Show
+    place: DumpLocation
+    show: Channel
     task: TaskRef
-    supplies: Supplies
+    user_files: UserFiles
     mask: int | None
     debugger: str
     directory: str | None
@@ -99,9 +99,9 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DebugCommand:
         raise UsageError(f"--directory: {parsed.directory!r} is not a directory")
     return DebugCommand(
         place=place_of(parsed, environ),
-        show=Show(parsed.show),
+        show=Channel(parsed.show),
         task=task,
-        supplies=supplies_of(parsed),
+        user_files=supplies_of(parsed),
         mask=parsed.mask,
         debugger=parsed.debugger,
         directory=parsed.directory,
@@ -156,7 +156,7 @@ def run(command: DebugCommand, console: Console) -> int:
     if not command.print_only:
         find_debugger(command.debugger)  # before all the work
     with PrivateDirectory(command.directory) as directory:
-        with opening.opened(command.place, command.show, console, command.supplies) as source:
+        with opening.opened(command.place, command.show, console, command.user_files) as source:
             session = _write(source, command, directory.path, console)
         directory.kept = command.keep
         words = command_line(command.debugger, session, command.arguments)
@@ -170,7 +170,7 @@ def run(command: DebugCommand, console: Console) -> int:
 
 def _write(source: Source, command: DebugCommand, directory: str, console: Console) -> "Session":
     """The core and the sysroot, and a word on what they lack."""
-    from kgcore.binaries.substitutes import completed, mapped_build_ids
+    from kgcore.binaries.localcopies import completed, mapped_build_ids
     from kgcore.binaries.sysroot import Sysroot
     from kgcore.cli import render
     from kgcore.coredump.pipeline import Options, prepare, write
@@ -182,14 +182,14 @@ def _write(source: Source, command: DebugCommand, directory: str, console: Conso
     name = f"core.{prepared.image.tgid}"
     core, sysroot = os.path.join(directory, name), os.path.join(directory, "sysroot")
     os.mkdir(sysroot, 0o700)
-    shown = bool(command.show & Show.PROGRESS) and console.err.isatty()
+    shown = bool(command.show & Channel.PROGRESS) and console.err.isatty()
     with render.progress(name, console.err, prepared.plan.data) if shown else nullcontext() as progress:
         report = write(prepared, FileSink(core), progress, jobs=available())
     files = Sysroot(sysroot).add(source, prepared.image, prepared.memory)
     files.raise_problems()
-    if command.supplies.root is not None:
+    if command.user_files.root is not None:
         found = mapped_build_ids(prepared.image, prepared.memory)
-        files = completed(files, command.supplies.root, found)
+        files = completed(files, command.user_files.root, found)
     program = program_of(prepared.image, files.files, sysroot)
     for line in _lacking(report, files, program):
         console.remark(line)

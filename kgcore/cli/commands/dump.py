@@ -33,7 +33,7 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console
-from kgcore.cli.request import DumpRequest, Place, Selection, Show
+from kgcore.cli.request import Channel, DumpLocation, DumpRequest, Selection
 from kgcore.coredump.limits import Limits
 from kgcore.errors import KgcoreError
 from kgcore.sinks import STDOUT
@@ -83,11 +83,11 @@ Without a PID or TASK: crash mode's current context, else the process that was c
 class DumpCommand:
     """``kgcore [PID | TASK]...``"""
 
-    place: Place
+    place: DumpLocation
     request: DumpRequest
 
     @property
-    def show(self) -> Show:
+    def show(self) -> Channel:
         """The channels of ``-v``."""
         return self.request.show
 
@@ -122,7 +122,7 @@ def run(command: DumpCommand, console: Console) -> int:
     limits = Limits(command.request.max_size, command.request.max_time)  # the opening counts, too
     from kgcore.cli.extract import extract
 
-    with opening.opened(command.place, command.show, console, command.request.supplies) as source:
+    with opening.opened(command.place, command.show, console, command.request.user_files) as source:
         return extract(source, command.request, console, limits).status
 
 
@@ -322,7 +322,7 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
         dry_run=parsed.dry_run,
         report=parsed.report,
         show=parsed.show,
-        supplies=supplies_of(parsed),
+        user_files=supplies_of(parsed),
         sysroot=parsed.sysroot,
         select=select,
         jobs=parsed.jobs,

@@ -24,14 +24,14 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KgcoreError
 from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
-from kgcore.sources.base import NO_SUPPLIES, OpenFiles, Source, Supplies, TaskRef
+from kgcore.sources.base import NO_USER_FILES, OpenFiles, Source, TaskRef, UserFiles
 from kgcore.text import human_size
-from kgcore.views.openfiles import Account, Row, account, list_lines, open_file_json, write_contents
+from kgcore.views.openfiles import ContentAccount, Row, account, list_lines, open_file_json, write_contents
 
 __all__ = ("FilesCommand", "make_parser", "parse", "run")
 
@@ -61,15 +61,15 @@ class FilesCommand:
     :ivar list: the text file to write.
     """
 
-    place: Place
-    show: Show
+    place: DumpLocation
+    show: Channel
     json: bool
     task: TaskRef
     extract: int | None = None
     output: str | None = None
     list: str | None = None
     force: bool = False
-    supplies: Supplies = NO_SUPPLIES
+    user_files: UserFiles = NO_USER_FILES
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
@@ -92,14 +92,14 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
         raise UsageError("the file and --json cannot both go to standard output", hint="give -o FILE")
     return FilesCommand(
         place=place_of(parsed, environ),
-        show=Show(parsed.show),
+        show=Channel(parsed.show),
         json=parsed.json,
         task=task,
         extract=parsed.extract,
         output=parsed.output,
         list=parsed.list,
         force=parsed.force,
-        supplies=supplies_of(parsed),
+        user_files=supplies_of(parsed),
     )
 
 
@@ -158,7 +158,7 @@ def run(command: FilesCommand, console: Console) -> int:
     """List them, or write one; the exit status."""
     if command.output == STDOUT and console.out.isatty():
         raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
-    with opening.opened(command.place, command.show, console, command.supplies) as source:
+    with opening.opened(command.place, command.show, console, command.user_files) as source:
         found = source.open_files(command.task)
         if command.extract is not None:
             return _extract(command, source, found, console)
@@ -236,7 +236,7 @@ def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: C
     return Status.INCOMPLETE if content.missing else Status.COMPLETE
 
 
-def _tell(file: OpenFile, content: Account, console: Console) -> None:
+def _tell(file: OpenFile, content: ContentAccount, console: Console) -> None:
     """What is missing."""
     if not content.missing:
         return

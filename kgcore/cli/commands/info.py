@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from kgcore.cli.arguments import Parser, add_json, add_place_options, add_show, add_version, place_of
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 
 __all__ = ("InfoCommand", "make_parser", "parse", "run")
 
@@ -17,8 +17,8 @@ __all__ = ("InfoCommand", "make_parser", "parse", "run")
 class InfoCommand:
     """``kgcore info``"""
 
-    place: Place
-    show: Show
+    place: DumpLocation
+    show: Channel
     json: bool
 
 
@@ -28,7 +28,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> InfoCommand:
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
-    return InfoCommand(place_of(parsed, environ), Show(parsed.show), parsed.json)
+    return InfoCommand(place_of(parsed, environ), Channel(parsed.show), parsed.json)
 
 
 def make_parser() -> Parser:

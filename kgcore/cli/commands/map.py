@@ -23,11 +23,11 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KgcoreError
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import occupied
-from kgcore.sources.base import Supplies, TaskRef
+from kgcore.sources.base import TaskRef, UserFiles
 
 __all__ = ("MapCommand", "make_parser", "parse", "run")
 
@@ -55,13 +55,13 @@ class MapCommand:
     :ivar html: the file to write the page to, "-" for standard output; None: print a table, or JSON.
     """
 
-    place: Place
-    show: Show
+    place: DumpLocation
+    show: Channel
     task: TaskRef
     mask: int | None
     dontdump: bool
     dax: bool
-    supplies: Supplies
+    user_files: UserFiles
     json: bool
     html: str | None
     force: bool
@@ -81,12 +81,12 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
         raise UsageError(f"--html: {parsed.html!r} exists", hint="--force overwrites it")
     return MapCommand(
         place=place_of(parsed, environ),
-        show=Show(parsed.show),
+        show=Channel(parsed.show),
         task=task,
         mask=parsed.mask,
         dontdump=parsed.dontdump,
         dax=parsed.dax,
-        supplies=supplies_of(parsed),
+        user_files=supplies_of(parsed),
         json=parsed.json,
         html=parsed.html,
         force=parsed.force,
@@ -135,7 +135,7 @@ def run(command: MapCommand, console: Console) -> int:
     from kgcore.views.addressmap import make_map
 
     options = Options(mask=command.mask, dontdump=command.dontdump, dax=command.dax)
-    with opening.opened(command.place, command.show, console, command.supplies) as source:
+    with opening.opened(command.place, command.show, console, command.user_files) as source:
         prepared = prepare(source, command.task, options)
         found = make_map(prepared.plan, source.describe())
         if command.html is not None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from kgcore.cli.console import Console
 from kgcore.cli.librarylog import routed
-from kgcore.cli.request import Place, Show
+from kgcore.cli.request import Channel, DumpLocation
 from kgcore.sources import drgnversion
-from kgcore.sources.base import NO_SUPPLIES, Source, Supplies
+from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
@@ -19,16 +19,18 @@ __all__ = ("opened", "opened_target")
 
 
 @contextlib.contextmanager
-def opened(place: Place, show: Show, console: Console, supplies: Supplies = NO_SUPPLIES) -> Iterator[Source]:
+def opened(
+    place: DumpLocation, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
+) -> Iterator[Source]:
     """The processes of a vmcore."""
     with opened_target(place, show, console) as target:
         from kgcore.sources.vmcore.source import VmcoreSource
 
-        yield VmcoreSource(target, supplies)
+        yield VmcoreSource(target, user_files)
 
 
 @contextlib.contextmanager
-def opened_target(place: Place, show: Show, console: Console) -> Iterator["Target"]:
+def opened_target(place: DumpLocation, show: Channel, console: Console) -> Iterator["Target"]:
     """An opened vmcore. The first place that needs drgn, which is why it is imported here."""
     drgnversion.ensure()
     from kgcore.sources.vmcore.opening.target import TargetOptions, open_target

@@ -19,7 +19,7 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
-from kgcore.cli.request import NO_SELECTION, Place, Selection, Show
+from kgcore.cli.request import NO_SELECTION, Channel, DumpLocation, Selection
 from kgcore.cli.selection import chosen
 from kgcore.errors import KgcoreError
 from kgcore.model.process import ProcessSummary
@@ -59,8 +59,8 @@ class PsCommand:
     :ivar sort: a key of what to sort them by, ascending.
     """
 
-    place: Place
-    show: Show
+    place: DumpLocation
+    show: Channel
     json: bool
     select: Selection = NO_SELECTION
     sort: str = "pid"
@@ -73,7 +73,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> PsCommand:
     """
     parsed = make_parser().parse_intermixed_args(list(words))
     select = Selection(match=tuple(parsed.match), uid=tuple(parsed.uid))
-    return PsCommand(place_of(parsed, environ), Show(parsed.show), parsed.json, select, parsed.sort)
+    return PsCommand(place_of(parsed, environ), Channel(parsed.show), parsed.json, select, parsed.sort)
 
 
 def make_parser() -> Parser:

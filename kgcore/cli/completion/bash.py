@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from kgcore.cli.commandline import CommandLine, Kind
+from kgcore.cli.commandline import CommandLine, ValueKind
 
 __all__ = ("script",)
 
@@ -120,7 +120,7 @@ def script(commands: Sequence[CommandLine]) -> str:
                 row = f"kind={option.kind.value} choices='{' '.join(option.choices)}'"
                 values.setdefault(row, []).extend(f"{command.name or ''}/{flag}" for flag in option.names)
         flags = " ".join(flag for option in command.options for flag in option.names)
-        kind = next((operand.kind for operand in command.operands), Kind.TEXT)
+        kind = next((operand.kind for operand in command.operands), ValueKind.TEXT)
         choices = " ".join(choice for operand in command.operands for choice in operand.choices)
         row = f"options='{flags}' operand={kind.value} operand_choices='{choices}'"
         operands.append(f"        {command.name or _NO_NAME}) {row} ;;")

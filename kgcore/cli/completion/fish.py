@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from kgcore.cli.commandline import CommandLine, Kind, Option
+from kgcore.cli.commandline import CommandLine, Option, ValueKind
 
 __all__ = ("script",)
 
@@ -93,11 +93,11 @@ def _value(option: Option, *, operand: bool) -> str:
     required = "" if operand else " -x"
     if option.choices:
         return f"{required} -a {_quoted(' '.join(option.choices))}"
-    if option.kind in (Kind.FILE, Kind.IMAGE):
+    if option.kind in (ValueKind.FILE, ValueKind.IMAGE):
         return " -F" if operand else " -r -F"
-    if option.kind is Kind.DIRECTORY:
+    if option.kind is ValueKind.DIRECTORY:
         return f"{required} -a '(__fish_complete_directories (commandline -ct))'"
-    if option.kind is Kind.PROCESS:
+    if option.kind is ValueKind.PROCESS:
         return f"{required} -k -a '(__kgcore_processes)'"
     return required
 

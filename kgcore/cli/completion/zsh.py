@@ -4,7 +4,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from kgcore.cli.commandline import CommandLine, Kind, Option
+from kgcore.cli.commandline import CommandLine, Option, ValueKind
 
 __all__ = ("script",)
 
@@ -129,11 +129,11 @@ def _action(option: Option) -> str:
     if option.choices:
         return f"({' '.join(option.choices)})"
     actions = {
-        Kind.FILE: "_files",
-        Kind.DIRECTORY: "_files -/",
-        Kind.PROCESS: "_kgcore_processes",
-        Kind.IMAGE: "_kgcore_image",
-        Kind.TEXT: " ",
+        ValueKind.FILE: "_files",
+        ValueKind.DIRECTORY: "_files -/",
+        ValueKind.PROCESS: "_kgcore_processes",
+        ValueKind.IMAGE: "_kgcore_image",
+        ValueKind.TEXT: " ",
     }
     return actions[option.kind]
 

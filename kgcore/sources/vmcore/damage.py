@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from drgn import FaultError, ObjectAbsentError, OutOfBoundsError
 
 from kgcore.errors import BrokenDump, KgcoreError, no_memory
-from kgcore.sources.vmcore.reading import in_words
+from kgcore.sources.vmcore.kernelreads import in_words
 
 __all__ = ("DAMAGE", "broken", "guarded", "guarding", "guarding_each")
 

@@ -21,8 +21,8 @@ from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.dumpfile.frames import counted
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
+from kgcore.sources.vmcore.memory.backing import Backing, UserFiles
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory
-from kgcore.sources.vmcore.memory.stores import Stores, Supplies
 from kgcore.sources.vmcore.memory.swapuse import SwapUse, read_swap, zswap_bytes
 from kgcore.sources.vmcore.opening.target import Target
 from kgcore.sources.vmcore.opening.whichkernel import KernelSeen
@@ -187,13 +187,13 @@ def _user_memory(kernel: Kernel) -> UserMemory:
 def _stack_pages(kernel: Kernel) -> Iterator[bool]:
     """Whether the stack's top page is in the dump, process by process; not of those that have it in swap."""
     leaders, _ = Tasks(kernel).leaders()
-    stores = Stores(kernel, Supplies())
+    backing = Backing(kernel, UserFiles())
     for task in leaders:
         try:
             if is_kernel_thread(task) or not task.mm:
                 continue
             start = task.mm.start_stack.value_() & -_PAGE
-            memory = VmcoreMemory(stores, task.mm)
+            memory = VmcoreMemory(backing, task.mm)
             vma = Vma(start, start + _PAGE, VM_READ | VM_WRITE, anon=True)
             provenance = next(iter(memory.runs(vma, start, start + _PAGE))).provenance
         except (FaultError, KgcoreError):

@@ -23,18 +23,18 @@ from kgcore.model.process import (
     Vma,
 )
 from kgcore.model.traces import KernelStack
-from kgcore.sources.base import NO_SUPPLIES, Contents, FileContents, OpenFiles, Supplies, TaskRef
+from kgcore.sources.base import NO_USER_FILES, Contents, FileContents, OpenFiles, TaskRef, UserFiles
 from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
 from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.kernelreads import crashed_thread, in_words
+from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.doubts import Doubts
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory
-from kgcore.sources.vmcore.memory.stores import Stores
 from kgcore.sources.vmcore.opening.target import Target
 from kgcore.sources.vmcore.process.files import mapped_programs
 from kgcore.sources.vmcore.process.openfiles import file_contents, open_files
 from kgcore.sources.vmcore.process.summaries import Summaries
-from kgcore.sources.vmcore.reading import crashed_thread, in_words
 from kgcore.sources.vmcore.task import registers, vmas
 from kgcore.sources.vmcore.task.cpus import Cpus
 from kgcore.sources.vmcore.task.dying import Deaths
@@ -55,10 +55,10 @@ class VmcoreSource:
     """The processes of one opened dump."""
 
     @guarded("the kernel in the dump cannot be understood")
-    def __init__(self, target: Target, supplies: Supplies = NO_SUPPLIES) -> None:
+    def __init__(self, target: Target, user_files: UserFiles = NO_USER_FILES) -> None:
         self._target = target
         self._kernel = kernel_of(target)
-        self._stores = Stores(self._kernel, supplies)
+        self._backing = Backing(self._kernel, user_files)
         self._tasks = Tasks(self._kernel)
 
     @cached_property
@@ -87,7 +87,7 @@ class VmcoreSource:
         task = self._tasks.find(ref)
         try:
             # Who names a process by its leader means the process, and so the thread that it is dying of.
-            return _Reader(self._stores, self._tasks, self._cpus, task).image(whole=ref.pid is not None)
+            return _Reader(self._backing, self._tasks, self._cpus, task).image(whole=ref.pid is not None)
         except FaultError as error:
             raise BrokenDump(
                 f"{ref.text}: its kernel structures are not in the dump: {in_words(error)}", address=task.value_()
@@ -98,7 +98,7 @@ class VmcoreSource:
         """See :meth:`kgcore.sources.base.Source.memory`."""
         task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
         try:
-            return VmcoreMemory(self._stores, task.mm.read_())
+            return VmcoreMemory(self._backing, task.mm.read_())
         except FaultError as error:
             raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {in_words(error)}") from error
 
@@ -112,15 +112,15 @@ class VmcoreSource:
             sentence = ""  # without its address space there is no core
         if sentence:
             yield sentence
-        if self._stores.root is not None:
-            yield from self._stores.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
+        if self._backing.root is not None:
+            yield from self._backing.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
 
     @guarding_each("the mapped files cannot be read")
     def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
         """See :meth:`kgcore.sources.base.Source.files`."""
         task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
         try:
-            yield from mapped_programs(self._stores, task, task.mm.read_())
+            yield from mapped_programs(self._backing, task, task.mm.read_())
         except FaultError as error:
             yield f"the mapped files are not in the dump: {in_words(error)}"
 
@@ -136,7 +136,7 @@ class VmcoreSource:
         task = self._tasks.find(ref)
         try:
             # That one may have exited, though its process lives.
-            return open_files(self._stores, task if task.files else self._tasks.dumped_threads(task)[0][0])
+            return open_files(self._backing, task if task.files else self._tasks.dumped_threads(task)[0][0])
         except FaultError as error:
             raise BrokenDump(
                 f"{ref.text}: its table of open files is not in the dump: {in_words(error)}", address=task.value_()
@@ -145,7 +145,7 @@ class VmcoreSource:
     @guarded("the contents of the file cannot be read")
     def contents(self, file: OpenFile) -> Contents:
         """See :meth:`kgcore.sources.base.Source.contents`."""
-        return file_contents(self._stores, file)
+        return file_contents(self._backing, file)
 
     # Stacks
 
@@ -166,15 +166,15 @@ class VmcoreSource:
     @guarding_each("the list of processes breaks off")
     def processes(self) -> Iterator[ProcessSummary]:
         """See :meth:`kgcore.sources.base.Source.processes`."""
-        yield from Summaries(self._stores, self._tasks).all()
+        yield from Summaries(self._backing, self._tasks).all()
 
 
 class _Reader:
     """Reads one process into a :class:`ProcessImage`, collecting what goes wrong on the way."""
 
-    def __init__(self, stores: Stores, tasks: Tasks, cpus: Cpus, task: Object) -> None:
-        self._stores = stores
-        self._kernel = stores.kernel
+    def __init__(self, backing: Backing, tasks: Tasks, cpus: Cpus, task: Object) -> None:
+        self._backing = backing
+        self._kernel = backing.kernel
         self._tasks = tasks
         self._cpus = cpus
         self._task = task
@@ -295,7 +295,7 @@ class _Reader:
         """The start of the argument area, as fill_psinfo() reads it (fs/binfmt_elf.c)."""
         start = mm.arg_start.value_()
         size = min(mm.arg_end.value_() - start & (1 << 64) - 1, _PSARGS)
-        memory = VmcoreMemory(self._stores, mm)
+        memory = VmcoreMemory(self._backing, mm)
         data: bytes | None = b""
         for vma in mappings:
             if data is not None and vma.start < start + size and start < vma.end:

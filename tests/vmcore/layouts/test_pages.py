@@ -10,8 +10,8 @@ pytest.importorskip("drgn")
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE, MappedFile, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
+from kgcore.sources.vmcore.memory.backing import Backing, UserFiles
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory, joined
-from kgcore.sources.vmcore.memory.stores import Stores, Supplies
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, value
 from tests.vmcore.layouts.test_swapentry import DEVICE_514, MIGRATION, POISON, entry
@@ -98,7 +98,7 @@ class Process(Cache):
 
     @property
     def it(self) -> VmcoreMemory:
-        return VmcoreMemory(Stores(self.kernel, Supplies()), self.pointer("struct mm_struct", self.mm))
+        return VmcoreMemory(Backing(self.kernel, UserFiles()), self.pointer("struct mm_struct", self.mm))
 
     def runs(self, pages: int = 1, flags: int = VM_READ, **vma: object) -> list[tuple[int, Provenance, str]]:
         """As (pages, provenance, detail), of the first pages of the mapping."""
@@ -198,7 +198,7 @@ class TestPresent:
         stored, zero, huge = 0x1000, 0x2345, 0x40210
         frames = [0x60000, zero, 0x60007, 0x60003, zero, zero, huge, 0x40400, stored, zero, 0x60005]
         process.frames((0, zero, STORED), (zero, 0x70000, FrameState.EXCLUDED))
-        memory = Stores(process.kernel, Supplies()).physical
+        memory = Backing(process.kernel, UserFiles()).physical
         found = memory.scattered(START, [frame << 12 for frame in frames], places=places)
         expected = [(1, EXCLUDED), (1, ZERO), (2, EXCLUDED), (3, ZERO), (1, EXCLUDED), (1, PRESENT)]
         expected += [(1, ZERO), (1, EXCLUDED)]
@@ -478,7 +478,7 @@ class TestVdso:
         kernel = process.kernel
         mm = process.pointer("struct mm_struct", process.mm)
         process.lost = set()
-        memory = VmcoreMemory(Stores(kernel, Supplies()), mm)
+        memory = VmcoreMemory(Backing(kernel, UserFiles()), mm)
         process.lost = {physical(process.mm) >> 12}
         (run,) = memory.runs(Vma(START, START + 0x10000, VM_READ, name="[vdso]"), START, START + 4096)
         assert (run.provenance, run.detail[:5]) == (FILE, "vdso:")

@@ -16,7 +16,7 @@ from drgn import FaultError
 from kgcore.errors import TargetError
 from kgcore.model.memory import Provenance
 from kgcore.model.process import MappedFile
-from kgcore.sources.beneath import open_beneath
+from kgcore.sources.inroot import open_in_root
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
 from kgcore.sources.vmcore.memory import rootfiles
 from kgcore.sources.vmcore.memory.extents import Extent, missing, zeros
@@ -485,7 +485,7 @@ def test_damage(tmp_path: Path) -> None:
 def open_text(root: Path, path: bytes) -> str:
     directory = os.open(root, os.O_PATH)
     try:
-        descriptor = open_beneath(directory, path)
+        descriptor = open_in_root(directory, path)
         with open(descriptor) as file:
             return file.read()
     finally:

@@ -10,8 +10,8 @@ pytest.importorskip("drgn")
 
 from kgcore.model.memory import Provenance
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
+from kgcore.sources.vmcore.memory.backing import Backing, UserFiles
 from kgcore.sources.vmcore.memory.pages import joined
-from kgcore.sources.vmcore.memory.stores import Stores, Supplies
 from kgcore.sources.vmcore.memory.swap.spaces import Spaces as SwapInfo
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
 from tests.vmcore.layouts.test_pagecache import Cache, sibling, value
@@ -59,7 +59,7 @@ class Swap(Cache):
     def extents(self, first: int, count: int) -> list[tuple[int, Provenance, bytes]]:
         """As (slots, provenance, start of the content)."""
         found = []
-        for run, place, _ in Stores(self.kernel, Supplies()).swap.extents(NUMBER, first, first << 12, count << 12):
+        for run, place, _ in Backing(self.kernel, UserFiles()).swap.extents(NUMBER, first, first << 12, count << 12):
             data = place.reader.read(place.at, 8) if place is not None and run.provenance.stored else b""
             found.append((run.length >> 12, run.provenance, data.rstrip(b".")))
         assert sum(length for length, *_ in found) == count
@@ -252,7 +252,7 @@ class TestSpace:
     def test_number_not_in_use(self) -> None:
         swap = Spaces()
         swap.set("struct swap_info_struct", swap.info, {"flags": 0})
-        (extent,) = Stores(swap.kernel, Supplies()).swap.extents(NUMBER, 5, 0, 4096)
+        (extent,) = Backing(swap.kernel, UserFiles()).swap.extents(NUMBER, 5, 0, 4096)
         assert (extent.run.provenance, extent.run.detail) == (
             SWAPPED, "swap space 2, of which the dump does not know",
         )  # fmt: skip
@@ -267,7 +267,7 @@ class TestSpace:
         """Device and slots are named, so that the user can look there."""
         swap = Spaces()
         swap.tree({70: swap.put(70, swap.frame(b"mine"))})
-        found = Stores(swap.kernel, Supplies()).swap.extents(NUMBER, 68, 0, 5 * 4096)
+        found = Backing(swap.kernel, UserFiles()).swap.extents(NUMBER, 68, 0, 5 * 4096)
         assert [(extent.run.detail, extent.slot) for extent in found] == [
             (f"on {UNSWAPPED}", 68), ("", None), (f"on {UNSWAPPED}", 71),
         ]  # fmt: skip
@@ -275,7 +275,7 @@ class TestSpace:
     def test_runs_name_the_first_slots(self) -> None:
         """Of pages that are scattered over swap space."""
         swap = Spaces()
-        extents = Stores(swap.kernel, Supplies()).swap.extents
+        extents = Backing(swap.kernel, UserFiles()).swap.extents
 
         def scattered(*slots: int) -> str:
             (run,) = joined(extent for at, slot in enumerate(slots) for extent in extents(NUMBER, slot, at << 12, 4096))

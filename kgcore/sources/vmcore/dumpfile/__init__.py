@@ -2,7 +2,7 @@
 """What a dump file holds, apart from what drgn reads out of it: its notes, and which page frames are in it.
 
 A format is a class in a module of its own with the attributes of :class:`DumpFile`, and a line in :func:`_reader`. What
-is no format of ours is told by name in :mod:`kgcore.sources.vmcore.dumpfile.others`.
+is no format of ours is told by name in :mod:`kgcore.sources.vmcore.dumpfile.unsupported`.
 """
 
 import os
@@ -20,9 +20,9 @@ from kgcore.sources.vmcore.dumpfile.kdump import SIGNATURE as KDUMP
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
 from kgcore.sources.vmcore.dumpfile.linear import LIME, LinearDump
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes, unreadable
-from kgcore.sources.vmcore.dumpfile.others import HEAD_SIZE, refusal
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, PlainFile, ShortFile
 from kgcore.sources.vmcore.dumpfile.split import SplitSet
+from kgcore.sources.vmcore.dumpfile.unsupported import HEAD_SIZE, refusal
 
 __all__ = (
     "DumpFile",

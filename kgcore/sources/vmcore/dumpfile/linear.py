@@ -16,7 +16,7 @@ from kgcore.sources.vmcore.dumpfile.notes import DumpNote, unreadable
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile, found_again
 from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
-__all__ = ("LIME", "Extent", "LinearDump")
+__all__ = ("LIME", "LinearDump", "PhysicalRange")
 
 LIME = b"EMiL"  # 0x4C694D45, little-endian
 
@@ -28,7 +28,7 @@ _MAX_ADDRESS = 1 << 52
 _PAGE_MASK = (1 << PAGE_SHIFT) - 1
 
 
-class Extent(NamedTuple):
+class PhysicalRange(NamedTuple):
     """Physical memory that lies in the file as it is; ``stored`` of its ``size`` bytes do."""
 
     address: int
@@ -58,8 +58,8 @@ class LinearDump:
     def __init__(self, source: ByteSource, *, raw: bool) -> None:
         self._source = source
         self.format = "raw memory" if raw else "LiME"
-        found = [Extent(0, source.size, 0, source.size)] if raw else list(self._lime())
-        self.extents: tuple[Extent, ...] = tuple(sorted(found))
+        found = [PhysicalRange(0, source.size, 0, source.size)] if raw else list(self._lime())
+        self.extents: tuple[PhysicalRange, ...] = tuple(sorted(found))
         for extent, behind in zip(self.extents, self.extents[1:], strict=False):
             if extent.address + extent.size > behind.address:
                 raise TargetError(f"two of its ranges hold the memory at {behind.address:#x}")
@@ -70,7 +70,7 @@ class LinearDump:
         self.memory = Uncompressed(source, ((each.address, each.stored, each.offset) for each in self.extents))
         self.fill = self.memory.fill
 
-    def _lime(self) -> Iterator[Extent]:
+    def _lime(self) -> Iterator[PhysicalRange]:
         offset = 0
         for _ in range(_MAX_EXTENTS):
             try:
@@ -88,7 +88,7 @@ class LinearDump:
                 raise TargetError(f"it is a LiME image with a damaged or unknown header at offset {offset}")
             offset += _HEADER.size
             size = last + 1 - first
-            yield Extent(first, size, offset, min(size, max(0, self._source.size - offset)))
+            yield PhysicalRange(first, size, offset, min(size, max(0, self._source.size - offset)))
             offset += size
         raise TargetError(f"it is a LiME image of more than {_MAX_EXTENTS} ranges")
 

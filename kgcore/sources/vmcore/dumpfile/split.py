@@ -14,12 +14,12 @@ from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, 
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote
 
-__all__ = ("Part", "SplitSet")
+__all__ = ("SplitMember", "SplitSet")
 
 _HINT = "name every file of the set, each with a -c of its own"
 
 
-class Part(NamedTuple):
+class SplitMember(NamedTuple):
     """One file of a set and the page frames [start, end) that it is for."""
 
     path: str
@@ -84,16 +84,16 @@ class SplitSet:
             part.dump.close()
 
 
-def _parts(files: Sequence[tuple[str, object]]) -> Iterator[Part]:
+def _parts(files: Sequence[tuple[str, object]]) -> Iterator[SplitMember]:
     for path, dump in files:
         if not isinstance(dump, KdumpDump) or dump.split is None:
             raise TargetError(
                 f"{path} is a dump of its own, not part of a split set", hint="only split sets take -c more than once"
             )
-        yield Part(path, *dump.split, dump)
+        yield SplitMember(path, *dump.split, dump)
 
 
-def _check_complete(parts: Sequence[Part], last_frame: int) -> None:
+def _check_complete(parts: Sequence[SplitMember], last_frame: int) -> None:
     lacking = []
     reached = 0
     for part in parts:

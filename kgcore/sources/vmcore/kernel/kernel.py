@@ -18,9 +18,9 @@ from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, PagingMode
 from kgcore.errors import BrokenDump
 from kgcore.model.process import CoreDialect, XsaveLayout
 from kgcore.sources.vmcore.kernel.structs import Members, Structs
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 from kgcore.sources.vmcore.opening.target import Target
 from kgcore.sources.vmcore.opening.translation import KernelMemory, encryption_bit
-from kgcore.sources.vmcore.reading import kernel_bytes
 
 __all__ = ("Kernel",)
 

@@ -27,9 +27,9 @@ from drgn.helpers.linux.list import list_for_each_entry
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
 from kgcore.sources.vmcore.kernel.trees import XArrays
+from kgcore.sources.vmcore.kernelreads import kernel_string
 from kgcore.sources.vmcore.opening.target import Target
-from kgcore.sources.vmcore.reading import kernel_string
-from kgcore.sources.vmcore.symbols.btf import Btf, Kind
+from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from kgcore.system.regular import reading
@@ -46,7 +46,7 @@ _PAGE = 4096
 _CACHE_KEY = "kgcore_module_types"
 
 _SYMBOL = Struct("<I20x")  # Elf64_Sym: st_name, and the rest
-_KINDS = {"struct": (Kind.STRUCT,), "union": (Kind.UNION,), "enum": (Kind.ENUM, Kind.ENUM64)}
+_KINDS = {"struct": (BtfKind.STRUCT,), "union": (BtfKind.UNION,), "enum": (BtfKind.ENUM, BtfKind.ENUM64)}
 
 
 # What comes of damage. drgn raises the last four: members that are missing or of another type, sizes that make no type,
@@ -379,7 +379,7 @@ class _BtfTypes:
 
     def type(self, name: str) -> Type | None:
         word, _, tag = name.partition(" ")
-        for kind in _KINDS.get(word, ()) if tag else (Kind.TYPEDEF,):
+        for kind in _KINDS.get(word, ()) if tag else (BtfKind.TYPEDEF,):
             number = self._types.btf.find(tag or word, kind)
             if number is not None and number >= self._types.btf.first:
                 return self._types.type(number)

@@ -8,7 +8,7 @@ from typing import Any
 
 from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
 __all__ = ("Members", "Structs")
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, PlatformFlags, Program, offsetof, sizeof
 
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
 __all__ = ("XA_INTERNAL", "XA_ZERO", "MapleSlot", "XArrays", "XaEntry", "XaNode", "maple_slots")
 

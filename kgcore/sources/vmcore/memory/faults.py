@@ -13,10 +13,10 @@ from drgn import FaultError, Object
 
 from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_HUGETLB, Vma
+from kgcore.sources.vmcore.kernelreads import in_words
+from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.extents import Extent, missing, zeros
 from kgcore.sources.vmcore.memory.pagecache import CachedFile
-from kgcore.sources.vmcore.memory.stores import Stores
-from kgcore.sources.vmcore.reading import in_words
 
 __all__ = ("Faults",)
 
@@ -47,12 +47,12 @@ class _Behind(NamedTuple):
 class Faults:
     """The fault handlers of one address space."""
 
-    def __init__(self, stores: Stores, mm: Object) -> None:
+    def __init__(self, backing: Backing, mm: Object) -> None:
         """
         :param mm: ``struct mm_struct *``
         """
-        self._stores = stores
-        self._kernel = stores.kernel
+        self._backing = backing
+        self._kernel = backing.kernel
         self._mm = mm
         self._known: dict[int, _Behind] = {}
 
@@ -78,7 +78,7 @@ class Faults:
             yield missing(address, length, Provenance.FILE)
         else:
             first = vma.pgoff + (address - vma.start >> _PAGE_SHIFT)
-            yield from self._stores.cache.extents(behind.file, first, length >> _PAGE_SHIFT, address)
+            yield from self._backing.cache.extents(behind.file, first, length >> _PAGE_SHIFT, address)
 
     def _behind(self, vma: Vma) -> _Behind:
         if vma.file is None and not vma.name:
@@ -106,7 +106,7 @@ class Faults:
         if not operations or not operations.fault:  # do_pte_missing(), and no_page_table() of mm/gup.c
             return _Behind(_Handler.ZEROS)
         if vma.file is not None:
-            file = self._stores.cache.file(found.vm_file, hugetlb=bool(vma.flags & VM_HUGETLB))
+            file = self._backing.cache.file(found.vm_file, hugetlb=bool(vma.flags & VM_HUGETLB))
             return _Behind(_Handler.FILE, file if file.mapping else None)
         special = operations.fault.value_() == symbol("special_mapping_fault")
         return _Behind(_Handler.SPECIAL if special else _Handler.UNKNOWN)
@@ -129,7 +129,7 @@ class Faults:
         inside = max(0, min(length, vma.start + size - address))
         if inside:
             at = physical + address - vma.start
-            yield from self._stores.physical.extents(address, inside, at, Provenance.PAGE_CACHE)
+            yield from self._backing.physical.extents(address, inside, at, Provenance.PAGE_CACHE)
         if inside < length:
             yield zeros(address + inside, length - inside)
 
@@ -144,7 +144,7 @@ class Faults:
             while (
                 at < end and not special.fault and (page := pages[vma.pgoff + (at - vma.start >> _PAGE_SHIFT)].value_())
             ):
-                yield from self._stores.physical.extents(at, _PAGE, self._kernel.page_to_phys(page))
+                yield from self._backing.physical.extents(at, _PAGE, self._kernel.page_to_phys(page))
                 at += _PAGE
         except FaultError:
             pass

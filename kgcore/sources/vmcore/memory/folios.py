@@ -7,7 +7,7 @@ from functools import cached_property
 from drgn import FaultError, offsetof
 
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
 __all__ = ("Folio", "Folios")
 

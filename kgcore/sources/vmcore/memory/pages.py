@@ -11,12 +11,12 @@ from kgcore.errors import BrokenDump
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import VM_IO, VM_PFNMAP, Vma
 from kgcore.sources.vmcore.damage import guarding_each
+from kgcore.sources.vmcore.kernelreads import in_words
+from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.doubts import CHANGING, Doubts
 from kgcore.sources.vmcore.memory.extents import Extent, Place, missing, zeros
 from kgcore.sources.vmcore.memory.faults import Faults
-from kgcore.sources.vmcore.memory.stores import Stores
 from kgcore.sources.vmcore.memory.swapentry import SwapEntry, SwapKind
-from kgcore.sources.vmcore.reading import in_words
 
 __all__ = ("VmcoreMemory", "joined", "pieces")
 
@@ -137,18 +137,18 @@ class VmcoreMemory:
 
     page_size = _PAGE
 
-    def __init__(self, stores: Stores, mm: Object) -> None:
+    def __init__(self, backing: Backing, mm: Object) -> None:
         """
         :param mm: ``struct mm_struct *``
         :raises BrokenDump: its page tables are not to be found.
         """
-        self._stores = stores
-        self._kernel = kernel = stores.kernel
+        self._backing = backing
+        self._kernel = kernel = backing.kernel
         self.parallel = not kernel.target.live  # drgn talks to a guest over one connection
         self._mode = kernel.paging_mode
         self._root = kernel.root_table(mm)
-        self._swap_types = stores.swap_types
-        self._faults = Faults(stores, mm)
+        self._swap_types = backing.swap_types
+        self._faults = Faults(backing, mm)
         self._doubts = Doubts(kernel, mm)
 
     @guarding_each("the memory cannot be looked up")
@@ -163,7 +163,7 @@ class VmcoreMemory:
 
     def resident(self, start: int, end: int) -> int:
         """Bytes that page tables point to, whether or not the dump has them, and those of which it does not tell."""
-        read = self._stores.physical.stored
+        read = self._backing.physical.stored
         leaves = walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask)
         kinds = EntryKind.PRESENT, EntryKind.SCATTERED, EntryKind.BROKEN
         return sum(leaf.length for leaf in leaves if leaf.kind in kinds)
@@ -174,19 +174,19 @@ class VmcoreMemory:
     def extents(self, vma: Vma, start: int, end: int) -> Iterator[Extent]:
         """Cover [start, end) with extents, ascending."""
         found = self._extents(vma, start, end)
-        if self._stores.root is None or vma.file is None:
+        if self._backing.root is None or vma.file is None:
             return found
         file = self._faults.file(vma)
         if file is None:
             return found
-        return self._stores.root.fill(vma.file, file, (vma.pgoff << _PAGE_SHIFT) - vma.start, found)
+        return self._backing.root.fill(vma.file, file, (vma.pgoff << _PAGE_SHIFT) - vma.start, found)
 
     def _extents(self, vma: Vma, start: int, end: int) -> Iterator[Extent]:
         if vma.flags & (VM_IO | VM_PFNMAP) or self._faults.secret(vma):
             # check_vma_flags(), mm/gup.c: not memory that a core could have
             yield zeros(start, end - start)
             return
-        read = self._stores.physical.stored
+        read = self._backing.physical.stored
         swapped = _Swapped(0, 0, start, 0)
         changing = self._doubts.changing if self._doubts.concern(vma) else None
         for leaf in walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask, changing):
@@ -196,21 +196,21 @@ class VmcoreMemory:
                 if swapped.length and this == swapped.following(leaf.length):
                     swapped = swapped._replace(length=swapped.length + leaf.length)
                     continue
-                yield from self._stores.swap.extents(*swapped)
+                yield from self._backing.swap.extents(*swapped)
                 swapped = this
                 continue
             if swapped.length:
-                yield from self._stores.swap.extents(*swapped)
+                yield from self._backing.swap.extents(*swapped)
                 swapped = swapped._replace(length=0)
             yield from self._leaf(vma, leaf) if entry is None else self._special(vma, leaf, entry)
-        yield from self._stores.swap.extents(*swapped)
+        yield from self._backing.swap.extents(*swapped)
 
     def _leaf(self, vma: Vma, leaf: Leaf) -> Iterator[Extent]:
         if leaf.kind is EntryKind.PRESENT:
-            yield from self._stores.physical.extents(leaf.address, leaf.length, leaf.value)
+            yield from self._backing.physical.extents(leaf.address, leaf.length, leaf.value)
         elif leaf.kind is EntryKind.SCATTERED:
-            places = self._stores.root is not None and vma.file is not None
-            yield from self._stores.physical.scattered(leaf.address, leaf.pages, places=places)
+            places = self._backing.root is not None and vma.file is not None
+            yield from self._backing.physical.scattered(leaf.address, leaf.pages, places=places)
         elif leaf.kind is EntryKind.EMPTY:
             for low, high, why in self._doubts.split(vma, leaf.address, leaf.length):
                 if why:
@@ -227,7 +227,7 @@ class VmcoreMemory:
         """Entries that look like swap entries and mean something else."""
         if entry.kind is SwapKind.PAGE:
             physical = (entry.value << _PAGE_SHIFT) + leaf.inside
-            yield from self._stores.physical.extents(leaf.address, leaf.length, physical)
+            yield from self._backing.physical.extents(leaf.address, leaf.length, physical)
         elif entry.kind is SwapKind.NONE:
             yield from self._faults.bring(vma, leaf.address, leaf.length)
         elif entry.kind is SwapKind.GUARD:

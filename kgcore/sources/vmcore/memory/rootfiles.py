@@ -32,7 +32,7 @@ from kgcore.elf.buildid import build_id
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.model.memory import Provenance
 from kgcore.model.process import MappedFile
-from kgcore.sources.beneath import open_beneath
+from kgcore.sources.inroot import open_in_root
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.memory.extents import Extent, Place, Reader
 from kgcore.sources.vmcore.memory.pagecache import CachedFile, PageCache
@@ -193,7 +193,7 @@ class RootFiles:
 
     def _look(self, path: bytes, file: CachedFile) -> _Candidate:
         try:
-            descriptor = open_beneath(self._root, path)
+            descriptor = open_in_root(self._root, path)
         except FileNotFoundError:
             return _Candidate()
         except OSError as error:
@@ -362,7 +362,7 @@ class _RootFile(Reader):
         Behind its end there are zeros, as in memory.
         """
         try:
-            descriptor = open_beneath(self._root, self._path)
+            descriptor = open_in_root(self._root, self._path)
             try:
                 if identity(descriptor) != self._known:
                     raise FaultError(f"{self._shown} has changed meanwhile", at)

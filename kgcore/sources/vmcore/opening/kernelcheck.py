@@ -12,12 +12,12 @@ from drgn import FaultError
 from kgcore.arch.paging import EntryKind
 from kgcore.sources.vmcore.dumpfile import DumpFile, ElfDump, FrameState, LinearDump
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
-from kgcore.sources.vmcore.opening.assembled import memory_of
+from kgcore.sources.vmcore.opening.drgnmemory import memory_of
 from kgcore.sources.vmcore.opening.lowmem import PAGE_OFFSETS
 from kgcore.sources.vmcore.opening.translation import Translation
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
-__all__ = ("Checked", "DumpMemory", "Verdict", "architecture_of", "check", "shift")
+__all__ = ("Checked", "DumpMemory", "KernelVerdict", "architecture_of", "check", "shift")
 
 _PAGE = 1 << PAGE_SHIFT
 _PIECE = 4 << 20
@@ -30,7 +30,7 @@ _FIELD = 65  # __NEW_UTS_LEN + 1
 _SYSNAME = b"Linux\0"
 
 
-class Verdict(Enum):
+class KernelVerdict(Enum):
     """What came of a check."""
 
     CONFIRMED = "confirmed"
@@ -44,14 +44,14 @@ class Checked(NamedTuple):
     :ivar lost: where it leads to is not in the dump, for this reason.
     """
 
-    verdict: Verdict
+    verdict: KernelVerdict
     why: str = ""
     lost: FrameState | None = None
 
     @property
     def untold(self) -> bool:
         """There is nothing that could be checked."""
-        return self.verdict is Verdict.UNKNOWN and self.lost is None
+        return self.verdict is KernelVerdict.UNKNOWN and self.lost is None
 
 
 class DumpMemory:
@@ -130,30 +130,30 @@ def check(memory: DumpMemory, info: Mapping[str, str]) -> Checked:
     """Follow a VMCOREINFO to the names of the kernel (``init_uts_ns``) and read its release there."""
     names = vmcoreinfo.symbol(info, "init_uts_ns")
     if names is None or not info.get("OSRELEASE"):
-        return Checked(Verdict.UNKNOWN, "does not say where the kernel's name is")
+        return Checked(KernelVerdict.UNKNOWN, "does not say where the kernel's name is")
     if architecture_of(info) == "i386":
         return _check_32(memory, info, names)
     found = Translation.of(info)
     image = found.image(names) if found else None
     if found is None or image is None:  # kernels before 4.10 do not say where they are
-        return Checked(Verdict.UNKNOWN, "does not say where in memory the kernel is")
+        return Checked(KernelVerdict.UNKNOWN, "does not say where in memory the kernel is")
     found = found.with_encryption(memory.read, names)
     leaf = found.look(names, memory.read)
     if leaf.kind is EntryKind.BROKEN:  # the tables may not be in the dump
         return _look(memory, image, info)
     if leaf.kind is not EntryKind.PRESENT or leaf.value != image & -_PAGE:
-        return Checked(Verdict.REFUTED, "has no page tables of a kernel where it says they are")
+        return Checked(KernelVerdict.REFUTED, "has no page tables of a kernel where it says they are")
     looked = _look(memory, image, info)
-    return Checked(Verdict.CONFIRMED) if looked.verdict is Verdict.UNKNOWN else looked
+    return Checked(KernelVerdict.CONFIRMED) if looked.verdict is KernelVerdict.UNKNOWN else looked
 
 
 def _check_32(memory: DumpMemory, info: Mapping[str, str], names: int) -> Checked:
     looked = [_look(memory, names - offset, info) for offset in PAGE_OFFSETS if names >= offset]
-    for verdict in (Verdict.CONFIRMED, Verdict.UNKNOWN):
+    for verdict in (KernelVerdict.CONFIRMED, KernelVerdict.UNKNOWN):
         for each in looked:
             if each.verdict is verdict:
                 return each
-    return looked[0] if looked else Checked(Verdict.REFUTED, "states addresses that no kernel has")
+    return looked[0] if looked else Checked(KernelVerdict.REFUTED, "states addresses that no kernel has")
 
 
 def _look(memory: DumpMemory, address: int, info: Mapping[str, str]) -> Checked:
@@ -162,16 +162,16 @@ def _look(memory: DumpMemory, address: int, info: Mapping[str, str]) -> Checked:
     if data is None:
         state = memory.state(address)
         if state is FrameState.NO_RAM:
-            return Checked(Verdict.REFUTED, "leads to where no memory is")
+            return Checked(KernelVerdict.REFUTED, "leads to where no memory is")
         if state is FrameState.STORED:
             state = FrameState.LOST
-        return Checked(Verdict.UNKNOWN, f"leads to memory that is not in the dump ({state.value})", state)
+        return Checked(KernelVerdict.UNKNOWN, f"leads to memory that is not in the dump ({state.value})", state)
     if b"\0" + release + b"\0" in data:
-        return Checked(Verdict.CONFIRMED)
+        return Checked(KernelVerdict.CONFIRMED)
     other = re.search(rb"Linux\0{60}.{65}([!-~]{3,64})\0", data, re.DOTALL)
     if other:
-        return Checked(Verdict.REFUTED, f"leads to a kernel of another release, {other[1].decode()}")
-    return Checked(Verdict.REFUTED, "leads to where no kernel has its name")
+        return Checked(KernelVerdict.REFUTED, f"leads to a kernel of another release, {other[1].decode()}")
+    return Checked(KernelVerdict.REFUTED, "leads to where no kernel has its name")
 
 
 def _fits(found: Translation, names: int, low: int, memory: DumpMemory) -> bool:

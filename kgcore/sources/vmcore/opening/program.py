@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A drgn Program for whatever the user has, before it has types and symbols.
 
-drgn takes memory from functions of ours (:mod:`kgcore.sources.vmcore.opening.assembled`), and is told VMCOREINFO and
+drgn takes memory from functions of ours (:mod:`kgcore.sources.vmcore.opening.drgnmemory`), and is told VMCOREINFO and
 what machine the dump comes from, which are found here where its headers do not say so.
 
 All of drgn's exceptions end here: it raises FileNotFoundError,
@@ -17,7 +17,7 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, Pro
 from kgcore.errors import TargetError
 from kgcore.sources.plugins import without_plugins
 from kgcore.sources.vmcore.dumpfile import DumpFile
-from kgcore.sources.vmcore.opening.assembled import assemble, memory_of
+from kgcore.sources.vmcore.opening.drgnmemory import assemble, memory_of
 from kgcore.sources.vmcore.opening.kernelcheck import architecture_of
 from kgcore.sources.vmcore.opening.lowmem import LowMemory
 from kgcore.sources.vmcore.opening.qemu import PausedGuest

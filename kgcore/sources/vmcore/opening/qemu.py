@@ -26,8 +26,8 @@ from kgcore.errors import TargetError
 from kgcore.sources.drgnversion import version
 from kgcore.sources.vmcore.dumpfile import DumpNote, Frames, everything, open_dump
 from kgcore.sources.vmcore.dumpfile.source import ShortFile
-from kgcore.sources.vmcore.opening import guardian
-from kgcore.sources.vmcore.opening.assembled import Segment, assemble
+from kgcore.sources.vmcore.opening import qemuresume
+from kgcore.sources.vmcore.opening.drgnmemory import MemorySegment, assemble
 
 __all__ = ("PausedGuest",)
 
@@ -66,9 +66,9 @@ class PausedGuest:
         self.frames: Frames = everything()
         self._input = b""
         self._serial = 0
-        self._guardian: subprocess.Popen[bytes] | None = None
+        self._resumer: subprocess.Popen[bytes] | None = None
         self._reader: Program | None = None
-        self._leash = -1  # while this is open, the guardian keeps still
+        self._leash = -1  # while this is open, the resumer keeps still
         try:
             self._socket = _connect(address)
         except OSError as error:
@@ -77,7 +77,7 @@ class PausedGuest:
     def connect(self, prog: Program) -> None:
         """Make a Program one of this guest, and pause it."""
         if self._reader is not None:  # drgn has done the greeting, which cannot be done twice
-            assemble(prog, self.notes, (Segment(0, _MAX_MEMORY, partial(self._reader.read, physical=True)),))
+            assemble(prog, self.notes, (MemorySegment(0, _MAX_MEMORY, partial(self._reader.read, physical=True)),))
             return
         if not hasattr(prog, "set_qemu_qmp"):
             raise TargetError(f"drgn {version()} cannot read a guest", hint="it takes drgn 0.2.0 or later")
@@ -91,7 +91,7 @@ class PausedGuest:
     def _pause(self) -> None:
         """Stop the virtual CPUs and take their registers."""
         if self._execute("query-status")["status"] == "running":
-            self._start_guardian()
+            self._start_resumer()
             self._execute("stop")
         if self._socket.family == socket.AF_UNIX:
             self.notes = self._cpu_notes()
@@ -100,11 +100,11 @@ class PausedGuest:
                 "registers of CPUs can be taken over a Unix socket only; those of running threads are missing",
             )
 
-    def _start_guardian(self) -> None:
+    def _start_resumer(self) -> None:
         pipe, self._leash = os.pipe()
-        script = inspect.getsource(guardian)  # in a zipapp it has no file
+        script = inspect.getsource(qemuresume)  # in a zipapp it has no file
         try:
-            self._guardian = subprocess.Popen(
+            self._resumer = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", script, str(pipe), str(self._socket.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -113,9 +113,9 @@ class PausedGuest:
             )
         finally:
             os.close(pipe)
-        assert self._guardian.stdout is not None
-        with self._guardian.stdout as output:
-            output.read()  # ends when the guardian is ready
+        assert self._resumer.stdout is not None
+        with self._resumer.stdout as output:
+            output.read()  # ends when the resumer is ready
 
     def _cpu_notes(self) -> tuple[DumpNote, ...]:
         """The notes of a dump, with the registers of every CPU, by having one page dumped."""
@@ -169,10 +169,10 @@ class PausedGuest:
         if self._leash >= 0:
             os.close(self._leash)
             self._leash = -1
-        if self._guardian is not None:
+        if self._resumer is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on by itself
-                self._guardian.wait(_PATIENCE)
-            self._guardian = None
+                self._resumer.wait(_PATIENCE)
+            self._resumer = None
         self._reader = None
         with contextlib.suppress(OSError):
             # The Program may live on, and with it drgn's end of the connection, which would keep the next client out.

@@ -17,7 +17,7 @@ from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.drgnversion import version
 from kgcore.sources.vmcore.damage import guarded
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, FrameState, KdumpDump, everything, open_dump
-from kgcore.sources.vmcore.opening import assembled, program, whichkernel
+from kgcore.sources.vmcore.opening import drgnmemory, program, whichkernel
 from kgcore.sources.vmcore.opening.lowmem import LowMemory
 from kgcore.sources.vmcore.opening.qemu import PausedGuest
 from kgcore.sources.vmcore.opening.translation import KernelMemory, is_encrypted
@@ -104,7 +104,7 @@ class Target:
         self._map_file = map_file
         self.debug_files: tuple[str, ...] = ()
         self.kernels: tuple[KernelSeen, ...] = ()
-        self.assembled = assembled.reader_of(prog) is not None or LowMemory.of(prog) is not None
+        self.assembled = drgnmemory.reader_of(prog) is not None or LowMemory.of(prog) is not None
         self.ours = True
         self._kept = False
         self.live = program.is_live(prog) or isinstance(dump, PausedGuest)

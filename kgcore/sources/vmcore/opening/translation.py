@@ -16,7 +16,7 @@ from drgn import FaultError, Program
 from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, PagingMode, walk
 from kgcore.sources.vmcore.dumpfile import Frames, FrameState
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
-from kgcore.sources.vmcore.opening.assembled import reader_of
+from kgcore.sources.vmcore.opening.drgnmemory import reader_of
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("KernelMemory", "ReadTable", "Translation", "encryption_bit", "is_encrypted")

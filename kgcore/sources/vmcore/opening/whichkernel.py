@@ -20,7 +20,7 @@ from kgcore.errors import BrokenDump, TargetError
 from kgcore.model.process import RegisterSource
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState, LinearDump
 from kgcore.sources.vmcore.dumpfile.cpunotes import is_qemu, qemu_registers
-from kgcore.sources.vmcore.opening.kernelcheck import Checked, DumpMemory, Verdict, check, shift
+from kgcore.sources.vmcore.opening.kernelcheck import Checked, DumpMemory, KernelVerdict, check, shift
 from kgcore.sources.vmcore.opening.translation import Translation
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 from kgcore.sources.vmcore.symbols.finders import kallsyms_lines, kallsyms_of
@@ -106,13 +106,13 @@ def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None)
         return _given(path, memory, given)
     own = own_vmcoreinfo(dump)
     checked = _check(memory, own) if own else None
-    if own and checked and (checked.verdict is Verdict.CONFIRMED or checked.untold):
+    if own and checked and (checked.verdict is KernelVerdict.CONFIRMED or checked.untold):
         return Choice(own)
     found = _search(dump, memory, opener)
     if found:
         wrong = f"the VMCOREINFO in the dump's header {_against(checked)}: taken is one in memory" if checked else ""
         return _best(found, (wrong,) if wrong else ())
-    if own and checked and checked.verdict is Verdict.UNKNOWN and not _of_xen(dump):
+    if own and checked and checked.verdict is KernelVerdict.UNKNOWN and not _of_xen(dump):
         return Choice(own, lost=checked.lost)
     raise _none(path, dump, memory, own, checked)
 
@@ -145,7 +145,7 @@ def has_symbols(opener: Opener, text: bytes) -> bool:
 
 def is_wrong(dump: DumpFile, text: bytes) -> bool:
     """Whether a VMCOREINFO is known not to be that of a kernel in the dump."""
-    return _check(DumpMemory(dump), text).verdict is Verdict.REFUTED
+    return _check(DumpMemory(dump), text).verdict is KernelVerdict.REFUTED
 
 
 def is_capture_kernel(prog: Program) -> bool | None:
@@ -164,7 +164,7 @@ def _given(path: str, memory: DumpMemory, given: bytes | int) -> Choice:
             hint="without --vmcoreinfo, kgcore info says which kernels it has; a file of that name is ./FILE",
         )
     checked = _check(memory, text)
-    if checked.verdict is Verdict.REFUTED:
+    if checked.verdict is KernelVerdict.REFUTED:
         raise TargetError(
             f"the VMCOREINFO given with --vmcoreinfo {_against(checked)}",
             hint="it is another boot's; without --vmcoreinfo the dump's own is used",
@@ -181,7 +181,7 @@ def own_vmcoreinfo(dump: DumpFile) -> bytes | None:
 def _check(memory: DumpMemory, text: bytes) -> Checked:
     info = vmcoreinfo.parse(text)
     if not info.get("OSRELEASE"):
-        return Checked(Verdict.REFUTED, "states no release")
+        return Checked(KernelVerdict.REFUTED, "states no release")
     return check(memory, info)
 
 
@@ -202,7 +202,7 @@ def _search(dump: DumpFile, memory: DumpMemory, opener: Opener) -> list[_Candida
             if b"\nCRASHTIME=" in text and b"\nCRASHTIME=" not in kernels[key][1]:
                 kernels[key] = address, text
         elif hash(text) not in refuted and len(refuted) < _MAX_CHECKED:
-            if check(memory, info).verdict is Verdict.CONFIRMED:
+            if check(memory, info).verdict is KernelVerdict.CONFIRMED:
                 kernels[key] = address, text
             else:
                 refuted.add(hash(text))

@@ -8,8 +8,8 @@ from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.process import VM_HUGETLB, MappedFile, Vma
 from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory
-from kgcore.sources.vmcore.memory.stores import Stores
 from kgcore.sources.vmcore.task.counters import Usage
 from kgcore.sources.vmcore.task.vmas import vma_members
 
@@ -24,9 +24,9 @@ _FILTER = CoredumpFilter()
 class Estimates:
     """Looks at mappings only of those processes that have what the filter may leave out."""
 
-    def __init__(self, stores: Stores) -> None:
-        self._stores = stores
-        structs = stores.kernel.structs
+    def __init__(self, backing: Backing) -> None:
+        self._backing = backing
+        structs = backing.kernel.structs
         self._files = structs("struct file", "f_inode")
         self._inodes = structs("struct inode", "i_nlink", "i_mode")
         self._known: dict[int, tuple[MappedFile, bool]] = {}
@@ -39,7 +39,7 @@ class Estimates:
         counted = {"anon": usage.anon, "shmem": usage.shmem, "hugetlb": usage.hugetlb}
         if usage.shmem or usage.hugetlb or usage.anon >= _LARGE:
             try:
-                left_out = self._left_out(Object(self._stores.kernel.prog, "struct mm_struct *", mm))
+                left_out = self._left_out(Object(self._backing.kernel.prog, "struct mm_struct *", mm))
             except (FaultError, KgcoreError):
                 left_out = {}
             for kind, size in left_out.items():
@@ -48,10 +48,10 @@ class Estimates:
 
     def _left_out(self, mm: Object) -> dict[str, int]:
         """Resident bytes that the filter leaves out, by the counter that has them."""
-        memory = VmcoreMemory(self._stores, mm)
+        memory = VmcoreMemory(self._backing, mm)
         sizes = dict.fromkeys(("anon", "shmem", "hugetlb"), 0)
         budget = _WALKED
-        for number, found in enumerate(vma_members(self._stores.kernel, mm)):
+        for number, found in enumerate(vma_members(self._backing.kernel, mm)):
             if isinstance(found, str) or number > _MAPPINGS:
                 break
             vma, in_memory = self._mapping(found)
@@ -76,7 +76,7 @@ class Estimates:
     def _file(self, address: int) -> tuple[MappedFile, bool]:
         if address not in self._known:
             inode = self._inodes.read(self._files.read(address)["f_inode"])
-            cached = self._stores.cache.file(Object(self._stores.kernel.prog, "struct file *", address))
+            cached = self._backing.cache.file(Object(self._backing.kernel.prog, "struct file *", address))
             file = MappedFile(None, inode["i_nlink"], inode["i_mode"], cached.size)
             self._known[address] = file, cached.in_memory
         return self._known[address]

@@ -11,10 +11,10 @@ from drgn import FaultError, Object
 from kgcore.model.memory import Piece
 from kgcore.model.process import VM_EXEC, VM_HUGETLB, MappedFile
 from kgcore.sources.base import FileContents
+from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.extents import Extent
 from kgcore.sources.vmcore.memory.pagecache import CachedFile
 from kgcore.sources.vmcore.memory.pages import pieces
-from kgcore.sources.vmcore.memory.stores import Stores
 from kgcore.sources.vmcore.task.vmas import Paths, vma_members
 
 __all__ = ("mapped_programs",)
@@ -41,7 +41,7 @@ class _Mapped:
     executable: bool = False
 
 
-def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileContents | str]:
+def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[FileContents | str]:
     """See :meth:`kgcore.sources.base.Source.files`.
 
     :param task: ``struct task_struct *``, to whose root directory the paths are relative
@@ -49,9 +49,9 @@ def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileCo
     """
     found: dict[tuple[bytes, int], _Mapped] = {}
     lost: dict[str, int] = {}
-    paths = Paths(stores.kernel, task)
-    look = cache(partial(_look, stores, paths))  # thousands of mappings may be of one file
-    for file, flags in _opened(stores, mm):
+    paths = Paths(backing.kernel, task)
+    look = cache(partial(_look, backing, paths))  # thousands of mappings may be of one file
+    for file, flags in _opened(backing, mm):
         mapped = file if isinstance(file, str) else look(file)
         if isinstance(mapped, str):
             lost[mapped] = lost.get(mapped, 0) + 1
@@ -64,9 +64,9 @@ def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileCo
         known = found.setdefault((mapped.path, mapped.cached.mapping), mapped)
         known.executable |= flags is None or bool(flags & VM_EXEC)
     for mapped in sorted(found.values(), key=lambda one: one.named.deleted):
-        if _is_program(stores, mapped):
+        if _is_program(backing, mapped):
             key = mapped.name, mapped.cached.mapping
-            read = partial(_read, stores, mapped)
+            read = partial(_read, backing, mapped)
             yield FileContents(
                 path=mapped.name,
                 size=mapped.cached.size,
@@ -78,10 +78,10 @@ def mapped_programs(stores: Stores, task: Object, mm: Object) -> Iterator[FileCo
     yield from (why if times == 1 else f"{why} ({times} times)" for why, times in lost.items())
 
 
-def _opened(stores: Stores, mm: Object) -> Iterator[tuple[int | str, int | None]]:
+def _opened(backing: Backing, mm: Object) -> Iterator[tuple[int | str, int | None]]:
     """The address of each ``struct file`` that is mapped, with the flags of its mapping; at last the executable, with
     None. What is lost is a sentence."""
-    for vma in vma_members(stores.kernel, mm):
+    for vma in vma_members(backing.kernel, mm):
         if isinstance(vma, str):
             yield vma, None
             continue
@@ -101,7 +101,7 @@ def _opened(stores: Stores, mm: Object) -> Iterator[tuple[int | str, int | None]
             yield file, None
 
 
-def _look(stores: Stores, paths: Paths, file: int) -> _Mapped | str | None:
+def _look(backing: Backing, paths: Paths, file: int) -> _Mapped | str | None:
     """What a ``struct file`` is; None: not a regular file; a sentence: it cannot be told."""
     try:
         named = paths.mapped_file(file)
@@ -109,18 +109,18 @@ def _look(stores: Stores, paths: Paths, file: int) -> _Mapped | str | None:
             return None
         if named.path is None or named.name is None:
             return "the name of a mapped file is not to be found"
-        cached = stores.cache.file(Object(stores.kernel.prog, "struct file *", file))
+        cached = backing.cache.file(Object(backing.kernel.prog, "struct file *", file))
         return _Mapped(named.path, named.name, named, cached)
     except FaultError:
         return "a mapped file is not in the dump"
 
 
-def _is_program(stores: Stores, mapped: _Mapped) -> bool:
+def _is_program(backing: Backing, mapped: _Mapped) -> bool:
     """Whether it is an ELF file. If that is not to be seen, whether it is mapped like one and has or had a name of
     its own, as memfd_create() has not."""
     if not 0 < mapped.cached.size <= _MAX_SIZE:
         return False
-    for run, data in pieces(_extents(stores, mapped, 1), _PAGE):
+    for run, data in pieces(_extents(backing, mapped, 1), _PAGE):
         if run.provenance.stored:
             return bytes(data[: len(_ELF)]) == _ELF
         if not run.provenance.missing:
@@ -128,12 +128,12 @@ def _is_program(stores: Stores, mapped: _Mapped) -> bool:
     return mapped.executable and not (mapped.cached.in_memory and mapped.named.deleted)
 
 
-def _read(stores: Stores, mapped: _Mapped) -> Iterator[Piece]:
+def _read(backing: Backing, mapped: _Mapped) -> Iterator[Piece]:
     count = -(-mapped.cached.size // _PAGE)
-    return pieces(_extents(stores, mapped, count), count * _PAGE)
+    return pieces(_extents(backing, mapped, count), count * _PAGE)
 
 
-def _extents(stores: Stores, mapped: _Mapped, count: int) -> Iterator[Extent]:
+def _extents(backing: Backing, mapped: _Mapped, count: int) -> Iterator[Extent]:
     """The first pages of a file, found under their offsets."""
-    found = stores.cache.extents(mapped.cached, 0, count, 0)
-    return stores.root.fill(mapped.named, mapped.cached, 0, found) if stores.root is not None else found
+    found = backing.cache.extents(mapped.cached, 0, count, 0)
+    return backing.root.fill(mapped.named, mapped.cached, 0, found) if backing.root is not None else found

@@ -14,11 +14,11 @@ from kgcore.sources.base import OpenFiles
 from kgcore.sources.vmcore.damage import guarding_each
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
+from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.extents import Extent
 from kgcore.sources.vmcore.memory.pagecache import CachedFile
 from kgcore.sources.vmcore.memory.pages import joined, pieces
-from kgcore.sources.vmcore.memory.stores import Stores
-from kgcore.sources.vmcore.reading import in_words, kernel_bytes
 from kgcore.sources.vmcore.task.sockets import Sockets
 from kgcore.sources.vmcore.task.vmas import Paths
 
@@ -52,25 +52,25 @@ _TYPES: dict[int, _Type] = {
 }
 
 
-def open_files(stores: Stores, task: Object) -> OpenFiles:
+def open_files(backing: Backing, task: Object) -> OpenFiles:
     """See :meth:`kgcore.sources.base.Source.open_files`.
 
     :param task: ``struct task_struct *``
     :raises FaultError: what leads to the table is not in the dump.
     """
-    return _Reader(stores, task).all(int(task.tgid.value_()), task.files.value_())
+    return _Reader(backing, task).all(int(task.tgid.value_()), task.files.value_())
 
 
 class _Reader:
     """Reads a ``struct files_struct``."""
 
-    def __init__(self, stores: Stores, task: Object) -> None:
-        self._stores = stores
-        self._kernel = stores.kernel
-        self._paths = Paths(stores.kernel, task)
-        self._sockets = Sockets(stores.kernel)
-        self._files = stores.kernel.structs("struct file", *_FILE)
-        self._inodes = stores.kernel.structs("struct inode", "i_ino")
+    def __init__(self, backing: Backing, task: Object) -> None:
+        self._backing = backing
+        self._kernel = backing.kernel
+        self._paths = Paths(backing.kernel, task)
+        self._sockets = Sockets(backing.kernel)
+        self._files = backing.kernel.structs("struct file", *_FILE)
+        self._inodes = backing.kernel.structs("struct inode", "i_ino")
         self._gone: list[tuple[int, int, str]] = []  # descriptors from, to, and why
 
     def all(self, tgid: int, address: int) -> OpenFiles:
@@ -179,7 +179,7 @@ class _Reader:
 
     def _in_memory(self, address: int) -> bool:
         try:
-            return _cached(self._stores, address).in_memory
+            return _cached(self._backing, address).in_memory
         except FaultError:
             return False
 
@@ -196,30 +196,30 @@ def _sentence(first: int, end: int, why: str) -> str:
     return f"file descriptors {first} to {end - 1}, as far as there are any, are lost: {why}"
 
 
-def file_contents(stores: Stores, file: OpenFile) -> "_Contents":
+def file_contents(backing: Backing, file: OpenFile) -> "_Contents":
     """See :meth:`kgcore.sources.base.Source.contents`."""
     if file.type != "regular":
         raise KgcoreError(f"file descriptor {file.fd} is no regular file: it has no content that could be in a dump")
     try:
-        cached = _cached(stores, file.file)
+        cached = _cached(backing, file.file)
     except FaultError as error:
         raise BrokenDump(f"file descriptor {file.fd}: its file is not in the dump: {in_words(error)}") from error
     if cached.size > _MAX_SIZE:
         raise BrokenDump(f"file descriptor {file.fd}: no file has {cached.size} bytes")
-    return _Contents(stores, MappedFile(file.path, file.nlink, file.mode, file.size), cached)
+    return _Contents(backing, MappedFile(file.path, file.nlink, file.mode, file.size), cached)
 
 
-def _cached(stores: Stores, address: int) -> CachedFile:
+def _cached(backing: Backing, address: int) -> CachedFile:
     """How the page cache knows a file.
 
     :param address: of a ``struct file``
     :raises FaultError: that is not in the dump.
     """
-    kernel = stores.kernel
+    kernel = backing.kernel
     file = kernel.structs("struct file", *_FILE).read(address)
     real = _beneath_overlay(kernel, file) or file
     magic = _magic(kernel, real["f_inode"])
-    cached = stores.cache.file(Object(kernel.prog, "struct file *", real.address), hugetlb=magic == _HUGETLBFS)
+    cached = backing.cache.file(Object(kernel.prog, "struct file *", real.address), hugetlb=magic == _HUGETLBFS)
     # Files of sysfs have the operations of ramfs, and yet no pages: what they hold is made when it is read.
     return cached._replace(in_memory=cached.in_memory and magic in _IN_MEMORY)
 
@@ -265,8 +265,8 @@ def _magic(kernel: Kernel, inode: int) -> int:
 class _Contents:
     """:class:`kgcore.sources.base.Contents` of a file."""
 
-    def __init__(self, stores: Stores, named: MappedFile, cached: CachedFile) -> None:
-        self._stores = stores
+    def __init__(self, backing: Backing, named: MappedFile, cached: CachedFile) -> None:
+        self._backing = backing
         self._named = named
         self._cached = cached
         self.size = cached.size
@@ -285,7 +285,7 @@ class _Contents:
     def unwritten(self) -> int | None:
         """See :meth:`kgcore.sources.base.Contents.unwritten`."""
         try:
-            return self._stores.cache.unwritten(self._cached)
+            return self._backing.cache.unwritten(self._cached)
         except FaultError:
             return None
 
@@ -293,8 +293,8 @@ class _Contents:
         """
         :raises BrokenDump: what all of the page cache is found by is not in the dump.
         """
-        found = self._stores.cache.extents(self._cached, 0, self._pages, 0)
-        root = self._stores.root
+        found = self._backing.cache.extents(self._cached, 0, self._pages, 0)
+        root = self._backing.root
         if root is not None and not self._cached.in_memory:
             found = root.fill(self._named, self._cached, 0, found)
         try:

@@ -16,10 +16,10 @@ from kgcore.model.process import VM_READ, VM_WRITE, ProcessSummary, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState, counted
 from kgcore.sources.vmcore.kernel.kernel import PF_KTHREAD
 from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
+from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory
-from kgcore.sources.vmcore.memory.stores import Stores
 from kgcore.sources.vmcore.process.estimates import Estimates
-from kgcore.sources.vmcore.reading import kernel_bytes
 from kgcore.sources.vmcore.task.cgroups import Cgroups
 from kgcore.sources.vmcore.task.counters import Counters, Usage
 from kgcore.sources.vmcore.task.dying import Deaths
@@ -59,9 +59,9 @@ def _read(memory: VmcoreMemory, start: int, end: int) -> bytes | None:
 class Summaries:
     """Reads all processes."""
 
-    def __init__(self, stores: Stores, tasks: Tasks) -> None:
-        self._stores = stores
-        self._kernel = kernel = stores.kernel
+    def __init__(self, backing: Backing, tasks: Tasks) -> None:
+        self._backing = backing
+        self._kernel = kernel = backing.kernel
         self._tasks = tasks
         structs = kernel.structs
         self._read_task = structs("struct task_struct", *_TASK).read
@@ -76,7 +76,7 @@ class Summaries:
         self._cgroups = Cgroups(kernel)
         self._counters = Counters(kernel, tasks)
         self._deaths = Deaths(kernel)
-        self._estimates = Estimates(stores)
+        self._estimates = Estimates(backing)
         self._parents: dict[int, int] = {}
 
     def all(self) -> Iterator[ProcessSummary]:
@@ -172,7 +172,7 @@ class Summaries:
             return None
         if start == end:
             return b""
-        memory = VmcoreMemory(self._stores, Object(self._kernel.prog, "struct mm_struct *", mm))
+        memory = VmcoreMemory(self._backing, Object(self._kernel.prog, "struct mm_struct *", mm))
         data = _read(memory, start, end)
         if data is None or data.endswith(b"\0"):
             return data and data[:-1]

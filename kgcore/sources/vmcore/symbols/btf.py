@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from kgcore.errors import BrokenDump
 
-__all__ = ("MAGIC", "Btf", "Kind", "Record")
+__all__ = ("MAGIC", "Btf", "BtfKind", "Record")
 
 MAGIC = b"\x9f\xeb\x01"  # u16 magic 0xeb9f, u8 version 1; little-endian
 
@@ -33,14 +33,14 @@ _MAX_BYTES = 1 << 25  # of them: twelve for each, and what they are made of
 _MAX_VLEN = 1 << 18  # BTF_MAX_VLEN has 16 bits up to 6.12 at least, 24 in 7.2
 
 
-class Kind:
+class BtfKind:
     """BTF_KIND_*. Plain integers: they are compared a hundred thousand times."""
 
     INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST = range(1, 11)
     RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(11, 20)
 
 
-# Bytes behind a record, by kind, and for each of its elements. Kind 0 does not exist.
+# Bytes behind a record, by kind, and for each of its elements. BtfKind 0 does not exist.
 _FIXED = (0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 4, 0, 0)
 _EACH = (0, 0, 0, 0, 12, 12, 8, 0, 0, 0, 0, 0, 0, 8, 0, 12, 0, 0, 0, 12)
 
@@ -109,7 +109,7 @@ class Btf:
                 offsets.append(offset)
                 if name:
                     first(name << 5 | kind, number)
-                if kind == 6 or kind == 19:  # Kind.ENUM, Kind.ENUM64; looking those up takes as long as all the rest
+                if kind == 6 or kind == 19:  # ENUM, ENUM64; looking those up takes as long as all the rest
                     self._enums.append(number)
                 offset += 12 + _FIXED[kind] + _EACH[kind] * (info & 0xFF_FFFF)
                 number += 1
@@ -165,7 +165,7 @@ class Btf:
     def enumerators(self, record: Record) -> Iterator[tuple[int, int]]:
         """The constants of an enum: offset of the name, value."""
         signed = self.is_signed(record)
-        if record.kind == Kind.ENUM:
+        if record.kind == BtfKind.ENUM:
             for name, value in self.elements(record, _ENUM):
                 yield name, value if signed else value & 0xFFFF_FFFF
         else:
@@ -179,7 +179,7 @@ class Btf:
         Since Linux 6.0 (6089fb325cf7) ``kind_flag`` says so. Before that every value was an s32; there an enum is
         taken as signed if it has a small negative value, which is likelier than an unsigned one close to 2^32.
         """
-        if self._enums_have_flags or record.kind == Kind.ENUM64:
+        if self._enums_have_flags or record.kind == BtfKind.ENUM64:
             return record.flag
         return any(-0x10000 < value < 0 for _, value in self.elements(record, _ENUM))
 
@@ -187,7 +187,7 @@ class Btf:
     def _enums_have_flags(self) -> bool:
         if self._base and self._base._enums_have_flags:
             return True
-        return any(record.flag or record.kind == Kind.ENUM64 for record in map(self.record, self._enums))
+        return any(record.flag or record.kind == BtfKind.ENUM64 for record in map(self.record, self._enums))
 
     @cached_property
     def _enumerators(self) -> dict[int, tuple[int, int]]:

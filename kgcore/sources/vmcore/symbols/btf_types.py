@@ -11,7 +11,7 @@ from struct import Struct
 from drgn import Object, Program, Qualifiers, Type, TypeEnumerator, TypeKind, TypeKindSet, TypeMember, TypeParameter
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.symbols.btf import Btf, Kind, Record
+from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind, Record
 
 __all__ = ("TypeFinder",)
 
@@ -20,19 +20,19 @@ _PARAM = Struct("<II")  # struct btf_param: name_off, type
 
 _INT_SIGNED, _INT_BOOL = 1, 4  # BTF_INT_ENCODING()
 _QUALIFIERS = {
-    Kind.CONST: Qualifiers.CONST,
-    Kind.VOLATILE: Qualifiers.VOLATILE,
-    Kind.RESTRICT: Qualifiers.RESTRICT,
+    BtfKind.CONST: Qualifiers.CONST,
+    BtfKind.VOLATILE: Qualifiers.VOLATILE,
+    BtfKind.RESTRICT: Qualifiers.RESTRICT,
 }
 _FINDABLE = (
-    (TypeKind.STRUCT, Kind.STRUCT),
-    (TypeKind.UNION, Kind.UNION),
-    (TypeKind.TYPEDEF, Kind.TYPEDEF),
-    (TypeKind.ENUM, Kind.ENUM),
-    (TypeKind.ENUM, Kind.ENUM64),
-    (TypeKind.INT, Kind.INT),
-    (TypeKind.BOOL, Kind.INT),
-    (TypeKind.FLOAT, Kind.FLOAT),
+    (TypeKind.STRUCT, BtfKind.STRUCT),
+    (TypeKind.UNION, BtfKind.UNION),
+    (TypeKind.TYPEDEF, BtfKind.TYPEDEF),
+    (TypeKind.ENUM, BtfKind.ENUM),
+    (TypeKind.ENUM, BtfKind.ENUM64),
+    (TypeKind.INT, BtfKind.INT),
+    (TypeKind.BOOL, BtfKind.INT),
+    (TypeKind.FLOAT, BtfKind.FLOAT),
 )
 _INT_SIZES = (1, 2, 4, 8, 16)
 _ENUM_INTS = {1: "char", 2: "short", 4: "int", 8: "long"}
@@ -75,7 +75,7 @@ class TypeFinder:
         return None
 
     def find(self, name: str, kind: int) -> Type | None:
-        """The type of that name; for ``Kind.VAR`` and ``Kind.FUNC`` the type of that variable or function.
+        """The type of that name; for ``BtfKind.VAR`` and ``BtfKind.FUNC`` the type of that variable or function.
 
         Kernels describe the per-CPU variables only; the others are in :mod:`kgcore.sources.vmcore.symbols.variables`.
         """
@@ -115,33 +115,33 @@ class TypeFinder:
             return prog.void_type()
         record = btf.record(number)
         name = btf.name(record.name_offset)
-        if record.kind in (Kind.STRUCT, Kind.UNION):
+        if record.kind in (BtfKind.STRUCT, BtfKind.UNION):
             self._check_parts(number)
         match record.kind:
-            case Kind.STRUCT:
+            case BtfKind.STRUCT:
                 return prog.struct_type(name or None, record.size_or_type, self._members(record))
-            case Kind.UNION:
+            case BtfKind.UNION:
                 return prog.union_type(name or None, record.size_or_type, self._members(record))
-            case Kind.FWD:
+            case BtfKind.FWD:
                 return (prog.union_type if record.flag else prog.struct_type)(name)
-            case Kind.PTR:
+            case BtfKind.PTR:
                 return prog.pointer_type(self.type(record.size_or_type))
-            case Kind.ARRAY:  # struct btf_array: type, index_type, nelems
+            case BtfKind.ARRAY:  # struct btf_array: type, index_type, nelems
                 return prog.array_type(self.type(btf.word(record)), btf.word(record, 2) or None)
-            case Kind.TYPEDEF:
+            case BtfKind.TYPEDEF:
                 return prog.typedef_type(name, self.type(record.size_or_type))
-            case Kind.CONST | Kind.VOLATILE | Kind.RESTRICT:
+            case BtfKind.CONST | BtfKind.VOLATILE | BtfKind.RESTRICT:
                 inner = self.type(record.size_or_type)
                 return inner.qualified(inner.qualifiers | _QUALIFIERS[record.kind])
-            case Kind.INT:
+            case BtfKind.INT:
                 return self._int(record, name)
-            case Kind.FLOAT:
+            case BtfKind.FLOAT:
                 return prog.float_type(name, record.size_or_type)
-            case Kind.ENUM | Kind.ENUM64:
+            case BtfKind.ENUM | BtfKind.ENUM64:
                 return self._enum(record, name)
-            case Kind.FUNC_PROTO:
+            case BtfKind.FUNC_PROTO:
                 return self._function(record)
-            case Kind.VAR | Kind.FUNC | Kind.TYPE_TAG:
+            case BtfKind.VAR | BtfKind.FUNC | BtfKind.TYPE_TAG:
                 return self.type(record.size_or_type)
         raise BrokenDump(f"the kernel's type information (BTF) uses type {number}, of kind {record.kind}, as a type")
 
@@ -153,12 +153,12 @@ class TypeFinder:
             raise BrokenDump(f"type {number} of the kernel's type information (BTF) contains itself")
         record = self.btf.record(number)
         match record.kind:
-            case Kind.STRUCT | Kind.UNION:
+            case BtfKind.STRUCT | BtfKind.UNION:
                 for _, member, _ in self.btf.elements(record, _MEMBER):
                     self._check_parts(member, around | {number})
-            case Kind.ARRAY:
+            case BtfKind.ARRAY:
                 self._check_parts(self.btf.word(record), around | {number})
-            case Kind.TYPEDEF | Kind.CONST | Kind.VOLATILE | Kind.RESTRICT | Kind.TYPE_TAG:
+            case BtfKind.TYPEDEF | BtfKind.CONST | BtfKind.VOLATILE | BtfKind.RESTRICT | BtfKind.TYPE_TAG:
                 self._check_parts(record.size_or_type, around | {number})
         self._checked.add(number)
 

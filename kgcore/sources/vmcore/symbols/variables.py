@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from drgn import FindObjectFlags, Object, Program, SymbolKind, Type
 
-from kgcore.sources.vmcore.symbols.btf import Kind
+from kgcore.sources.vmcore.symbols.btf import BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 
 __all__ = ("VARIABLES", "VariableFinder")
@@ -150,11 +150,11 @@ class VariableFinder:
         found = self._variable_type(name) if FindObjectFlags.VARIABLE in flags else None
         if found is None and FindObjectFlags.FUNCTION in flags and symbol.kind == SymbolKind.FUNC:
             # Old BTF lacks some functions; whether there is such a function is all that drgn's helpers ask.
-            found = self._types.find(name, Kind.FUNC) or self._prog.function_type(self._prog.void_type(), ())
+            found = self._types.find(name, BtfKind.FUNC) or self._prog.function_type(self._prog.void_type(), ())
         return None if found is None else Object(self._prog, found, address=symbol.address)
 
     def _variable_type(self, name: str) -> Type | None:
-        if (described := self._types.find(name, Kind.VAR)) is not None:
+        if (described := self._types.find(name, BtfKind.VAR)) is not None:
             return described
         for spelling in VARIABLES.get(name, "").split("|"):
             try:

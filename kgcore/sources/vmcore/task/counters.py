@@ -9,7 +9,7 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 from kgcore.sources.vmcore.task.tasks import Tasks
 
 __all__ = ("Counters", "Usage")

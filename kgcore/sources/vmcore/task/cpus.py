@@ -22,7 +22,7 @@ from kgcore.model.process import RegisterSource
 from kgcore.sources.vmcore.dumpfile.cpunotes import NT_PRSTATUS, CpuRegisters, is_qemu, note_layout, qemu_registers
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
 __all__ = ("Cpus", "OnCpu")
 

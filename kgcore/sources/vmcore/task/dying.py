@@ -16,7 +16,7 @@ from kgcore.model.dying import Dying
 from kgcore.model.siginfo import Fault, SigInfo
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
 __all__ = ("Deaths",)
 

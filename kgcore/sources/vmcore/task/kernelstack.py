@@ -9,7 +9,7 @@ from drgn import FaultError, Object, StackFrame
 from kgcore.model.traces import OUTERMOST, End, Frame, KernelStack
 from kgcore.sources.vmcore.dumpfile.cpunotes import pt_regs
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.reading import in_words
+from kgcore.sources.vmcore.kernelreads import in_words
 from kgcore.sources.vmcore.task.cpus import Cpus, OnCpu
 from kgcore.sources.vmcore.task.orc import OrcUnwinder, State
 

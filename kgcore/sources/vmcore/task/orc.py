@@ -18,7 +18,7 @@ from drgn.helpers.linux.list import list_for_each_entry
 
 from kgcore.model.traces import OUTERMOST, End
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.reading import in_words
+from kgcore.sources.vmcore.kernelreads import in_words
 
 __all__ = ("OrcUnwinder", "State")
 

@@ -15,7 +15,7 @@ from kgcore.model.process import FpuState, RegisterSet, RegisterSource
 from kgcore.sources.vmcore.dumpfile.cpunotes import PT_REGS, note_layout, registers
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
-from kgcore.sources.vmcore.reading import in_words, kernel_bytes
+from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
 from kgcore.sources.vmcore.task.cpus import OnCpu
 
 __all__ = ("FpuState", "fpu_state", "tls_segments", "user_registers")

@@ -9,7 +9,7 @@ from drgn import offsetof
 from kgcore.model.process import Socket
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
-from kgcore.sources.vmcore.reading import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
 __all__ = ("Sockets",)
 

@@ -14,7 +14,7 @@ from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel.kernel import PF_KTHREAD, Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernel.trees import XArrays
-from kgcore.sources.vmcore.reading import crashed_thread, in_words
+from kgcore.sources.vmcore.kernelreads import crashed_thread, in_words
 
 __all__ = ("OVERFLOW_ID", "Ids", "Tasks", "comm", "is_kernel_thread")
 

@@ -12,7 +12,7 @@ from kgcore.model.process import DELETED, MappedFile, Vma
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernel.trees import XA_ZERO, maple_slots
-from kgcore.sources.vmcore.reading import in_words, kernel_bytes, kernel_string
+from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes, kernel_string
 
 __all__ = ("Paths", "read_vmas", "vma_members")
 

@@ -12,8 +12,8 @@ from drgn import FaultError, Object, sizeof
 
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
-from kgcore.sources.vmcore.reading import kernel_bytes
 
 __all__ = ("Blocks", "SwapBlocks", "partition_start")
 

@@ -12,7 +12,7 @@ from drgn import FaultError
 
 from kgcore.errors import TargetError
 from kgcore.model.memory import Provenance
-from kgcore.sources.vmcore.dumpfile.others import refusal
+from kgcore.sources.vmcore.dumpfile.unsupported import refusal
 from kgcore.sources.vmcore.memory.extents import Place, Reader
 from kgcore.sources.vmcore.memory.swap.layers import Slots
 from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from drgn import FaultError, Object
 
 from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernelreads import in_words
 from kgcore.sources.vmcore.memory.swapentry import SwapTypes
-from kgcore.sources.vmcore.reading import in_words
 from kgcore.sources.vmcore.task.vmas import Paths
 from kgcore.text import plain
 

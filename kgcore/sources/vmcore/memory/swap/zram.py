@@ -17,12 +17,12 @@ from kgcore.model.memory import Provenance
 from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes, kernel_string
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 from kgcore.sources.vmcore.memory.swap.blocks import SwapBlocks, partition_start
 from kgcore.sources.vmcore.memory.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
 from kgcore.sources.vmcore.memory.swap.zsmalloc import Zsmalloc
-from kgcore.sources.vmcore.reading import kernel_bytes, kernel_string
 from kgcore.sources.vmcore.task.vmas import Paths
 from kgcore.text import plain
 

@@ -18,12 +18,12 @@ from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompresso
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.kernel.trees import XArrays
+from kgcore.sources.vmcore.kernelreads import kernel_bytes, kernel_string
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 from kgcore.sources.vmcore.memory.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
 from kgcore.sources.vmcore.memory.swap.zpools import Z3fold, Zbud
 from kgcore.sources.vmcore.memory.swap.zsmalloc import Zsmalloc
-from kgcore.sources.vmcore.reading import kernel_bytes, kernel_string
 
 __all__ = ("Zswap",)
 

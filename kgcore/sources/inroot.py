@@ -6,13 +6,13 @@ import stat
 
 from kgcore.system.regular import open_regular
 
-__all__ = ("open_beneath",)
+__all__ = ("open_in_root",)
 
 _MAX_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
 _MAX_STEPS = 4096
 
 
-def open_beneath(root: int, path: bytes) -> int:
+def open_in_root(root: int, path: bytes) -> int:
     """Open a regular file beneath a directory, as a process would whose root directory that is: symbolic links lead
     nowhere else, and nothing but a regular file is touched (RESOLVE_IN_ROOT, openat2(2)).
 

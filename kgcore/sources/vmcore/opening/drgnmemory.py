@@ -21,7 +21,7 @@ from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
 from kgcore.sources.vmcore.dumpfile.source import ShortFile, reason
 from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
-__all__ = ("Segment", "assemble", "memory_of", "reader_of")
+__all__ = ("MemorySegment", "assemble", "memory_of", "reader_of")
 
 _EHDR = Struct("<16sHHIQQQIHHHHHH")
 _PHDR = Struct("<IIQQQQQQ")
@@ -40,7 +40,7 @@ Read = Callable[[int, int], bytes]
 """Physical memory by address and size, or FaultError."""
 
 
-class Segment(NamedTuple):
+class MemorySegment(NamedTuple):
     """Physical memory [start, start + size) and what reads it."""
 
     start: int
@@ -48,14 +48,14 @@ class Segment(NamedTuple):
     read: Read
 
 
-def memory_of(dump: DumpFile) -> Segment:
+def memory_of(dump: DumpFile) -> MemorySegment:
     """The physical memory of a dump file."""
     if isinstance(dump, ElfDump | LinearDump):
-        return Segment(0, _END, partial(_read_bytes, dump.memory))
-    return Segment(0, _END, partial(_read_frames, dump))
+        return MemorySegment(0, _END, partial(_read_bytes, dump.memory))
+    return MemorySegment(0, _END, partial(_read_frames, dump))
 
 
-def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[Segment, ...]) -> None:
+def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[MemorySegment, ...]) -> None:
     """Make a Program of memory and the notes of a dump."""
     descriptor = os.memfd_create("kgcore", os.MFD_CLOEXEC)
     with open(descriptor, "wb", closefd=False) as file:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """All the places where memory of a process may lie, set up once for a dump."""
 
-from kgcore.sources.base import Supplies
+from kgcore.sources.base import UserFiles
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.memory.pagecache import PageCache
@@ -16,10 +16,10 @@ from kgcore.sources.vmcore.memory.swap.zram import Zram
 from kgcore.sources.vmcore.memory.swap.zswap import Zswap
 from kgcore.sources.vmcore.memory.swapentry import SwapTypes
 
-__all__ = ("Stores", "Supplies")
+__all__ = ("Backing", "UserFiles")
 
 
-class Stores:
+class Backing:
     """The places, each searched in its own way.
 
     :ivar physical: page frames.
@@ -29,7 +29,7 @@ class Stores:
     :ivar root: files of the crashed machine that the user has, if any.
     """
 
-    def __init__(self, kernel: Kernel, supplies: Supplies) -> None:
+    def __init__(self, kernel: Kernel, user_files: UserFiles) -> None:
         self.kernel = kernel
         self.physical = PhysicalMemory(kernel)
         self.swap_types = SwapTypes.of(kernel)
@@ -41,7 +41,7 @@ class Stores:
             Zram(kernel, self.physical, types),
         ]
         spaces = Spaces(kernel)
-        layers.append(SwapImages(spaces, supplies.swap))  # last: a swap space is written after all those
+        layers.append(SwapImages(spaces, user_files.swap))  # last: a swap space is written after all those
         self.swap = SwapSpaces(spaces, layers)
         self.cache = PageCache(kernel, self.physical, self.swap)
-        self.root = RootFiles(kernel, self.physical, self.cache, supplies.root) if supplies.root else None
+        self.root = RootFiles(kernel, self.physical, self.cache, user_files.root) if user_files.root else None

@@ -13,7 +13,7 @@ from kgcore.binaries.sysroot import SysrootFile, SysrootReport
 from kgcore.elf.buildid import build_id
 from kgcore.model.memory import Memory, Provenance, peek
 from kgcore.model.process import ProcessImage, Vma
-from kgcore.sources.beneath import open_beneath
+from kgcore.sources.inroot import open_in_root
 from kgcore.system.regular import read_at
 
 __all__ = ("completed", "file_name", "mapped_build_id", "mapped_build_ids")
@@ -72,7 +72,7 @@ def _completed(file: SysrootFile, sysroot: str, root: int, wanted: str | None) -
     if wanted is None or file.deleted or file.build_id not in (None, wanted):
         return file
     try:
-        given = open_beneath(root, file.path)
+        given = open_in_root(root, file.path)
     except OSError:
         return file
     try:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 
-_CONTINUE = b'{"execute": "cont", "id": "kgcore-guardian"}\n'
+_CONTINUE = b'{"execute": "cont", "id": "kgcore-resume"}\n'
 _PATIENCE = 30  # seconds
 
 
@@ -25,7 +25,7 @@ def guard(pipe: int, connection: int) -> None:
         qmp.settimeout(_PATIENCE)
         qmp.sendall(_CONTINUE)
         answer = b""
-        while b'"kgcore-guardian"' not in answer and (data := qmp.recv(1 << 16)):
+        while b'"kgcore-resume"' not in answer and (data := qmp.recv(1 << 16)):
             answer = answer[-64:] + data
 
 
