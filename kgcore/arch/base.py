@@ -9,15 +9,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, NamedTuple
 
-from construct import Array, Bytes, Int8sl, Int8ul, Int16ul, Int32ul, Int64ul, Padding
-from construct import Struct as Layout
-
+from kgcore.cstruct import COMPAT, LP64, S8, U8, U16, U32, CStruct, CType, ULong, chars
 from kgcore.elf.layout import ElfClass
 from kgcore.model import siginfo
 from kgcore.model.dying import Dying
-from kgcore.model.process import ProcessImage, PsInfo, TaskIds, Thread
+from kgcore.model.process import ProcessImage, PsInfo, Thread
 
 __all__ = (
     "PAGE_SIZE",
@@ -31,7 +29,7 @@ __all__ = (
     "siginfo_note",
 )
 
-_CODES = {2: "H", 4: "I", 8: "Q"}
+_ABIS = {8: LP64, 4: COMPAT}
 PAGE_SIZE = 4096  # what NT_FILE's offsets count in
 
 
@@ -92,81 +90,67 @@ class Arch:
         return self.elf_class // 8
 
 
-@cache
-def _prstatus(word_size: int, gregs_size: int) -> Any:
+class _Prstatus(NamedTuple):
     """``struct elf_prstatus``, ``struct compat_elf_prstatus``."""
-    word = Int64ul if word_size == 8 else Int32ul
-    used = (112 if word_size == 8 else 72) + gregs_size + 4
-    # The structure is as aligned as its widest member, and an x32 task's registers have 8 bytes.
-    align = 8 if word_size == 8 or gregs_size == 27 * 8 else 4
-    return Layout(
-        "si_signo" / Int32ul,
-        "si_code" / Int32ul,
-        "si_errno" / Int32ul,
-        "pr_cursig" / Int16ul,
-        Padding(2),
-        "pr_sigpend" / word,
-        "pr_sighold" / word,
-        "pr_pid" / Int32ul,
-        "pr_ppid" / Int32ul,
-        "pr_pgrp" / Int32ul,
-        "pr_sid" / Int32ul,
-        "pr_times" / word[8],  # utime, stime, cutime, cstime: seconds and microseconds each
-        "pr_reg" / Bytes(gregs_size),
-        "pr_fpvalid" / Int32ul,
-        Padding(-used % align),
-    )
+
+    si_signo: U32
+    si_code: U32
+    si_errno: U32
+    pr_cursig: U16
+    pr_sigpend: ULong
+    pr_sighold: ULong
+    pr_pid: U32
+    pr_ppid: U32
+    pr_pgrp: U32
+    pr_sid: U32
+    utime_sec: ULong  # pr_utime.tv_sec, and so on
+    utime_usec: ULong
+    stime_sec: ULong
+    stime_usec: ULong
+    cutime_sec: ULong
+    cutime_usec: ULong
+    cstime_sec: ULong
+    cstime_usec: ULong
+    pr_reg: Annotated[bytes, "elf_gregset_t"]
+    pr_fpvalid: U32
 
 
-@cache
-def _prpsinfo(word_size: int, uid_size: int) -> Any:
+class _Prpsinfo(NamedTuple):
     """``struct elf_prpsinfo``, ``struct compat_elf_prpsinfo``."""
-    uid = Int32ul if uid_size == 4 else Int16ul
-    return Layout(
-        "pr_state" / Int8ul,
-        "pr_sname" / Int8ul,
-        "pr_zomb" / Int8ul,
-        "pr_nice" / Int8sl,
-        Padding(word_size - 4),
-        "pr_flag" / (Int64ul if word_size == 8 else Int32ul),
-        "pr_uid" / uid,
-        "pr_gid" / uid,
-        "pr_pid" / Int32ul,
-        "pr_ppid" / Int32ul,
-        "pr_pgrp" / Int32ul,
-        "pr_sid" / Int32ul,
-        "pr_fname" / Bytes(16),
-        "pr_psargs" / Bytes(80),
-    )
+
+    pr_state: U8
+    pr_sname: U8
+    pr_zomb: U8
+    pr_nice: S8
+    pr_flag: ULong
+    pr_uid: Annotated[int, "__kernel_uid_t"]
+    pr_gid: Annotated[int, "__kernel_uid_t"]
+    pr_pid: U32
+    pr_ppid: U32
+    pr_pgrp: U32
+    pr_sid: U32
+    pr_fname: Annotated[bytes, chars(16)]
+    pr_psargs: Annotated[bytes, chars(80)]
 
 
 @cache
-def _prstatus_struct(word_size: int, gregs_size: int) -> struct.Struct:
-    """The same for struct.pack(): there may be 20 000 threads, and construct takes its time with each."""
-    codes = []
-    for field in _prstatus(word_size, gregs_size).subcons:
-        size = field.sizeof()
-        if field.name is None:
-            codes.append(f"{size}x")
-        elif isinstance(field.subcon, Bytes):
-            codes.append(f"{size}s")
-        else:
-            unit = field.subcon.subcon.sizeof() if isinstance(field.subcon, Array) else size
-            codes.append(f"{size // unit}{_CODES[unit]}")
-    return struct.Struct("<" + "".join(codes))
+def _prstatus(word_size: int, greg_size: int, gregs_size: int) -> CStruct[_Prstatus]:
+    return CStruct(_Prstatus, {**_ABIS[word_size], "elf_gregset_t": CType(f"{gregs_size}s", greg_size)})
 
 
-assert _prstatus(8, 27 * 8).sizeof() == 336
-assert _prstatus(4, 17 * 4).sizeof() == 144
-assert _prstatus(4, 27 * 8).sizeof() == 296  # x32
-assert _prpsinfo(8, 4).sizeof() == 136
-assert _prpsinfo(4, 2).sizeof() == 124
+@cache
+def _prpsinfo(word_size: int, uid_size: int) -> CStruct[_Prpsinfo]:
+    return CStruct(_Prpsinfo, {**_ABIS[word_size], "__kernel_uid_t": CType("I" if uid_size == 4 else "H", uid_size)})
 
 
-def _ids(ids: TaskIds) -> tuple[int, int, int, int]:
-    """pr_pid, pr_ppid, pr_pgrp, pr_sid"""
-    mask = 0xFFFFFFFF  # pid_t is signed; a damaged dump may hold anything
-    return ids.pid & mask, ids.ppid & mask, ids.pgrp & mask, ids.sid & mask
+assert _prstatus(8, 8, 27 * 8).size == 336
+assert _prstatus(4, 4, 17 * 4).size == 144
+assert _prstatus(4, 8, 27 * 8).size == 296  # x32
+assert _prpsinfo(8, 4).size == 136
+assert _prpsinfo(4, 2).size == 124
+
+_PID = 0xFFFFFFFF  # pid_t is signed; a damaged dump may hold anything
+_SECOND = 1_000_000_000  # ns
 
 
 def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool, signal: int = 0) -> bytes:
@@ -175,15 +159,33 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool, signal: int = 0) ->
     :param signal: what the process was dying of, for ``si_signo`` and ``pr_cursig``; 0: nothing.
     """
     word = (1 << 8 * arch.word_size) - 1
-    gregs = arch.gregs(thread)
+    gregs, ids, times = arch.gregs(thread), thread.ids, thread.times
     pr_reg = struct.pack(f"<{len(gregs)}{'Q' if arch.greg_size == 8 else 'I'}", *gregs).ljust(arch.pr_reg_size, b"\0")
-    times: list[int] = []
-    for ns in (thread.times.utime, thread.times.stime, thread.times.cutime, thread.times.cstime):
-        seconds, rest = divmod(ns, 1_000_000_000)  # ns_to_kernel_old_timeval()
-        times += (seconds & word, rest // 1000)
-    pack = _prstatus_struct(arch.word_size, len(pr_reg)).pack
-    signals = thread.sigpend & word, thread.sighold & word
-    return pack(signal, 0, 0, signal, *signals, *_ids(thread.ids), *times, pr_reg, int(fpvalid))
+    return _prstatus(arch.word_size, arch.greg_size, len(pr_reg)).pack(
+        _Prstatus(
+            si_signo=signal,
+            si_code=0,
+            si_errno=0,
+            pr_cursig=signal,
+            pr_sigpend=thread.sigpend & word,
+            pr_sighold=thread.sighold & word,
+            pr_pid=ids.pid & _PID,
+            pr_ppid=ids.ppid & _PID,
+            pr_pgrp=ids.pgrp & _PID,
+            pr_sid=ids.sid & _PID,
+            # ns_to_kernel_old_timeval()
+            utime_sec=times.utime // _SECOND & word,
+            utime_usec=times.utime % _SECOND // 1000,
+            stime_sec=times.stime // _SECOND & word,
+            stime_usec=times.stime % _SECOND // 1000,
+            cutime_sec=times.cutime // _SECOND & word,
+            cutime_usec=times.cutime % _SECOND // 1000,
+            cstime_sec=times.cstime // _SECOND & word,
+            cstime_usec=times.cstime % _SECOND // 1000,
+            pr_reg=pr_reg,
+            pr_fpvalid=fpvalid,
+        )
+    )
 
 
 def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
@@ -196,20 +198,21 @@ def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
         # SET_UID: what has no 16-bit form becomes overflowuid (kernel/sys.c: high2lowuid)
         return value if value <= uid_mask else 65534
 
-    return bytes(
-        _prpsinfo(arch.word_size, arch.uid_size).build(
-            {
-                "pr_state": state,
-                "pr_sname": sname,
-                "pr_zomb": int(sname == ord("Z")),
-                "pr_nice": max(-128, min(127, info.nice)),
-                "pr_flag": info.flags & 0xFFFFFFFF,
-                "pr_uid": kernel_id(info.uid),
-                "pr_gid": kernel_id(info.gid),
-                **dict(zip(("pr_pid", "pr_ppid", "pr_pgrp", "pr_sid"), _ids(info.ids), strict=True)),
-                "pr_fname": info.comm[:15].ljust(16, b"\0"),
-                "pr_psargs": (info.psargs or b"")[:79].replace(b"\0", b" ").ljust(80, b"\0"),
-            }
+    return _prpsinfo(arch.word_size, arch.uid_size).pack(
+        _Prpsinfo(
+            pr_state=state,
+            pr_sname=sname,
+            pr_zomb=sname == ord("Z"),
+            pr_nice=max(-128, min(127, info.nice)),
+            pr_flag=info.flags & 0xFFFFFFFF,
+            pr_uid=kernel_id(info.uid),
+            pr_gid=kernel_id(info.gid),
+            pr_pid=info.ids.pid & _PID,
+            pr_ppid=info.ids.ppid & _PID,
+            pr_pgrp=info.ids.pgrp & _PID,
+            pr_sid=info.ids.sid & _PID,
+            pr_fname=info.comm[:15],
+            pr_psargs=(info.psargs or b"")[:79].replace(b"\0", b" "),
         )
     )
 
