@@ -167,25 +167,25 @@ def leftovers(directory: Path) -> list[str]:
         ("--all --uid 1", "--all takes every process"),
         ("--match", "expected one argument"),
         ("--uid nobody-here", "'nobody-here' is not a number"),
-        ("--uid bin", "here bin is 2"),
-        ("-f 255 100", "give -f 127 --dontdump"),
+        ("--uid bin", "on this machine bin is 2"),
+        ("-f 255 100", "use -f 127 --dontdump"),
         ("-f 512 100", "512 is out of range"),
         ("--uid 4294967295", "4294967295 is out of range"),
-        ("--jobs 0 100", "0 processes do nothing"),
+        ("--jobs 0 100", "argument --jobs: must be 1 to 1024"),
         ("--jobs -1 100", "--jobs"),
         ("--jobs 1025 100", "1025 is out of range"),
         ("--jobs 1 --jobs 1", "given twice"),
         ("--compress xz 100", "invalid choice"),
         ("--compress zstd --compress zstd", "given twice"),
-        ("--max-size 0 100", "0 is too little"),
-        ("--max-size 0.5 100", "0.5 is too little"),
-        ("--max-size 1Q 100", "'1Q' is none"),
-        ("--max-size 1MB 100", "'1MB' is none"),
+        ("--max-size 0 100", "0 is too small"),
+        ("--max-size 0.5 100", "0.5 is too small"),
+        ("--max-size 1Q 100", "'1Q' is not a size"),
+        ("--max-size 1MB 100", "'1MB' is not a size"),
         ("--max-size -1 100", "--max-size"),
         ("--max-size 1 --max-size 1", "given twice"),
-        ("--max-time 0 100", "0 is too little"),
-        ("--max-time 1d 100", "'1d' is none"),
-        ("--max-time inf 100", "'inf' is none"),
+        ("--max-time 0 100", "0 is too small"),
+        ("--max-time 1d 100", "'1d' is not a duration"),
+        ("--max-time inf 100", "'inf' is not a duration"),
         ("--max-time 1 --max-time 1", "given twice"),
         ("--progress loud 100", "invalid choice"),
         ("--progress json --progress json", "given twice"),
@@ -585,7 +585,7 @@ def test_patterns_and_users(kgcore: Kgcore, opener: Opener, words: str, saved: l
 def test_nothing_that_fits(kgcore: Kgcore, tmp_path: Path, words: str) -> None:
     status, out, err = kgcore(*words.split(), "--report", "r.json")
     assert (status, out) == (1, "")
-    assert err == f"kgcore: no process fits {words} (kgcore ps lists the processes in the dump)\n"
+    assert err == f"kgcore: no process matches {words} (kgcore ps lists the processes in the dump)\n"
     report = json.loads((tmp_path / "r.json").read_text())
     assert [failure["task"] for failure in report["failures"]] == [words]
 
@@ -594,7 +594,7 @@ def test_one_of_a_pattern_may_go_to_a_file(kgcore: Kgcore, tmp_path: Path) -> No
     assert kgcore("--match", "work", "-o", "exact").status == 0
     status, out, err = kgcore("--all", "-o", "none")
     assert (status, out) == (1, "")
-    assert err.startswith("kgcore: -o takes one process, and 2 fit --all: 100, 200 (give -D DIR")
+    assert err.startswith("kgcore: -o takes one process, but 2 match --all: 100, 200 (use -D DIR")
     assert leftovers(tmp_path) == ["exact"]
     done = subprocess.run(command("-o", "-", "--match", "work"), cwd=tmp_path, env=environment(), capture_output=True)
     assert (done.returncode, done.stdout) == (0, (tmp_path / "exact").read_bytes())
@@ -861,7 +861,7 @@ def test_a_listing_that_nobody_reads(kgcore: Kgcore, tmp_path: Path) -> None:
     os.close(reader)
     done = subprocess.run(command("ps"), cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, b"kgcore: standard output was closed by its reader\n")
+    assert (done.returncode, done.stderr) == (1, b"kgcore: the reader of standard output closed it\n")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_what_is_missing_is_a_hole_and_told(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"abcdefgh" * 512 + bytes(3 * 4096)
     assert (tmp_path / "out").stat().st_blocks * 512 < 4 * 4096
     assert err.splitlines() == [
-        "kgcore: file descriptor 3: 4.00 KiB of 16.0 KiB missing, holes stand there:",
+        "kgcore: file descriptor 3: 4.00 KiB of 16.0 KiB missing, left as holes:",
         "kgcore:   0x2000-0x3000 swapped (swap 0, slot 9)",
     ]
 
@@ -123,7 +123,7 @@ def test_what_is_missing_is_a_hole_and_told(run: Run, tmp_path: Path) -> None:
 def test_json_names_each_of_many_ranges(run: Run) -> None:
     status, out, err = run("files", COMPLETE, "--extract", 100, "--json")
     assert status == 3
-    assert err.splitlines()[-1] == "kgcore:   and 30 ranges more, which --json lists"
+    assert err.splitlines()[-1] == "kgcore:   and 30 more ranges; --json lists them"
     (row,) = json.loads(out)["files"]
     assert [gap[0] for gap in row["content"]["missing"]] == list(range(4096, 100 * 4096, 8192))
 

@@ -80,7 +80,7 @@ def test_it_has_what_a_page_has(command: list[str]) -> None:
     titles = re.findall(r"^[A-Z][A-Z ]+$", text, re.MULTILINE)
     wanted = "NAME,SYNOPSIS,DESCRIPTION,OPTIONS,COMMANDS,EXIT STATUS,ENVIRONMENT,FILES,EXAMPLES,SEE ALSO"
     assert titles == wanted.split(",")
-    assert re.search(r"^NAME\n +kgcore [-\u2013] turn processes", text, re.MULTILINE)
+    assert re.search(r"^NAME\n +kgcore [-\u2013] write processes", text, re.MULTILINE)
     assert f"kgcore {__version__}" in text
     for word in ("KGCORE_VMCORE", "NO_COLOR", "core.<tgid>", "/dev/sda2=sda2.img", "'nginx*'"):
         assert word in text

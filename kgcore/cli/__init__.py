@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line: what a user asked for, the work on it, and what is shown."""
+"""Parse the command line, run the command, and show the results."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the arguments of the commands have in common: the parser, options, and values, checked before a dump is opened.
+"""Share the parser, options and values of the commands, which are checked before a dump is opened.
 
-The options of one command alone stand with it, in :mod:`kgcore.cli.commands`.
+The options of a single command are in its module, in :mod:`kgcore.cli.commands`.
 """
 
 import argparse
@@ -59,15 +59,15 @@ filter bits (-f takes their sum; the default 51 = 1+2+16+32 is the kernel's own 
 
 
 class UsageError(KgcoreError):
-    """The command line makes no sense; nothing was opened and nothing written."""
+    """The command line is invalid; nothing was opened or written."""
 
 
 class Answer(Exception):
-    """Not an error: a text to print instead of running (``--help``, ``--version``)."""
+    """A text to print instead of running the command (``--help``, ``--version``). It is not an error."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without the freedom to print and exit: drgn's prompt must survive a typo."""
+    """An argparse parser that neither prints nor exits: drgn's prompt must survive a typo."""
 
     def __init__(self, prog: str, **keywords: Any) -> None:
         super().__init__(
@@ -98,7 +98,7 @@ class _Answer(argparse.Action):
 class _Once(argparse.Action):
     """Store the value (a flag stores True), and refuse the option a second time.
 
-    Of ``-f 1 ... -f 2`` one would be ignored in silence, and nobody can say for sure which was meant.
+    ``-f 1 ... -f 2`` is ambiguous: argparse would silently ignore one of them.
     """
 
     def __call__(
@@ -112,12 +112,12 @@ class _Once(argparse.Action):
 
 
 def flag(group: argparse._ActionsContainer, *names: str, **keywords: Any) -> None:
-    """An option without a value, given once at most."""
+    """Add an option without a value, which may be given only once."""
     group.add_argument(*names, action=_Once, nargs=0, default=False, **keywords)
 
 
 def option(group: argparse._ActionsContainer, *names: str, **keywords: Any) -> None:
-    """An option with a value, given once at most."""
+    """Add an option with a value, which may be given only once."""
     group.add_argument(*names, action=_Once, **keywords)
 
 
@@ -125,14 +125,14 @@ def option(group: argparse._ActionsContainer, *names: str, **keywords: Any) -> N
 
 
 def add_version(parser: Parser) -> None:
-    """``-V``"""
+    """Add ``-V``."""
     parser.general.add_argument(
         "-V", "--version", action=_Answer, const=f"kgcore {__version__}\n", help="show the version"
     )
 
 
 def add_show(parser: Parser) -> None:
-    """``-v``"""
+    """Add ``-v``."""
     option(
         parser.general,
         "-v",
@@ -145,12 +145,12 @@ def add_show(parser: Parser) -> None:
 
 
 def add_json(parser: Parser) -> None:
-    """``--json``"""
+    """Add ``--json``."""
     flag(parser.general, "--json", help="as JSON")
 
 
 def add_place_options(parser: Parser) -> None:
-    """Which dump, and its symbols: the names that drgn gives these options."""
+    """Add the options that name the dump and its symbols, spelled as drgn spells them."""
     group = parser.add_argument_group("the dump")
     target = group.add_mutually_exclusive_group()
     target.add_argument(
@@ -160,7 +160,7 @@ def add_place_options(parser: Parser) -> None:
         type=file_name,
         action="append",
         default=[],
-        help="the vmcore (default: $KGCORE_VMCORE, else ./vmcore); of a split set each file with a -c of its own",
+        help="the vmcore (default: $KGCORE_VMCORE, else ./vmcore); repeat -c for each file of a split set",
     )
     flag(target, "-k", "--kernel", dest="live", help="the running kernel")
     option(
@@ -173,15 +173,14 @@ def add_place_options(parser: Parser) -> None:
         type=file_name,
         action="append",
         default=[],
-        help="vmlinux, a module's debug file, raw BTF or a System.map; may be given more than once "
-        "(default: found, or not needed)",
+        help="vmlinux, a module's debug file, raw BTF or a System.map; may be repeated (default: searched for)",
     )
     option(
         group,
         "--symbols-from",
         choices=("auto", "dwarf", "btf"),
         default="auto",
-        help="debug information, or what the dump itself holds (default: auto)",
+        help="take types and symbols from debug information (dwarf) or from the dump itself (btf) (default: auto)",
     )
     for kind, what in (("debug", "debug information"), ("kernel", "the kernel image and modules")):
         group.add_argument(
@@ -191,22 +190,20 @@ def add_place_options(parser: Parser) -> None:
             type=file_name,
             action="append",
             default=[],
-            help=f"also look here for {what}; may be given more than once",
+            help=f"also search DIR for {what}; may be repeated",
         )
     option(
         group,
         "--vmcoreinfo",
         metavar="FILE | ADDRESS",
         type=file_name,
-        help="use this VMCOREINFO instead of the dump's; by its physical address (0x...) one in the dump's memory",
+        help="use this VMCOREINFO instead of the dump's: a file, or a physical address (0x...) in the dump",
     )
-    option(
-        group, "--architecture", metavar="ARCH", type=_architecture, help="where the dump does not tell (x86_64, i386)"
-    )
+    option(group, "--architecture", metavar="ARCH", type=_architecture, help="if the dump does not say: x86_64 or i386")
 
 
 def add_filter_options(group: argparse._ActionsContainer) -> None:
-    """Which memory."""
+    """Add the options that choose which memory a core holds."""
     option(
         group,
         "-f",
@@ -221,21 +218,21 @@ def add_filter_options(group: argparse._ActionsContainer) -> None:
 
 
 def add_supply_options(group: argparse._ActionsContainer) -> None:
-    """What else memory may be taken from."""
+    """Add the options that name further sources of memory: swap images and files."""
     group.add_argument(
         "--swap",
         metavar="DEV=IMAGE",
         type=swap_image,
         action="append",
         default=[],
-        help="image of a swap device or swap file, called as /proc/swaps has it; may be given more than once",
+        help="image of a swap device or swap file, named as in /proc/swaps; may be repeated",
     )
     option(
         group,
         "--root",
         metavar="DIR",
         type=file_name,
-        help="take pages of mapped files that the dump lacks from DIR, where it holds the very files that were mapped",
+        help="take missing pages of mapped files from the same files under DIR",
     )
 
 
@@ -243,49 +240,49 @@ def add_supply_options(group: argparse._ActionsContainer) -> None:
 
 
 def number(text: str, most: int, meaning: str) -> int:
-    """A number from 0 to ``most``, decimal or with 0x."""
+    """Return the number in a text: 0 to ``most``, decimal or with 0x."""
     if not re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number: it takes {meaning}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: expected {meaning}")
     value = int(text, 16) if text[1:2] in ("x", "X") else int(text)
     if value > most:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: it takes {meaning}")
+        raise argparse.ArgumentTypeError(f"{text} is out of range: expected {meaning}")
     return value
 
 
 def level(text: str) -> Channel:
-    """The channels of ``-v``."""
+    """Return the channels that ``-v`` names."""
     return Channel(number(text, 7, "a sum of 1 progress, 2 library errors and 4 page faults, 0 to 7"))
 
 
 def filter_mask(text: str) -> int | None:
-    """A sum of filter bits; None: each process\'s own."""
+    """Return a sum of filter bits, or None for each process's own."""
     meaning = "a sum of filter bits, 0 to 127, or 'process'"
     if text != "process" and 127 < (value := number(text, _ALL_BITS, meaning)):
         # What crash's gcore calls 128 the kernel calls 256 and more of: both are options here.
         raise argparse.ArgumentTypeError(
-            f"{text} is out of range: it takes {meaning}; for crash's 128 give -f {value & 127} --dontdump, "
-            f"for the kernel's 128 and 256 give -f {value & 127} --dax"
+            f"{text} is out of range: expected {meaning}; for crash's 128 use -f {value & 127} --dontdump, "
+            f"for the kernel's 128 and 256 use -f {value & 127} --dax"
         )
     return None if text == "process" else number(text, 127, meaning)
 
 
 def workers(text: str) -> int:
-    """How many processes."""
+    """Return a number of worker processes."""
     count = number(text, 1024, "a number of processes, 1 to 1024")
     if not count:
-        raise argparse.ArgumentTypeError("0 processes do nothing: it takes 1 to 1024")
+        raise argparse.ArgumentTypeError("must be 1 to 1024")
     return count
 
 
 def user_id(text: str) -> int:
-    """A user, by number: the names are those of another machine, but for one."""
+    """Return a user id. Names other than root belong to the crashed machine, which kgcore cannot ask."""
     if text == "root":
         return 0
-    meaning = "the number of a user"
+    meaning = "a numeric user id"
     try:
         import pwd
 
-        meaning += f" (here {text} is {pwd.getpwnam(text).pw_uid}, if it is the same there)"
+        meaning += f" (on this machine {text} is {pwd.getpwnam(text).pw_uid})"
     except (KeyError, ValueError, OSError):
         pass
     return number(text, (1 << 32) - 2, meaning)
@@ -296,41 +293,41 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def size(text: str) -> int:
-    """Bytes: a number with K, M, G or T."""
-    return int(_quantity(text, _SIZES, 1, "bytes, or a number with K, M, G or T (powers of 1024)"))
+    """Return a size in bytes: a number with K, M, G or T."""
+    return int(_quantity(text, _SIZES, 1, "size", "bytes, or a number with K, M, G or T (powers of 1024)"))
 
 
 def duration(text: str) -> float:
-    """Seconds: a number with s, m or h."""
-    return _quantity(text, _SECONDS, 0.001, "seconds, 0.001 or more, or a number with s, m or h")
+    """Return a duration in seconds: a number with s, m or h."""
+    return _quantity(text, _SECONDS, 0.001, "duration", "seconds, 0.001 or more, or a number with s, m or h")
 
 
-def _quantity(text: str, units: Mapping[str, int], least: float, meaning: str) -> float:
+def _quantity(text: str, units: Mapping[str, int], least: float, kind: str, meaning: str) -> float:
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]?)", text)
     if found is None or found[2] not in units:
-        raise argparse.ArgumentTypeError(f"{text!r} is none: it takes {meaning}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}: expected {meaning}")
     value = float(found[1]) * units[found[2]]
     if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is too little: it takes {meaning}")
+        raise argparse.ArgumentTypeError(f"{text} is too small: expected {meaning}")
     return value
 
 
 def _architecture(text: str) -> str:
     # drgn spells them X86_64 or x86_64; kgcore reads no others.
     if text.lower() not in ("x86_64", "i386"):
-        raise argparse.ArgumentTypeError(f"{text!r} is none that kgcore knows: x86_64, i386")
+        raise argparse.ArgumentTypeError(f"{text!r} is not supported: expected x86_64 or i386")
     return text.lower()
 
 
 def file_name(text: str) -> str:
-    """A file name. An empty one is a shell variable that was not set."""
+    """Return a file name. An empty one is an unset shell variable."""
     if not text:
-        raise argparse.ArgumentTypeError("an empty name")
+        raise argparse.ArgumentTypeError("the name is empty")
     return text
 
 
 def output_name(text: str) -> str:
-    """Where something goes; ``-`` is standard output, whatever it was called."""
+    """Return the name of an output; ``-`` is standard output, under any of its names."""
     try:
         return standard(file_name(text))
     except OSError as error:
@@ -338,17 +335,17 @@ def output_name(text: str) -> str:
 
 
 def swap_image(text: str) -> tuple[str, str]:
-    """Device and image."""
+    """Return a swap device and its image."""
     device, _, image = text.partition("=")
     if not device or not image:
-        raise argparse.ArgumentTypeError(f"{text!r} is not DEV=IMAGE, such as /dev/sda2=sda2.img")
+        raise argparse.ArgumentTypeError(f"{text!r} is not DEV=IMAGE (example: /dev/sda2=sda2.img)")
     return device, image
 
 
 def existing(path: str, what: str) -> str:
-    """A path that is there.
+    """Return a path that exists.
 
-    :raises UsageError: it is not.
+    :raises UsageError: it does not exist.
     """
     if not os.path.exists(path):
         raise UsageError(f"no such {what}: {path!r}")
@@ -359,7 +356,7 @@ def existing(path: str, what: str) -> str:
 
 
 def vmcore_path(given: str | None, environ: Mapping[str, str]) -> str:
-    """The dump to open: the one given, else ``$KGCORE_VMCORE``, else ``./vmcore``.
+    """Return the dump to open: the one given, else ``$KGCORE_VMCORE``, else ``./vmcore``.
 
     :raises UsageError: there is no such file; the hint names the dumps that kdump left on this machine.
     """
@@ -372,14 +369,14 @@ def vmcore_path(given: str | None, environ: Mapping[str, str]) -> str:
     found = sorted(glob.glob("/var/crash/*/vmcore") + glob.glob("/var/crash/*/dump.*"))
     there = f"; found on this machine: {', '.join(found)}" if found else ""
     raise UsageError(
-        f"no vmcore {path!r}{origin}", hint=f"name it with -c VMCORE, in $KGCORE_VMCORE, or have it as ./vmcore{there}"
+        f"no vmcore {path!r}{origin}", hint=f"use -c VMCORE, set $KGCORE_VMCORE, or put it at ./vmcore{there}"
     )
 
 
 def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocation:
-    """What :func:`add_place_options` asked for.
+    """Return what the options of :func:`add_place_options` say.
 
-    :raises UsageError: a file is not there, or given twice.
+    :raises UsageError: a file does not exist, or is given twice.
     """
     for path in parsed.symbols:
         existing(path, "symbol file")
@@ -390,9 +387,7 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLoca
     core, *parts = parsed.core or [None]
     for position, part in enumerate(parts, 1):
         if part in parsed.core[:position]:
-            raise UsageError(
-                f"argument -c/--core: {part!r} is given twice", hint="a split set has several files, each once"
-            )
+            raise UsageError(f"argument -c/--core: {part!r} is given twice", hint="give each file of a split set once")
         existing(part, "vmcore")
     return DumpLocation(
         core=None if parsed.live or parsed.qemu else vmcore_path(core, environ),
@@ -409,9 +404,9 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLoca
 
 
 def supplies_of(parsed: argparse.Namespace) -> UserFiles:
-    """What :func:`add_supply_options` asked for.
+    """Return what the options of :func:`add_supply_options` say.
 
-    :raises UsageError: an image or the directory is not there, or a device given twice.
+    :raises UsageError: an image or the directory does not exist, or a device is given twice.
     """
     images: dict[str, str] = {}
     for device, image in parsed.swap:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line as plain values, read off the parsers of the commands: what completion and the man page tell of."""
+"""Describe the command line as plain values, taken from the parsers, for completion and the man page."""
 
 import argparse
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ __all__ = ("METAVARS", "CommandLine", "Option", "ValueKind", "command_lines", "d
 
 
 class ValueKind(Enum):
-    """What a value is, for those who complete it."""
+    """What a value is, for completion."""
 
     TEXT = "text"
     FILE = "file"
@@ -33,10 +33,10 @@ METAVARS = {
     "SYMBOLS": ValueKind.FILE,
     "VMCORE": ValueKind.FILE,
 }
-"""What the names of values in the help stand for; the others are text."""
+"""The kind of value that a metavar in the help means; all others are text."""
 
 _SUGGESTIONS = {"ARCH": ("x86_64", "i386"), "FILTER": ("process",)}
-"""Words that are worth completing, of values that argparse is not told all choices of."""
+"""Words to complete for values that argparse does not restrict to choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Option:
 
     :ivar names: ``-c``, ``--core``; (): it is positional.
     :ivar metavar: the name of its value in the help; None: it has no value.
-    :ivar group: the title that it stands under in the help.
+    :ivar group: the title of its group in the help.
     :ivar choices: values that can be completed.
-    :ivar repeats: it may be given more than once.
+    :ivar repeats: it may be repeated.
     """
 
     names: tuple[str, ...]
@@ -61,9 +61,9 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What a command takes.
+    """The options and operands of a command.
 
-    :ivar name: None: the one without a name.
+    :ivar name: None: the default command, which has no name.
     """
 
     name: str | None
@@ -74,19 +74,19 @@ class CommandLine:
 
 
 def default_parser() -> Parser:
-    """Of the command without a name."""
+    """Return the parser of the default command."""
     return parser_of("kgcore.cli.commands.dump")
 
 
 def parser_of(module: str) -> Parser:
-    """Of the command in a module."""
+    """Return the parser of the command in a module."""
     parser = import_module(module).make_parser()
     assert isinstance(parser, Parser)
     return parser
 
 
 def command_lines() -> Iterator[CommandLine]:
-    """All commands, that without a name first."""
+    """Yield all commands, the default command first."""
     yield _command_line(None, default_parser())
     for name, module in COMMANDS.items():
         yield _command_line(name, parser_of(module))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How kgcore talks: results to one stream, remarks to the other, each a harmless line; and the exit statuses."""
+"""Print results to one stream and remarks to the other, as harmless lines; define the exit statuses."""
 
 from contextlib import suppress
 from typing import Any, TextIO, cast
@@ -20,17 +20,17 @@ class Status:
 
 
 class OutputLost(Exception):
-    """The result cannot be written: nobody reads it any more, or there is no room for it."""
+    """The result cannot be written: its reader is gone, or the disk is full."""
 
     def __init__(self, error: OSError | ValueError) -> None:
         if isinstance(error, BrokenPipeError):
-            super().__init__("standard output was closed by its reader")
+            super().__init__("the reader of standard output closed it")
         else:
             super().__init__(f"standard output: {reason(error)}")
 
 
 class _Stream:
-    """A text stream whose errors are those of the console. All else is the stream's own."""
+    """A text stream whose write errors the console handles."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -40,7 +40,7 @@ class _Stream:
 
 
 class _Results(_Stream):
-    """Raises OutputLost, which nobody takes for an error of a dump or a core."""
+    """Raises OutputLost, which differs from an error of a dump or a core."""
 
     def write(self, text: str) -> int:
         try:
@@ -56,7 +56,7 @@ class _Results(_Stream):
 
 
 class _Remarks(_Stream):
-    """Raises nothing: that a remark cannot be shown is no reason to give up the work."""
+    """Raises nothing: a lost remark must not stop the work."""
 
     def write(self, text: str) -> int:
         try:
@@ -70,11 +70,11 @@ class _Remarks(_Stream):
 
 
 class Console:
-    """Where results and remarks go; both are shown at once, so that they stand in order in a shared log.
+    """Where results and remarks go. Both are flushed at once, so that a shared log keeps their order.
 
-    :ivar out: what was asked for. It raises OutputLost.
-    :ivar err: diagnostics and progress. It raises nothing.
-    :ivar lost: a line of the result could not be shown.
+    :ivar out: the stream of results. It raises OutputLost.
+    :ivar err: the stream of diagnostics and progress. It raises nothing.
+    :ivar lost: why a line of the result could not be printed.
     """
 
     def __init__(self, out: TextIO, err: TextIO, name: str = "kgcore") -> None:
@@ -84,27 +84,27 @@ class Console:
         self.lost: OutputLost | None = None
 
     def say(self, line: str) -> None:
-        """A line of the result; the work goes on though it cannot be shown."""
+        """Print a line of the result. If that fails, the work continues."""
         try:
             print(printable(line), file=self.out, flush=True)
         except OutputLost as error:
             self.lost = self.lost or error
 
     def remark(self, line: str) -> None:
-        """A line about the result."""
+        """Print a remark on the result."""
         print(f"{self.name}: {printable(line)}", file=self.err, flush=True)
 
     def fail(self, line: str) -> None:
-        """Why one process could not be dumped."""
+        """Print why one process could not be dumped."""
         self.remark(line)
 
 
 def reason(error: BaseException) -> str:
-    """An exception in a line."""
+    """Return an exception as one line."""
     if isinstance(error, KgcoreError | OutputLost):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if is_for_memory(error):
         return str(no_memory())
-    return f"unexpected {type(error).__name__}: {error} (-v 2 shows where it happened; please report it)"
+    return f"unexpected {type(error).__name__}: {error} (-v 2 shows the traceback; please report it)"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Works through what a user asked for, process by process: the part that ``kgcore`` and ``%gcore`` share."""
+"""Write the requested cores, process by process, for ``kgcore`` and ``%gcore``."""
 
 import json
 import os
@@ -37,7 +37,7 @@ _NAMES = 10  # that stand in one line
 
 
 class Failure(NamedTuple):
-    """A process that could not be dumped at all, as the user named it."""
+    """A process that could not be dumped, as the user named it."""
 
     task: str
     reason: str
@@ -45,9 +45,9 @@ class Failure(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of a request.
+    """The results of a request.
 
-    :ivar sysroots: what became of the programs and libraries, by index of the process's report.
+    :ivar sysroots: the results for programs and libraries, by index of the process's report.
     """
 
     reports: list[Report] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """The exit status; a process that failed weighs more than one that is incomplete."""
+        """The exit status. A failed process counts more than an incomplete one."""
         if self.failures:
             return Status.FAILED
         complete = all(report.complete for report in self.reports)
@@ -64,7 +64,7 @@ class Outcome:
         return Status.COMPLETE if complete else Status.INCOMPLETE
 
     def to_json(self) -> dict[str, object]:
-        """For ``--report``."""
+        """Return the value for ``--report``."""
         return {
             "version": REPORT_VERSION,
             "kgcore": __version__,
@@ -79,8 +79,7 @@ class Outcome:
 
 
 def extract(source: Source, request: DumpRequest, console: Console, limits: Limits | None = None) -> Outcome:
-    """Write the processes in the order given, then those that were chosen. One that fails is remembered with its
-    reason; the rest go on.
+    """Write the named processes in their order, then the selected ones. A failure is recorded; the rest continue.
 
     :param limits: those of the request, if their time is running already.
     :raises OutputError: the JSON report cannot be written.
@@ -94,7 +93,7 @@ def extract(source: Source, request: DumpRequest, console: Console, limits: Limi
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """Whose turn it is: process ``index`` of ``count``, from 1."""
+    """The position of a process in the run: ``index`` of ``count``, from 1."""
 
     index: int
     count: int
@@ -139,7 +138,7 @@ class _Extraction:
             self._console.fail(f"not written: {', '.join(names[:_NAMES])}{more}: {why}")
 
     def _chosen(self) -> list[TaskRef]:
-        """The processes that were not named. A list that breaks off costs those behind, and is told."""
+        """Return the selected processes. If the list breaks off, say so and continue with those before."""
         select_, found = self._request.select, dict[int | None, TaskRef]()
         named = {ref.pid for ref in self._request.tasks}
         whole = True
@@ -151,7 +150,7 @@ class _Extraction:
             self._fail(described(select_), error)
         if not found and whole:
             hint = "kgcore ps lists the processes in the dump"
-            self._fail(described(select_), KgcoreError(f"no process fits {described(select_)}", hint=hint))
+            self._fail(described(select_), KgcoreError(f"no process matches {described(select_)}", hint=hint))
         chosen = [ref for pid, ref in found.items() if pid not in named]
         if self._request.output and len(chosen) > 1:
             names = [ref.text for ref in chosen]
@@ -159,9 +158,9 @@ class _Extraction:
             self._fail(
                 described(select_),
                 KgcoreError(
-                    f"-o takes one process, and {len(names)} fit {described(select_)}: "
+                    f"-o takes one process, but {len(names)} match {described(select_)}: "
                     f"{', '.join(names[:_NAMES])}{more}",
-                    hint="give -D DIR to write several, each as core.<tgid>",
+                    hint="use -D DIR to write several, each as core.<tgid>",
                 ),
             )
             return []
@@ -188,7 +187,7 @@ class _Extraction:
             self._fail(ref.text, error)
 
     def _skip(self, ref: TaskRef, why: str) -> None:
-        """Told in one line when all is done: there may be many."""
+        """Collect names for one line at the end: there may be many."""
         self._skipped.append((why, ref.text))
         self.outcome.failures.append(Failure(ref.text, f"not written: {why}"))
 
@@ -202,7 +201,7 @@ class _Extraction:
         self._console.fail(text)
 
     def _save(self, prepared: Prepared, turn: _Turn) -> Report:
-        """Write one core and say so. A file that this run wrote may be overwritten: one process was named twice."""
+        """Write one core and say so. It may overwrite a file of this run, if a process was named twice."""
         request, console = self._request, self._console
         name = f"core.{prepared.image.tgid}"
         if request.compress:
@@ -245,7 +244,7 @@ class _Extraction:
 
 
 def _write_report(path: str, outcome: Outcome, force: bool) -> None:
-    """Like a core: private, whole or not at all, and not over somebody's file."""
+    """Write the report as cores are written: private, complete or not at all, and over no other file."""
     with output(path, force=force) as sink:
         # json indents in Python, and takes several times as long. So many lines nobody reads.
         indent = 2 if sum(len(report.vmas) for report in outcome.reports) <= _MOST_INDENTED else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What libraries have to say: drgn logs what troubles it, and its faults have its own words and libkdumpfile's."""
+"""Route the log of drgn and libkdumpfile."""
 
 import logging
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ _LOGGERS = ("drgn", "kgcore.libraries")
 
 @contextmanager
 def routed(show: Channel, console: Console) -> Iterator[None]:
-    """Show it with ``-v 2``, and with no other level: kgcore's own messages name what matters.
+    """Show library messages with ``-v 2`` and hide them otherwise: kgcore's own messages say what matters.
 
-    Afterwards all is as before: in drgn others have said what becomes of it.
+    Restore the loggers afterwards: inside drgn they belong to somebody else.
     """
     handler: logging.Handler = logging.NullHandler()
     if show & Channel.LIBRARY:

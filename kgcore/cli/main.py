@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ``kgcore`` command: runs the command that is asked for, and turns what comes of it into an exit status."""
+"""Run the ``kgcore`` command and turn its result into an exit status."""
 
 # signal itself takes milliseconds to import, in which a Ctrl-C would end in a traceback. (It has no type information.)
 import _signal  # type: ignore[import-not-found]
@@ -10,7 +10,7 @@ __all__ = ("entry", "main")
 
 
 def entry() -> NoReturn:
-    """The console script."""
+    """Run the console script."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     import io

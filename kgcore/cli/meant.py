@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line that was meant, where the one that was given makes no sense.
 
-Nothing is done on a guess: the line is told. It is one that is understood, or none is told.
+"""Suggest a valid command line for an invalid one ("did you mean").
+
+kgcore only prints the suggestion, and only if it parses.
 """
 
 import difflib
@@ -22,9 +23,9 @@ _TRIED = 30
 
 
 def meant(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
-    """A line to try instead; None: nothing comes to mind.
+    """Return a command line to try instead, or None.
 
-    :param argv: that makes no sense, without the program's name.
+    :param argv: the invalid command line, without the program's name.
     """
     # Whether there is a dump is another question.
     somewhere = {**environ, "KGCORE_VMCORE": environ.get("KGCORE_VMCORE") or os.devnull}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How far the writing is, as JSON for programs (docs/progress.md); for people: :func:`kgcore.cli.render.progress`."""
+"""Report progress as JSON lines for programs (docs/progress.md). For people: :func:`kgcore.cli.render.progress`."""
 
 import json
 import time
@@ -25,7 +25,7 @@ class Subject:
 
     :ivar index: which of the processes of this run it is, from 1.
     :ivar count: how many there are.
-    :ivar total: bytes of memory to be written.
+    :ivar total: bytes of memory to write.
     """
 
     tgid: int
@@ -37,8 +37,7 @@ class Subject:
 
 @contextmanager
 def json_lines(subject: Subject, err: TextIO, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
-    """Print a line when the block begins, one when it ends, and in between now and then. If nobody reads them any
-    more, that is no reason to give up the core."""
+    """Print a line when the block begins, when it ends, and now and then between. A write error stops the lines."""
     started = shown = clock()
     done = 0
     open_ = True

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables and the progress bar; the only module that knows rich.
 
-On a terminal tables fit its width. In a pipe they are plain columns, whole, for ``grep`` and ``awk``. What comes out of
-the dump passes :func:`kgcore.text.printable`, and is handed to rich as ``Text``, where ``[red]`` is just five letters.
+"""Print tables and the progress bar. No other module uses rich.
+
+On a terminal, tables fit its width. In a pipe they are plain, full columns for ``grep`` and ``awk``. Text from the dump
+passes :func:`kgcore.text.printable` and reaches rich as ``Text``, where ``[red]`` is five letters.
 """
 
 import re
@@ -41,10 +42,10 @@ __all__ = (
 class Column(NamedTuple):
     """A column of a table.
 
-    :ivar number: it stands to the right.
-    :ivar wide: this is the one to shorten when the terminal is narrow.
-    :ivar path: what is at its end matters, so it is shortened in front.
-    :ivar yields: where a terminal is too narrow, those with the highest number are left out first; 0: never.
+    :ivar number: align it to the right.
+    :ivar wide: shorten this column on narrow terminals.
+    :ivar path: shorten it at the front: the end of a path matters more.
+    :ivar yields: on narrow terminals, columns with the highest number go first; 0: never.
     """
 
     title: str
@@ -55,12 +56,12 @@ class Column(NamedTuple):
 
 
 class Painted(str):
-    """A cell of characters in colours, on terminals."""
+    """A cell with colours on terminals."""
 
     __slots__ = ("pieces",)
 
     pieces: tuple[tuple[str, str], ...]
-    """Text and rich's style of it."""
+    """Pieces of text, each with rich's style."""
 
     def __new__(cls, *pieces: tuple[str, str]) -> "Painted":
         cell = super().__new__(cls, "".join(text for text, _ in pieces))
@@ -72,7 +73,7 @@ _LEAST = 10  # columns of the terminal for what is shortened
 
 
 def show_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], out: TextIO) -> None:
-    """Print a table. Cells may hold anything; they come out as printable text."""
+    """Print a table. Cells may hold any text; unprintable characters are escaped."""
     cells = [[cell if isinstance(cell, Painted) else printable(cell) for cell in row] for row in rows]
     if out.isatty():
         _show_on_terminal(columns, cells, out)
@@ -129,7 +130,7 @@ def _show_on_terminal(columns: Sequence[Column], cells: Sequence[Sequence[str]],
 
 
 def _takes(out: TextIO, text: str) -> bool:
-    """Whether a stream has these characters."""
+    """Say whether a stream can encode these characters."""
     try:
         text.encode(out.encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):
@@ -141,7 +142,7 @@ _ID = re.compile(rb"([0-9a-f]{12})[0-9a-f]{52}")  # of a container, of which 12 
 
 
 def show_processes(processes: Sequence[ProcessSummary], out: TextIO) -> None:
-    """Print the table of ``kgcore ps``. What would be the same for all is in no column."""
+    """Print the table of ``kgcore ps``, without columns that would be the same for all."""
     inside = any(len(process.pids) > 1 for process in processes)
     grouped = any(process.cgroup not in (None, b"/") for process in processes)
     ending = any(process.dying is not None for process in processes)
@@ -164,7 +165,7 @@ def show_processes(processes: Sequence[ProcessSummary], out: TextIO) -> None:
 
 
 def _process_row(process: ProcessSummary, inside: bool, grouped: bool, ending: bool) -> tuple[str, ...]:
-    """As in ps, a kernel thread's command stands in brackets. ``?``: the command line is not in the dump."""
+    """A row; as in ps, a kernel thread's command is in brackets. ``?``: the dump lacks the command line."""
     comm = printable(process.comm)
     if process.kernel_thread:
         command = f"[{comm}]"
@@ -194,7 +195,7 @@ def _group_name(path: bytes | None) -> str:
 
 
 def process_json(process: ProcessSummary) -> dict[str, object]:
-    """A process of ``kgcore ps --json``; bytes that are no UTF-8 as ``\\xNN``, an unreadable command line as null."""
+    """Return a process for ``kgcore ps --json``: invalid UTF-8 as ``\\xNN``, an unreadable command line as null."""
     args = process.args
     return {
         "pid": process.pid,
@@ -231,7 +232,7 @@ _NOT_LOOKED = "--"
 
 
 def show_open_files(rows: Iterable[Row], out: TextIO) -> None:
-    """Print the table of ``kgcore files``. Of the contents only those are told that are nowhere else."""
+    """Print the table of ``kgcore files``. It shows contents only of files that exist nowhere else."""
     cells = (
         (
             str(file.fd),
@@ -249,12 +250,12 @@ def show_open_files(rows: Iterable[Row], out: TextIO) -> None:
 
 
 def show_facts(facts: "DumpFacts", out: TextIO) -> None:
-    """Print what ``kgcore info`` tells, a fact a line; what is not known is left out."""
+    """Print the facts of ``kgcore info``, one per line, without unknown ones."""
     level = "" if facts.level is None else f", level {facts.level}"
     rows = [
         ("format", facts.format + ("" if facts.compression == "none" else f", {facts.compression}") + level),
         ("size", "" if facts.size is None else human_size(facts.size)),
-        ("RAM in it", _ram(facts)),
+        ("RAM saved", _ram(facts)),
         ("cut off", f"at least {human_size(facts.missing_bytes)} of the file" if facts.missing_bytes else ""),
         ("kernel", f"{facts.release} {facts.build}".strip()),
         ("kernels", _kernels(facts)),
@@ -276,14 +277,14 @@ def show_facts(facts: "DumpFacts", out: TextIO) -> None:
 
 
 def _width(out: TextIO) -> int:
-    """Columns of a terminal; 0: it is none."""
+    """The columns of a terminal; 0: not a terminal."""
     from rich.console import Console
 
     return max(Console(file=out).width, 40) if out.isatty() else 0
 
 
 def _kernels(facts: "DumpFacts") -> str:
-    """Of a dump that holds more than one."""
+    """The kernels of a dump that holds several."""
     found = (
         f"{kernel.words} ({'shown here' if kernel.taken else f'--vmcoreinfo {kernel.vmcoreinfo:#x}'})"
         for kernel in facts.kernels
@@ -295,11 +296,11 @@ def _swap(facts: "DumpFacts") -> str:
     if facts.swap is None:
         return ""
     if not facts.swap:
-        return "there was none"
+        return "none"
     words = [f"{human_size(used.used)} of {human_size(used.size)} on {used.name}" for used in facts.swap if used.used]
     if facts.zswap:
         words.append(f"{human_size(facts.zswap)} of that in zswap")
-    return ", ".join(words) or "nothing was swapped out"
+    return ", ".join(words) or "nothing swapped out"
 
 
 def _ram(facts: "DumpFacts") -> str:
@@ -321,9 +322,9 @@ _PLAN_COLUMNS = (
 
 
 def show_plan(plan: CorePlan, out: TextIO) -> None:
-    """Print what ``--dry-run`` shows: each mapping with the decision on it, then the totals. Sizes are bytes.
+    """Print what ``--dry-run`` shows: each mapping with the filter's decision, then the totals. Sizes are bytes.
 
-    What is recovered and what is zeros is part of what will be in the core; the filter leaves out what is in no column.
+    IN CORE includes RECOVERED and ZEROS. What the filter leaves out is in no column.
     """
     found = make_map(plan)
     rows = (
@@ -345,7 +346,7 @@ def show_plan(plan: CorePlan, out: TextIO) -> None:
 
 
 class _Ink(NamedTuple):
-    """How memory of a kind looks: a character, one that every encoding has, rich's style, a word for the legend."""
+    """How to draw a kind of memory: a character, one in ASCII, rich's style, a word for the legend."""
 
     block: str
     plain: str
@@ -366,7 +367,7 @@ _NAME = 24  # characters that a name should have
 
 
 def show_map(found: AddressMap, out: TextIO) -> None:
-    """Print ``kgcore map``. On a narrow terminal the reasons of the filter are in the sums alone."""
+    """Print ``kgcore map``. On narrow terminals the column WHY is left out."""
     blocks = _takes(out, "".join(ink.block for ink in _INKS.values()))
     total = found.report.account
     cells = [
@@ -433,9 +434,9 @@ def _print(line: Painted, out: TextIO) -> None:
 
 @contextmanager
 def progress(label: str, err: TextIO, total: int) -> Iterator[Progress]:
-    """A progress bar on a terminal, with bytes, rate and time left, while the block runs.
+    """Show a progress bar on a terminal, with bytes, rate and time left, while the block runs.
 
-    :param total: bytes to be written.
+    :param total: bytes to write.
     """
     from rich import progress as bars
     from rich.console import Console

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a user asked for, as plain values: the border between the command line and the work."""
+"""Hold the user's request as plain values: the border between the command line and the work."""
 
 from dataclasses import dataclass
 from enum import IntFlag
@@ -20,9 +20,9 @@ class Channel(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class DumpLocation:
-    """Which kernel to look into, and where its types and symbols are. None and (): find out by yourself.
+    """The dump to open, and where its types and symbols are. None and (): search.
 
-    :ivar parts: the other files, if ``core`` is one of a split set.
+    :ivar parts: the other files, if ``core`` belongs to a split set.
     """
 
     core: str | None
@@ -39,11 +39,11 @@ class DumpLocation:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Processes that are chosen by what they are. False: none is asked for.
+    """Processes selected by their properties. False: none.
 
     :ivar all: every process that has memory.
-    :ivar match: patterns, one of which the process's name or its program's has to fit.
-    :ivar uid: real user ids, one of which it has to have.
+    :ivar match: patterns, one of which must match the name of the process or its program.
+    :ivar uid: real user ids, one of which the process must have.
     """
 
     all: bool = False
@@ -59,18 +59,18 @@ NO_SELECTION = Selection()
 
 @dataclass(frozen=True, slots=True)
 class DumpRequest:
-    """What to write of which processes, and where to.
+    """What to write, of which processes, and where.
 
-    :ivar tasks: in the order given; empty only if there is something in ``select``.
+    :ivar tasks: in the order given; empty only if ``select`` is not.
     :ivar mask: sum of the coredump_filter bits; None: each process's own.
-    :ivar share_zeros: long ranges of zeros have one place in the file.
+    :ivar share_zeros: store long ranges of zeros once in the file.
     :ivar output: a file name, "-" for standard output, or None for ``core.<tgid>`` in ``directory``.
     :ivar user_files: what else memory may be taken from.
     :ivar sysroot: directory for the processes' programs and libraries; None: do not write them.
     :ivar select: further processes, after those in ``tasks``.
-    :ivar jobs: processes that may work side by side; None: as many as there are CPUs that we may use.
-    :ivar max_size: bytes of cores in all; None: any number.
-    :ivar max_time: seconds for all of it; None: as long as it takes.
+    :ivar jobs: worker processes; None: as many as usable CPUs.
+    :ivar max_size: bytes of all cores together; None: no limit.
+    :ivar max_time: seconds for everything; None: no limit.
     :ivar progress: ``auto``: a bar, if ``show`` says so and there is a terminal; ``json``: lines for programs.
     """
 

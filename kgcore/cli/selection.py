@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which processes a pattern or a user id chooses."""
+"""Select processes by pattern and user id."""
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -13,14 +13,14 @@ __all__ = ("chosen", "described", "select")
 
 
 def select(processes: Iterable[ProcessSummary], selection: Selection) -> Iterator[TaskRef]:
-    """The processes with memory that are chosen, in their order."""
+    """Yield the selected processes that have memory, in their order."""
     for process in processes:
         if process.memory and not process.kernel_thread and chosen(process, selection):
             yield TaskRef(str(process.pid), pid=process.pid)
 
 
 def chosen(process: ProcessSummary, selection: Selection) -> bool:
-    """Whether a process is one of those; patterns see names as ``kgcore ps`` shows them."""
+    """Say whether a process is selected. Patterns match names as ``kgcore ps`` shows them."""
     if selection.uid and process.uid not in selection.uid:
         return False
     if not selection.match:
@@ -36,7 +36,7 @@ def chosen(process: ProcessSummary, selection: Selection) -> bool:
 
 
 def described(selection: Selection) -> str:
-    """The options that say it."""
+    """Return the options that express a selection."""
     words = ["--all"] if selection.all else []
     words += (f"--match {pattern}" for pattern in selection.match)
     words += (f"--uid {uid}" for uid in selection.uid)

@@ -264,7 +264,7 @@ def test_what_extract_lacks_is_a_hole_and_told(guest: Fixture, tmp_path: Path) -
     done = run(guest, "--extract", said["fd"], "-o", tmp_path / "out")
     assert done.status == 3
     assert done.remarks == [
-        f"kgcore: file descriptor {said['fd']}: 8.00 KiB of 28.0 KiB missing, holes stand there:",
+        f"kgcore: file descriptor {said['fd']}: 8.00 KiB of 28.0 KiB missing, left as holes:",
         "kgcore:   0x4000-0x6000 file",
     ]
     assert (tmp_path / "out").read_bytes() == content_of(said, 7 * PAGE)
@@ -310,7 +310,7 @@ def test_what_cannot_be() -> None:
     guest = need("k61-files")
     assert run(guest, "--extract", 69).remarks == [
         f"kgcore: process {victim(guest).pid} has no file descriptor 69 "
-        f"(kgcore files {victim(guest).pid} lists those that it has)"
+        f"(kgcore files {victim(guest).pid} lists its descriptors)"
     ]
     assert run(guest, "--extract", 12).remarks == [
         "kgcore: file descriptor 12 is no regular file: it has no content that could be in a dump"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The commands of ``kgcore``, a module for each; the first operand chooses one.
 
-A module is imported when its command is chosen, and imports what needs drgn when it runs: mistakes answer at once.
+"""Find the command of a command line. Each is a module; the first operand names it.
+
+A module is imported when its command is chosen, and imports drgn only when it runs, so that usage errors show at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,34 +23,33 @@ COMMANDS = {
     "debug": "kgcore.cli.commands.debug",
     "completion": "kgcore.cli.commands.completion",
 }
-"""Name to module. Without a name it is :mod:`kgcore.cli.commands.dump`."""
+"""Names of commands and their modules. The default command is :mod:`kgcore.cli.commands.dump`."""
 
 _DEFAULT = "kgcore.cli.commands.dump"
 _HELP = "help"
 
 
 class Command(Protocol):
-    """What the module of a command offers.
+    """The interface of a command's module.
 
-    What its ``parse`` returns is a frozen dataclass of its own; one that opens a dump has the channels of ``-v`` as
-    ``show``.
+    Its ``parse`` returns a frozen dataclass of its own; one that opens a dump has the channels of ``-v`` as ``show``.
     """
 
     def parse(self, words: Sequence[str], environ: Mapping[str, str]) -> Any:
-        """Understand the words besides the command's name.
+        """Parse the words after the command's name.
 
-        :raises UsageError: they make no sense.
+        :raises UsageError: they are invalid.
         :raises Answer: ``--help`` or ``--version``.
         """
 
     def run(self, command: Any, console: Console) -> int:
-        """Do it; the exit status."""
+        """Run the command and return its exit status."""
 
 
 def chosen(argv: Sequence[str]) -> tuple[Command, list[str]]:
-    """The command, and the words without its name: it has one if the first operand is one.
+    """Return the command that the first operand names, else the default command, and the words without that name.
 
-    No PID or TASK is spelled like one, so nobody has to choose. ``help [COMMAND]`` is that command's ``--help``.
+    No PID or TASK is spelled like a command. ``help [COMMAND]`` is that command's ``--help``.
     """
     words = list(argv)
     name = _DEFAULT
@@ -64,7 +64,7 @@ def chosen(argv: Sequence[str]) -> tuple[Command, list[str]]:
 
 
 def operands(words: Sequence[str]) -> list[int]:
-    """Where they stand. Before a command's name there may be the options that the default command has too."""
+    """Return the positions of the operands. Options of the default command may precede a command's name."""
     valued = {flag for flag, takes_value in _options(_DEFAULT).items() if takes_value}
     found: list[int] = []
     position = 0
@@ -81,11 +81,11 @@ def operands(words: Sequence[str]) -> list[int]:
 
 
 def options(name: str | None) -> list[str]:
-    """Those of a command; None: that without a name."""
+    """Return the options of a command; None: of the default command."""
     return list(_options(COMMANDS[name] if name else _DEFAULT))
 
 
 def _options(module: str) -> dict[str, bool]:
-    """The options of the command in a module, and whether they take a value."""
+    """The options of the command in a module, and whether each takes a value."""
     actions = import_module(module).make_parser()._actions
     return {flag: action.nargs != 0 for action in actions for flag in action.option_strings}

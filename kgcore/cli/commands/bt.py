@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore bt``: what the threads of processes were doing, without a core on the disk."""
+"""Run ``kgcore bt``: show backtraces of threads without writing a core."""
 
 import json
 import traceback
@@ -39,23 +39,22 @@ _RANGES = 8
 """Ranges of thread ids there."""
 
 _EPILOG = """\
-A stack may end early: the line below it says why. Programs and libraries come out of the dump as far as they were in
-memory, else from --root, from this machine's debug files of the same build id, and from the debuginfod servers of
-$DEBUGINFOD_URLS.
+A stack may end early; the line below it says why. kgcore takes programs and libraries from the dump, then from --root,
+from debug files on this machine with the same build id, and from the debuginfod servers in $DEBUGINFOD_URLS.
 
 examples:
   kgcore bt -c vmcore                        the process that was current when the kernel crashed
-  kgcore bt --all-threads 12345              all its threads; those with the same stack together
-  kgcore bt --all-threads --kernel-stack 12345   and what they were doing in the kernel
+  kgcore bt --all-threads 12345              all its threads; threads with the same stack share one
+  kgcore bt --all-threads --kernel-stack 12345   with their kernel stacks
   kgcore bt --root / 12345                   on the machine that crashed, after its reboot
 
-exit status: 0 all stacks are whole; 1 a process could not be unwound; 2 usage; 3 a stack ends early.
+exit status: 0 all stacks are complete; 1 a process could not be unwound; 2 usage; 3 a stack ends early.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class BtCommand:
-    """``kgcore bt``
+    """The arguments of ``kgcore bt``.
 
     :ivar tasks: never empty.
     """
@@ -70,7 +69,7 @@ class BtCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> BtCommand:
-    """Understand the words besides the command's name.
+    """Parse the words after the command's name.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -91,11 +90,11 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> BtCommand:
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore bt",
         usage="kgcore bt [-c VMCORE] [--all-threads] [--kernel-stack] [--json] [PID | TASK]...",
-        description="Show what the threads of processes in a vmcore were doing.",
+        description="Show backtraces of processes in a vmcore.",
         epilog=_EPILOG,
     )
     add_version(parser)
@@ -103,8 +102,8 @@ def make_parser() -> Parser:
     add_place_options(parser)
     add_json(parser)
     group = parser.add_argument_group("the stacks")
-    flag(group, "--all-threads", help="of all threads, not only of the one that is named, else the first")
-    flag(group, "--kernel-stack", help="what the threads were doing in the kernel, too")
+    flag(group, "--all-threads", help="show all threads, not only the named one or the first")
+    flag(group, "--kernel-stack", help="also show kernel stacks")
     add_supply_options(group)
     parser.add_argument(
         "tasks",
@@ -117,7 +116,7 @@ def make_parser() -> Parser:
 
 
 def run(command: BtCommand, console: Console) -> int:
-    """Show them; the exit status."""
+    """Show the backtraces and return the exit status."""
     from kgcore.views.backtrace import backtrace, document
 
     found: list[Backtrace] = []
@@ -159,7 +158,7 @@ def run(command: BtCommand, console: Console) -> int:
 
 
 def _lines(process: "Backtrace") -> Iterator[str]:
-    """Safe for a terminal."""
+    """The lines of a process, safe for a terminal."""
     more = "" if not process.others else f", and {process.others} more: --all-threads shows them"
     count = len(process.threads)
     threads = "1 thread" if count == 1 else f"{count} threads"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore check``: whether a finished core, or the files that ``--sysroot`` wrote, are in order."""
+"""Run ``kgcore check``: read a finished core, or the files that ``--sysroot`` wrote, and check them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ __all__ = ("CheckCommand", "make_parser", "parse", "run")
 
 @dataclass(frozen=True, slots=True)
 class CheckCommand:
-    """``kgcore check CORE``, ``kgcore check DIR``
+    """The arguments of ``kgcore check CORE`` and ``kgcore check DIR``.
 
     :ivar path: a core, or a directory that ``--sysroot`` wrote.
     """
@@ -29,7 +29,7 @@ class CheckCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> CheckCommand:
-    """Understand the words besides the command's name; a check opens no dump, so the environment does not matter.
+    """Parse the words after the command's name. A check opens no dump, so it ignores the environment.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -38,10 +38,10 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> CheckCommand:
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore check",
-        description="Read a finished core, or the files that --sysroot wrote, back and say whether they are in order.",
+        description="Read a finished core, or the files that --sysroot wrote, and check that they are complete.",
     )
     add_version(parser)
     add_json(parser)
@@ -50,7 +50,7 @@ def make_parser() -> Parser:
 
 
 def run(command: CheckCommand, console: Console) -> int:
-    """Read it back and say what it is like; the exit status."""
+    """Check the core or directory, print the verdict, and return the exit status."""
     verdict: Verdict | SysrootVerdict
     if os.path.isdir(command.path):
         from kgcore.check.sysroot import check_sysroot

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore completion``: what makes a shell complete kgcore's options, and the processes that its scripts ask for."""
+"""Run ``kgcore completion``: print a shell's completion script, or the processes that such a script asks for."""
 
 import contextlib
 import io
@@ -26,17 +26,17 @@ Packages put the scripts where the shells look for them. Elsewhere:
   zsh    source <(kgcore completion zsh)       in ~/.zshrc, after compinit
   fish   kgcore completion fish >~/.config/fish/completions/kgcore.fish
 
-PIDs are completed if the dump that the line names (else $KGCORE_VMCORE, else ./vmcore) opens within 1.5 seconds, or as
-many as $KGCORE_COMPLETION_TIMEOUT says. "processes -- WORD..." is how the scripts ask for them.
+The shell completes PIDs if the dump on the command line (else $KGCORE_VMCORE, else ./vmcore) opens within 1.5 seconds,
+or within $KGCORE_COMPLETION_TIMEOUT seconds. The scripts ask for them with "processes -- WORD...".
 """
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionCommand:
-    """``kgcore completion``
+    """The arguments of ``kgcore completion``.
 
-    :ivar shell: whose script is asked for; None: the processes are.
-    :ivar place: where they are; None: nowhere that should be looked into for this.
+    :ivar shell: the shell whose script to print; None: list processes.
+    :ivar place: the dump with the processes; None: list none.
     """
 
     shell: str | None
@@ -44,7 +44,7 @@ class CompletionCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> CompletionCommand:
-    """Understand the words besides the command's name.
+    """Parse the words after the command's name.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -54,10 +54,10 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> CompletionCommand
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore completion",
-        description="Print the script by which a shell completes options, commands, files and PIDs of kgcore.",
+        description="Print a shell script that completes options, commands, files and PIDs of kgcore.",
         epilog=_EPILOG,
     )
     add_version(parser)
@@ -66,7 +66,7 @@ def make_parser() -> Parser:
 
 
 def run(command: CompletionCommand, console: Console) -> int:
-    """Print it. Somebody is typing: processes are listed as far as it goes, and all else is silence."""
+    """Print the script or the processes. The user is typing, so errors stay silent."""
     if command.shell is not None:
         console.out.write(script(command.shell))
     elif command.place is not None:
@@ -79,7 +79,7 @@ def run(command: CompletionCommand, console: Console) -> int:
 
 
 def _place(line: Sequence[str], environ: Mapping[str, str]) -> DumpLocation | None:
-    """The dump that an unfinished line names, whatever else is wrong with it."""
+    """The dump that an unfinished command line names, even if the rest of the line is invalid."""
     parser = Parser("kgcore")
     add_place_options(parser)
     try:
@@ -92,7 +92,7 @@ def _place(line: Sequence[str], environ: Mapping[str, str]) -> DumpLocation | No
 
 
 def _unquoted(line: Sequence[str]) -> Iterator[str]:
-    """As the shell will see the words, but for variables and commands in them; bash leaves their quotes on."""
+    """The words as the shell will see them, without expansions: bash passes them with their quotes."""
     for word in line:
         if word in ("-h", "--help"):
             continue

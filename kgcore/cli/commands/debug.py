@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore debug``: a debugger on a process, with everything set."""
+"""Run ``kgcore debug``: start a debugger on a process, with its program and libraries set up."""
 
 import os
 import shlex
@@ -47,22 +47,22 @@ _PATIENCE = 2  # seconds that a debugger may take to end
 _PAUSE = 0.02
 
 _EPILOG = """\
-The core and the programs that were mapped come from the crashed machine: the debugger is told not to run scripts that
-it may find in them. debuginfod is as your own settings have it.
+The core and the mapped programs come from the crashed machine, so kgcore disables scripts that the debugger may find in
+them. debuginfod keeps your settings.
 
 examples:
   kgcore debug -c vmcore                             gdb on the process that was current when the kernel crashed
   kgcore debug 12345 -- -batch -ex 'thread apply all backtrace'
   kgcore debug --debugger lldb --keep --directory . 12345
-  kgcore debug --print 12345                         write the files, and say how to start gdb on them
+  kgcore debug --print 12345                         write the files and print the command that starts gdb on them
 
-exit status: the debugger's; 1 the process could not be written, or there is no such debugger; 2 usage.
+exit status: the debugger's; 1 the process could not be written, or the debugger not started; 2 usage.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class DebugCommand:
-    """``kgcore debug``
+    """The arguments of ``kgcore debug``.
 
     :ivar mask: as in :class:`kgcore.cli.request.DumpRequest`.
     :ivar directory: where to make the private directory; None: where temporary files go.
@@ -82,7 +82,7 @@ class DebugCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> DebugCommand:
-    """Understand the words besides the command's name.
+    """Parse the words after the command's name.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -112,12 +112,12 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DebugCommand:
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore debug",
         usage="kgcore debug [-c VMCORE] [--debugger gdb|lldb] [--directory DIR] [--keep] [--print] [PID | TASK] "
         "[-- ARGUMENTS]",
-        description="Write a process in a vmcore, with its program and libraries, and start a debugger on it.",
+        description="Write the core, program and libraries of a process in a vmcore, and start a debugger on them.",
         epilog=_EPILOG,
     )
     add_version(parser)
@@ -125,9 +125,9 @@ def make_parser() -> Parser:
     add_place_options(parser)
     group = parser.add_argument_group("the debugger")
     option(group, "--debugger", choices=("gdb", "lldb"), default="gdb", help="which one (default: gdb)")
-    flag(group, "--print", dest="print_only", help="print the command instead of running it; the files stay")
+    flag(group, "--print", dest="print_only", help="print the command instead of running it; keep the files")
     option(group, "--directory", metavar="DIR", type=file_name, help="write to a new private directory in DIR")
-    flag(group, "--keep", help="leave the files there when the debugger ends")
+    flag(group, "--keep", help="keep the files when the debugger ends")
     group = parser.add_argument_group("the core")
     option(
         group,
@@ -150,7 +150,7 @@ def make_parser() -> Parser:
 
 
 def run(command: DebugCommand, console: Console) -> int:
-    """Write the files and run the debugger; the exit status."""
+    """Write the files, run the debugger and return the exit status."""
     from kgcore.views.debugger import command_line, find_debugger
 
     if not command.print_only:
@@ -169,7 +169,7 @@ def run(command: DebugCommand, console: Console) -> int:
 
 
 def _write(source: Source, command: DebugCommand, directory: str, console: Console) -> "Session":
-    """The core and the sysroot, and a word on what they lack."""
+    """Write the core and the sysroot, and say what they lack."""
     from kgcore.binaries.localcopies import completed, mapped_build_ids
     from kgcore.binaries.sysroot import Sysroot
     from kgcore.cli import render
@@ -197,20 +197,20 @@ def _write(source: Source, command: DebugCommand, directory: str, console: Conso
 
 
 def _lacking(report: "Report", sysroot: "SysrootReport", program: str | None) -> Iterator[str]:
-    """What the debugger will not find."""
+    """Say what the debugger will not find."""
     yield f"process {report.tgid} ({printable(report.comm)}): core of {human_size(report.size)}"
     if report.missing:
         reasons = ", ".join(f"{human_size(size)} {reason}" for reason, size in report.account.missing.items())
-        yield f"not in the core: {reasons}; the debugger will refuse to read it"
+        yield f"not in the core: {reasons}; the debugger cannot read it"
     for tid, text in report.remarks:
         yield f"thread {tid}: {text}"
     if program is None:
-        yield "the program itself is not in the dump, so there are no symbols of it"
+        yield "the dump does not hold the program file, so its symbols are missing"
     partial = [file for file in sysroot.files if not file.whole]
     if partial:
         more = f" and {len(partial) - _FILES_NAMED} more" if len(partial) > _FILES_NAMED else ""
         names = ", ".join(map(_partial, partial[:_FILES_NAMED]))
-        yield f"not whole: {names}{more}; --root DIR or debuginfod has the rest"
+        yield f"incomplete: {names}{more}; use --root DIR or debuginfod for the rest"
     yield from (*sysroot.lost, *report.warnings)
 
 
@@ -220,18 +220,18 @@ def _partial(file: "SysrootFile") -> str:
 
 
 def _shell(words: Sequence[str]) -> str:
-    """A command that a shell takes, on one line whatever the file names hold."""
+    """The command for a shell, on one line even if file names hold newlines."""
     return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
 
 
 def _escaped(word: str) -> str:
-    """With escapes for what a terminal might obey, as bash, zsh and ksh read them."""
+    """A word with control characters escaped, as bash, zsh and ksh read them."""
     octets = os.fsencode(word)
     return "$'" + "".join(chr(c) if 32 <= c < 127 and c not in b"'\\" else f"\\x{c:02x}" for c in octets) + "'"
 
 
 def _run(words: Sequence[str]) -> int:
-    """Run the debugger, which has the terminal meanwhile: Ctrl-C is for it alone."""
+    """Run the debugger. It owns the terminal, so kgcore ignores Ctrl-C meanwhile."""
     with stopping.left_to_others(signal.SIGINT):
         try:
             with stopping.held():
@@ -250,7 +250,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _end(debugger: "subprocess.Popen[bytes]") -> None:
-    """It has the terminal in its own mode, which it sets back when it is asked to end."""
+    """End the debugger. It restores the terminal's mode when it is asked to end."""
     debugger.terminate()
     limit = time.monotonic() + _PATIENCE
     # Not debugger.wait(), which may be what a signal came into.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore [PID | TASK]...``, the command without a name, and drgn's ``%gcore``: processes as cores.
 
-The options exist once, in :func:`_add_dump_options`; the two share them.
+"""Run ``kgcore [PID | TASK]...``, the default command, and drgn's ``%gcore``: write processes as cores.
+
+Both share the options in :func:`_add_dump_options`.
 """
 
 import argparse
@@ -46,28 +47,28 @@ _EPILOG = (
     FILTER_BITS
     + """
 commands:
-  kgcore ps [--json]           the processes in the dump, by name, user or size (kgcore ps --help)
-  kgcore files PID [--json]    the open files of a process; --extract FD writes out what is in one
-  kgcore info [--json]         what the dump is, what it holds, and what that means for cores
-  kgcore map [PID | TASK]      the address space of a process: as a table, --json, or --html FILE
-  kgcore bt PID [--json]       what its threads were doing, without a core
-  kgcore debug PID             a debugger on it, with its program and libraries
-  kgcore check CORE [--json]   whether a finished core is well-formed and complete
-  kgcore check DIR [--json]    whether the files that --sysroot wrote to DIR are whole
-  kgcore completion SHELL      completion for bash, zsh or fish
+  kgcore ps [--json]           list the processes in the dump, by name, user or size (kgcore ps --help)
+  kgcore files PID [--json]    list the open files of a process; --extract FD writes the content of one
+  kgcore info [--json]         say what the dump is, what it holds, and what that means for cores
+  kgcore map [PID | TASK]      show the address space of a process: as a table, --json, or --html FILE
+  kgcore bt PID [--json]       show backtraces of its threads without writing a core
+  kgcore debug PID             start a debugger on it, with its program and libraries
+  kgcore check CORE [--json]   check that a finished core is well-formed and complete
+  kgcore check DIR [--json]    check that the files that --sysroot wrote to DIR are complete
+  kgcore completion SHELL      print the completion script for bash, zsh or fish
 
 examples:
-  kgcore -c vmcore 12345                             core.12345 out of ./vmcore, no debug symbols needed
-  kgcore -v 4 -f 21 12345 0xffff880136d72040         two processes, by PID and by task_struct, other memory
-  kgcore -c vmcore -o - 12345 | zstd > core.zst      straight into a pipe
-  kgcore --match 'nginx*' --uid 33 -D /var/tmp       every process that is called so and runs as that user
-  kgcore --all --compress zstd -D /var/tmp           all of them, as core.<tgid>.zst
-  kgcore --all --max-time 5m --max-size 2G           what five minutes and two gigabytes suffice for, stacks first
+  kgcore -c vmcore 12345                             core.12345 from ./vmcore, no debug symbols needed
+  kgcore -v 4 -f 21 12345 0xffff880136d72040         two processes, by PID and by task_struct, with filter 21
+  kgcore -c vmcore -o - 12345 | zstd > core.zst      into a pipe
+  kgcore --match 'nginx*' --uid 33 -D /var/tmp       every process with that name and user
+  kgcore --all --compress zstd -D /var/tmp           all processes, as core.<tgid>.zst
+  kgcore --all --max-time 5m --max-size 2G           within five minutes and two gigabytes, stacks first
   kgcore --swap /dev/sda2=sda2.img 12345             with the memory that was swapped out
   kgcore --root / --sysroot dir 12345                with the program and its libraries, for a debugger elsewhere
   kgcore -c vmcore                                   the process that was current when the kernel crashed
 
-exit status: 0 complete; 1 a process could not be dumped; 2 usage; 3 written, but the dump lacked some of it.
+exit status: 0 complete; 1 a process could not be dumped; 2 usage; 3 written, but incomplete.
 """
 )
 
@@ -81,21 +82,21 @@ Without a PID or TASK: crash mode's current context, else the process that was c
 
 @dataclass(frozen=True, slots=True)
 class DumpCommand:
-    """``kgcore [PID | TASK]...``"""
+    """The arguments of ``kgcore [PID | TASK]...``."""
 
     place: DumpLocation
     request: DumpRequest
 
     @property
     def show(self) -> Channel:
-        """The channels of ``-v``."""
+        """The channels of ``-v``, from the request."""
         return self.request.show
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> DumpCommand:
-    """Understand the command line.
+    """Parse the command line.
 
-    :raises UsageError: it makes no sense.
+    :raises UsageError: it is invalid.
     :raises Answer: ``--help`` or ``--version``.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
@@ -104,7 +105,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DumpCommand:
 
 
 def parse_drgn(argv: Sequence[str], prog: str) -> DumpRequest:
-    """Understand the arguments of drgn's ``%gcore``, which has its dump already.
+    """Parse the arguments of drgn's ``%gcore``, where the dump is open already.
 
     :raises UsageError, Answer: as :func:`parse` does.
     """
@@ -112,12 +113,12 @@ def parse_drgn(argv: Sequence[str], prog: str) -> DumpRequest:
 
 
 def run(command: DumpCommand, console: Console) -> int:
-    """Write the cores; the exit status."""
+    """Write the cores and return the exit status."""
     refuse_terminal(command.request, console.out)
     if command.request.output == STDOUT and _same(console.out, console.err):
         raise UsageError(
-            "standard error goes where standard output does: messages would end up in the core",
-            hint="leave out 2>&1, or give -o FILE",
+            "standard error and standard output are the same file: messages would corrupt the core",
+            hint="drop 2>&1, or use -o FILE",
         )
     limits = Limits(command.request.max_size, command.request.max_time)  # the opening counts, too
     from kgcore.cli.extract import extract
@@ -127,16 +128,16 @@ def run(command: DumpCommand, console: Console) -> int:
 
 
 def refuse_terminal(request: DumpRequest, out: TextIO) -> None:
-    """A core is no text.
+    """Refuse to write a core to a terminal.
 
-    :raises UsageError: it would go to a terminal.
+    :raises UsageError: standard output is a terminal.
     """
     if request.output == STDOUT and out.isatty():
         raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
 
 
 def _same(one: TextIO, two: TextIO) -> bool:
-    """Whether two streams lead to one file or pipe. Of a device, such as /dev/null, it does not matter."""
+    """Say whether two streams lead to one file or pipe. Devices such as /dev/null do not matter."""
     try:
         first, second = (os.fstat(stream.fileno()) for stream in (one, two))
     except (OSError, ValueError):  # in a test they may be no files at all
@@ -148,7 +149,7 @@ def _same(one: TextIO, two: TextIO) -> bool:
 
 
 def make_parser() -> Parser:
-    """Of the command line."""
+    """Return the parser of the command line."""
     parser = Parser(
         "kgcore",
         usage="kgcore [-c VMCORE] [-s SYMBOLS]... [-v LEVEL] [-f FILTER] [-D DIR | -o FILE] [PID | TASK]...\n"
@@ -162,7 +163,7 @@ def make_parser() -> Parser:
         "       kgcore debug [--debugger gdb|lldb] [--print] [PID | TASK] [-- ARGUMENTS]\n"
         "       kgcore check CORE | DIR [--json]\n"
         "       kgcore completion bash | zsh | fish",
-        description="Turn processes inside a Linux kernel crash dump into core dumps that debuggers open.",
+        description="Write processes of a Linux kernel crash dump as core files that debuggers open.",
         epilog=_EPILOG,
     )
     add_version(parser)
@@ -176,7 +177,7 @@ def _drgn_parser(prog: str) -> Parser:
     parser = Parser(
         prog,
         usage=f"{prog.replace('%', '%%')} [-v LEVEL] [-f FILTER] [-D DIR | -o FILE] [PID | TASK]...",
-        description="Write processes of this kernel as core dumps that debuggers open.",
+        description="Write processes of this kernel as core files that debuggers open.",
         epilog=_DRGN_EPILOG,
     )
     add_show(parser)
@@ -185,7 +186,7 @@ def _drgn_parser(prog: str) -> Parser:
 
 
 def _add_dump_options(parser: Parser) -> None:
-    """What to write: the options that ``kgcore`` and ``%gcore`` have in common."""
+    """Add the options that ``kgcore`` and ``%gcore`` share."""
     group = parser.add_argument_group("the processes")
     flag(group, "--all", help="every process in the dump that has memory")
     group.add_argument(
@@ -212,10 +213,10 @@ def _add_dump_options(parser: Parser) -> None:
         "--missing",
         choices=("omit", "zero"),
         default="omit",
-        help="memory that the dump lacks: leave it out, so that debuggers refuse to read it, or fill in zeros "
+        help="what to do with memory that the dump lacks: omit it, so that debuggers cannot read it, or write zeros "
         "(default: omit)",
     )
-    flag(group, "--no-kgcore-note", help="leave out the note that lists what is missing and why")
+    flag(group, "--no-kgcore-note", help="omit the note that lists what is missing and why")
     flag(
         group,
         "--share-zeros",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore files``: the open files of a process, and what is in them."""
+"""Run ``kgcore files``: list the open files of a process, or write their contents."""
 
 import argparse
 import json
@@ -40,24 +40,24 @@ _RANGES_TOLD = 20
 
 _EPILOG = """\
 examples:
-  kgcore files 12345                             descriptors, flags, offsets, names; of files that are deleted or in
-                                                 memory alone (tmpfs, memfd) also how much of the content is here
-  kgcore files 12345 --extract 7 -o app.log      what is in the file behind descriptor 7
+  kgcore files 12345                             descriptors, flags, offsets, names; for deleted files and files in
+                                                 memory (tmpfs, memfd) also how much of the content the dump holds
+  kgcore files 12345 --extract 7 -o app.log      write the content of the file at descriptor 7
   kgcore files 12345 --extract 7 -o - | strings  the same, into a pipe
   kgcore files 12345 --list files.txt            a text file: fd : name : offset
   kgcore files 12345 --json | jq '.files[] | select(.deleted)'
 
-exit status: 0 complete; 1 it could not be done; 2 usage; 3 done, but the dump lacked some of it.
+exit status: 0 complete; 1 failed; 2 usage; 3 done, but incomplete.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class FilesCommand:
-    """``kgcore files``
+    """The arguments of ``kgcore files``.
 
-    :ivar task: whose files.
-    :ivar extract: the descriptor whose file is to be written.
-    :ivar output: where to; None: ``fd.<tgid>.<fd>``.
+    :ivar task: the process whose files to show.
+    :ivar extract: the descriptor whose file to write.
+    :ivar output: the file to write it to; None: ``fd.<tgid>.<fd>``.
     :ivar list: the text file to write.
     """
 
@@ -73,7 +73,7 @@ class FilesCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
-    """Understand the words besides the command's name.
+    """Parse the words after the command's name.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -83,13 +83,13 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
     except KgcoreError as error:
         raise UsageError(error.message, hint=error.hint) from error
     if parsed.output and parsed.extract is None:
-        raise UsageError("-o says where --extract writes to; --list has its own FILE", hint="see kgcore files --help")
+        raise UsageError("-o needs --extract; --list has its own FILE", hint="see kgcore files --help")
     if parsed.list and parsed.extract is not None:
-        raise UsageError("--list and --extract write different things: give one of them")
+        raise UsageError("--list and --extract exclude each other")
     if parsed.list and parsed.json:
-        raise UsageError("--list writes text: give it without --json")
+        raise UsageError("--list writes text and excludes --json")
     if parsed.json and parsed.output == STDOUT:
-        raise UsageError("the file and --json cannot both go to standard output", hint="give -o FILE")
+        raise UsageError("the file and --json cannot both go to standard output", hint="use -o FILE")
     return FilesCommand(
         place=place_of(parsed, environ),
         show=Channel(parsed.show),
@@ -104,10 +104,10 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore files",
-        description="List the open files of a process in a vmcore, or write out what is in one of them.",
+        description="List the open files of a process in a vmcore, or write the content of one.",
         epilog=_EPILOG,
     )
     add_version(parser)
@@ -120,7 +120,7 @@ def make_parser() -> Parser:
         "--extract",
         metavar="FD",
         type=_descriptor,
-        help="write the content of the file behind a descriptor; what is missing becomes a hole, and is told",
+        help="write the content of the file at a descriptor; missing parts become holes and are listed",
     )
     option(
         group,
@@ -128,14 +128,14 @@ def make_parser() -> Parser:
         dest="output",
         metavar="FILE",
         type=output_name,
-        help="with --extract: to FILE (default: fd.<tgid>.<fd>); -: standard output",
+        help="with --extract: write to FILE (default: fd.<tgid>.<fd>); -: standard output",
     )
     option(
         group,
         "--list",
         metavar="FILE",
         type=output_name,
-        help="write a text file instead of the table, a line each: fd : name : offset; -: standard output",
+        help="write a text file instead of the table, one line per file: fd : name : offset; -: standard output",
     )
     flag(group, "--force", help="overwrite files")
     add_supply_options(group)
@@ -155,7 +155,7 @@ def _descriptor(text: str) -> int:
 
 
 def run(command: FilesCommand, console: Console) -> int:
-    """List them, or write one; the exit status."""
+    """List the files, or write one, and return the exit status."""
     if command.output == STDOUT and console.out.isatty():
         raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
     with opening.opened(command.place, command.show, console, command.user_files) as source:
@@ -191,7 +191,7 @@ def _show(command: FilesCommand, source: Source, found: OpenFiles, console: Cons
 
 
 def _looked_at(source: Source, file: OpenFile, console: Console) -> Row:
-    """Of files that are on the disk as well, just how much of them is newer in memory."""
+    """Examine the content of a file; for one that is also on disk, only how much is newer in memory."""
     try:
         contents = source.contents(file)
         return Row(file, account(contents) if file.unsaved else None, contents.unwritten())
@@ -221,7 +221,7 @@ def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: C
         raise KgcoreError(
             f"process {found.tgid} has no file descriptor {command.extract}",
             pid=found.tgid,
-            hint=f"kgcore files {found.tgid} lists those that it has",
+            hint=f"kgcore files {found.tgid} lists its descriptors",
         )
     contents = source.contents(file)
     path = command.output or f"fd.{found.tgid}.{file.fd}"
@@ -237,15 +237,15 @@ def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: C
 
 
 def _tell(file: OpenFile, content: ContentAccount, console: Console) -> None:
-    """What is missing."""
+    """Say what is missing."""
     if not content.missing:
         return
     size, lost = human_size(content.size), human_size(content.missing_bytes)
-    console.remark(f"file descriptor {file.fd}: {lost} of {size} missing, holes stand there:")
+    console.remark(f"file descriptor {file.fd}: {lost} of {size} missing, left as holes:")
     for gap in content.missing[:_RANGES_TOLD]:
         console.remark(f"  {_gap_words(gap)}")
     if len(content.missing) > _RANGES_TOLD:
-        console.remark(f"  and {len(content.missing) - _RANGES_TOLD} ranges more, which --json lists")
+        console.remark(f"  and {len(content.missing) - _RANGES_TOLD} more ranges; --json lists them")
 
 
 def _gap_words(gap: Lacking) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore info``: what a dump is, what it holds, and what that means for cores."""
+"""Run ``kgcore info``: say what a dump is, what it holds, and what that means for cores."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ __all__ = ("InfoCommand", "make_parser", "parse", "run")
 
 @dataclass(frozen=True, slots=True)
 class InfoCommand:
-    """``kgcore info``"""
+    """The arguments of ``kgcore info``."""
 
     place: DumpLocation
     show: Channel
@@ -23,7 +23,7 @@ class InfoCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> InfoCommand:
-    """Understand the words besides the command's name.
+    """Parse the words after the command's name.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -32,7 +32,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> InfoCommand:
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser("kgcore info", description="Say what a vmcore is, what it holds, and what that means for cores.")
     add_version(parser)
     add_show(parser)
@@ -42,7 +42,7 @@ def make_parser() -> Parser:
 
 
 def run(command: InfoCommand, console: Console) -> int:
-    """A dump that is not complete is still one that was looked at successfully: the status says nothing of it."""
+    """Show the facts and return the exit status. An incomplete dump is no failure here."""
     from kgcore.cli import render
 
     with opening.opened_target(command.place, command.show, console) as target:

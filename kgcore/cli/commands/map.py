@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore map``: the address space of a process at a glance, as a table, as JSON, or as a page with pictures."""
+"""Run ``kgcore map``: show the address space of a process as a table, as JSON, or as an HTML page."""
 
 import argparse
 import json
@@ -34,13 +34,13 @@ __all__ = ("MapCommand", "make_parser", "parse", "run")
 _EPILOG = (
     FILTER_BITS
     + """
-A row is a mapping. KEPT: all of it would be in a core, its first page, or nothing; WHY: the filter's reason for that
-(on terminals that are wide enough). MEMORY: what there is of it, in proportion; the legend stands below.
+A row is a mapping. KEPT: a core would hold all of it, its first page, or nothing; WHY: the filter's reason (on wide
+terminals). MEMORY: how much of it the dump has, as a bar; the legend is below the table.
 
 examples:
   kgcore map 12345                            the address space of process 12345 in ./vmcore
   kgcore map -c vmcore -f process 12345       with the process's own coredump_filter
-  kgcore map -f 127 --swap /dev/sda2=sda2.img 12345   what --swap would bring
+  kgcore map -f 127 --swap /dev/sda2=sda2.img 12345   how much --swap would recover
   kgcore map --html map.html 12345            as a page for a browser
   kgcore map --json 12345 | jq '.vmas[] | select(.missing > 0) | .name'
 """
@@ -49,7 +49,7 @@ examples:
 
 @dataclass(frozen=True, slots=True)
 class MapCommand:
-    """``kgcore map``
+    """The arguments of ``kgcore map``.
 
     :ivar mask: sum of the coredump_filter bits; None: the process's own.
     :ivar html: the file to write the page to, "-" for standard output; None: print a table, or JSON.
@@ -68,7 +68,7 @@ class MapCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
-    """Understand the words besides the command's name.
+    """Parse the words after the command's name.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -94,12 +94,12 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore map",
         usage="kgcore map [-c VMCORE] [-f FILTER] [--json | --html FILE] [PID | TASK]",
-        description="Show the address space of a process: its mappings, what the filter decides on each, and what of\n"
-        "their memory is in the dump. Writes no core.",
+        description="Show the address space of a process: its mappings, what the filter keeps of each, and how much\n"
+        "of their memory the dump has. Writes no core.",
         epilog=_EPILOG,
     )
     add_version(parser)
@@ -115,7 +115,7 @@ def make_parser() -> Parser:
         "--html",
         metavar="FILE",
         type=output_name,
-        help="write a page with pictures to FILE, for a browser; -: standard output",
+        help="write an HTML page with pictures to FILE; -: standard output",
     )
     flag(group, "--force", help="overwrite FILE")
     parser.add_argument(
@@ -129,7 +129,7 @@ def make_parser() -> Parser:
 
 
 def run(command: MapCommand, console: Console) -> int:
-    """Show it. A dump that lacks memory is one that was looked at successfully: the status says nothing of it."""
+    """Show the map and return the exit status. A dump that lacks memory is no failure here."""
     from kgcore.cli import render
     from kgcore.coredump.pipeline import Options, prepare
     from kgcore.views.addressmap import make_map
@@ -152,7 +152,7 @@ def run(command: MapCommand, console: Console) -> int:
 
 
 def _write(path: str, page: str, force: bool, console: Console) -> None:
-    """Like a core: private, whole or not at all, and not over somebody's file."""
+    """Write the page as cores are written: private, complete or not at all, and over no other file."""
     if path == STDOUT:
         console.out.write(page)
         return

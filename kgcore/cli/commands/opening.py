@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opens the dump that the command line names, for the commands that need one."""
+"""Open the dump that the command line names."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ __all__ = ("opened", "opened_target")
 def opened(
     place: DumpLocation, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
 ) -> Iterator[Source]:
-    """The processes of a vmcore."""
+    """Open a vmcore and give its processes."""
     with opened_target(place, show, console) as target:
         from kgcore.sources.vmcore.source import VmcoreSource
 
@@ -31,7 +31,7 @@ def opened(
 
 @contextlib.contextmanager
 def opened_target(place: DumpLocation, show: Channel, console: Console) -> Iterator["Target"]:
-    """An opened vmcore. The first place that needs drgn, which is why it is imported here."""
+    """Open a vmcore. This is the first place that needs drgn, so it is imported here."""
     drgnversion.ensure()
     from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
 

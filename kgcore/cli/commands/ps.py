@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``kgcore ps``: the processes in a dump."""
+"""Run ``kgcore ps``: list the processes in a dump."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +28,13 @@ __all__ = ("PsCommand", "make_parser", "parse", "run")
 
 
 _EPILOG = """\
-~CORE is an estimate of what a core of the process would hold besides zeros, ~HELD of how much of that the dump has.
-Both come from the kernel's counters and the kind of the dump: kgcore --dry-run PID is exact, but looks at every page.
-NSPID (the id in the innermost pid namespace) and CGROUP are shown where a process is in a container or a service.
+~CORE estimates what a core of the process would hold besides zeros, ~HELD how much of that the dump has. Both come from
+the kernel's counters and the kind of dump; kgcore --dry-run PID is exact, but checks every page. NSPID (the id in the
+innermost pid namespace) and CGROUP appear if a process is in a container or a service.
 
 examples:
   kgcore ps --sort core                          the largest last
-  kgcore ps --match 'nginx*' --match 'php*'      those whose name or program fits
+  kgcore ps --match 'nginx*' --match 'php*'      those whose name or program matches
   kgcore ps --uid 33 --uid 1000 --sort rss       those of two users
   kgcore ps --json | jq '.processes[] | select(.cgroup | strings | test("docker"))'
 """
@@ -53,10 +53,10 @@ _SORTS: dict[str, Callable[[ProcessSummary], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class PsCommand:
-    """``kgcore ps``
+    """The arguments of ``kgcore ps``.
 
-    :ivar select: those to be shown; nothing: all.
-    :ivar sort: a key of what to sort them by, ascending.
+    :ivar select: the processes to show; empty: all.
+    :ivar sort: the key to sort them by, ascending.
     """
 
     place: DumpLocation
@@ -67,7 +67,7 @@ class PsCommand:
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> PsCommand:
-    """Understand the words besides the command's name.
+    """Parse the words after the command's name.
 
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
@@ -77,7 +77,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> PsCommand:
 
 
 def make_parser() -> Parser:
-    """Of the words besides the command's name."""
+    """Return the parser of the words after the command's name."""
     parser = Parser("kgcore ps", description="List the processes in a vmcore.", epilog=_EPILOG)
     add_version(parser)
     add_show(parser)
@@ -90,7 +90,7 @@ def make_parser() -> Parser:
         type=file_name,
         action="append",
         default=[],
-        help="those whose name, or whose program's, fits; may be given more than once",
+        help="processes whose name (COMM), or whose program's base name (argv[0]), matches; may be repeated",
     )
     group.add_argument(
         "--uid",
@@ -98,20 +98,20 @@ def make_parser() -> Parser:
         type=user_id,
         action="append",
         default=[],
-        help="those of a user, by number; may be given more than once. With --match both must hold",
+        help="processes of this real user id; may be repeated; with --match both must match",
     )
     option(
         group,
         "--sort",
         choices=tuple(_SORTS),
         default="pid",
-        help="ascending; size: of all mappings; missing: ~CORE less ~HELD (default: pid)",
+        help="sort ascending; size: of all mappings; missing: ~CORE minus ~HELD (default: pid)",
     )
     return parser
 
 
 def run(command: PsCommand, console: Console) -> int:
-    """Show them; the exit status."""
+    """Show the processes and return the exit status."""
     from kgcore.cli import render
 
     processes: list[ProcessSummary] = []

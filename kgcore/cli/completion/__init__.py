@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Completion for shells: scripts made of the parsers of the commands.
 
-What comes out of a dump, the ids and names of processes, reaches a shell as lines of ``kgcore completion processes``.
-No script evaluates them; bash, which may insert what it displays, gets of the names only harmless characters.
+"""Generate the completion scripts for shells from the parsers of the commands.
+
+Ids and names of processes reach a shell as lines of ``kgcore completion processes``. No script evaluates them; bash,
+which may insert what it displays, gets only harmless characters of the names.
 """
 
 from collections.abc import Callable
@@ -15,9 +16,9 @@ __all__ = ("FILES", "SHELLS", "script")
 SHELLS: dict[str, Callable[..., str]] = {"bash": bash.script, "zsh": zsh.script, "fish": fish.script}
 
 FILES = {"bash": "kgcore", "zsh": "_kgcore", "fish": "kgcore.fish"}
-"""How the shells want the file to be called that they find by themselves."""
+"""The file name under which each shell finds its script."""
 
 
 def script(shell: str) -> str:
-    """What a shell has to read."""
+    """Return the script of a shell."""
     return SHELLS[shell](tuple(command_lines()))

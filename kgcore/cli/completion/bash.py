@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Completion for bash, 4.4 or later."""
+"""Generate the completion script for bash 4.4 or later."""
 
 from collections.abc import Sequence
 
@@ -111,7 +111,7 @@ complete -o bashdefault -o default -F _kgcore kgcore
 
 
 def script(commands: Sequence[CommandLine]) -> str:
-    """The file."""
+    """Return the script."""
     values: dict[str, list[str]] = {}
     operands = []
     for command in commands:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Completion for fish, 3.1 or later."""
+"""Generate the completion script for fish 3.1 or later."""
 
 from collections.abc import Iterator, Sequence
 
@@ -66,7 +66,7 @@ complete -c kgcore -f
 
 
 def script(commands: Sequence[CommandLine]) -> str:
-    """The file."""
+    """Return the script."""
     valued = [flag for option in commands[0].options if option.metavar is not None for flag in option.names]
     names = [command.name for command in commands if command.name]
     lines = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Completion for zsh, 5.3 or later."""
+"""Generate the completion script for zsh 5.3 or later."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -86,7 +86,7 @@ fi
 
 
 def script(commands: Sequence[CommandLine]) -> str:
-    """The file."""
+    """Return the script."""
     valued = [flag for option in commands[0].options if option.metavar is not None for flag in option.names]
     names = [command.name for command in commands if command.name]
     described = [
