@@ -100,6 +100,7 @@ def make_image(**values: Any) -> ProcessImage:
         **{
             "tgid": TGID,
             "arch": "x86_64",
+            "page_size": PAGE,
             "threads": (make_thread(), make_thread(TGID + 1)),
             "psinfo": PsInfo(
                 state=1,

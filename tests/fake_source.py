@@ -267,6 +267,7 @@ def _image(tgid: int, tids: list[int]) -> ProcessImage:
     return ProcessImage(
         tgid=tgid,
         arch="x86_64",
+        page_size=4096,
         threads=threads,
         psinfo=psinfo,
         vmas=vmas,

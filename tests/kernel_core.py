@@ -162,6 +162,7 @@ def parse_core(path: Path) -> Parsed:
     image = ProcessImage(
         tgid=struct.unpack_from("<i", desc[3], 24)[0],
         arch="x86_64",
+        page_size=struct.unpack_from("<Q", desc[0x46494C45], 8)[0],
         threads=_threads(core, notes),
         psinfo=_psinfo(desc[3]),
         vmas=vmas,

@@ -114,7 +114,7 @@ def placements(draw: st.DrawFn, places: st.SearchStrategy[Place] = PLACES) -> Pl
 def written(placed: Placed, path: Path, policy: MissingPolicy = "omit") -> Report:
     plan = make_plan(
         make_image(vmas=placed.vmas, auxv=((0, 0),)),
-        CoredumpFilter(),
+        CoredumpFilter(page_size=PAGE),
         placed,
         missing=policy,
         source={"format": "made up"},
@@ -185,7 +185,7 @@ def test_every_byte_is_accounted_for(tmp_path: Path, placed: Placed, policy: Mis
 @given(placements())
 def test_a_line_for_each_range_and_none_for_pages(placed: Placed) -> None:
     """Ranges are as long as they can be, within a mapping, and those with details stay apart from those without."""
-    report = make_report(make_plan(make_image(vmas=placed.vmas), CoredumpFilter(), placed))
+    report = make_report(make_plan(make_image(vmas=placed.vmas), CoredumpFilter(page_size=PAGE), placed))
     pages = [page for page in kept(placed, report) if page[2].provenance.missing]
     spans: list[tuple[int, int, str, str]] = []
     last = None
@@ -328,9 +328,11 @@ def test_who_left_memory_out_is_told_once(
 def test_a_dump_that_lacks_nothing_of_a_process_is_not_blamed() -> None:
     image = make_image(warnings=("something else",))
     memory = FakeMemory({(0x600000, 0x601000): (Provenance.SWAPPED, "")})
-    plan = make_plan(image, CoredumpFilter(), memory, source={"dump_level": "31"})
+    plan = make_plan(image, CoredumpFilter(page_size=PAGE), memory, source={"dump_level": "31"})
     assert plan.warnings == ("something else",)
     # nor is it for what the filter leaves out
     memory = FakeMemory({(0x600000, 0x601000): (Provenance.EXCLUDED, "")})
-    plan = make_plan(replace(image, vmas=image.vmas[1:2]), CoredumpFilter(0), memory, source={"dump_level": "31"})
+    plan = make_plan(
+        replace(image, vmas=image.vmas[1:2]), CoredumpFilter(0, page_size=PAGE), memory, source={"dump_level": "31"}
+    )
     assert plan.warnings == ("something else",)

@@ -37,7 +37,7 @@ SCHEMAS = [
 
 
 def map_of(memory: FakeMemory | None = None, mask: int = 0x33, **values: Any) -> AddressMap:
-    plan = make_plan(make_image(**values), CoredumpFilter(mask), memory or FakeMemory())
+    plan = make_plan(make_image(**values), CoredumpFilter(mask, page_size=PAGE), memory or FakeMemory())
     return make_map(plan, {"format": "made up"})
 
 
@@ -134,7 +134,7 @@ def test_ranges_of_a_mapping() -> None:
         | {(START + 64 * PAGE, START + 65 * PAGE): (Provenance.FILE, "why")}
     )
     vmas = (make_vma(START, 16, anon=True), make_vma(START + 64 * PAGE, 2, anon=True), make_vma(START + 80 * PAGE, 2))
-    plan = make_plan(make_image(vmas=vmas), CoredumpFilter(), memory)
+    plan = make_plan(make_image(vmas=vmas), CoredumpFilter(page_size=PAGE), memory)
     found = ranges(plan, memory, 0, 16)
     assert [run.provenance for run in found] == [Provenance.ZERO, Provenance.PRESENT] * 8
     assert found == tuple(memory.runs(vmas[0], vmas[0].start, vmas[0].end))

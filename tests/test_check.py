@@ -105,7 +105,7 @@ def test_the_amount_that_is_cut_off(check: Any) -> None:
 
 def test_extended_numbering(tmp_path: Path) -> None:
     image = make_image(vmas=tuple(make_vma(0x400000 + index * 2 * PAGE) for index in range(66_000)))
-    plan = make_plan(image, CoredumpFilter(), FakeMemory(), source={"format": "x"})
+    plan = make_plan(image, CoredumpFilter(page_size=PAGE), FakeMemory(), source={"format": "x"})
     path = tmp_path / "core"
     with FileSink(path) as sink:
         write_core(plan, FakeMemory(), sink)

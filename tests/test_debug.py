@@ -113,7 +113,14 @@ def image(*vmas: Vma, entry: int) -> ProcessImage:
     ids = TaskIds(1, 0, 1, 1)
     psinfo = PsInfo(state=1, nice=0, flags=0, uid=0, gid=0, ids=ids, comm=b"x", psargs=b"x")
     return ProcessImage(
-        tgid=1, arch="x86_64", threads=(), psinfo=psinfo, vmas=vmas, auxv=((9, entry), (0, 0)), dump_filter=0x33
+        tgid=1,
+        arch="x86_64",
+        page_size=0x1000,
+        threads=(),
+        psinfo=psinfo,
+        vmas=vmas,
+        auxv=((9, entry), (0, 0)),
+        dump_filter=0x33,
     )
 
 

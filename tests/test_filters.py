@@ -16,7 +16,7 @@ def nothing(vma: Vma, address: int, size: int) -> bytes | None:
 
 
 def decide(mask: int, flags: int = VM_READ | VM_WRITE, *, dontdump: bool = False, **values: Any) -> Keep:
-    return CoredumpFilter(mask, dontdump)(make_vma(START, 3, flags, **values), nothing)
+    return CoredumpFilter(mask, dontdump, page_size=PAGE)(make_vma(START, 3, flags, **values), nothing)
 
 
 DELETED = make_file(b"/dev/zero (deleted)", nlink=0)
@@ -91,7 +91,7 @@ def test_elf_header_by_magic(content: bytes | None, keep: Keep) -> None:
         asked.append((address, size))
         return content
 
-    assert CoredumpFilter(0x33)(make_vma(START, 3, VM_READ, file=DATA), peek) == keep
+    assert CoredumpFilter(0x33, page_size=PAGE)(make_vma(START, 3, VM_READ, file=DATA), peek) == keep
     assert asked == [(START, 4)]
 
 
@@ -107,4 +107,8 @@ def test_elf_header_only_readable_and_at_the_start() -> None:
 
 
 def test_settings() -> None:
-    assert CoredumpFilter(21, True).describe() == {"name": "coredump_filter", "mask": 21, "dontdump": True}
+    assert CoredumpFilter(21, True, page_size=PAGE).describe() == {
+        "name": "coredump_filter",
+        "mask": 21,
+        "dontdump": True,
+    }

@@ -148,7 +148,9 @@ def test_plan_and_write() -> None:
 
     def written(pages: int) -> None:
         memory = Whole()
-        plan = make_plan(make_image(vmas=(make_vma(0x10000, pages, anon=True),)), CoredumpFilter(0x1FF), memory)
+        plan = make_plan(
+            make_image(vmas=(make_vma(0x10000, pages, anon=True),)), CoredumpFilter(0x1FF, page_size=PAGE), memory
+        )
         write_core(plan, memory, MemorySink())
 
     assert per_page(written, 256, 4096) < 140

@@ -21,7 +21,7 @@ from kgcore.sinks.files import FileSink, MemorySink, Sink
 from tests.builders import PAGE, FakeMemory, make_image, make_regs, make_thread, make_vma, pattern
 
 BASE, STACK = 0x10000, 0x7FFD00000000
-ALL = CoredumpFilter(0x1FF)
+ALL = CoredumpFilter(0x1FF, page_size=PAGE)
 
 
 def plan_of(memory: FakeMemory, pages: int, **options: Any) -> CorePlan:

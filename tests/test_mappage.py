@@ -92,7 +92,7 @@ class Tree(HTMLParser):
 
 def page_of(image: ProcessImage, memory: FakeMemory | None = None, mask: int = 0x33) -> str:
     memory = memory or FakeMemory()
-    plan = make_plan(image, CoredumpFilter(mask), memory)
+    plan = make_plan(image, CoredumpFilter(mask, page_size=PAGE), memory)
     return map_page(make_map(plan, {"format": "made <up>", "kernel": "6.1"}), plan, memory)
 
 
@@ -190,7 +190,7 @@ def test_any_address_space(space: tuple[ProcessImage, FakeMemory], mask: int) ->
     """The page is well-formed and harmless, the table's text are the numbers and names of the map, and what is drawn is
     as long as what it stands for."""
     image, memory = space
-    plan = make_plan(image, CoredumpFilter(mask), memory)
+    plan = make_plan(image, CoredumpFilter(mask, page_size=PAGE), memory)
     found = make_map(plan)
     page = map_page(found, plan, memory)
     root = tree(page)

@@ -21,7 +21,7 @@ from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, CoreDialect, FpuSta
 from kgcore.sinks.files import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_regs, make_thread, make_vma, pattern
 
-ALL = CoredumpFilter(0x1FF)
+ALL = CoredumpFilter(0x1FF, page_size=PAGE)
 SWAPPED = (Provenance.SWAPPED, "swap 0")
 
 
@@ -38,7 +38,7 @@ def elf_of(plan: CorePlan) -> ELFFile:
 
 
 def test_kernel_layout() -> None:
-    plan = make_plan(make_image(), CoredumpFilter(0x33), FakeMemory())
+    plan = make_plan(make_image(), CoredumpFilter(0x33, page_size=PAGE), FakeMemory())
     headers = [segment.header for segment in elf_of(plan).iter_segments()]
     assert [header["p_type"] for header in headers] == ["PT_NOTE"] + ["PT_LOAD"] * 6
     note, first = headers[0], headers[1]
@@ -89,10 +89,10 @@ def test_missing_ranges_lie_in_no_segment(missing: list[tuple[int, int]], parts:
 def test_what_the_filter_left_out_stays_in_the_last_part() -> None:
     text = make_image().vmas[0]
     header = FakeMemory({(text.start, text.start + PAGE): (Provenance.FILE, "")})
-    plan = make_plan(make_image(vmas=(text,)), CoredumpFilter(0x33), header)
+    plan = make_plan(make_image(vmas=(text,)), CoredumpFilter(0x33, page_size=PAGE), header)
     assert loads(plan) == [(text.start + PAGE, 0, PAGE)]
     assert plan.vmas[0].missing == (Run(text.start, PAGE, Provenance.FILE),)
-    none = make_plan(make_image(vmas=(text,)), CoredumpFilter(0), FakeMemory())
+    none = make_plan(make_image(vmas=(text,)), CoredumpFilter(0, page_size=PAGE), FakeMemory())
     assert loads(none) == [(text.start, 0, 2 * PAGE)]
 
 

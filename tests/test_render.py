@@ -18,7 +18,7 @@ from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Provenance
 from kgcore.model.process import ProcessSummary
 from kgcore.sources.base import TaskRef
-from tests.builders import FakeMemory, make_image, make_vma
+from tests.builders import PAGE, FakeMemory, make_image, make_vma
 from tests.fake_source import INCOMPLETE, FakeSource
 
 COLUMNS = (Column("N", number=True), Column("NAME"), Column("REST", wide=True))
@@ -150,7 +150,7 @@ def test_the_plan_tells_where_memory_comes_from() -> None:
     memory = FakeMemory({(0x600000, 0x601000): (Provenance.ZRAM, ""), (0x601000, 0x603000): (Provenance.ZERO, "")})
     image = make_image(vmas=(make_vma(0x600000, 4, anon=True), make_vma(0x700000, 2)))
     out = io.StringIO()
-    render.show_plan(make_plan(image, CoredumpFilter(), memory), out)
+    render.show_plan(make_plan(image, CoredumpFilter(page_size=PAGE), memory), out)
     _, heap, untouched, _, totals = out.getvalue().splitlines()
     assert heap.split()[3:] == ["16384", "0", "4096", "8192"]
     assert untouched.split()[2:] == ["untouched", "0", "0", "0", "0"]

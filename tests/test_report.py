@@ -25,7 +25,7 @@ START = 0x7F0000000000
 
 
 def report_of(memory: FakeMemory | None = None, **values: Any) -> Report:
-    return make_report(make_plan(make_image(**values), CoredumpFilter(), memory or FakeMemory()))
+    return make_report(make_plan(make_image(**values), CoredumpFilter(page_size=PAGE), memory or FakeMemory()))
 
 
 def test_a_complete_core() -> None:
@@ -100,7 +100,7 @@ def test_warnings_make_it_incomplete() -> None:
 
 def test_late_gaps() -> None:
     memory = FakeMemory({(START, START + PAGE): (Provenance.ZRAM, "")})
-    plan = make_plan(make_image(vmas=(make_vma(START, 3, anon=True),)), CoredumpFilter(), memory)
+    plan = make_plan(make_image(vmas=(make_vma(START, 3, anon=True),)), CoredumpFilter(page_size=PAGE), memory)
     read = Read()
     read.add(Run(START, PAGE, Provenance.UNREADABLE, "I/O error"))
     read.add(Run(START + PAGE, 2 * PAGE, Provenance.PRESENT))
@@ -164,7 +164,7 @@ def reports() -> Iterator[dict[str, Any]]:
     vmas = (make_vma(START, 40, anon=True), make_vma(START + 64 * PAGE, 2), make_image().vmas[-1])
     threads = (make_thread(17, fpu=None),)
     memory = FakeMemory(every, fails=[(START + 39 * PAGE, START + 40 * PAGE)])
-    plan = make_plan(make_image(vmas=vmas, threads=threads, warnings=("w",)), CoredumpFilter(), memory)
+    plan = make_plan(make_image(vmas=vmas, threads=threads, warnings=("w",)), CoredumpFilter(page_size=PAGE), memory)
     sink = MemorySink()
     failures = [Failure("4711", "no thread has the id 4711")]
     sources = {place.value: 1 for place in Provenance if not place.missing}

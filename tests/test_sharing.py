@@ -46,7 +46,7 @@ def sparse(size: int, step: int, *gaps: tuple[int, int]) -> tuple[Any, FakeMemor
 
 
 def plan_of(image: Any, memory: FakeMemory, **options: Any) -> CorePlan:
-    return make_plan(image, CoredumpFilter(0x7F), memory, source=SOURCE, **options)
+    return make_plan(image, CoredumpFilter(0x7F, page_size=PAGE), memory, source=SOURCE, **options)
 
 
 def written(path: Path, plan: CorePlan, memory: FakeMemory, **options: Any) -> Report:

@@ -13,7 +13,7 @@ from kgcore.model.process import Vma
 from kgcore.sinks.files import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_vma, pattern
 
-ALL = CoredumpFilter(0x1FF)
+ALL = CoredumpFilter(0x1FF, page_size=PAGE)
 START = 0x10000
 
 

@@ -18,7 +18,6 @@ from kgcore.model.dying import Dying
 from kgcore.model.process import ProcessImage, PsInfo, Thread
 
 __all__ = (
-    "PAGE_SIZE",
     "Arch",
     "ProcessNote",
     "RegSet",
@@ -30,7 +29,6 @@ __all__ = (
 )
 
 _ABIS = {8: LP64, 4: COMPAT}
-PAGE_SIZE = 4096  # what NT_FILE's offsets count in
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +237,7 @@ def file_note(arch: Arch, image: ProcessImage) -> bytes:
     files = [(vma, vma.file.path) for vma in image.vmas if vma.file is not None]
     named = [(vma, path) for vma, path in files if path is not None and b"\0" not in path]
     mask = (1 << 8 * arch.word_size) - 1
-    words = [len(named), PAGE_SIZE]
+    words = [len(named), image.page_size]
     for vma, _ in named:
         words += (vma.start & mask, vma.end & mask, vma.pgoff & mask)
     return _words(arch, words) + b"".join(path + b"\0" for _, path in named)

@@ -108,6 +108,16 @@ class PagingMode:
     pfn_mask: int
     swap: SwapLayout
 
+    @property
+    def page_shift(self) -> int:
+        """A page has ``1 << page_shift`` bytes."""
+        return self.levels[-1].shift
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return 1 << self.page_shift
+
 
 _PRESENT = 1 << 0
 _PSE = 1 << 7

@@ -22,7 +22,6 @@ _MAX_HEADERS = 256
 _MAX_DYNAMIC = 1024
 _MAX_LIBRARIES = 1 << 14
 _MAX_NAME = 4096
-_PAGE = 4096
 
 
 class LinkName(NamedTuple):
@@ -106,11 +105,11 @@ class _Process:
 
     def _name(self, address: int) -> bytes:
         """A C string; b"" if it is not to be had."""
-        name = b""
+        name, page = b"", self._image.page_size
         while address and len(name) < _MAX_NAME:
             vma = self._image.vma_at(address)
             # A page at a time: the string may end before the memory that is there does.
-            part = None if vma is None else peek(self._memory, vma, address, -address % _PAGE or _PAGE)
+            part = None if vma is None else peek(self._memory, vma, address, -address % page or page)
             if part is None:
                 return b""
             head, end, _ = part.partition(b"\0")

@@ -46,7 +46,8 @@ _SIZES = {
 _SHARED_ORDER = (PRPSINFO, SIGINFO, AUXV, FILE)
 _PT_LOAD, _PT_NOTE = 1, 4
 _PHDR = {32: struct.Struct("<III4xII8x"), 64: struct.Struct("<I4xQQ8xQQ8x")}  # what _Phdr has
-_AT_PHDR = 3
+_AT_PHDR, _AT_PAGESZ = 3, 6
+_PAGE_SIZES = tuple(1 << shift for shift in range(12, 21))  # of all architectures, the usual one first
 _ADDRESSES = 1 << 64
 
 
@@ -235,6 +236,7 @@ class _Checker:
             self.check_threads(kernel_notes)
             self.check_auxv(kernel_notes)
             self.check_files(kernel_notes)
+            self.check_pages(kernel_notes)
         except _Stop:
             pass
 
@@ -445,6 +447,27 @@ class _Checker:
         for start, end in zip(table[::3], table[1::3], strict=True):
             if not self.covered(start, end):
                 self.uncovered(f"a mapped file at {start:#x}-{end:#x} lies in no segment")
+
+    def check_pages(self, notes: list[CoreNote]) -> None:
+        """Segments by kgcore are whole pages, in memory and in the file."""
+        if self.kgcore is None:
+            return
+        page = self.page_size(notes)
+        broken = [load for load in self.loads if (load.start | load.end | load.offset | load.filesz) % page]
+        if broken:
+            self.problem(
+                f"{len(broken)} of {counted(len(self.loads), 'PT_LOAD')} are not made of whole pages of {page} bytes, "
+                f"the first of them at {broken[0].start:#x}"
+            )
+
+    def page_size(self, notes: list[CoreNote]) -> int:
+        """What NT_FILE counts offsets in (in gdb's cores that is 1 byte), else AT_PAGESZ, else the usual one."""
+        file, auxv = (
+            next((self.words(note.desc[:limit]) for note in notes if note.kind == kind), array("Q"))
+            for kind, limit in ((FILE, 2 * self.word), (AUXV, None))
+        )
+        told = [*file[1:], *(value for key, value in zip(auxv[::2], auxv[1::2], strict=False) if key == _AT_PAGESZ)]
+        return next((size for size in told if size in _PAGE_SIZES), _PAGE_SIZES[0])
 
     def check_kgcore(self, notes: list[CoreNote]) -> None:
         desc = next((note.desc for note in notes if note.kind == KGCORE), None)

@@ -91,7 +91,7 @@ def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
     def plan_of(memory: Memory) -> CorePlan:
         return make_plan(
             image,
-            CoredumpFilter(int(mask), options.dontdump),
+            CoredumpFilter(int(mask), options.dontdump, page_size=image.page_size),
             memory,
             missing=options.missing,
             source=source.describe(),

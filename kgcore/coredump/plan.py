@@ -11,7 +11,7 @@
     +---------------------+
     | notes               | as the kernel's, byte for byte
     | KGCORE note  (*)    |
-    | zeros               | up to a multiple of 4096
+    | zeros               | up to a multiple of the page size
     +---------------------+
     | segments            | back to back
     +---------------------+
@@ -76,7 +76,6 @@ __all__ = ("PART", "CorePlan", "MissingPolicy", "Part", "Segment", "VmaPlan", "m
 
 MissingPolicy = Literal["omit", "zero"]
 
-ELF_EXEC_PAGESIZE = 4096
 PART = 8 << 20
 """Bytes of memory to be written that make a :class:`Part`."""
 _SEGMENTS_PER_PART = 1024
@@ -294,12 +293,13 @@ def make_plan(
     headers = 1 + len(parts) + bool(vendor)
     notes_offset = ehdr_size(arch.elf_class) + headers * phdr_size(arch.elf_class)
     unpadded = notes_offset + len(notes) + len(vendor)
-    data_offset = -(-unpadded // ELF_EXEC_PAGESIZE) * ELF_EXEC_PAGESIZE
+    page = image.page_size  # ELF_EXEC_PAGESIZE of the kernel
+    data_offset = -(-unpadded // page) * page
 
     tail = pack_shdr0(arch.elf_class, headers)
     shoff = 0
     if important_first:  # what is behind the data would be the first to be cut off
-        shoff, data_offset = data_offset, data_offset + -(-len(tail) // ELF_EXEC_PAGESIZE) * ELF_EXEC_PAGESIZE
+        shoff, data_offset = data_offset, data_offset + -(-len(tail) // page) * page
     alike = [number for number, part in enumerate(parts) if part.shared]
     longest = max(alike, key=lambda number: parts[number].filesz, default=-1)
     written = [number for number, part in enumerate(parts) if not part.shared or number == longest]
@@ -328,7 +328,7 @@ def make_plan(
             pack_phdrs(arch.elf_class, _headers(image, arch, segments, notes_offset, len(notes), len(vendor))),
             notes,
             vendor,
-            (bytes(-unpadded % ELF_EXEC_PAGESIZE) + (tail if shoff else b"")).ljust(data_offset - unpadded, b"\0"),
+            (bytes(-unpadded % page) + (tail if shoff else b"")).ljust(data_offset - unpadded, b"\0"),
         )
     )
     alike.sort(key=lambda number: number != longest)
@@ -450,7 +450,7 @@ def _headers(
     align = image.dialect.note_align
     yield Phdr(PT_NOTE, 0, notes_offset, 0, notes, 0, align)
     for _, address, filesz, memsz, offset, flags in segments:
-        yield Phdr(PT_LOAD, flags, offset, address, filesz, memsz, ELF_EXEC_PAGESIZE)
+        yield Phdr(PT_LOAD, flags, offset, address, filesz, memsz, image.page_size)
     if vendor:
         yield Phdr(PT_NOTE, 0, notes_offset + notes, 0, vendor, 0, align)
 

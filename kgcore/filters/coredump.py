@@ -7,7 +7,7 @@ headers is the newest one (5.18, and 5.10.y): an executable file *or* an ELF mag
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import IntFlag
 
 from kgcore.filters.base import Keep, Peek
@@ -33,7 +33,6 @@ class Dump(IntFlag):
 
 
 DEFAULT_MASK = 0x33
-PAGE_SIZE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,13 @@ class CoredumpFilter:
 
     :ivar mask: sum of :class:`Dump` bits.
     :ivar dontdump: keep MADV_DONTDUMP memory too, as if it were not marked. The kernel has no such switch.
+    :ivar page_size: bytes of a page: what is kept of an ELF file for its headers.
     """
 
     mask: int = DEFAULT_MASK
     dontdump: bool = False
+    _: KW_ONLY
+    page_size: int
 
     def describe(self) -> Mapping[str, int | bool | str]:
         return {"name": "coredump_filter", "mask": self.mask, "dontdump": self.dontdump}
@@ -73,13 +75,13 @@ class CoredumpFilter:
             return self._whole_if(vma, Dump.MAPPED_PRIVATE)
         if self.mask & Dump.ELF_HEADERS and vma.pgoff == 0 and vma.flags & VM_READ:
             if vma.file.mode & _ANY_EXEC:
-                return Keep(PAGE_SIZE, "elf-header")
+                return Keep(self.page_size, "elf-header")
             magic = peek(vma, vma.start, 4)
             if magic is None:
                 # The kernel would have read the page. Keep it, so that it is told to be missing: it may be a header.
-                return Keep(PAGE_SIZE, "maybe-elf-header")
+                return Keep(self.page_size, "maybe-elf-header")
             if magic == b"\x7fELF":
-                return Keep(PAGE_SIZE, "elf-header")
+                return Keep(self.page_size, "elf-header")
         return Keep(0, "mapped-private")
 
     def _whole_if(self, vma: Vma, bit: Dump) -> Keep:

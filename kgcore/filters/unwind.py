@@ -11,7 +11,6 @@ from kgcore.model.process import Vma
 
 __all__ = ("UnwindFilter", "cut_out_stacks")
 
-PAGE_SIZE = 4096
 RED_ZONE = 128  # bytes below the stack pointer that are a function's too (System V ABI of x86_64)
 STACK = 16 << 20
 """Bytes above a stack pointer that are looked at: twice the usual limit of a stack (``ulimit -s``)."""
@@ -24,10 +23,15 @@ class UnwindFilter:
     """The kernel's decision (the default filter), less all that unwinding does not need.
 
     :ivar stacks: where those mappings start that :func:`cut_out_stacks` says are stacks.
+    :ivar page_size: bytes of a page.
     """
 
     stacks: frozenset[int]
-    _kernel: CoredumpFilter = field(default_factory=CoredumpFilter)
+    page_size: int
+    _kernel: CoredumpFilter = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_kernel", CoredumpFilter(page_size=self.page_size))
 
     def describe(self) -> Mapping[str, int | bool | str]:
         return {"name": "unwind", "stack": STACK, "mapped": MAPPED}
@@ -41,7 +45,9 @@ class UnwindFilter:
         return keep if keep.length <= MAPPED else Keep(0, "large")
 
 
-def cut_out_stacks(vmas: Sequence[Vma], pointers: Iterable[int]) -> tuple[tuple[Vma, ...], frozenset[int]]:
+def cut_out_stacks(
+    vmas: Sequence[Vma], pointers: Iterable[int], page_size: int
+) -> tuple[tuple[Vma, ...], frozenset[int]]:
     """The same mappings, with what is around the stack pointers as mappings of their own: goroutines and coroutines
     have their stacks in the middle of the heap.
 
@@ -53,7 +59,7 @@ def cut_out_stacks(vmas: Sequence[Vma], pointers: Iterable[int]) -> tuple[tuple[
         index = bisect_right(starts, sp) - 1
         if index >= 0 and sp < vmas[index].end:
             vma = vmas[index]
-            low, high = max(sp - RED_ZONE & -PAGE_SIZE, vma.start), min(sp + STACK & -PAGE_SIZE, vma.end)
+            low, high = max(sp - RED_ZONE & -page_size, vma.start), min(sp + STACK & -page_size, vma.end)
             windows.setdefault(index, []).append((low, high))
     cut: list[Vma] = []
     stacks: set[int] = set()
@@ -61,12 +67,12 @@ def cut_out_stacks(vmas: Sequence[Vma], pointers: Iterable[int]) -> tuple[tuple[
         at = vma.start
         for low, high in _joined(windows.get(index, [])):
             if at < low:
-                cut.append(_part(vma, at, low))
-            cut.append(_part(vma, low, high))
+                cut.append(_part(vma, at, low, page_size))
+            cut.append(_part(vma, low, high, page_size))
             stacks.add(low)
             at = high
         if at < vma.end:
-            cut.append(_part(vma, at, vma.end))
+            cut.append(_part(vma, at, vma.end, page_size))
     return tuple(cut), frozenset(stacks)
 
 
@@ -80,5 +86,5 @@ def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _part(vma: Vma, start: int, end: int) -> Vma:
-    return replace(vma, start=start, end=end, pgoff=vma.pgoff + (start - vma.start) // PAGE_SIZE)
+def _part(vma: Vma, start: int, end: int, page_size: int) -> Vma:
+    return replace(vma, start=start, end=end, pgoff=vma.pgoff + (start - vma.start) // page_size)

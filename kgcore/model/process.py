@@ -297,7 +297,7 @@ class Vma:
     :ivar end: first address behind it.
     :ivar file: what is mapped; None: it is anonymous.
     :ivar flags: ``vm_flags`` (VM_*).
-    :ivar pgoff: offset in the file, in pages.
+    :ivar pgoff: offset in the file, in pages (:attr:`ProcessImage.page_size`).
     :ivar anon: it has an ``anon_vma``, that is, private pages were made.
     :ivar name: what ``vm_ops->name`` says (``[vdso]``, ``[vvar]``, ``[vsyscall]``), else "".
     :ivar struct: address of its ``struct vm_area_struct``; 0: it has none that is its own.
@@ -338,6 +338,7 @@ class ProcessImage:
     :ivar dialect: how its kernel writes cores.
     :ivar xsave: how the machine lays out vector registers; None: it has no XSAVE, or that is not known.
     :ivar arch: key into :data:`kgcore.arch.ARCHES` (``"x86_64"``, ``"ia32"``).
+    :ivar page_size: bytes of a page of the machine, a power of two.
     :ivar threads: all threads that still have the address space; the requested one (else the leader) first.
     :ivar vmas: in address order, the gate VMA (``[vsyscall]``) last.
     :ivar auxv: (a_type, a_val) pairs up to and with AT_NULL.
@@ -351,6 +352,7 @@ class ProcessImage:
 
     tgid: int
     arch: str
+    page_size: int
     threads: tuple[Thread, ...]
     psinfo: PsInfo
     vmas: tuple[Vma, ...]

@@ -23,7 +23,6 @@ __all__ = ("AddressMap", "Area", "Kind", "StackPointer", "address_range", "by_ki
 
 MAP_VERSION = 1
 
-_PAGE = 4096
 _STEPS = 4096  # runs that are looked at to draw one mapping
 _STACKS = 3  # named of one mapping
 
@@ -148,7 +147,7 @@ def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> Address
             told,
             _name(image, vma, told.name),
             _permissions(vma.flags),
-            vma.pgoff * _PAGE if vma.file is not None else 0,
+            vma.pgoff * image.page_size if vma.file is not None else 0,
             _kept(vma, planned.keep.length),
             tuple(stacks.get(vma.start, ())),
         )

@@ -160,14 +160,14 @@ class _Process:
         self._threads = threads
         self._directory = sysroot.directory
         self._files = {plain(file.path): file for file in sysroot.files}
-        vmas, stacks = cut_out_stacks(image.vmas, [thread.regs.values["sp"] for thread in threads])
+        pointers = [thread.regs.values["sp"] for thread in threads]
+        vmas, stacks = cut_out_stacks(image.vmas, pointers, image.page_size)
         # Ids of our own, since those in the dump need not be different, nor visible in the process's namespace.
         numbered = tuple(
             replace(thread, ids=replace(thread.ids, pid=number + 1)) for number, thread in enumerate(threads)
         )
-        plan = make_plan(
-            replace(image, vmas=vmas, threads=numbered), UnwindFilter(stacks), memory, important_first=True
-        )
+        keep = UnwindFilter(stacks, image.page_size)
+        plan = make_plan(replace(image, vmas=vmas, threads=numbered), keep, memory, important_first=True)
         self._vmas = plan.image.vmas
         self._starts = [vma.start for vma in self._vmas]
         self._kept = [vma.keep.length for vma in plan.vmas]

@@ -26,7 +26,7 @@ from tests.vmcore.tools import kgcore, run
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "kgcore" / "schemas" / "report.schema.json").read_text())
 START = 0x7F0000000000
-ALL = CoredumpFilter(0x7F)
+ALL = CoredumpFilter(0x7F, page_size=PAGE)
 
 
 def as_promised(report: dict[str, Any]) -> None:

@@ -208,6 +208,7 @@ class _Reader:
         return ProcessImage(
             tgid=int(first.tgid.value_()),
             arch=arch.name,
+            page_size=self._kernel.page_size,
             threads=read,
             psinfo=self._psinfo(first.group_leader, mm, ids, mappings),
             vmas=mappings,

@@ -463,6 +463,11 @@ class Kernel:
         return X86_64_5LEVEL if self.five_level else X86_64_4LEVEL
 
     @cached_property
+    def page_size(self) -> int:
+        """PAGE_SIZE."""
+        return self.paging_mode.page_size
+
+    @cached_property
     def five_level(self) -> bool:
         """Whether page tables have five levels: NUMBER(pgtable_l5_enabled) of VMCOREINFO."""
         return self.target.vmcoreinfo.get("NUMBER(pgtable_l5_enabled)", "0").strip() == "1"

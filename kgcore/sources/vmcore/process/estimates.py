@@ -18,7 +18,6 @@ __all__ = ("Estimates",)
 _LARGE = 64 << 20  # bytes of private memory from which on it is worth looking whether some is MADV_DONTDUMP
 _WALKED = 4 << 30  # bytes of mappings of one process whose page tables are looked at; others count as resident
 _MAPPINGS = 1 << 20
-_FILTER = CoredumpFilter()
 
 
 class Estimates:
@@ -27,6 +26,7 @@ class Estimates:
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
         structs = backing.kernel.structs
+        self._filter = CoredumpFilter(page_size=backing.kernel.page_size)
         self._files = structs("struct file", "f_inode")
         self._inodes = structs("struct inode", "i_nlink", "i_mode")
         self._known: dict[int, tuple[MappedFile, bool]] = {}
@@ -56,7 +56,7 @@ class Estimates:
                 break
             vma, in_memory = self._mapping(found)
             size = vma.end - vma.start
-            if size <= 0 or _FILTER(vma, lambda *_: None).length >= size:
+            if size <= 0 or self._filter(vma, lambda *_: None).length >= size:
                 continue
             kind = "hugetlb" if vma.flags & VM_HUGETLB else "shmem" if in_memory else "anon"
             if kind == "anon" and not (vma.anon and vma.file is None):

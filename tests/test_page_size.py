@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A machine whose pages have 64 KiB, from the filter to the check of the core: nothing takes 4096 for it."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from kgcore.binaries.linkmap import link_names
+from kgcore.check.core import Verdict, check_core
+from kgcore.coredump.pipeline import Options, dump
+from kgcore.coredump.plan import make_plan
+from kgcore.filters.base import Keep
+from kgcore.filters.coredump import CoredumpFilter
+from kgcore.filters.unwind import RED_ZONE, STACK, UnwindFilter, cut_out_stacks
+from kgcore.model.memory import Provenance
+from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
+from kgcore.sinks.files import MemorySink
+from kgcore.sources.base import TaskRef
+from kgcore.views.addressmap import make_map
+from tests.builders import FakeMemory, FakeSource, make_file, make_image
+
+PAGE = 1 << 16
+TEXT, HEAP, STACKS = 0x400000, 0x10000000, 0x7FFD00000000
+REF = TaskRef("1", pid=1)
+
+
+def image(**values: Any) -> ProcessImage:
+    """Text whose first page is kept for its headers, data from page 3 of the file on, a heap with a hole, a stack."""
+    vmas = (
+        Vma(TEXT, TEXT + 3 * PAGE, VM_READ | VM_EXEC, file=make_file()),
+        Vma(TEXT + 3 * PAGE, TEXT + 4 * PAGE, VM_READ | VM_WRITE, file=make_file(), pgoff=3, anon=True),
+        Vma(HEAP, HEAP + 8 * PAGE, VM_READ | VM_WRITE, anon=True),
+        Vma(STACKS, STACKS + 2 * PAGE, VM_READ | VM_WRITE, anon=True),
+    )
+    return make_image(**{"page_size": PAGE, "vmas": vmas, "auxv": ((6, PAGE), (3, TEXT + 64), (0, 0)), **values})
+
+
+def memory(**values: Any) -> FakeMemory:
+    lost = {(HEAP + PAGE, HEAP + 2 * PAGE): (Provenance.SWAPPED, "swap 0")}
+    return FakeMemory(page_size=PAGE, piece=2 * PAGE, **{"ranges": lost, **values})
+
+
+def core(options: Options | None = None) -> bytes:
+    sink = MemorySink()
+    dump(FakeSource(image(), memory()), REF, lambda image: sink, options)
+    return bytes(sink.data)
+
+
+def checked(tmp_path: Path, data: bytes | bytearray) -> Verdict:
+    (tmp_path / "core").write_bytes(data)
+    return check_core(tmp_path / "core")
+
+
+def file_note(data: bytes) -> tuple[int, ...]:
+    """All words of NT_FILE before the names."""
+    at = data.index(struct.pack("<I", 0x46494C45) + b"CORE\0") + 4 + 8
+    (count,) = struct.unpack_from("<Q", data, at)
+    return struct.unpack_from(f"<{2 + 3 * count}Q", data, at)
+
+
+def test_the_headers_of_a_file_are_a_page() -> None:
+    plan = make_plan(image(), CoredumpFilter(page_size=PAGE), memory())
+    assert plan.vmas[0].keep == Keep(PAGE, "elf-header")
+    assert [area.kept for area in make_map(plan).areas] == ["first-page", "whole", "whole", "whole"]
+    assert [area.offset for area in make_map(plan).areas] == [0, 3 * PAGE, 0, 0]
+
+
+@pytest.mark.parametrize("important_first", [False, True])
+def test_segments_are_whole_pages(tmp_path: Path, important_first: bool) -> None:
+    path = tmp_path / "core"
+    path.write_bytes(core(Options(important_first=important_first)))
+    with path.open("rb") as file:
+        loads = [segment.header for segment in ELFFile(file).iter_segments("PT_LOAD")]
+    assert [load.p_align for load in loads] == [PAGE] * 5
+    assert all((load.p_vaddr | load.p_offset | load.p_filesz | load.p_memsz) % PAGE == 0 for load in loads)
+    assert (loads[0].p_filesz, loads[0].p_memsz) == (PAGE, 3 * PAGE)
+    assert [(load.p_vaddr, load.p_filesz) for load in loads[2:4]] == [(HEAP, PAGE), (HEAP + 2 * PAGE, 6 * PAGE)]
+    assert min(load.p_offset for load in loads) == PAGE
+
+
+def test_nt_file_counts_in_pages() -> None:
+    text, data = (TEXT, TEXT + 3 * PAGE, 0), (TEXT + 3 * PAGE, TEXT + 4 * PAGE, 3)
+    assert file_note(core()) == (2, PAGE, *text, *data)
+
+
+def test_the_core_is_well_formed(tmp_path: Path) -> None:
+    verdict = checked(tmp_path, core())
+    assert verdict.problems == ()
+    assert verdict.complete is False
+    assert verdict.facts["data"] == 11 * PAGE
+
+
+def test_the_check_tells_pages_of_another_size(tmp_path: Path) -> None:
+    """A core of 4 KiB pages whose NT_FILE says that they have 64."""
+    sink = MemorySink()
+    dump(FakeSource(make_image(), FakeMemory()), REF, lambda image: sink)
+    data = bytearray(sink.data)
+    assert checked(tmp_path, data).problems == ()
+    at = data.index(struct.pack("<I", 0x46494C45) + b"CORE\0") + 4 + 8 + 8
+    assert struct.unpack_from("<Q", data, at) == (4096,)
+    struct.pack_into("<Q", data, at, PAGE)
+    (problem,) = checked(tmp_path, data).problems
+    assert problem == "6 of 6 PT_LOADs are not made of whole pages of 65536 bytes, the first of them at 0x400000"
+
+
+def test_gdbs_cores_count_in_bytes(tmp_path: Path) -> None:
+    """Then AT_PAGESZ tells."""
+    data = bytearray(core())
+    at = data.index(struct.pack("<I", 0x46494C45) + b"CORE\0") + 4 + 8 + 8
+    struct.pack_into("<Q", data, at, 1)
+    assert checked(tmp_path, data).problems == ()
+    phdr = 64 + 56  # the first PT_LOAD
+    struct.pack_into("<Q", data, phdr + 8, struct.unpack_from("<Q", data, phdr + 8)[0] + 0x1000)
+    assert any("whole pages of 65536 bytes" in problem for problem in checked(tmp_path, data).problems)
+
+
+def test_stacks_are_cut_out_at_pages() -> None:
+    sp = HEAP + 4 * PAGE + 40
+    large = Vma(HEAP, HEAP + 64 * STACK, VM_READ | VM_WRITE, anon=True)
+    cut, stacks = cut_out_stacks((large,), [sp], PAGE)
+    low = sp - RED_ZONE & -PAGE
+    assert [(vma.start, vma.end) for vma in cut] == [
+        (HEAP, low),
+        (low, sp + STACK & -PAGE),
+        (sp + STACK & -PAGE, large.end),
+    ]
+    text = image().vmas[0]
+    assert UnwindFilter(stacks, PAGE)(text, lambda *_: None) == Keep(PAGE, "elf-header")
+    mapped = Vma(TEXT, TEXT + 4 * STACK, VM_READ, file=make_file(), pgoff=7)
+    parts, _ = cut_out_stacks((mapped,), [TEXT + 2 * PAGE], PAGE)
+    assert [(part.start - TEXT) // PAGE for part in parts] == [part.pgoff - 7 for part in parts]
+
+
+def test_names_in_memory_are_read_up_to_the_end_of_a_page() -> None:
+    """The next one may be missing."""
+    name = b"/usr/bin/" + b"x" * 100
+    at = HEAP + PAGE - len(name) - 1
+    content = {HEAP: bytes(PAGE - len(name) - 1) + name + b"\0"}
+    process = image(auxv=((31, at), (9, TEXT), (0, 0)))
+    assert [found.name for found in link_names(process, memory(content=content))] == [name]
