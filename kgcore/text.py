@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Turning what a dump says into what a person may see."""
 
-__all__ = ("counted", "human_size", "plain", "printable")
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+__all__ = ("counted", "first_lines", "first_names", "human_size", "plain", "printable")
+
+_T = TypeVar("_T")
 
 
 def plain(name: bytes | str) -> str:
@@ -25,6 +31,31 @@ def printable(name: bytes | str) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 thread``, ``2 threads``"""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def first_names(
+    items: Iterable[_T], most: int, name: Callable[[_T], str] = str, *, separator: str = ", ", number: bool = True
+) -> str:
+    """The first names of a list, and how many more there are: ``a, b and 3 more``; without their number: ``a, b, ...``.
+
+    :param name: makes the name of an item; is called only for those that are shown.
+    """
+    given = iter(items)
+    shown = separator.join(map(name, islice(given, most)))
+    if not number:
+        return shown if next(given, None) is None else f"{shown}{separator}..."
+    rest = sum(1 for _ in given)
+    return f"{shown} and {rest} more" if rest else shown
+
+
+def first_lines(items: Sequence[_T], most: int, line: Callable[[_T], str], more: str) -> Iterator[str]:
+    """A line for each of the first items, and one that says how many more there are.
+
+    :param more: that line, with ``{}`` for their number.
+    """
+    yield from map(line, items[:most])
+    if len(items) > most:
+        yield more.format(len(items) - most)
 
 
 def _from_bytes(text: str) -> bool:

@@ -19,7 +19,7 @@ from kgcore.model.process import ProcessImage
 from kgcore.sinks.files import FileSink
 from kgcore.sources.base import FileContents, Source
 from kgcore.system.regular import open_regular, read_at
-from kgcore.text import counted, human_size, plain, printable
+from kgcore.text import counted, first_names, human_size, plain, printable
 
 __all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport")
 
@@ -56,11 +56,9 @@ class SysrootFile:
     def line(self) -> str:
         """What it lacks, for people."""
         reasons = [f"{gap.reason} ({gap.detail})" if gap.detail else gap.reason for gap in self.missing]
-        told = list(dict.fromkeys(reasons))
-        more = "; ..." if len(told) > _REASONS_TOLD else ""
+        told = first_names(dict.fromkeys(reasons), _REASONS_TOLD, separator="; ", number=False)
         return printable(
-            f"{plain(self.path)}: {human_size(self.missing_bytes)} of {human_size(self.size)} missing: "
-            f"{'; '.join(told[:_REASONS_TOLD])}{more}"
+            f"{plain(self.path)}: {human_size(self.missing_bytes)} of {human_size(self.size)} missing: {told}"
         )
 
     def to_json(self) -> dict[str, object]:

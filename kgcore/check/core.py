@@ -24,7 +24,7 @@ from kgcore.check.notes import AUXV, FILE, KGCORE, PRFPREG, PRPSINFO, PRSTATUS, 
 from kgcore.check.unpack import Unpacked, compression_of
 from kgcore.errors import KgcoreError
 from kgcore.system.regular import reading
-from kgcore.text import counted, human_size, plain, printable
+from kgcore.text import counted, first_lines, human_size, plain, printable
 
 __all__ = ("Verdict", "check_core")
 
@@ -108,9 +108,7 @@ class Verdict:
             found = ", ".join(f"{human_size(size)} {printable(where)}" for where, size in facts["recovered"].items())
             lines.append(f"recovered: {found}")
         for title, texts in (("problem", self.problems), ("lacks", self.lacks)):
-            lines += (f"{title}: {printable(text)}" for text in texts[:limit])
-            if len(texts) > limit:
-                lines.append(f"{title}: ... and {len(texts) - limit} more")
+            lines += (f"{title}: {line}" for line in first_lines(texts, limit, printable, "... and {} more"))
         return lines
 
 

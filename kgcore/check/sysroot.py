@@ -15,7 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 from kgcore.errors import KgcoreError
 from kgcore.system.regular import open_regular, reading
-from kgcore.text import human_size, plain, printable
+from kgcore.text import first_names, human_size, plain, printable
 
 __all__ = ("CheckedFile", "SysrootVerdict", "check_sysroot")
 
@@ -66,13 +66,12 @@ class CheckedFile:
         having += ", debug information" if self.debug else ""
         if self.whole:
             return f"whole: {self.path}: {human_size(self.size)}, {having}"
-        told = ", ".join(self.reasons[:_REASONS_TOLD]) + (", ..." if len(self.reasons) > _REASONS_TOLD else "")
+        told = first_names(self.reasons, _REASONS_TOLD, number=False)
         line = f"lacks: {self.path}: {human_size(self.missing_bytes)} of {human_size(self.size)} missing ({told})"
         if self.sections is None:
             line += ", the section headers among it"
         else:
-            more = ", ..." if len(self.sections) > _SECTIONS_TOLD else ""
-            where = f" in {', '.join(self.sections[:_SECTIONS_TOLD])}{more}" if self.sections else ""
+            where = f" in {first_names(self.sections, _SECTIONS_TOLD, number=False)}" if self.sections else ""
             line += f"{where}; {having}"
         return f"{line}; build id {self.build_id}" if self.build_id else line
 

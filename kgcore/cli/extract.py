@@ -28,6 +28,7 @@ from kgcore.sinks.compressed import SUFFIXES, CompressedSink
 from kgcore.sinks.files import FileSink
 from kgcore.sinks.outputs import output
 from kgcore.sources.base import Source, TaskRef
+from kgcore.text import first_names
 
 __all__ = ("Failure", "Outcome", "extract")
 
@@ -134,8 +135,7 @@ class _Extraction:
             self._process(ref, _Turn(number, len(named) + len(chosen)))
         for why, skipped in groupby(self._skipped, key=lambda item: item[0]):
             names = [name for _, name in skipped]
-            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-            self._console.fail(f"not written: {', '.join(names[:_NAMES])}{more}: {why}")
+            self._console.fail(f"not written: {first_names(names, _NAMES)}: {why}")
 
     def _chosen(self) -> list[TaskRef]:
         """Return the selected processes. If the list breaks off, say so and continue with those before."""
@@ -153,13 +153,11 @@ class _Extraction:
             self._fail(described(select_), KgcoreError(f"no process matches {described(select_)}", hint=hint))
         chosen = [ref for pid, ref in found.items() if pid not in named]
         if self._request.output and len(chosen) > 1:
-            names = [ref.text for ref in chosen]
-            more = ", ..." if len(names) > _NAMES else ""
+            names = first_names(chosen, _NAMES, lambda ref: ref.text, number=False)
             self._fail(
                 described(select_),
                 KgcoreError(
-                    f"-o takes one process, but {len(names)} match {described(select_)}: "
-                    f"{', '.join(names[:_NAMES])}{more}",
+                    f"-o takes one process, but {len(chosen)} match {described(select_)}: {names}",
                     hint="use -D DIR to write several, each as core.<tgid>",
                 ),
             )

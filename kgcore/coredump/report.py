@@ -5,12 +5,12 @@ As JSON it is documented in docs/report.md and described by report.schema.json i
 may rely on. A key that is added here is added there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from operator import attrgetter
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from kgcore._version import __version__
 from kgcore.coredump.notes import Remark
@@ -19,11 +19,13 @@ from kgcore.model.account import Account, Accounted, Gaps, without
 from kgcore.model.dying import Dying
 from kgcore.model.memory import Provenance, Run
 from kgcore.model.process import Vma
-from kgcore.text import counted, human_size, plain, printable
+from kgcore.text import counted, first_lines, human_size, plain, printable
 
 __all__ = ("Gap", "Read", "Report", "VmaAccount", "make_report")
 
 REPORT_VERSION = 1
+
+_T = TypeVar("_T")
 
 
 class Gap(NamedTuple):
@@ -215,7 +217,7 @@ class Report(Accounted):
             effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
             where = ":" if limit else " (--report FILE lists them)"
             lines.append(f"MISSING from the core: {counted(len(missing), 'range')}; {effect}{where}")
-            lines += _shortened((_gap_line(gap, self.policy) for gap in missing), len(missing), limit)
+            lines += _first(missing, limit, lambda gap: _gap_line(gap, self.policy))
         return lines + self.doubts(limit)
 
     def summary(self) -> list[str]:
@@ -235,8 +237,7 @@ class Report(Accounted):
 
         :param limit: how many remarks on threads to list one by one.
         """
-        told = (f"thread {tid}: {printable(text)}" for tid, text in self.remarks)
-        lines = list(_shortened(told, len(self.remarks), limit))
+        lines = _first(self.remarks, limit, lambda remark: f"thread {remark.tid}: {printable(remark.text)}")
         if self.remarks and not limit:
             lines.append(f"threads: {counted(len(self.remarks), 'remark')} (--report FILE lists them)")
         lines += (f"warning: {printable(text)}" for text in self.warnings)
@@ -356,11 +357,8 @@ def _gap_line(gap: Gap, policy: str) -> str:
     return f"  {gap.start:012x}-{gap.end:012x}  {human_size(gap.end - gap.start):>8}  {reason}{late}{name}"
 
 
-def _shortened(lines: Iterable[str], number: int, limit: int) -> Iterator[str]:
+def _first(items: Sequence[_T], limit: int, line: Callable[[_T], str]) -> list[str]:
+    """:param limit: 0: none of them, and no word about that."""
     if not limit:
-        return
-    for index, line in enumerate(lines):
-        if index == limit:
-            yield f"  ... and {number - limit} more: --report FILE lists them all"
-            return
-        yield line
+        return []
+    return list(first_lines(items, limit, line, "  ... and {} more: --report FILE lists them all"))

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from kgcore.model.memory import Provenance, Run
-from kgcore.text import human_size
+from kgcore.text import first_names, human_size
 
 __all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Accounted", "Gaps", "amounts", "left_out", "without")
 
@@ -180,7 +180,7 @@ class Gaps:
             return
         if run.detail not in self._details and len(self._details) <= _DETAILS:
             self._details.append(run.detail)
-        detail = "; ".join(self._details[:_DETAILS]) + ("; ..." if len(self._details) > _DETAILS else "")
+        detail = first_names(self._details, _DETAILS, separator="; ", number=False)
         self.runs[-1] = last._replace(length=last.length + run.length, detail=detail)
 
 

@@ -17,7 +17,7 @@ from kgcore.coredump.report import Report, VmaAccount, make_report
 from kgcore.model.account import Account, Gaps, amounts
 from kgcore.model.memory import Memory, Provenance, Run
 from kgcore.model.process import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, ProcessImage, Vma
-from kgcore.text import human_size, plain, printable
+from kgcore.text import first_names, human_size, plain, printable
 
 __all__ = ("AddressMap", "Area", "Kind", "StackPointer", "address_range", "by_kind", "make_map", "ranges", "shares")
 
@@ -79,9 +79,7 @@ class Area(NamedTuple):
         name = printable(self.name)
         if not self.stacks:
             return name or "anon"
-        threads = ", ".join(str(stack.tid) for stack in self.stacks[:_STACKS])
-        if len(self.stacks) > _STACKS:
-            threads += f" and {len(self.stacks) - _STACKS} more"
+        threads = first_names(self.stacks, _STACKS, lambda stack: str(stack.tid))
         whose = f"of thread{'s' if len(self.stacks) > 1 else ''} {threads}"
         if name == "[stack]":
             return f"{name} {whose}"

@@ -13,7 +13,7 @@ from kgcore._version import __version__
 from kgcore.coredump.plan import CorePlan
 from kgcore.model.account import Account
 from kgcore.model.memory import Memory
-from kgcore.text import counted, human_size, printable
+from kgcore.text import counted, first_names, human_size, printable
 from kgcore.views.addressmap import AddressMap, Kind, address_range, by_kind
 from kgcore.views.maplayout import Cell, Item, Region, regions
 
@@ -306,10 +306,9 @@ def _name(item: Item) -> str:
     """Of one mapping, or of what is drawn together."""
     if len(item.areas) == 1:
         return item.areas[0].title()
-    different = list({(area.name, area.stacks): area for area in item.areas}.values())
-    names = (_shortened(area.title()) for area in different[:_TOLD])
-    more = f" and {len(different) - _TOLD} more" if len(different) > _TOLD else ""
-    return f"{len(item.areas)} mappings: {', '.join(names)}{more}"
+    different = {(area.name, area.stacks): area for area in item.areas}.values()
+    names = first_names(different, _TOLD, lambda area: _shortened(area.title()))
+    return f"{len(item.areas)} mappings: {names}"
 
 
 def _shortened(name: str) -> str:

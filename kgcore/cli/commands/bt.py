@@ -25,7 +25,7 @@ from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KgcoreError
 from kgcore.model.traces import End, Frame, ThreadTrace, grouped, ranges
 from kgcore.sources.base import TaskRef, UserFiles
-from kgcore.text import plain, printable
+from kgcore.text import first_names, plain, printable
 
 if TYPE_CHECKING:
     from kgcore.views.backtrace import Backtrace
@@ -176,20 +176,17 @@ def _lines(process: "Backtrace") -> Iterator[str]:
 
 
 def _title(group: Sequence[ThreadTrace]) -> str:
-    names = list(dict.fromkeys(printable(thread.comm) for thread in group))
-    shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
+    names = dict.fromkeys(printable(thread.comm) for thread in group)
     first = group[0]
-    marks = [shown]
+    marks = [first_names(names, _NAMES, number=False)]
     if first.cpu is not None:
         marks.append(f"running on CPU {first.cpu}")
     if first.crashed:
         marks.append("the kernel crashed here")
     if len(group) == 1:
         return f"Thread {first.tid}: {'; '.join(marks)}"
-    ids = ranges(one.tid for one in group)
-    told = ids[:_RANGES] + (["..."] if len(ids) > _RANGES else [])
-    what = f"Threads {', '.join(told)} ({len(group)})"
-    return f"{what}: {'; '.join(marks)}"
+    ids = first_names(ranges(one.tid for one in group), _RANGES, number=False)
+    return f"Threads {ids} ({len(group)}): {'; '.join(marks)}"
 
 
 def _stack(frames: Iterable[Frame], end: End) -> Iterator[str]:

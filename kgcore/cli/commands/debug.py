@@ -32,7 +32,7 @@ from kgcore.errors import KgcoreError
 from kgcore.sources.base import Source, TaskRef, UserFiles
 from kgcore.system import stopping
 from kgcore.system.privatedir import PrivateDirectory
-from kgcore.text import human_size, plain, printable
+from kgcore.text import first_names, human_size, plain, printable
 
 if TYPE_CHECKING:
     from kgcore.binaries.sysroot import SysrootFile, SysrootReport
@@ -208,9 +208,8 @@ def _lacking(report: "Report", sysroot: "SysrootReport", program: str | None) ->
         yield "the dump does not hold the program file, so its symbols are missing"
     partial = [file for file in sysroot.files if not file.whole]
     if partial:
-        more = f" and {len(partial) - _FILES_NAMED} more" if len(partial) > _FILES_NAMED else ""
-        names = ", ".join(map(_partial, partial[:_FILES_NAMED]))
-        yield f"incomplete: {names}{more}; use --root DIR or debuginfod for the rest"
+        names = first_names(partial, _FILES_NAMED, _partial)
+        yield f"incomplete: {names}; use --root DIR or debuginfod for the rest"
     yield from (*sysroot.lost, *report.warnings)
 
 

@@ -30,7 +30,7 @@ from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
 from kgcore.sources.base import NO_USER_FILES, OpenFiles, Source, TaskRef, UserFiles
-from kgcore.text import human_size
+from kgcore.text import first_lines, human_size
 from kgcore.views.openfiles import ContentAccount, Row, account, list_lines, open_file_json, write_contents
 
 __all__ = ("FilesCommand", "make_parser", "parse", "run")
@@ -242,10 +242,8 @@ def _tell(file: OpenFile, content: ContentAccount, console: Console) -> None:
         return
     size, lost = human_size(content.size), human_size(content.missing_bytes)
     console.remark(f"file descriptor {file.fd}: {lost} of {size} missing, left as holes:")
-    for gap in content.missing[:_RANGES_TOLD]:
-        console.remark(f"  {_gap_words(gap)}")
-    if len(content.missing) > _RANGES_TOLD:
-        console.remark(f"  and {len(content.missing) - _RANGES_TOLD} more ranges; --json lists them")
+    for line in first_lines(content.missing, _RANGES_TOLD, _gap_words, "and {} more ranges; --json lists them"):
+        console.remark(f"  {line}")
 
 
 def _gap_words(gap: Lacking) -> str:

@@ -17,6 +17,7 @@ from kgcore.sources.vmcore.memory.doubts import CHANGING, Doubts
 from kgcore.sources.vmcore.memory.extents import Extent, Place, missing, zeros
 from kgcore.sources.vmcore.memory.faults import Faults
 from kgcore.sources.vmcore.memory.swapentry import SwapEntry, SwapKind
+from kgcore.text import first_names
 
 __all__ = ("VmcoreMemory", "joined", "pieces")
 
@@ -52,10 +53,9 @@ def _with_slots(run: Run, slots: list[range]) -> Run:
     """A missing run with the slots of swap space that its bytes are in, or the first few of them."""
     if not slots:
         return run
-    named = [str(s.start) if len(s) == 1 else f"{s.start}-{s.stop - 1}" for s in slots[:_SLOTS_NAMED]]
+    named = [str(s.start) if len(s) == 1 else f"{s.start}-{s.stop - 1}" for s in slots]
     noun = "slot" if len(slots) == len(slots[0]) == 1 else "slots"
-    words = f"{run.detail}, {noun} {', '.join(named)}" + (", ..." if len(slots) > _SLOTS_NAMED else "")
-    return run._replace(detail=words)
+    return run._replace(detail=f"{run.detail}, {noun} {first_names(named, _SLOTS_NAMED, number=False)}")
 
 
 class _Buffer:

@@ -38,7 +38,7 @@ from kgcore.sources.vmcore.memory.extents import Extent, Place, Reader
 from kgcore.sources.vmcore.memory.pagecache import CachedFile, PageCache
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 from kgcore.system.regular import read_at
-from kgcore.text import plain
+from kgcore.text import first_names, plain
 
 __all__ = ("Identity", "RootFiles", "identity")
 
@@ -115,8 +115,7 @@ class RootFiles:
             if len(paths) == 1:
                 yield f"{self._shown(paths[0])} {objection}"
             else:
-                more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-                yield f"in {self._directory}, each of {', '.join(paths[:_NAMED])}{more} {objection}"
+                yield f"in {self._directory}, each of {first_names(paths, _NAMED)} {objection}"
 
     def _shown(self, path: str) -> str:
         return self._directory.rstrip("/") + path

@@ -24,7 +24,7 @@ from kgcore.sources.vmcore.memory.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
 from kgcore.sources.vmcore.memory.swap.zsmalloc import Zsmalloc
 from kgcore.sources.vmcore.task.vmas import Paths
-from kgcore.text import plain
+from kgcore.text import first_names, plain
 
 __all__ = ("Zram",)
 
@@ -170,10 +170,10 @@ class Zram:
                 break
             else:
                 ranges.append([block, block])
-        named = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:_BLOCKS_NAMED]]
-        words = ("block " if len(blocks) == 1 else "blocks ") + ", ".join(named)
-        words += ", ..." if len(ranges) > _BLOCKS_NAMED else ""
-        detail = f"written back to {self._backing_device(disk)}, {words}"
+        named = [str(low) if low == high else f"{low}-{high}" for low, high in ranges]
+        words = first_names(named, _BLOCKS_NAMED, number=False)
+        noun = "block" if len(blocks) == 1 else "blocks"
+        detail = f"written back to {self._backing_device(disk)}, {noun} {words}"
         yield Slots(end - len(blocks), len(blocks), Provenance.SWAPPED, detail)
 
     def _page(self, disk: _Disk, slot: int, handle: int, flags: int) -> Slots:
