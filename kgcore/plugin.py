@@ -16,6 +16,7 @@ from drgn import Object, Program, ProgramFlags, TypeKind
 
 from kgcore.cli.console import Console, OutputLost, reason
 from kgcore.errors import KgcoreError
+from kgcore.model.process import DEFAULT_MASK
 from kgcore.sources.base import NO_USER_FILES, Source, TaskRef, UserFiles
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def gcore(
     prog: Program,
     pid: int | str | Object | None = None,
     *,
-    filter: int | Literal["process"] = 0x33,  # noqa: A002  (the name that the command line and the kernel use)
+    filter: int | Literal["process"] = DEFAULT_MASK,  # noqa: A002  (the name that the command line and the kernel use)
     output: str | os.PathLike[str] | BinaryIO | None = None,
     missing: Literal["omit", "zero"] = "omit",
     dontdump: bool = False,

@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 from kgcore._version import __version__
 from kgcore.cli.request import Channel, DumpLocation
 from kgcore.errors import KgcoreError
+from kgcore.model.process import DEFAULT_MASK
 from kgcore.sinks.outputs import standard
-from kgcore.sources.base import UserFiles
+from kgcore.sources.base import TaskRef, UserFiles
 
 __all__ = (
     "FILTER_BITS",
@@ -24,14 +25,16 @@ __all__ = (
     "UsageError",
     "add_filter_options",
     "add_json",
+    "add_mask_option",
     "add_place_options",
     "add_show",
     "add_supply_options",
+    "add_task",
+    "add_tasks",
     "add_version",
     "duration",
     "existing",
     "file_name",
-    "filter_mask",
     "flag",
     "level",
     "number",
@@ -41,6 +44,8 @@ __all__ = (
     "size",
     "supplies_of",
     "swap_image",
+    "task_of",
+    "tasks_of",
     "user_id",
     "vmcore_path",
     "workers",
@@ -49,8 +54,13 @@ __all__ = (
 
 _ALL_BITS = 0x1FF  # of /proc/PID/coredump_filter
 
-FILTER_BITS = """\
-filter bits (-f takes their sum; the default 51 = 1+2+16+32 is the kernel's own default):
+
+def _sum(mask: int) -> str:
+    return "+".join(str(1 << bit) for bit in range(mask.bit_length()) if mask >> bit & 1)
+
+
+FILTER_BITS = f"""\
+filter bits (-f takes their sum; the default {DEFAULT_MASK} = {_sum(DEFAULT_MASK)} is the kernel's own default):
    1  anonymous private memory          16  first page of mapped ELF files
    2  anonymous shared memory           32  hugetlb private memory
    4  file-backed private memory        64  hugetlb shared memory
@@ -202,17 +212,25 @@ def add_place_options(parser: Parser) -> None:
     option(group, "--architecture", metavar="ARCH", type=_architecture, help="if the dump does not say: x86_64 or i386")
 
 
-def add_filter_options(group: argparse._ActionsContainer) -> None:
-    """Add the options that choose which memory a core holds."""
+def add_mask_option(group: argparse._ActionsContainer, bits: str = "below") -> None:
+    """Add ``-f``.
+
+    :param bits: where a help text lists them.
+    """
     option(
         group,
         "-f",
         dest="mask",
         metavar="FILTER",
         type=filter_mask,
-        default=0x33,
-        help="which memory: sum of the bits below, or 'process' (default 51)",
+        default=DEFAULT_MASK,
+        help=f"which memory: sum of the bits {bits}, or 'process' (default {DEFAULT_MASK})",
     )
+
+
+def add_filter_options(group: argparse._ActionsContainer) -> None:
+    """Which memory."""
+    add_mask_option(group)
     flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
     flag(group, "--dax", help="also DAX mappings")
 
@@ -234,6 +252,22 @@ def add_supply_options(group: argparse._ActionsContainer) -> None:
         type=file_name,
         help="take missing pages of mapped files from the same files under DIR",
     )
+
+
+_WHICH_TASK = (
+    "id of any thread in decimal, or address of a task_struct in hexadecimal "
+    "(default: the process that was current in the crash)"
+)
+
+
+def add_task(parser: Parser) -> None:
+    """Add the operand that names a process."""
+    parser.add_argument("task", metavar="PID | TASK", nargs=argparse.OPTIONAL, help=_WHICH_TASK)
+
+
+def add_tasks(parser: Parser) -> None:
+    """Add the operands that name processes."""
+    parser.add_argument("tasks", metavar="PID | TASK", nargs=argparse.ZERO_OR_MORE, help=_WHICH_TASK)
 
 
 # Values
@@ -401,6 +435,29 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLoca
         live=parsed.live,
         parts=tuple(parts),
     )
+
+
+def task_of(parsed: argparse.Namespace) -> TaskRef:
+    """Return the process that was named, or the current one.
+
+    :raises UsageError: it is neither a PID nor an address.
+    """
+    return TaskRef.current() if parsed.task is None else _task(parsed.task)
+
+
+def tasks_of(parsed: argparse.Namespace) -> tuple[TaskRef, ...]:
+    """Return the processes that were named.
+
+    :raises UsageError: one is neither a PID nor an address.
+    """
+    return tuple(map(_task, parsed.tasks))
+
+
+def _task(word: str) -> TaskRef:
+    try:
+        return TaskRef.parse(word)
+    except KgcoreError as error:
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def supplies_of(parsed: argparse.Namespace) -> UserFiles:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Literal
 
+from kgcore.model.process import DEFAULT_MASK
 from kgcore.sources.base import NO_USER_FILES, TaskRef, UserFiles
 
 __all__ = ("NO_SELECTION", "Channel", "DumpLocation", "DumpRequest", "Selection")
@@ -75,7 +76,7 @@ class DumpRequest:
     """
 
     tasks: tuple[TaskRef, ...]
-    mask: int | None = 0x33
+    mask: int | None = DEFAULT_MASK
     dontdump: bool = False
     dax: bool = False
     missing: Literal["omit", "zero"] = "omit"

@@ -15,9 +15,9 @@ from kgcore.coredump.plan import CorePlan, MissingPolicy, make_plan
 from kgcore.coredump.report import Report
 from kgcore.coredump.writer import Progress, write_core
 from kgcore.errors import no_memory
-from kgcore.filters.coredump import DEFAULT_MASK, CoredumpFilter, Dump
+from kgcore.filters.coredump import CoredumpFilter, Dump
 from kgcore.model.memory import Memory, Provenance, Run, Without
-from kgcore.model.process import ProcessImage
+from kgcore.model.process import DEFAULT_MASK, ProcessImage
 from kgcore.sinks.files import Sink
 from kgcore.sources.base import Source, TaskRef
 

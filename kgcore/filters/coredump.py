@@ -11,9 +11,9 @@ from dataclasses import KW_ONLY, dataclass
 from enum import IntFlag
 
 from kgcore.filters.base import Keep, Peek
-from kgcore.model.process import VM_DONTDUMP, VM_HUGETLB, VM_IO, VM_READ, VM_SHARED, Vma
+from kgcore.model.process import DEFAULT_MASK, VM_DONTDUMP, VM_HUGETLB, VM_IO, VM_READ, VM_SHARED, Vma
 
-__all__ = ("DEFAULT_MASK", "CoredumpFilter", "Dump")
+__all__ = ("CoredumpFilter", "Dump")
 
 _ANY_EXEC = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 
@@ -30,9 +30,6 @@ class Dump(IntFlag):
     HUGETLB_SHARED = 1 << 6
     DAX_PRIVATE = 1 << 7
     DAX_SHARED = 1 << 8
-
-
-DEFAULT_MASK = 0x33
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Literal
 from kgcore.model.dying import Dying
 
 __all__ = (
+    "DEFAULT_MASK",
     "DELETED",
     "VM_DONTDUMP",
     "VM_EXEC",
@@ -43,6 +44,8 @@ __all__ = (
 )
 
 # include/linux/mm.h; these have had the same values in every kernel with the fields we read.
+DEFAULT_MASK = 0x33  # of coredump_filter: MMF_DUMP_FILTER_DEFAULT, include/linux/sched/coredump.h
+
 VM_READ = 0x1
 VM_WRITE = 0x2
 VM_EXEC = 0x4

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from kgcore.cli.arguments import (
     Parser,
-    UsageError,
     add_json,
     add_place_options,
     add_show,
     add_supply_options,
+    add_tasks,
     add_version,
     flag,
     place_of,
     supplies_of,
+    tasks_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
@@ -74,14 +75,10 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> BtCommand:
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
-    try:
-        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks) or (TaskRef.current(),)
-    except KgcoreError as error:
-        raise UsageError(error.message, hint=error.hint) from error
     return BtCommand(
         place=place_of(parsed, environ),
         show=Channel(parsed.show),
-        tasks=tasks,
+        tasks=tasks_of(parsed) or (TaskRef.current(),),
         user_files=supplies_of(parsed),
         all_threads=parsed.all_threads,
         kernel=parsed.kernel_stack,
@@ -105,13 +102,7 @@ def make_parser() -> Parser:
     flag(group, "--all-threads", help="show all threads, not only the named one or the first")
     flag(group, "--kernel-stack", help="also show kernel stacks")
     add_supply_options(group)
-    parser.add_argument(
-        "tasks",
-        metavar="PID | TASK",
-        nargs="*",
-        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
-        "(default: the process that was current in the crash)",
-    )
+    add_tasks(parser)
     return parser
 
 

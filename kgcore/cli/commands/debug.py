@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 from kgcore.cli.arguments import (
     Parser,
     UsageError,
+    add_mask_option,
     add_place_options,
     add_show,
     add_supply_options,
+    add_task,
     add_version,
     file_name,
-    filter_mask,
     flag,
     option,
     place_of,
     supplies_of,
+    task_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
@@ -91,16 +93,12 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DebugCommand:
         position = own.index("--")
         own, more = own[:position], own[position + 1 :]
     parsed = make_parser().parse_intermixed_args(own)
-    try:
-        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef.current()
-    except KgcoreError as error:
-        raise UsageError(error.message, hint=error.hint) from error
     if parsed.directory and not os.path.isdir(parsed.directory):
         raise UsageError(f"--directory: {parsed.directory!r} is not a directory")
     return DebugCommand(
         place=place_of(parsed, environ),
         show=Channel(parsed.show),
-        task=task,
+        task=task_of(parsed),
         user_files=supplies_of(parsed),
         mask=parsed.mask,
         debugger=parsed.debugger,
@@ -129,23 +127,9 @@ def make_parser() -> Parser:
     option(group, "--directory", metavar="DIR", type=file_name, help="write to a new private directory in DIR")
     flag(group, "--keep", help="keep the files when the debugger ends")
     group = parser.add_argument_group("the core")
-    option(
-        group,
-        "-f",
-        dest="mask",
-        metavar="FILTER",
-        type=filter_mask,
-        default=0x33,
-        help="which memory: sum of the bits in kgcore --help, or 'process' (default 51)",
-    )
+    add_mask_option(group, "in kgcore --help")
     add_supply_options(group)
-    parser.add_argument(
-        "task",
-        metavar="PID | TASK",
-        nargs="?",
-        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
-        "(default: the process that was current in the crash)",
-    )
+    add_task(parser)
     return parser
 
 

@@ -20,6 +20,7 @@ from kgcore.cli.arguments import (
     add_place_options,
     add_show,
     add_supply_options,
+    add_tasks,
     add_version,
     duration,
     file_name,
@@ -29,6 +30,7 @@ from kgcore.cli.arguments import (
     place_of,
     size,
     supplies_of,
+    tasks_of,
     user_id,
     workers,
 )
@@ -275,18 +277,12 @@ def _add_dump_options(parser: Parser) -> None:
         default="auto",
         help="auto: a bar with -v 1 on a terminal; json: lines for programs on standard error (default: auto)",
     )
-    parser.add_argument(
-        "tasks",
-        metavar="PID | TASK",
-        nargs="*",
-        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
-        "(default: the process that was current in the crash)",
-    )
+    add_tasks(parser)
 
 
 def _request(parsed: argparse.Namespace) -> DumpRequest:
+    tasks = tasks_of(parsed)
     try:
-        tasks = tuple(TaskRef.parse(text) for text in parsed.tasks)
         if parsed.compress:
             from kgcore.sinks.compressed import require
 

@@ -15,12 +15,14 @@ from kgcore.cli.arguments import (
     add_place_options,
     add_show,
     add_supply_options,
+    add_task,
     add_version,
     flag,
     option,
     output_name,
     place_of,
     supplies_of,
+    task_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
@@ -78,10 +80,6 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
-    try:
-        task = TaskRef.parse(parsed.task) if parsed.task else TaskRef.current()
-    except KgcoreError as error:
-        raise UsageError(error.message, hint=error.hint) from error
     if parsed.output and parsed.extract is None:
         raise UsageError("-o needs --extract; --list has its own FILE", hint="see kgcore files --help")
     if parsed.list and parsed.extract is not None:
@@ -94,7 +92,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
         place=place_of(parsed, environ),
         show=Channel(parsed.show),
         json=parsed.json,
-        task=task,
+        task=task_of(parsed),
         extract=parsed.extract,
         output=parsed.output,
         list=parsed.list,
@@ -139,12 +137,7 @@ def make_parser() -> Parser:
     )
     flag(group, "--force", help="overwrite files")
     add_supply_options(group)
-    group.add_argument(
-        "task",
-        metavar="PID | TASK",
-        nargs="?",
-        help="id of a thread, or address of a task_struct (default: the process that was current in the crash)",
-    )
+    add_task(parser)
     return parser
 
 

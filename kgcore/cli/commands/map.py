@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Run ``kgcore map``: show the address space of a process as a table, as JSON, or as an HTML page."""
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,18 @@ from kgcore.cli.arguments import (
     add_place_options,
     add_show,
     add_supply_options,
+    add_task,
     add_version,
     flag,
     option,
     output_name,
     place_of,
     supplies_of,
+    task_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
 from kgcore.cli.request import Channel, DumpLocation
-from kgcore.errors import KgcoreError
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef, UserFiles
@@ -73,16 +73,12 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
-    try:
-        task = TaskRef.parse(parsed.task) if parsed.task is not None else TaskRef.current()
-    except KgcoreError as error:
-        raise UsageError(error.message, hint=error.hint) from error
     if parsed.html and occupied(parsed.html) and not parsed.force:
         raise UsageError(f"--html: {parsed.html!r} exists", hint="--force overwrites it")
     return MapCommand(
         place=place_of(parsed, environ),
         show=Channel(parsed.show),
-        task=task,
+        task=task_of(parsed),
         mask=parsed.mask,
         dontdump=parsed.dontdump,
         dax=parsed.dax,
@@ -118,13 +114,7 @@ def make_parser() -> Parser:
         help="write an HTML page with pictures to FILE; -: standard output",
     )
     flag(group, "--force", help="overwrite FILE")
-    parser.add_argument(
-        "task",
-        metavar="PID | TASK",
-        nargs=argparse.OPTIONAL,
-        help="id of any thread in decimal, or address of a task_struct in hexadecimal "
-        "(default: the process that was current in the crash)",
-    )
+    add_task(parser)
     return parser
 
 
