@@ -51,7 +51,15 @@ PARSED = (
 # ELF
 
 
-def elf(loads: Iterable[tuple[int, int, int]], *, bits: int = 64, xnum: bool = False, qemu: bool = False) -> bytes:
+def elf(
+    loads: Iterable[tuple[int, int, int]],
+    *,
+    bits: int = 64,
+    xnum: bool = False,
+    qemu: bool = False,
+    notes: bytes = NOTES,
+    machine: int = 62,
+) -> bytes:
     """An ELF vmcore with loads (p_paddr, p_filesz, p_memsz), stored in that order behind the notes.
 
     :param qemu: as QEMU does it: e_ehsize 8, the section headers before the program headers.
@@ -61,13 +69,13 @@ def elf(loads: Iterable[tuple[int, int, int]], *, bits: int = 64, xnum: bool = F
     with_section = xnum or qemu
     phoff = ehdr + (shdr if with_section else 0)
     offset = phoff + phdr * (len(loads) + 1)
-    rows = [(4, offset, 0, len(NOTES), len(NOTES))]
-    offset += len(NOTES)
+    rows = [(4, offset, 0, len(notes), len(notes))]
+    offset += len(notes)
     for address, file_size, memory_size in loads:
         rows.append((1, offset, address, file_size, memory_size))
         offset += file_size
     ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
-    machine, count = (62, 0xFFFF if xnum else len(rows)) if bits == 64 else (3, len(rows))
+    machine, count = (machine, 0xFFFF if xnum else len(rows)) if bits == 64 else (3, len(rows))
     sizes = (0, 8 if qemu else ehdr, phdr, count, shdr, int(with_section), 0)
     shoff = ehdr if with_section else 0
     if bits == 64:
@@ -79,7 +87,7 @@ def elf(loads: Iterable[tuple[int, int, int]], *, bits: int = 64, xnum: bool = F
         section = struct.pack("<IIIIIIIIII", 0, 0, 0, 0, 0, 0, 0, len(rows), 0, 0)
         headers = [struct.pack("<IIIIIIII", kind, at, 0, pa, fsz, msz, 0, 0) for kind, at, pa, fsz, msz in rows]
     return (
-        data + (section if with_section else b"") + b"".join(headers) + NOTES + bytes(offset - rows[0][1] - len(NOTES))
+        data + (section if with_section else b"") + b"".join(headers) + notes + bytes(offset - rows[0][1] - len(notes))
     )
 
 
@@ -98,6 +106,8 @@ def kdump(
     split: tuple[int, int] | None = None,
     status: int = 1,
     content: Callable[[int], bytes] | None = None,
+    page_size: int = PAGE,
+    machine: bytes = b"x86_64",
 ) -> bytes:
     """A kdump file whose pages are 100 bytes each, but for the zero pages, which share one descriptor's data.
 
@@ -105,21 +115,21 @@ def kdump(
     """
 
     def bitmap(numbers: Iterable[int]) -> bytes:
-        data = bytearray(PAGE)
+        data = bytearray(page_size)
         for number in numbers:
             data[number >> 3] |= 1 << (number & 7)
         return bytes(data)
 
     first, end = split or (0, frames)
     described = [frame for frame in sorted(stored) if first <= frame < end]
-    names = [b"Linux", b"host", release, b"#1", b"x86_64", b""]
+    names = [b"Linux", b"host", release, b"#1", machine, b""]
     header = b"KDUMP   " + struct.pack("<i", version) + b"".join(name.ljust(65, b"\0") for name in names)
-    header = header.ljust(424, b"\0") + struct.pack("<IIIIIIIIIi", status, PAGE, 1, 2, frames, 0, 4, 0, 0, 1)
+    header = header.ljust(424, b"\0") + struct.pack("<IIIIIIIIIi", status, page_size, 1, 2, frames, 0, 4, 0, 0, 1)
     sub = struct.pack(
-        "<QiiQQQQQQQQQQQ", 0, level, int(bool(split)), 0, 0, 0, 0, PAGE + 512, len(NOTES), 0, 0, first, end, frames
+        "<QiiQQQQQQQQQQQ", 0, level, int(bool(split)), 0, 0, 0, 0, page_size + 512, len(NOTES), 0, 0, first, end, frames
     )
     sub = sub.ljust(512, b"\0") + NOTES
-    table_at = 4 * PAGE
+    table_at = 4 * page_size
     data_at = table_at + 24 * len(described)
     table, pages = b"", b"Z" * 10
     for frame in described:
@@ -132,7 +142,7 @@ def kdump(
         else:
             table += struct.pack("<QIIQ", data_at + len(pages), 100, 1, 0)
             pages += bytes([frame & 255]) * 100
-    blocks = header.ljust(PAGE, b"\0"), sub.ljust(PAGE, b"\0"), bitmap(ram), bitmap(stored), table, pages
+    blocks = header.ljust(page_size, b"\0"), sub.ljust(page_size, b"\0"), bitmap(ram), bitmap(stored), table, pages
     return b"".join(blocks)
 
 
@@ -391,8 +401,12 @@ class TestKdump:
         good = kdump(range(8), range(8))
         bad_block = bytearray(good)
         bad_block[428:432] = struct.pack("<I", 1000)
-        with pytest.raises(TargetError, match="block size"):
+        with pytest.raises(TargetError, match="block size is no page size of x86_64"):
             opened(tmp_path, bytes(bad_block))
+        for size in (8192, 65536):  # a page size, but none of this machine's
+            bad_block[428:432] = struct.pack("<I", size)
+            with pytest.raises(TargetError, match="block size is no page size of x86_64"):
+                opened(tmp_path, bytes(bad_block))
         bad_bitmap = bytearray(good)
         bad_bitmap[436:440] = struct.pack("<I", 0xFFFFFFFF)
         with pytest.raises(TargetError, match="cut off within its headers"):
@@ -570,14 +584,14 @@ class TestLinear:
 
     def test_raw_memory(self, tmp_path: Path) -> None:
         (tmp_path / "memory").write_bytes(bytes(3 * PAGE + 5))
-        dump = open_dump(tmp_path / "memory", raw=True)
+        dump = open_dump(tmp_path / "memory", architecture="x86_64")
         assert dump.format == "raw memory"
         assert states(dump, 0, 9) == [(0, 3, STORED), (3, 9, NO_RAM)]
 
     def test_what_has_a_name_is_not_taken_for_raw_memory(self, tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"QEVM" + bytes(PAGE))
         with pytest.raises(TargetError, match="migration"):
-            open_dump(tmp_path / "x", raw=True)
+            open_dump(tmp_path / "x", architecture="x86_64")
 
 
 def test_elf_without_memory(tmp_path: Path) -> None:

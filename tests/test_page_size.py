@@ -12,6 +12,7 @@ from kgcore.binaries.linkmap import link_names
 from kgcore.check.core import Verdict, check_core
 from kgcore.coredump.pipeline import Options, dump
 from kgcore.coredump.plan import make_plan
+from kgcore.errors import TargetError
 from kgcore.filters.base import Keep
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.filters.unwind import RED_ZONE, STACK, UnwindFilter, cut_out_stacks
@@ -19,8 +20,11 @@ from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
 from kgcore.sinks.files import MemorySink
 from kgcore.sources.base import TaskRef
+from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
+from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift
 from kgcore.views.addressmap import make_map
 from tests.builders import FakeMemory, FakeSource, make_file, make_image
+from tests.test_dumpfile import elf, kdump, note, opened, states
 
 PAGE = 1 << 16
 TEXT, HEAP, STACKS = 0x400000, 0x10000000, 0x7FFD00000000
@@ -141,3 +145,46 @@ def test_names_in_memory_are_read_up_to_the_end_of_a_page() -> None:
     content = {HEAP: bytes(PAGE - len(name) - 1) + name + b"\0"}
     process = image(auxv=((31, at), (9, TEXT), (0, 0)))
     assert [found.name for found in link_names(process, memory(content=content))] == [name]
+
+
+# Dump files. Nobody here reads the kernels of such a machine, but its page frames are known.
+
+
+def dump_of(tmp_path: Path, kind: str, size: int, machine: str = "aarch64") -> DumpFile:
+    """Page frames 2 and 3 of 8."""
+    if kind == "kdump":
+        content = bytes(range(256)) * (size // 256)
+        data = kdump(
+            range(8), (2, 3), frames=8, content=lambda frame: content, page_size=size, machine=machine.encode()
+        )
+    else:
+        text = f"OSRELEASE=6.1.0\nPAGESIZE={size}\n".encode()
+        number = {"aarch64": 183, "x86_64": 62}[machine]
+        data = elf([(2 * PAGE, 2 * PAGE, 2 * PAGE)], notes=note(b"VMCOREINFO", 0, text), machine=number)
+    return opened(tmp_path, data)
+
+
+@pytest.mark.parametrize("kind", ["kdump", "elf"])
+def test_a_dump_says_how_large_its_pages_are(tmp_path: Path, kind: str) -> None:
+    dump = dump_of(tmp_path, kind, PAGE)
+    assert dump.page_shift == 16
+    assert (2, 4, FrameState.STORED) in states(dump, 0, 8)
+    buffer = bytearray(2 * PAGE)
+    dump.fill([3 * PAGE, 2 * PAGE], memoryview(buffer))
+    if kind == "kdump":
+        assert buffer == bytes(range(256)) * (2 * PAGE // 256)
+
+
+def test_pages_that_a_machine_does_not_have(tmp_path: Path) -> None:
+    """A kdump file is laid out in them, which no x86 machine has written; of an ELF file it is a word in a note."""
+    with pytest.raises(TargetError, match="its block size is no page size of x86_64"):
+        dump_of(tmp_path, "kdump", PAGE, "x86_64")
+    dump = dump_of(tmp_path, "elf", PAGE, "x86_64")
+    assert dump.page_shift == 12
+    assert (32, 64, FrameState.STORED) in states(dump, 0, 128)
+
+
+def test_a_dump_that_does_not_say(tmp_path: Path) -> None:
+    assert opened(tmp_path, elf([(PAGE, PAGE, PAGE)])).page_shift == 12
+    assert [usual_page_shift("x86_64", told) for told in (None, 4096, 65536, 0, 5)] == [12] * 5
+    assert [usual_page_shift("aarch64", told) for told in (None, 16384, 65536, 1 << 30)] == [12, 14, 16, 12]

@@ -111,6 +111,7 @@ class FakeTarget:
 
     def __init__(self, prog: Any, symbols: dict[str, int], info: dict[str, str], members: set[str]) -> None:
         self.prog, self.vmcoreinfo, self.release = prog, info, RELEASE
+        self.page_shift, self.page_size = 12, 1 << 12
         self.symbol_address = symbols.get
         self.has_member = lambda type_, member: member in members
 

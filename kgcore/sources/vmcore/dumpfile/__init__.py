@@ -20,6 +20,7 @@ from kgcore.sources.vmcore.dumpfile.kdump import SIGNATURE as KDUMP
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
 from kgcore.sources.vmcore.dumpfile.linear import LIME, LinearDump
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes, unreadable
+from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, PlainFile, ShortFile
 from kgcore.sources.vmcore.dumpfile.split import SplitSet
 from kgcore.sources.vmcore.dumpfile.unsupported import HEAD_SIZE, refusal
@@ -49,6 +50,7 @@ class DumpFile(Protocol):
     :ivar format: ``ELF64``, ``ELF32``, ``kdump``, ``LiME``, ``raw memory``.
     :ivar compression: of the pages: ``zlib``, ``lzo``, ``snappy``, ``zstd``, ``none``.
     :ivar architecture: of the machine as the header has it, ``x86_64`` for the one that matters; "" if it has none.
+    :ivar page_shift: a page frame has ``1 << page_shift`` bytes.
     :ivar dump_level: makedumpfile's ``-d``, if the file tells.
     :ivar release: of the kernel, "" if the header does not tell.
     :ivar needs_platform: drgn cannot tell the architecture from this header.
@@ -62,6 +64,7 @@ class DumpFile(Protocol):
     format: str
     compression: str
     architecture: str
+    page_shift: int
     dump_level: int | None
     release: str
     needs_platform: bool
@@ -77,26 +80,29 @@ class DumpFile(Protocol):
         """Copy page frames that are STORED.
 
         :param pages: the physical address of each, in any order.
-        :param view: 4096 bytes for each.
+        :param view: a page for each.
         :raises ShortFile, BrokenDump, OSError: one of them cannot be read. What the view holds then is undefined.
         """
 
     def close(self) -> None: ...
 
 
-def open_dump(path: str | os.PathLike[str], *parts: str | os.PathLike[str], raw: bool = False) -> DumpFile:
+def open_dump(
+    path: str | os.PathLike[str], *parts: str | os.PathLike[str], architecture: str | None = None
+) -> DumpFile:
     """Read the headers and tables of a dump file of any format.
 
     :param parts: the other files, if it is a split set.
-    :param raw: a file of no known format is raw memory.
+    :param architecture: of the dump, by its name on the command line, if the user says so: a file of no known format is
+        raw memory then.
     :raises TargetError: it cannot be read, or is no dump file, or the files are not one whole set.
     """
-    dump = _open_file(Path(path), raw=raw)
+    dump = _open_file(Path(path), architecture)
     if not parts and not (isinstance(dump, KdumpDump) and dump.split):
         return dump
     files = [(str(path), dump)]
     try:
-        files += [(str(part), _open_file(Path(part), raw=False)) for part in parts]
+        files += [(str(part), _open_file(Path(part), None)) for part in parts]
         return SplitSet(files)
     except BaseException:
         for _, opened in files:
@@ -104,14 +110,14 @@ def open_dump(path: str | os.PathLike[str], *parts: str | os.PathLike[str], raw:
         raise
 
 
-def _open_file(name: Path, *, raw: bool) -> DumpFile:
+def _open_file(name: Path, architecture: str | None) -> DumpFile:
     descriptor = _descriptor(name)
     try:
         source = PlainFile(descriptor)
     finally:
         os.close(descriptor)
     try:
-        return _reader(source, str(name), raw=raw)
+        return _reader(source, str(name), architecture)
     except BaseException as error:
         source.close()
         if isinstance(error, TargetError):
@@ -146,29 +152,30 @@ def _descriptor(name: Path) -> int:
     return descriptor
 
 
-def _reader(source: ByteSource, name: str, *, raw: bool) -> DumpFile:
+def _reader(source: ByteSource, name: str, architecture: str | None) -> DumpFile:
     """Choose by the first bytes."""
     try:
         head = bytes(source.read(0, min(source.size, HEAD_SIZE)))
     except OSError:
-        if not raw:
+        if architecture is None:
             raise
         head = b""  # of raw memory it is a page like any other; of another format what follows makes no sense
     flattened = FlattenedFile(source) if head.startswith(FLATTENED) else None
     if flattened is not None:
         source = flattened
         head = bytes(source.read(0, min(source.size, _MAGIC_SIZE)))  # of a cut-off file not more may be there
+    shift = usual_page_shift(architecture or "")  # where nothing in the file tells
     dump: DumpFile
     if head.startswith(b"\x7fELF"):
         dump = ElfDump(source)
     elif head.startswith(KDUMP):
         dump = KdumpDump(source)
     elif head.startswith(LIME):
-        dump = LinearDump(source, raw=False)
+        dump = LinearDump(source, raw=False, page_shift=shift)
     elif known := refusal(name, head):
         raise known
-    elif raw and flattened is None:
-        dump = LinearDump(source, raw=True)
+    elif architecture is not None and flattened is None:
+        dump = LinearDump(source, raw=True, page_shift=shift)
     else:
         raise TargetError(
             "it is neither an ELF core nor a kdump file nor a LiME image",

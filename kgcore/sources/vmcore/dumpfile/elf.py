@@ -11,8 +11,9 @@ from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
+from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, RunList
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes, unreadable
+from kgcore.sources.vmcore.dumpfile.pagesize import told_by_notes, usual_page_shift
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, Gap, ShortFile, salvage
 from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
@@ -28,7 +29,6 @@ _MAX_SECTION_NAMES = 1 << 12
 _MAX_NOTES = 1 << 26  # bytes; 8192 CPUs have 6 MB
 _END = 1 << 52  # of what a physical address can be
 _SEGMENT_MEMORY = 256  # bytes that one takes, with what is made of it
-_PAGE_MASK = (1 << PAGE_SHIFT) - 1
 
 
 class _Class(NamedTuple):
@@ -120,12 +120,13 @@ class ElfDump:
             raise TargetError(
                 "it is an ELF core without any memory segment", hint="it lost its headers; look for a copy"
             )
-        # A segment whose header is lost may have been anywhere.
-        self.frames: Frames = RunList(self._runs(), FrameState.LOST if lost_headers else FrameState.NO_RAM)
-        self.memory = Uncompressed(source, self._stored())
-        self.fill = self.memory.fill
         self._lost_notes = False
         self.notes: tuple[DumpNote, ...] = tuple(self._notes())
+        self.page_shift = usual_page_shift(self.architecture, told_by_notes(self.notes))
+        # A segment whose header is lost may have been anywhere.
+        self.frames: Frames = RunList(self._runs(), FrameState.LOST if lost_headers else FrameState.NO_RAM)
+        self.memory = Uncompressed(source, self._stored(), 1 << self.page_shift)
+        self.fill = self.memory.fill
         lost = {"program headers": bool(lost_headers), "notes": self._lost_notes}
         self.notices += unreadable([what for what, which in lost.items() if which])
         self.vmcoreinfo: bytes | None = None  # but for the note
@@ -160,17 +161,18 @@ class ElfDump:
 
     def _runs(self) -> Iterator[FrameRun]:
         """Each PT_LOAD in up to three parts: in the file, beyond its end, and p_filesz < p_memsz: left out."""
+        shift, mask = self.page_shift, (1 << self.page_shift) - 1
         for segment in self._loads():
             promised = min(segment.file_size, segment.memory_size)
             stored = max(0, min(promised, self._source.size - segment.offset))
             first, cut = segment.address, segment.address + stored
             excluded, end = segment.address + promised, segment.address + segment.memory_size
             # A frame is stored if all of its bytes are, so borders are rounded to that side.
-            yield FrameRun(first + _PAGE_MASK >> PAGE_SHIFT, cut >> PAGE_SHIFT, FrameState.STORED)
+            yield FrameRun(first + mask >> shift, cut >> shift, FrameState.STORED)
             if cut < excluded:
-                yield FrameRun(cut >> PAGE_SHIFT, excluded + _PAGE_MASK >> PAGE_SHIFT, FrameState.CUT_OFF)
+                yield FrameRun(cut >> shift, excluded + mask >> shift, FrameState.CUT_OFF)
             if excluded < end:
-                yield FrameRun(excluded >> PAGE_SHIFT, end + _PAGE_MASK >> PAGE_SHIFT, FrameState.EXCLUDED)
+                yield FrameRun(excluded >> shift, end + mask >> shift, FrameState.EXCLUDED)
 
     def close(self) -> None:
         self._source.close()

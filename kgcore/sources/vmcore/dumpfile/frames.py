@@ -8,6 +8,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 __all__ = (
+    "MAX_FRAMES",
     "PAGE_SHIFT",
     "FrameRun",
     "FrameState",
@@ -21,6 +22,8 @@ __all__ = (
 )
 
 PAGE_SHIFT = 12  # x86
+MAX_FRAMES = 1 << 52
+"""No machine has as many: physical addresses have at most 52 bits, and a page frame many bytes."""
 _NO_RAM = 3  # in RunList, where the others are 0 to 2
 _AHEAD = 512  # frames whose state is asked for at once, as neighbours are often wanted too
 
@@ -156,7 +159,7 @@ def merged(runs: Iterable[FrameRun]) -> Iterator[FrameRun]:
 
 def everything() -> Frames:
     """A live machine: every frame can be read."""
-    return RunList([FrameRun(0, 1 << (64 - PAGE_SHIFT), FrameState.STORED)])
+    return RunList([FrameRun(0, MAX_FRAMES, FrameState.STORED)])
 
 
 def counted(frames: Frames) -> dict[FrameState, int]:
@@ -165,7 +168,7 @@ def counted(frames: Frames) -> dict[FrameState, int]:
     tell: Callable[[], dict[FrameState, int] | None] = getattr(frames, "counts", lambda: None)
     if (known := tell()) is not None:
         return found | known
-    for start, end, state in frames.runs(0, 1 << 52 - PAGE_SHIFT):
+    for start, end, state in frames.runs(0, MAX_FRAMES):
         if state is not FrameState.NO_RAM:
             found[state] += end - start
     return found

@@ -18,7 +18,7 @@ from kgcore.sources.vmcore.dumpfile.budget import DAMAGED
 from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.dumpfile.descriptors import count_written
 from kgcore.sources.vmcore.dumpfile.frames import (
-    PAGE_SHIFT,
+    MAX_FRAMES,
     FrameRun,
     Frames,
     FrameState,
@@ -27,6 +27,7 @@ from kgcore.sources.vmcore.dumpfile.frames import (
     one_by_one,
 )
 from kgcore.sources.vmcore.dumpfile.notes import MAX_VMCOREINFO, DumpNote, parse_notes, unreadable
+from kgcore.sources.vmcore.dumpfile.pagesize import page_shifts
 from kgcore.sources.vmcore.dumpfile.ranks import Ranks, restored
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, Gap, ShortFile, salvage
 
@@ -38,8 +39,6 @@ _PAGE_DESC = Struct("<QIIQ")  # offset (off_t), size, flags, page_flags
 _START = Struct("<8xi65s65s65s65s65s65s")  # signature; header_version, struct new_utsname
 _HEAD_SIZE = 444  # bytes of struct disk_dump_header that are looked at
 _MAX_NOTES = 1 << 26
-_MAX_FRAMES = 1 << 52 - PAGE_SHIFT
-_BLOCK_SIZES = tuple(1 << shift for shift in range(12, 17))
 _LAST_DESCRIPTORS = 4096  # looked at to find where the last page ends
 _DESCRIPTORS_AT_ONCE = 128
 _TABLE_BLOCK = 1 << 14  # bytes of page descriptors read at once
@@ -127,13 +126,18 @@ class KdumpDump:
             field.split(b"\0")[0].decode("ascii", "backslashreplace") for field in utsname
         )
         self.needs_platform = not self.release  # then drgn cannot tell what machine it is
+        sizes = {1 << shift: shift for shift in page_shifts(self.architecture)}
         for layout in _LAYOUTS:
             status, block, sub_blocks, bitmap_blocks, max_mapnr = layout.header.unpack_from(head)
-            if block in _BLOCK_SIZES:
+            if block in sizes:
                 break
         else:
-            raise TargetError("it is a kdump file with a damaged header: its block size is no page size")
+            machine = self.architecture or "any machine"
+            raise TargetError(
+                f"it is a kdump file with a damaged header: its block size is no page size of {machine}", hint=DAMAGED
+            )
         self._block = block
+        self.page_shift = sizes[block]
         self.compression = "+".join(name for bit, name in _COMPRESSIONS.items() if status & bit) or "none"
         self._decompress: Decompress | None = None
         self.cannot_read = ""
@@ -150,7 +154,7 @@ class KdumpDump:
         known = version >= _SINCE["dump_level"] and not lost_header
         self.dump_level: int | None = sub.dump_level if known else None
         self.last_frame: int = sub.max_mapnr or max_mapnr
-        if self.last_frame > _MAX_FRAMES:
+        if self.last_frame > MAX_FRAMES >> self.page_shift:
             raise TargetError(f"its header says that it is of {self.last_frame} page frames", hint=DAMAGED)
         self.split = self._own_frames(sub.start_pfn, sub.end_pfn) if sub.split else None
         self._first, end = self.split or (0, self.last_frame)
@@ -336,7 +340,7 @@ class KdumpDump:
 
         In the order of the file, so that what lies together there is read together.
 
-        :param wanted: physical address of each, and where in the view its 4096 bytes go: the how manieth page.
+        :param wanted: physical address of each, and where in the view its bytes go: the how manieth page.
         :raises ShortFile, BrokenDump, OSError: one of them cannot be read.
         """
         wanted.sort()
@@ -371,9 +375,9 @@ class KdumpDump:
     def _ranked(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
         """Frames whose descriptors are neighbours: first, behind the last, rank of the first."""
         start = rank = 0
-        previous = -2
+        previous, shift = -2, self.page_shift
         for at, (page, _) in enumerate(wanted):
-            frame = page >> PAGE_SHIFT
+            frame = page >> shift
             if frame == previous + 1:  # both are in the file
                 previous = frame
                 continue

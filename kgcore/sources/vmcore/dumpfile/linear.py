@@ -11,7 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, FrameState, RunList
+from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, RunList
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, unreadable
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile, found_again
 from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
@@ -25,7 +25,6 @@ _LIKELY = re.compile(rb"EMiL\x01\0\0\0")
 _MAX_EXTENTS = 1 << 16
 _SEARCHED = 1 << 36  # bytes, for the next header
 _MAX_ADDRESS = 1 << 52
-_PAGE_MASK = (1 << PAGE_SHIFT) - 1
 
 
 class PhysicalRange(NamedTuple):
@@ -42,6 +41,7 @@ class LinearDump:
 
     :ivar extents: ascending by address, none of them overlapping.
     :ivar memory: where in the file it lies.
+    :param page_shift: a page has ``1 << page_shift`` bytes.
     :raises TargetError: a header in it is damaged.
     """
 
@@ -55,8 +55,9 @@ class LinearDump:
     vmcoreinfo: bytes | None = None
     notices: tuple[str, ...] = ()
 
-    def __init__(self, source: ByteSource, *, raw: bool) -> None:
+    def __init__(self, source: ByteSource, *, raw: bool, page_shift: int) -> None:
         self._source = source
+        self.page_shift = page_shift
         self.format = "raw memory" if raw else "LiME"
         found = [PhysicalRange(0, source.size, 0, source.size)] if raw else list(self._lime())
         self.extents: tuple[PhysicalRange, ...] = tuple(sorted(found))
@@ -67,7 +68,9 @@ class LinearDump:
         self.incomplete = self.missing_bytes > 0
         # The range whose header is lost may have been anywhere.
         self.frames: Frames = RunList(self._runs(), FrameState.LOST if self.notices else FrameState.NO_RAM)
-        self.memory = Uncompressed(source, ((each.address, each.stored, each.offset) for each in self.extents))
+        self.memory = Uncompressed(
+            source, ((each.address, each.stored, each.offset) for each in self.extents), 1 << page_shift
+        )
         self.fill = self.memory.fill
 
     def _lime(self) -> Iterator[PhysicalRange]:
@@ -104,11 +107,12 @@ class LinearDump:
         return True
 
     def _runs(self) -> Iterator[FrameRun]:
+        shift, mask = self.page_shift, (1 << self.page_shift) - 1
         for address, size, _, stored in self.extents:
-            first, cut = address + _PAGE_MASK >> PAGE_SHIFT, address + stored >> PAGE_SHIFT
+            first, cut = address + mask >> shift, address + stored >> shift
             yield FrameRun(first, cut, FrameState.STORED)
             if stored < size:
-                yield FrameRun(max(first, cut), address + size >> PAGE_SHIFT, FrameState.CUT_OFF)
+                yield FrameRun(max(first, cut), address + size >> shift, FrameState.CUT_OFF)
 
     def close(self) -> None:
         self._source.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, FrameRun, Frames, Stretch, merged, one_by_one
+from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, Stretch, merged, one_by_one
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote
 
@@ -45,8 +45,9 @@ class SplitSet:
         for part in self.parts[1:]:
             if not first.same_dump(part.dump):
                 raise TargetError(f"{part.path} and {self.parts[0].path} are of different dumps", hint=_HINT)
-        _check_complete(self.parts, first.last_frame)
+        _check_complete(self.parts, first.last_frame, first.page_shift)
         self.frames: Frames = self
+        self.page_shift = first.page_shift
         self.compression = first.compression
         self.architecture = first.architecture
         self.dump_level = first.dump_level
@@ -75,7 +76,7 @@ class SplitSet:
     def fill(self, pages: Sequence[int], view: memoryview) -> None:
         """See :meth:`kgcore.sources.vmcore.dumpfile.DumpFile.fill`."""
         for part in self.parts:
-            low, high = part.start << PAGE_SHIFT, part.end << PAGE_SHIFT
+            low, high = part.start << self.page_shift, part.end << self.page_shift
             mine = [at for at, page in enumerate(pages) if low <= page < high]
             part.dump.place([(pages[at], at) for at in mine], view)
 
@@ -93,7 +94,7 @@ def _parts(files: Sequence[tuple[str, object]]) -> Iterator[SplitMember]:
         yield SplitMember(path, *dump.split, dump)
 
 
-def _check_complete(parts: Sequence[SplitMember], last_frame: int) -> None:
+def _check_complete(parts: Sequence[SplitMember], last_frame: int, page_shift: int) -> None:
     lacking = []
     reached = 0
     for part in parts:
@@ -107,7 +108,7 @@ def _check_complete(parts: Sequence[SplitMember], last_frame: int) -> None:
         lacking.append((reached, last_frame))
     if lacking:
         names = ", ".join(sorted({Path(part.path).name for part in parts}))
-        ranges = " and ".join(f"{start << PAGE_SHIFT:#x} to {end << PAGE_SHIFT:#x}" for start, end in lacking)
+        ranges = " and ".join(f"{start << page_shift:#x} to {end << page_shift:#x}" for start, end in lacking)
         raise TargetError(
             f"the split set is incomplete: {names} lack{'s' if len(parts) == 1 else ''} the file with the physical "
             f"memory from {ranges}",

@@ -5,26 +5,24 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
 
 __all__ = ("Uncompressed", "adjacent")
 
-_PAGE = 1 << PAGE_SHIFT
 _MAX_EXTENTS = 1 << 20
 
 
-def adjacent(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+def adjacent(pages: Sequence[int], page_size: int) -> Iterator[tuple[int, int]]:
     """Neighbours in a list of pages that are neighbours in memory too: (address, bytes), in the list's order."""
     if isinstance(pages, range):
-        yield pages.start, len(pages) * _PAGE
+        yield pages.start, len(pages) * page_size
         return
     start = expected = pages[0]
     for page in pages:
         if page != expected:
             yield start, expected - start
             start = page
-        expected = page + _PAGE
+        expected = page + page_size
     yield start, expected - start
 
 
@@ -33,10 +31,12 @@ class Uncompressed:
 
     :param ranges: physical address, bytes that are in the file, and their offset in it. Of memory that is there
         twice, one copy is taken.
+    :param page_size: bytes of a page frame.
     """
 
-    def __init__(self, source: ByteSource, ranges: Iterable[tuple[int, int, int]]) -> None:
+    def __init__(self, source: ByteSource, ranges: Iterable[tuple[int, int, int]], page_size: int) -> None:
         self._source = source
+        self._page_size = page_size
         self._starts = array("Q")
         self._ends = array("Q")
         self._offsets = array("q")  # of address 0, if the range began there
@@ -92,7 +92,7 @@ class Uncompressed:
 
         :raises ShortFile: one of them is not there.
         """
-        return self._located(adjacent(pages))
+        return self._located(adjacent(pages, self._page_size))
 
     def _located(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         for address, size in ranges:

@@ -58,6 +58,7 @@ class Kernel:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.prog = target.prog
+        self.page_shift, self.page_size = target.page_shift, target.page_size  # PAGE_SHIFT, PAGE_SIZE
         # As Target's probes: a cache of this object's own
         self.structs: Callable[..., Structs] = cache(partial(Structs, self.prog))
 
@@ -461,11 +462,6 @@ class Kernel:
     def paging_mode(self) -> PagingMode:
         """How the tables of processes are to be walked."""
         return X86_64_5LEVEL if self.five_level else X86_64_4LEVEL
-
-    @cached_property
-    def page_size(self) -> int:
-        """PAGE_SIZE."""
-        return self.paging_mode.page_size
 
     @cached_property
     def five_level(self) -> bool:

@@ -53,7 +53,7 @@ class FrameReader:
 
     def _by_drgn(self, pages: Sequence[int], view: memoryview) -> None:
         done = 0
-        for address, size in adjacent(pages):
+        for address, size in adjacent(pages, _PAGE):
             view[done : done + size] = self._phys(address, size)
             done += size
 

@@ -25,7 +25,16 @@ from kgcore.sources.vmcore.opening.translation import KernelMemory
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 from kgcore.system.regular import reading
 
-__all__ = ("is_live", "open_core", "open_live", "open_qemu", "open_through", "read_vmcoreinfo_file", "refuse_others")
+__all__ = (
+    "is_live",
+    "machine_of",
+    "open_core",
+    "open_live",
+    "open_qemu",
+    "open_through",
+    "read_vmcoreinfo_file",
+    "refuse_others",
+)
 
 _I386 = "i386"
 _NT_PRPSINFO = 3  # in every core of a process, in no vmcore
@@ -119,6 +128,11 @@ def _way(architecture: str) -> _Way:
             hint="kgcore reads dumps of x86_64 and i386; if this one's header is wrong, say --architecture x86_64",
         )
     return _WAYS[architecture]
+
+
+def machine_of(prog: Program) -> str:
+    """The architecture of a Program, by its name on the command line; "" if it has none."""
+    return prog.platform.arch.name.lower() if prog.platform else ""
 
 
 def open_live(text: bytes | None) -> Program:

@@ -25,6 +25,7 @@ from drgn import Program
 from kgcore.errors import TargetError
 from kgcore.sources.drgnversion import version
 from kgcore.sources.vmcore.dumpfile import DumpNote, Frames, everything, open_dump
+from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift
 from kgcore.sources.vmcore.dumpfile.source import ShortFile
 from kgcore.sources.vmcore.opening import qemuresume
 from kgcore.sources.vmcore.opening.drgnmemory import MemorySegment, assemble
@@ -64,6 +65,7 @@ class PausedGuest:
         self.notes: tuple[DumpNote, ...] = ()
         self.notices: tuple[str, ...] = ()
         self.frames: Frames = everything()
+        self.page_shift = usual_page_shift(self.architecture)
         self._input = b""
         self._serial = 0
         self._resumer: subprocess.Popen[bytes] | None = None
@@ -123,7 +125,12 @@ class PausedGuest:
         try:
             self._execute("getfd", descriptor, fdname="kgcore-notes")
             self._execute(
-                "dump-guest-memory", paging=False, protocol="fd:kgcore-notes", begin=0, length=4096, format="elf"
+                "dump-guest-memory",
+                paging=False,
+                protocol="fd:kgcore-notes",
+                begin=0,
+                length=1 << self.page_shift,
+                format="elf",
             )
             with contextlib.closing(open_dump(f"/proc/self/fd/{descriptor}")) as dump:
                 return dump.notes

@@ -17,6 +17,7 @@ from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.drgnversion import version
 from kgcore.sources.vmcore.damage import guarded
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, FrameState, KdumpDump, everything, open_dump
+from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift
 from kgcore.sources.vmcore.opening import drgnmemory, program, whichkernel
 from kgcore.sources.vmcore.opening.lowmem import LowMemory
 from kgcore.sources.vmcore.opening.qemu import PausedGuest
@@ -77,6 +78,7 @@ class Target:
     :ivar dump: the file's own tables; None for a running kernel, and where there is no file.
     :ivar prog: types, objects, symbols and drgn's Linux helpers work on it.
     :ivar frames: which page frames the file holds.
+    :ivar page_shift: a page has ``1 << page_shift`` bytes, and ``page_size`` is that.
     :ivar notes: of the dump file, in its order.
     :ivar vmcoreinfo: the kernel's VMCOREINFO.
     :ivar assembled: drgn does not read the file, but asks us.
@@ -112,6 +114,11 @@ class Target:
         self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
         self.vmcoreinfo = _vmcoreinfo_of(prog)
         self.release = self.vmcoreinfo.get("OSRELEASE", "")
+        told = vmcoreinfo.number(self.vmcoreinfo, "PAGESIZE")
+        self.page_shift = dump.page_shift if dump else usual_page_shift(program.machine_of(prog), told)
+        self.page_size = 1 << self.page_shift
+        if told not in (None, self.page_size):
+            self.messages += (f"VMCOREINFO says that a page has {told} bytes, which is wrong: {self.page_size}",)
         low = LowMemory.of(prog)
         self._phys: Callable[[int, int], bytes] = partial(prog.read, physical=True) if low is None else low.physical
         # Probes are asked again and again; caches of this object's own, so that they go when it goes.
@@ -237,7 +244,7 @@ def _opened(
     if dump is not None:
         pass
     elif options.core is not None:
-        dump = open_dump(options.core, *options.parts, raw=options.architecture is not None)
+        dump = open_dump(options.core, *options.parts, architecture=options.architecture)
     elif options.qemu:
         dump = PausedGuest(options.qemu)
     try:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How large the pages of a dump's machine are: as the dump says, if its architecture has such pages, else as that has
+them."""
+
+import re
+from collections.abc import Iterable
+
+from kgcore.sources.vmcore.dumpfile.notes import DumpNote
+
+__all__ = ("page_shifts", "told_by_notes", "usual_page_shift")
+
+_PAGESIZE = re.compile(rb"^PAGESIZE=([0-9]{1,9})\r?$", re.MULTILINE)
+_ALL = range(12, 17)  # 4 KiB to 64 KiB: what makedumpfile and Linux know
+_SHIFTS = {"x86_64": (12,), "i386": (12,), "i486": (12,), "i586": (12,), "i686": (12,)}
+
+
+def page_shifts(machine: str) -> tuple[int, ...]:
+    """Give the page sizes that a machine may have, as powers of two, the usual one first.
+
+    :param machine: as the header of a dump has it; of one that nobody knows any size will do.
+    """
+    return _SHIFTS.get(machine, tuple(_ALL))
+
+
+def usual_page_shift(machine: str, told: int | None = None) -> int:
+    """Choose a page size.
+
+    :param told: bytes of a page as the dump has it; None: it does not say.
+    :returns: that if the machine may have it, else what it usually has; as a power of two.
+    """
+    shifts = page_shifts(machine)
+    return next((shift for shift in shifts if 1 << shift == told), shifts[0])
+
+
+def told_by_notes(notes: Iterable[DumpNote]) -> int | None:
+    """PAGESIZE of the VMCOREINFO in a dump's notes, in bytes."""
+    for note in notes:
+        if note.name == b"VMCOREINFO" and (found := _PAGESIZE.search(note.desc)):
+            return int(found[1])
+    return None
