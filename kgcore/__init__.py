@@ -4,8 +4,8 @@
 In drgn, one call does it: ``gcore(prog, pid)``. Without a Program of your own, step by step::
 
     with open_vmcore("vmcore") as source:          # a Source: its processes, their memory, their open files
-        prepared = prepare(source, 4711)           # Prepared: the process, its memory, the plan of its core
-        report = write(prepared, FileSink("core"))  # Report: what the core holds, what is missing and why
+        with prepare(source, 4711) as prepared:    # Prepared: the process, its memory, the plan of its core
+            report = write(prepared, FileSink("core"))  # Report: what the core holds, what is missing and why
     verdict = check_core("core")                   # Verdict: is a core well-formed, is it complete
 
 The other names are what these take, return (plain values: ProcessImage, Thread, Vma, Run ...) and raise: KgcoreError,
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from kgcore.plugin import gcore, load_types
     from kgcore.sinks.compressed import CompressedSink
     from kgcore.sinks.files import FileSink, MemorySink, PartOutput, Sink, StreamSink
-    from kgcore.sources.base import Contents, FileContents, OpenFiles, Source, TaskRef
+    from kgcore.sources.base import Contents, FileContents, OpenFiles, Process, Source, TaskRef
 
 __all__ = (
     "Account",
@@ -102,6 +102,7 @@ __all__ = (
     "PartOutput",
     "Piece",
     "Prepared",
+    "Process",
     "ProcessImage",
     "ProcessSummary",
     "Provenance",
@@ -157,7 +158,7 @@ _NAMES = {
     "kgcore.plugin": "gcore load_types",
     "kgcore.sinks.compressed": "CompressedSink",
     "kgcore.sinks.files": "FileSink MemorySink PartOutput Sink StreamSink",
-    "kgcore.sources.base": "Contents FileContents OpenFiles Source TaskRef",
+    "kgcore.sources.base": "Contents FileContents OpenFiles Process Source TaskRef",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -115,23 +115,23 @@ def gcore(
             important_first=limits.any,
             share_zeros=share_zeros,
         )
-        prepared = prepare(source, ref, options)
-        sink: Sink
-        if output is None or isinstance(output, str | os.PathLike):
-            path = os.fspath(output or ".")
-            if os.path.isdir(path):
-                path = os.path.join(path, f"core.{prepared.image.tgid}{SUFFIXES[compress] if compress else ''}")
-                sink = FileSink(path, force=force)
+        with prepare(source, ref, options) as prepared:
+            sink: Sink
+            if output is None or isinstance(output, str | os.PathLike):
+                path = os.fspath(output or ".")
+                if os.path.isdir(path):
+                    path = os.path.join(path, f"core.{prepared.image.tgid}{SUFFIXES[compress] if compress else ''}")
+                    sink = FileSink(path, force=force)
+                else:
+                    sink = named(path, force=force)
             else:
-                sink = named(path, force=force)
-        else:
-            sink = StreamSink(output)
-        if compress is not None:
-            sink = CompressedSink(sink, compress)
-        report = write(prepared, sink, progress, jobs=jobs or available(), limits=limits)
-        if sysroot is not None:
-            Sysroot(os.fspath(sysroot), force=force).add(source, prepared.image, prepared.memory).raise_problems()
-        return report
+                sink = StreamSink(output)
+            if compress is not None:
+                sink = CompressedSink(sink, compress)
+            report = write(prepared, sink, progress, jobs=jobs or available(), limits=limits)
+            if sysroot is not None:
+                Sysroot(os.fspath(sysroot), force=force).add(prepared.process, prepared.image.warnings).raise_problems()
+            return report
 
 
 def load_types(prog: Program) -> None:

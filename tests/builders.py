@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Made-up processes and memory, for tests that need neither drgn nor a dump."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -29,7 +29,7 @@ from kgcore.model.process import (
     Vma,
     XsaveLayout,
 )
-from kgcore.sources.base import Contents, FileContents, OpenFiles, Source, TaskRef
+from kgcore.sources.base import Contents, FileContents, OpenFiles, Process, Source, TaskRef
 
 PAGE = 4096
 TGID = 4321
@@ -187,18 +187,24 @@ class FakeMemory:
 
 @dataclass
 class FakeSource(Source):
-    """A source with one process."""
+    """A source with one process.
 
-    process: ProcessImage = field(default_factory=make_image)
-    its_memory: FakeMemory = field(default_factory=FakeMemory)
+    :ivar its_files: what :meth:`Process.files` gives.
+    :ivar held: how many of its processes nobody has closed yet.
+    """
+
+    image: ProcessImage = field(default_factory=make_image)
+    memory: FakeMemory = field(default_factory=FakeMemory)
+    its_files: Sequence[FileContents | str] = ()
+    held: int = 0
 
     def processes(self) -> Iterator[ProcessSummary]:
-        psinfo = self.process.psinfo
+        psinfo = self.image.psinfo
         yield ProcessSummary(
-            pid=self.process.tgid,
+            pid=self.image.tgid,
             ppid=1,
             uid=psinfo.uid,
-            threads=len(self.process.threads),
+            threads=len(self.image.threads),
             rss=PAGE,
             state="S",
             comm=psinfo.comm,
@@ -207,23 +213,36 @@ class FakeSource(Source):
             task=0,
         )
 
-    def image(self, ref: TaskRef | int | str) -> ProcessImage:
-        return self.process
+    def process(self, ref: TaskRef | int | str) -> "FakeProcess":
+        return FakeProcess(self)
 
-    def memory(self, image: ProcessImage) -> FakeMemory:
-        return self.its_memory
+    def describe(self) -> dict[str, str]:
+        return {"format": "made up"}
 
-    def remarks(self, image: ProcessImage) -> Iterator[str]:
-        yield from ()
 
-    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
-        yield from ()
+class FakeProcess(Process):
+    def __init__(self, source: FakeSource) -> None:
+        self._source = source
+        self._open = True
+        source.held += 1
 
-    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
-        return OpenFiles(self.process.tgid, ())
+    @property
+    def image(self) -> ProcessImage:
+        return self._source.image
+
+    @property
+    def memory(self) -> FakeMemory:
+        return self._source.memory
+
+    def files(self) -> Iterator[FileContents | str]:
+        yield from self._source.its_files
+
+    def open_files(self) -> OpenFiles:
+        return OpenFiles(self.image.tgid, ())
 
     def contents(self, file: OpenFile) -> Contents:
         raise KgcoreError("there is none")
 
-    def describe(self) -> dict[str, str]:
-        return {"format": "made up"}
+    def close(self) -> None:
+        self._source.held -= self._open
+        self._open = False

@@ -34,7 +34,7 @@ from kgcore.model.process import (
     Thread,
     Vma,
 )
-from kgcore.sources.base import NO_USER_FILES, Contents, FileContents, OpenFiles, Source, TaskRef, UserFiles
+from kgcore.sources.base import NO_USER_FILES, Contents, FileContents, OpenFiles, Process, Source, TaskRef, UserFiles
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
 MARKED = 700  # has a MADV_DONTDUMP page and a DAX page
@@ -73,11 +73,15 @@ def _pid(ref: TaskRef, current: int | None) -> int:
 
 
 class FakeSource(Source):
-    """:param current: the process that was current in the crash."""
+    """
+    :param current: the process that was current in the crash.
+    :ivar held: how many processes nobody has closed yet.
+    """
 
     def __init__(self, current: int | None = None) -> None:
         self.current = current
         self.asked: list[str] = []
+        self.held = 0
         self.user_files = NO_USER_FILES
 
     def processes(self) -> Iterator[ProcessSummary]:
@@ -131,7 +135,7 @@ class FakeSource(Source):
             memory=False,
         )
 
-    def image(self, ref: TaskRef | int | str) -> ProcessImage:
+    def process(self, ref: TaskRef | int | str) -> "FakeProcess":
         ref = TaskRef.of(ref)
         self.asked.append(ref.text)
         pid = _pid(ref, self.current)
@@ -139,33 +143,49 @@ class FakeSource(Source):
             raise KernelThread("2 (kthreadd) is a kernel thread: it has no user memory", pid=pid)
         if pid == ZOMBIE:
             raise NoUserMemory("300 (dead) is a zombie: its memory is gone", pid=pid)
+        return FakeProcess(self, pid)
+
+    def describe(self) -> dict[str, str]:
+        return {"format": "fake"}
+
+
+class FakeProcess(Process):
+    def __init__(self, source: FakeSource, pid: int) -> None:
+        source.held += 1
+        self._source: FakeSource | None = source
         tids = [COMPLETE, THREAD] if pid in (COMPLETE, THREAD) else [pid]
         tids.sort(key=lambda tid: tid != pid)
-        return _image(COMPLETE if pid == THREAD else pid, tids)
+        self._pid = pid
+        self._image = _image(COMPLETE if pid == THREAD else pid, tids)
 
-    def memory(self, image: ProcessImage) -> Memory:
-        return _FakeMemory(image.tgid)
+    @property
+    def image(self) -> ProcessImage:
+        return self._image
 
-    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
+    @property
+    def memory(self) -> Memory:
+        return _FakeMemory(self._image.tgid)
+
+    def files(self) -> Iterator[FileContents | str]:
         """A program that all processes share; INCOMPLETE has an incomplete library too."""
         yield made_up_file(b"/bin/work")
-        if image.tgid == INCOMPLETE:
+        if self._image.tgid == INCOMPLETE:
             yield made_up_file(b"/lib/" + HOSTILE, lost=1)
 
-    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
+    def open_files(self) -> OpenFiles:
         """COMPLETE has some of each kind; of INCOMPLETE a part of the table is lost."""
-        self.image(ref)
-        pid = _pid(TaskRef.of(ref), self.current)
         lost = ("file descriptors 64 to 127, as far as there are any, are lost: no memory there",)
-        return OpenFiles(pid, OPEN_FILES, lost if pid == INCOMPLETE else ())
+        return OpenFiles(self._pid, OPEN_FILES, lost if self._pid == INCOMPLETE else ())
 
     def contents(self, file: OpenFile) -> Contents:
         if file.type != "regular":
             raise KgcoreError(f"file descriptor {file.fd} is no regular file")
         return FakeContents(file)
 
-    def describe(self) -> dict[str, str]:
-        return {"format": "fake"}
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.held -= 1
+            self._source = None
 
 
 def _open_file(fd: int, path: bytes | None, kind: Any, flags: int, size: int = 0, **more: Any) -> OpenFile:

@@ -313,7 +313,7 @@ def test_who_left_memory_out_is_told_once(
 
     path = tmp_path / "core"
     report = dump(
-        Filtered(its_memory=memory), TaskRef("1", pid=1), lambda _: FileSink(path), Options(vendor_note=with_note)
+        Filtered(memory=memory), TaskRef("1", pid=1), lambda _: FileSink(path), Options(vendor_note=with_note)
     )
     assert report.warnings == ((told,) if told else ())
     assert [line for line in report.lines() if "left out" in line][1:] == ([f"warning: {told}"] if told else [])

@@ -78,10 +78,12 @@ class Opener:
 
 
 @pytest.fixture
-def opener(monkeypatch: pytest.MonkeyPatch) -> Opener:
+def opener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """However a command ends, it has let go of its processes by then."""
     opener = Opener()
     monkeypatch.setattr(opening, "opened", opener)
-    return opener
+    yield opener
+    assert opener.source.held == 0
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from kgcore.binaries.manifest import MANIFEST, Manifest
 from kgcore.binaries.sysroot import Sysroot
 from kgcore.check.sysroot import check_sysroot
 from kgcore.errors import KgcoreError, OutputError
+from kgcore.sources.base import FileContents
+from tests.builders import FakeSource
 from tests.fake_source import made_up_file
-from tests.test_sysroot import Source
 
 WRITERS, ROUNDS = 6, 15
 
@@ -64,10 +65,11 @@ def test_several_kgcore_with_one_sysroot(tmp_path: Path) -> None:
     """Each knows what it has written itself; none forgets what the others have."""
 
     def work(number: int) -> None:
-        source, sysroot = Source(), Sysroot(str(tmp_path / "dir"))
+        sysroot = Sysroot(str(tmp_path / "dir"))
         for step in range(4):
-            source.found = [made_up_file(b"/bin/program%d-%d" % (number, step)), f"{number}-{step} is lost"]
-            assert not sysroot.add(source, source.process, source.its_memory).problems
+            file = made_up_file(b"/bin/program%d-%d" % (number, step))
+            found: list[FileContents | str] = [file, f"{number}-{step} is lost"]
+            assert not sysroot.add(FakeSource(its_files=found).process(1)).problems
 
     in_processes(4, work)
     verdict = check_sysroot(tmp_path / "dir")
@@ -127,10 +129,9 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("planted", PLANTED, indirect=True)
 @pytest.mark.parametrize("force", [False, True])
 def test_planted_lists_are_not_read(planted: Path, *, force: bool) -> None:
-    source = Source()
-    source.found = [made_up_file(b"/x")]
+    process = FakeSource(its_files=[made_up_file(b"/x")]).process(1)
     with pytest.raises(OutputError, match=r"cannot write .*json: "):
-        Sysroot(str(planted), force=force).add(source, source.process, source.its_memory)
+        Sysroot(str(planted), force=force).add(process)
     assert not (planted / "x").exists()
 
 
@@ -159,9 +160,8 @@ def test_lists_of_no_sane_size(tmp_path: Path, write: Callable[..., object]) -> 
         # Beyond what this process has, which is what all tests before have come to.
         has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (has + (400 << 20), has + (400 << 20)))
-        source = Source()
         with pytest.raises(OutputError, match="no list that this kgcore understands"):
-            Sysroot(str(tmp_path)).add(source, source.process, source.its_memory)
+            Sysroot(str(tmp_path)).add(FakeSource().process(1))
         with pytest.raises(KgcoreError, match=r"is larger than any list|cannot be understood"):
             check_sysroot(tmp_path)
 

@@ -13,12 +13,13 @@ from kgcore.check.core import check_core
 from kgcore.coredump.pipeline import Options, dump, prepare, write
 from kgcore.coredump.plan import make_plan
 from kgcore.coredump.writer import write_core
+from kgcore.errors import KgcoreError
 from kgcore.model.memory import Piece, Provenance, Run, Without
 from kgcore.model.process import Vma
 from kgcore.sinks.compressed import CompressedSink
 from kgcore.sinks.files import FileSink, MemorySink
 from kgcore.sources.base import TaskRef
-from tests.builders import FakeMemory, FakeSource, make_vma
+from tests.builders import FakeMemory, FakeSource, make_image, make_vma
 from tests.kernel_core import KernelCore, Parsed, RecordedFilter, make_kernel_core, missing_page, parse_core
 
 REF = TaskRef("4321", pid=4321)
@@ -129,7 +130,7 @@ def test_a_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
 
     memory = Interrupted({(0x400000, 0x402000): (Provenance.ZERO, "")})
     with pytest.raises(KeyboardInterrupt):
-        dump(FakeSource(its_memory=memory), REF, lambda image: FileSink(tmp_path / "core"))
+        dump(FakeSource(memory=memory), REF, lambda image: FileSink(tmp_path / "core"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,9 +139,9 @@ def test_a_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_what_turns_out_to_be_lost_is_no_zeros(tmp_path: Path, compression: str | None, jobs: int) -> None:
     """A file is written once more without the bytes that could not be read, as if that had been known before."""
     source = FakeSource()
-    vma = next(vma for vma in source.process.vmas if vma.end - vma.start >= 3 * 4096)
+    vma = next(vma for vma in source.image.vmas if vma.end - vma.start >= 3 * 4096)
     lost = (vma.start + 4096, vma.start + 2 * 4096)
-    source.its_memory = FakeMemory(fails=[lost])
+    source.memory = FakeMemory(fails=[lost])
     prepared = prepare(source, TaskRef.parse("1"), Options(mask=0x7F))
     path = tmp_path / "core"
     file = FileSink(path)
@@ -148,7 +149,7 @@ def test_what_turns_out_to_be_lost_is_no_zeros(tmp_path: Path, compression: str 
     assert [(gap.start, gap.end, gap.reason, gap.late) for gap in report.missing] == [(*lost, "unreadable", False)]
     content = path.read_bytes() if compression is None else gzip.decompress(path.read_bytes())
     known = FakeSource()
-    known.its_memory = FakeMemory({lost: (Provenance.UNREADABLE, "late")})
+    known.memory = FakeMemory({lost: (Provenance.UNREADABLE, "late")})
     sink = MemorySink()
     dump(known, TaskRef.parse("1"), lambda _image: sink, Options(mask=0x7F))
     assert content == sink.data
@@ -157,8 +158,8 @@ def test_what_turns_out_to_be_lost_is_no_zeros(tmp_path: Path, compression: str 
 
 def test_a_stream_cannot_be_taken_back() -> None:
     source = FakeSource()
-    start = source.process.vmas[0].start
-    source.its_memory = FakeMemory(fails=[(start, start + 4096)])
+    start = source.image.vmas[0].start
+    source.memory = FakeMemory(fails=[(start, start + 4096)])
     report = write(prepare(source, TaskRef.parse("1"), Options(mask=0x7F)), MemorySink())
     assert [gap.late for gap in report.missing] == [True]
 
@@ -179,8 +180,8 @@ def test_a_disk_that_fails_more_and_more(tmp_path: Path) -> None:
                     yield Piece(run, data)
 
     source = FakeSource()
-    first = max(source.process.vmas, key=lambda vma: vma.end - vma.start)
-    source.its_memory = Failing(piece=4096)
+    first = max(source.image.vmas, key=lambda vma: vma.end - vma.start)
+    source.memory = Failing(piece=4096)
     report = write(prepare(source, TaskRef.parse("1"), Options(mask=0x7F)), FileSink(tmp_path / "core"))
     assert not report.complete
     assert check_core(tmp_path / "core").ok
@@ -201,3 +202,43 @@ def test_memory_without_some_bytes() -> None:
                 assert [(max(run.address, start), min(run.end, end), run.detail) for run in expected] == [
                     (run.address, run.end, run.detail) for run in missing
                 ]
+
+
+# How long a process is held
+
+
+def test_a_process_is_held_until_the_last_read() -> None:
+    class Watched(FakeMemory):
+        def bytes_at(self, address: int, size: int) -> bytes:
+            assert source.held == 1
+            return super().bytes_at(address, size)
+
+    source = FakeSource(memory=Watched())
+    with prepare(source, REF) as prepared:
+        write(prepared, MemorySink())
+        assert source.held == 1
+    assert source.held == 0
+    prepared.close()
+    assert source.held == 0
+    dump(source, REF, lambda image: MemorySink())
+    assert source.held == 0
+
+
+def test_a_process_that_cannot_be_planned_or_written_is_let_go() -> None:
+    class Failing(FakeMemory):
+        def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
+            raise KeyboardInterrupt
+
+    class Interrupted(FakeMemory):
+        def bytes_at(self, address: int, size: int) -> bytes:
+            raise KeyboardInterrupt
+
+    for memory in (Failing(), Interrupted()):
+        source = FakeSource(memory=memory)
+        with pytest.raises(KeyboardInterrupt):
+            dump(source, REF, lambda image: MemorySink(), Options(mask=0x7F))
+        assert source.held == 0
+    source = FakeSource(make_image(arch="vax"))
+    with pytest.raises(KgcoreError, match="vax"):
+        prepare(source, REF)
+    assert source.held == 0

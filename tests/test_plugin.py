@@ -58,7 +58,7 @@ def prog(tmp_path: Path) -> drgn.Program:
 
 
 @pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeSource:
+def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeSource]:
     fake = FakeSource()
 
     @contextlib.contextmanager
@@ -69,7 +69,8 @@ def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeSource:
     monkeypatch.setattr(plugin, "_source", opened)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return fake
+    yield fake
+    assert fake.held == 0
 
 
 def task_struct(prog: drgn.Program) -> drgn.Type:

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,10 @@ from tests.fake_source import ELF, made_up_file
 PAGE = 4096
 
 
-class Source(FakeSource):
-    """:ivar found: what :meth:`files` gives."""
-
-    found: Sequence[FileContents | str] = ()
-
-    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
-        yield from self.found
-
-
 def add(
     directory: Path, *found: FileContents | str, sysroot: Sysroot | None = None, force: bool = False
 ) -> SysrootReport:
-    source = Source()
-    source.found = found
-    return (sysroot or Sysroot(str(directory), force=force)).add(source, source.process, source.its_memory)
+    return (sysroot or Sysroot(str(directory), force=force)).add(FakeSource(its_files=found).process(1))
 
 
 def manifest(directory: Path) -> dict[str, Any]:
@@ -298,9 +287,8 @@ def with_names(tmp_path: Path, *names: tuple[bytes, bytes], force: bool = False)
         for n, (_, path) in enumerate(names)
     )
     memory, image = process_with_libraries([(name, base + n * PAGE) for n, (name, _) in enumerate(names)], vmas)
-    source = Source(image, memory)
-    source.found = [made_up_file(path) for path in dict.fromkeys(path for _, path in names)]
-    return Sysroot(str(tmp_path), force=force).add(source, image, memory)
+    files = [made_up_file(path) for path in dict.fromkeys(path for _, path in names)]
+    return Sysroot(str(tmp_path), force=force).add(FakeSource(image, memory, files).process(1))
 
 
 def process_with_libraries(
@@ -372,9 +360,7 @@ def test_a_link_is_not_followed_by_the_next_process(tmp_path: Path) -> None:
     sysroot = Sysroot(str(tmp_path))
     vma = Vma(0x7F0000000000, 0x7F0000001000, 5, file=MappedFile(b"/usr/x", 1, 0o100755, len(ELF)))
     memory, image = process_with_libraries([(b"/x", vma.start)], (vma,))
-    source = Source(image, memory)
-    source.found = [made_up_file(b"/usr/x")]
-    sysroot.add(source, image, memory)
+    sysroot.add(FakeSource(image, memory, [made_up_file(b"/usr/x")]).process(1))
     report = add(tmp_path, made_up_file(b"/x", b"\x7fELFother"), sysroot=sysroot)
     assert "another process calls another file so" in report.lost[0]
     assert (tmp_path / "usr/x").read_bytes() == ELF

@@ -29,7 +29,8 @@ def test_prepare_takes_a_pid_or_an_address(task: int | str) -> None:
     for prepared in (prepare(source, task), prepare(source, TaskRef.of(task), Options())):
         assert prepared.image.tgid == COMPLETE
     assert dump(source, task, lambda _: MemorySink()).tgid == COMPLETE
-    assert source.image(task).tgid == source.open_files(task).tgid == COMPLETE
+    with source.process(task) as process:
+        assert process.image.tgid == process.open_files().tgid == COMPLETE
 
 
 def test_an_unknown_one_is_named_as_it_was_given() -> None:
@@ -64,7 +65,7 @@ def test_the_current_task_is_no_other_one() -> None:
 @pytest.mark.parametrize("wrong", [None, 1.5, 118.0, b"118", [118], (118,), True, False, object])
 def test_what_is_no_pid_is_refused(wrong: object) -> None:
     source = FakeSource(current=LARGE)
-    for use in (lambda: prepare(source, wrong), lambda: source.image(wrong), lambda: TaskRef.of(wrong)):  # type: ignore[arg-type]
+    for use in (lambda: prepare(source, wrong), lambda: source.process(wrong), lambda: TaskRef.of(wrong)):  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a PID or the address of a task_struct is wanted, not "):
             use()
     assert not source.asked

@@ -6,7 +6,7 @@ A manifest beside them says what each of them lacks: in the file itself that is 
 
 import contextlib
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kgcore.binaries.contents import Lacking, Trace
@@ -17,7 +17,7 @@ from kgcore.errors import OutputError
 from kgcore.model.memory import Memory
 from kgcore.model.process import ProcessImage
 from kgcore.sinks.files import FileSink
-from kgcore.sources.base import FileContents, Source
+from kgcore.sources.base import FileContents, Process
 from kgcore.system.regular import open_regular, read_at
 from kgcore.text import counted, first_names, human_size, plain, printable
 
@@ -151,9 +151,10 @@ class Sysroot:
         self._begun = False
         self._told: set[bytes | str] = set()
 
-    def add(self, source: Source, image: ProcessImage, memory: Memory) -> SysrootReport:
+    def add(self, process: Process, told: Sequence[str] = ()) -> SysrootReport:
         """Write the files of a process.
 
+        :param told: remarks that the user has already.
         :raises OutputError: nothing can be written there.
         """
         if not self._begun:
@@ -164,7 +165,7 @@ class Sysroot:
         remarks: list[str] = []
         lost: list[str] = []
         problems: list[str] = []
-        for contents in source.files(image):
+        for contents in process.files():
             if isinstance(contents, str):
                 lost.append(contents)
                 continue
@@ -178,11 +179,11 @@ class Sysroot:
                 files.append(file)
                 if file.deleted:
                     remarks.append(f"{plain(file.path)} had been deleted; it has its old name here")
-        remarks += self._make_links(image, memory)
-        remarks += (text for text in source.remarks(image) if text not in image.warnings)
+        remarks += self._make_links(process.image, process.memory)
+        remarks += (text for text in process.remarks() if text not in told)
         with self._within([], self._shown(MANIFEST.encode())) as directory:
-            told = [f"process {image.tgid}: {plain(text)}" for text in lost]
-            self._manifest.add(directory, {os.fsdecode(file.path): file.to_json() for file in files}, told)
+            losses = [f"process {process.image.tgid}: {plain(text)}" for text in lost]
+            self._manifest.add(directory, {os.fsdecode(file.path): file.to_json() for file in files}, losses)
         has: set[bytes | str] = {*(file.path for file in files), *remarks, *lost}
         before, self._told = frozenset(has & self._told), self._told | has
         return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems), before)

@@ -169,14 +169,14 @@ class _Extraction:
         try:
             if not request.dry_run and (why := self._limits.reached()):
                 raise LimitReached(why)
-            prepared = prepare(self._source, ref, self._options)
-            self._seen.add(prepared.image.tgid)
-            if request.dry_run:
-                render.show_plan(prepared.plan, self._console.out)
-                return
-            self.outcome.reports.append(self._save(prepared, turn))
-            if self._sysroot is not None:
-                self._save_files(self._sysroot, prepared)
+            with prepare(self._source, ref, self._options) as prepared:
+                self._seen.add(prepared.image.tgid)
+                if request.dry_run:
+                    render.show_plan(prepared.plan, self._console.out)
+                    return
+                self.outcome.reports.append(self._save(prepared, turn))
+                if self._sysroot is not None:
+                    self._save_files(self._sysroot, prepared)
         except LimitReached as error:
             self._skip(ref, error.message)
         except OutputLost:
@@ -234,7 +234,7 @@ class _Extraction:
         return render.progress(name if turn.count == 1 else f"{name} ({turn.index} of {turn.count})", err, total)
 
     def _save_files(self, sysroot: Sysroot, prepared: Prepared) -> None:
-        found = sysroot.add(self._source, prepared.image, prepared.memory)
+        found = sysroot.add(prepared.process, prepared.image.warnings)
         self.outcome.sysroots[len(self.outcome.reports) - 1] = found
         for line in found.lines(bool(self._request.show & Channel.FAULTS)):
             self._console.remark(line)

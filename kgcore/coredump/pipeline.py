@@ -9,6 +9,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from kgcore.coredump.limits import Limits
 from kgcore.coredump.plan import CorePlan, MissingPolicy, make_plan
@@ -19,7 +20,7 @@ from kgcore.filters.coredump import CoredumpFilter, Dump
 from kgcore.model.memory import Memory, Provenance, Run, Without
 from kgcore.model.process import DEFAULT_MASK, ProcessImage
 from kgcore.sinks.files import Sink
-from kgcore.sources.base import Source, TaskRef
+from kgcore.sources.base import Process, Source, TaskRef
 
 __all__ = ("Options", "Prepared", "dump", "prepare", "write")
 
@@ -53,20 +54,44 @@ _AGAIN = 3  # a disk that fails more and more
 class Prepared:
     """A process that is ready to be written: nothing is on the disk yet, and every size is known.
 
-    :ivar image: the process.
-    :ivar memory: its memory.
+    It is a context manager, and :meth:`close` or the end of the ``with`` block lets the process go, after the last
+    read. A process of a vmcore does not mind if it is left open.
+
+    :ivar process: where its memory and its files come from.
     :ivar plan: its core, all but the memory.
     :ivar plan_again: the plan if the memory is another one.
     """
 
-    image: ProcessImage
-    memory: Memory
+    process: Process
     plan: CorePlan
     plan_again: Callable[[Memory], CorePlan]
+
+    @property
+    def image(self) -> ProcessImage:
+        """The process as plain values, with all warnings that planning brought."""
+        return self.plan.image
+
+    @property
+    def memory(self) -> Memory:
+        """Its memory."""
+        return self.process.memory
+
+    def close(self) -> None:
+        """Let the process go: it cannot be written any more."""
+        self.process.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def prepare(source: Source, ref: TaskRef | int | str, options: Options | None = None) -> Prepared:
     """Find a process and plan its core, without writing anything.
+
+    Use it in a ``with`` block: ``with prepare(source, 118) as prepared: write(prepared, FileSink("core"))``. Without
+    one, a process of a vmcore is just as well; one that lives is held until it is closed.
 
     :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
     :param ref: the process: id of any of its threads in the initial pid namespace, or address of its
@@ -78,12 +103,16 @@ def prepare(source: Source, ref: TaskRef | int | str, options: Options | None = 
     """
     ref = TaskRef.of(ref)
     with _enough_memory():
-        return _prepare(source, ref, options or Options())
+        process = source.process(ref)
+        try:
+            return _prepare(source, process, options or Options())
+        except BaseException:
+            process.close()
+            raise
 
 
-def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
-    image = source.image(ref)
-    memory = source.memory(image)
+def _prepare(source: Source, process: Process, options: Options) -> Prepared:
+    image = process.image
     mask = image.dump_filter if options.mask is None else options.mask
     if options.dax:
         mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
@@ -96,13 +125,12 @@ def _prepare(source: Source, ref: TaskRef, options: Options) -> Prepared:
             missing=options.missing,
             source=source.describe(),
             note=options.vendor_note,
-            remarks_of=lambda: source.remarks(image),
+            remarks_of=process.remarks,
             important_first=options.important_first,
             share_zeros=options.share_zeros,
         )
 
-    plan = plan_of(memory)
-    return Prepared(image=plan.image, memory=memory, plan=plan, plan_again=plan_of)
+    return Prepared(process=process, plan=plan_of(process.memory), plan_again=plan_of)
 
 
 def write(
@@ -157,5 +185,5 @@ def dump(
     :param sink: makes the sink once the process is known (``lambda image: FileSink(f"core.{image.tgid}")``).
     :raises KgcoreError: see :func:`prepare` and :func:`write`.
     """
-    prepared = prepare(source, ref, options)
-    return write(prepared, sink(prepared.image), progress)
+    with prepare(source, ref, options) as prepared:
+        return write(prepared, sink(prepared.image), progress)

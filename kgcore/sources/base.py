@@ -5,14 +5,14 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from operator import index
-from typing import Protocol
+from typing import Protocol, Self
 
 from kgcore.errors import KgcoreError
 from kgcore.model.memory import Memory, Piece, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
 from kgcore.model.traces import End, KernelStack
 
-__all__ = ("NO_USER_FILES", "Contents", "FileContents", "OpenFiles", "Source", "TaskRef", "UserFiles")
+__all__ = ("NO_USER_FILES", "Contents", "FileContents", "OpenFiles", "Process", "Source", "TaskRef", "UserFiles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,52 +169,79 @@ class OpenFiles:
     lost: tuple[str, ...] = ()
 
 
+class Process(Protocol):
+    """A process of a source, from its image to the last read; a context manager, like a file.
+
+    While it is open a source may hold the process still (a live one), or keep what it knows of it. A vmcore has nothing
+    to do when it is closed.
+    """
+
+    @property
+    def image(self) -> ProcessImage:
+        """The process as plain values, the thread that was asked for first. Read when it is first asked for.
+
+        :raises BrokenDump: the source's own records of the process are damaged or missing.
+        """
+
+    @property
+    def memory(self) -> Memory:
+        """Its memory.
+
+        :raises BrokenDump: what would lead to it is damaged or missing.
+        """
+
+    def remarks(self) -> Iterator[str]:
+        """Say what was found out about the process while its memory was looked at, as sentences."""
+        yield from ()
+
+    def files(self) -> Iterator[FileContents | str]:
+        """Give its executable, its interpreter and its libraries: every regular file that is mapped and is an ELF file,
+        or may be one. Where one is lost, a sentence about that. Those that still have their names come first."""
+
+    def open_files(self) -> OpenFiles:
+        """List the open files of the thread that was asked for, and so, but for rare ones, of the process.
+
+        :raises BrokenDump: the table of open files is damaged or missing.
+        """
+
+    def contents(self, file: OpenFile) -> Contents:
+        """Give the content of a regular file that :meth:`open_files` gave.
+
+        :raises KgcoreError: it has none, or what would lead to it is missing.
+        """
+
+    def kernel_stack(self, thread: Thread) -> KernelStack:
+        """Say what a thread of :attr:`image` was doing in the kernel."""
+        return KernelStack((), End("unwind-information", "there are no kernel stacks here"))
+
+    def close(self) -> None:
+        """Let the process go. Its image stays valid; nothing more can be read. Closing again does nothing."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class Source(Protocol):
     """Where processes come from."""
 
     def processes(self) -> Iterator[ProcessSummary]:
         """List every process (thread group), ordered by pid; needs no user memory."""
 
-    def image(self, ref: TaskRef | int | str) -> ProcessImage:
-        """Give the process that a thread belongs to, that thread first, as plain values.
+    def process(self, ref: TaskRef | int | str) -> Process:
+        """Find the process that a thread belongs to. Use it in a ``with`` block, which lets it go at the end.
 
         :param ref: as :meth:`TaskRef.of` understands it.
         :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
-        """
-
-    def memory(self, image: ProcessImage) -> Memory:
-        """Give the memory of a process that :meth:`image` gave."""
-
-    def remarks(self, image: ProcessImage) -> Iterator[str]:
-        """Say what was found out about a process while its memory was looked at, as sentences."""
-        yield from ()
-
-    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
-        """Give the executable of a process that :meth:`image` gave, its interpreter and its libraries: every regular
-        file that is mapped and is an ELF file, or may be one. Where one is lost, a sentence about that. Those that
-        still have their names come first."""
-
-    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
-        """List the open files of a thread, and so, but for rare ones, of its process.
-
-        :param ref: as :meth:`TaskRef.of` understands it.
-        :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
-        """
-
-    def contents(self, file: OpenFile) -> Contents:
-        """Give the content of a regular file that :meth:`open_files` gave.
-
-        :raises KgcoreError: it has none, or what would lead to it is not in the dump.
         """
 
     def crashed(self) -> int | None:
         """Give the id of the thread that the kernel crashed in, in the initial pid namespace; None if it did not crash,
         or that is not known."""
         return None
-
-    def kernel_stack(self, thread: Thread) -> KernelStack:
-        """Say what a thread of a process that :meth:`image` gave was doing in the kernel."""
-        return KernelStack((), End("unwind-information", "there are no kernel stacks here"))
 
     def describe(self) -> dict[str, str]:
         """Say where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""

@@ -32,7 +32,7 @@ from kgcore.model.memory import Memory
 from kgcore.model.process import VM_EXEC, ProcessImage, Thread, Vma
 from kgcore.model.traces import OUTERMOST, End, Frame, ThreadTrace
 from kgcore.sinks.files import BaseSink
-from kgcore.sources.base import Source, TaskRef
+from kgcore.sources.base import Process, Source, TaskRef
 from kgcore.system.privatedir import PrivateDirectory
 from kgcore.system.regular import read_at
 from kgcore.text import human_size, plain
@@ -109,7 +109,12 @@ def backtrace(
     :param root: a directory with the files of the crashed machine, as in :class:`kgcore.sources.base.UserFiles`.
     :raises KgcoreError: there is no such process, or nobody here unwinds its kind.
     """
-    image = source.image(ref)
+    with source.process(ref) as process:
+        return _backtrace(source, process, all_threads=all_threads, kernel=kernel, root=root)
+
+
+def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: bool, root: str | None) -> Backtrace:
+    image = process.image
     if image.arch != _ARCH:
         raise KgcoreError(
             f"process {image.tgid} is an {image.arch} process: drgn does not unwind these",
@@ -117,13 +122,13 @@ def backtrace(
             pid=image.tgid,
         )
     threads = image.threads if all_threads else image.threads[:1]
-    memory = source.memory(image)
+    memory = process.memory
     with PrivateDirectory() as directory, _memory_file() as file:
-        sysroot = Sysroot(directory.path).add(source, image, memory)
+        sysroot = Sysroot(directory.path).add(process, image.warnings)
         sysroot.raise_problems()
         if root is not None:
             sysroot = completed(sysroot, root, mapped_build_ids(image, memory))
-        process = _Process(image, threads, memory, sysroot, file)
+        core = _Core(image, threads, memory, sysroot, file)
         crashed = source.crashed()
         traces = tuple(
             ThreadTrace(
@@ -133,15 +138,15 @@ def backtrace(
                 crashed=thread.tid == crashed,
                 frames=frames,
                 end=end,
-                kernel=source.kernel_stack(thread) if kernel else None,
+                kernel=process.kernel_stack(thread) if kernel else None,
             )
-            for thread, (frames, end) in zip(threads, map(process.trace, range(len(threads))), strict=True)
+            for thread, (frames, end) in zip(threads, map(core.trace, range(len(threads))), strict=True)
         )
     remarks = (*image.warnings, *sysroot.lost, *sysroot.remarks)
     return Backtrace(image.tgid, image.psinfo.comm, traces, len(image.threads) - len(threads), remarks, image.dying)
 
 
-class _Process:
+class _Core:
     """A process whose core is in memory, and open in drgn, which reads it as long as this is there.
 
     :param core: where to write it.

@@ -39,7 +39,7 @@ class Doctored:
     def task(self, pid: int) -> Object:
         """``struct task_struct *``"""
         source = self.source()
-        (address,) = (thread.task for thread in source.image(TaskRef.parse(str(pid))).threads if thread.tid == pid)
+        (address,) = (thread.task for thread in source.process(pid).image.threads if thread.tid == pid)
         return Object(self.prog, "struct task_struct *", address)
 
     # Writing

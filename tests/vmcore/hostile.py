@@ -325,7 +325,7 @@ def run_everything(machine: Machine, victims: list[Victim], visit: Visitor | Non
     with suppress(KgcoreError):
         list(source.processes())
     with suppress(KgcoreError):
-        source.image(TaskRef.current())
+        _ = source.process(TaskRef.current()).image
     for victim in victims:
         try:
             prepared = prepare(source, TaskRef.parse(str(victim.pid)), Options(mask=0x7F))

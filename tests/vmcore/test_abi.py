@@ -307,8 +307,8 @@ def test_link_names(abi: str, extract: Extractor) -> None:
     """The names that the process's own loader has, out of structures with words of its size."""
     fixture = need("k61-abi")
     source = extract.source(fixture.dump(main_dump(fixture)))
-    image = source.image(TaskRef.parse(str(fixture.victims[f"dynamic_{abi}"].pid)))
-    names = [name for name, _ in link_names(image, source.memory(image))]
+    process = source.process(fixture.victims[f"dynamic_{abi}"].pid)
+    names = [name for name, _ in link_names(process.image, process.memory)]
     loader, libc = {
         "64": (b"/lib64/ld-linux-x86-64.so.2", b"/lib/x86_64-linux-gnu/libc.so.6"),
         "ia32": (b"/lib/ld-linux.so.2", b"/lib32/libc.so.6"),
@@ -329,13 +329,13 @@ def test_without_registers(victim_name: str, arch: str, extract: Extractor, monk
     fixture = need(SMALL)
     source = extract.source(fixture.dump(main_dump(fixture)))
     ref = TaskRef.parse(str(fixture.victims[victim_name].pid))
-    assert source.image(ref).arch == {"abi_ia32": "ia32", "mixed_code32": "ia32-in-64"}[victim_name]
+    assert source.process(ref).image.arch == {"abi_ia32": "ia32", "mixed_code32": "ia32-in-64"}[victim_name]
 
     def lost(kernel: Any, task: Any) -> Any:
         raise FaultError("no stack", 0)
 
     monkeypatch.setattr(registers, "_entry_frame", lost)
-    image = source.image(ref)
+    image = source.process(ref).image
     assert image.arch == arch
     assert image.threads[0].regs.unknown
 

@@ -375,7 +375,6 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["k61-kexec", "k72-kexec"])
 def test_kernel_stacks_without_the_kernels_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the debug information: of a running thread from the registers of its CPU, whichever drgn takes for it."""
-    from kgcore.sources.base import TaskRef
     from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
     from kgcore.sources.vmcore.source import VmcoreSource
     from kgcore.sources.vmcore.task.orc import OrcUnwinder
@@ -383,11 +382,13 @@ def test_kernel_stacks_without_the_kernels_tables(name: str, monkeypatch: pytest
     fixture = need(name)
     options = TargetOptions(core=str(fixture.dump(main_dump(fixture))), symbols=(str(fixture.vmlinux),))
     with open_target(options) as target:
-        threads = VmcoreSource(target).image(TaskRef("crasher", pid=fixture.victims["crasher"].pid)).threads
-        threads += VmcoreSource(target).image(TaskRef("spin", pid=fixture.victims["spin"].pid)).threads
-        stacks = [VmcoreSource(target).kernel_stack(thread) for thread in threads]
+        pids = [fixture.victims[name].pid for name in ("crasher", "spin")]
+        processes = [VmcoreSource(target).process(pid) for pid in pids]
+        threads = [thread for process in processes for thread in process.image.threads]
+        stacks = [process.kernel_stack(thread) for process in processes for thread in process.image.threads]
         monkeypatch.setattr(OrcUnwinder, "available", False)
-        others = [VmcoreSource(target).kernel_stack(thread) for thread in threads]
+        processes = [VmcoreSource(target).process(pid) for pid in pids]
+        others = [process.kernel_stack(thread) for process in processes for thread in process.image.threads]
     assert sum(thread.cpu is not None for thread in threads) == 2
     for stack, other in zip(stacks, others, strict=True):
         assert [frame.function for frame in other.frames] == [frame.function for frame in stack.frames]

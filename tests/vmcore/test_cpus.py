@@ -85,9 +85,7 @@ def test_notes_in_the_file(
     victim = fixture.victims["spin"]
 
     def threads(path: Path) -> dict[int, Thread]:
-        from kgcore.sources.base import TaskRef
-
-        return {thread.tid: thread for thread in extract.source(path).image(TaskRef.parse(str(victim.pid))).threads}
+        return {thread.tid: thread for thread in extract.source(path).process(victim.pid).image.threads}
 
     truth = threads(source)
     (running,) = (tid for tid, thread in truth.items() if thread.cpu is not None)

@@ -53,14 +53,15 @@ def everything(target: Target, pid: int) -> None:
     with suppress(KgcoreError):
         list(source.processes())
     with suppress(KgcoreError):
-        for file in source.open_files(ref).files:
+        process = source.process(ref)
+        for file in process.open_files().files:
             with suppress(KgcoreError):
-                account(source.contents(file))
+                account(process.contents(file))
     with suppress(KgcoreError):
         backtrace(source, ref, all_threads=True, kernel=True)
     prepared = prepare(source, ref, Options(mask=0x7F))
     write(prepared, NullSink())
-    list(source.files(prepared.image))
+    list(prepared.process.files())
 
 
 def test_every_end_is_an_error_of_ours(fixture: Fixture, damage: BtfDamage, monkeypatch: pytest.MonkeyPatch) -> None:

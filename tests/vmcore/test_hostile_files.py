@@ -35,13 +35,14 @@ def everything(machine: Machine) -> tuple[list[ProcessSummary], OpenFiles | None
     with suppress(KgcoreError):  # a list that breaks off is still one
         rows.extend(source.processes())
     try:
-        found = source.open_files(TaskRef.parse(str(machine.fixture.victims["openfiles"].pid)))
+        process = source.process(machine.fixture.victims["openfiles"].pid)
+        found = process.open_files()
     except KgcoreError:
         return rows, None
     contents: list[Row] = []
     for file in found.files:
         try:
-            content = source.contents(file)
+            content = process.contents(file)
             contents.append(Row(file, account(content) if file.unsaved else None, content.unwritten()))
         except KgcoreError:
             contents.append(Row(file))
@@ -74,7 +75,7 @@ def base(request: pytest.FixtureRequest) -> Baseline:
         if word >= 0xFFFF800000000000
     }
     with machine.recording() as reads:
-        machine.source().open_files(TaskRef.parse(str(machine.fixture.victims["openfiles"].pid)))
+        machine.source().process(machine.fixture.victims["openfiles"].pid).open_files()
     own = sorted(read for read in reads if read[1] < PAGE)
     return Baseline(machine, structures, {"openfiles": own}, frames, sorted(words))
 
@@ -125,7 +126,7 @@ def test_a_table_of_garbage(base: Baseline) -> None:
     """All bits set, in a table that claims to be as large as can be."""
     machine = base.machine
     source = machine.source()
-    task = source._tasks.find(TaskRef.parse(str(machine.fixture.victims["openfiles"].pid)))
+    task = source._machine.tasks.find(TaskRef.parse(str(machine.fixture.victims["openfiles"].pid)))
     table = task.files.fdt
     pages: dict[int, bytearray] = {}
 
@@ -153,14 +154,14 @@ def test_contents_of_a_damaged_file_end(base: Baseline) -> None:
     machine = base.machine
     source = machine.source()
     pid = machine.fixture.victims["openfiles"].pid
-    (file,) = (file for file in source.open_files(TaskRef.parse(str(pid))).files if file.fd == 10)
-    task = source._tasks.find(TaskRef.parse(str(pid)))
+    (file,) = (file for file in source.process(pid).open_files().files if file.fd == 10)
+    task = source._machine.tasks.find(TaskRef.of(pid))
     size = task.files.fdt.fd[10].f_inode.i_size.address_of_().value_() - machine.page_offset
     page = bytearray(machine.clean(size // PAGE))
     struct.pack_into("<q", page, size % PAGE, 1 << 62)
     machine.damage = Damage({size // PAGE: bytes(page)})
     try:
         with pytest.raises(KgcoreError, match="no file has"):
-            machine.source().contents(file)
+            machine.source().process(pid).contents(file)
     finally:
         machine.damage = Damage()

@@ -107,8 +107,8 @@ def test_memory_above_4_gib(extract: Extractor) -> None:
     """The victims' memory lies where no 32-bit address reaches, and so do page tables (CONFIG_HIGHPTE)."""
     fixture = need("k61-686pae")
     source = extract.source(fixture.dump(), symbols=(str(fixture.vmlinux),))
-    image = source.image(TaskRef.parse(str(fixture.victims["memory"].pid)))
-    memory = source.memory(image)
+    found = source.process(fixture.victims["memory"].pid)
+    image, memory = found.image, found.memory
     assert isinstance(memory, VmcoreMemory)
     high = tables = 0
     physical = memory._backing.physical
@@ -205,7 +205,7 @@ def test_running_thread(name: str, symbols: tuple[str, ...], extract: Extractor)
     """Its registers are those of the CPU's note."""
     fixture = need(name)
     victim = fixture.victims["spin"]
-    image = extract.source(fixture.dump(main_dump(fixture)), symbols=symbols).image(TaskRef.parse(str(victim.pid)))
+    image = extract.source(fixture.dump(main_dump(fixture)), symbols=symbols).process(victim.pid).image
     (tid,) = (thread["tid"] for thread in victim.said["threads"] if thread["role"] == "spin")
     sources = {thread.tid: (thread.regs.source, thread.cpu) for thread in image.threads}
     assert sources.pop(tid) == (RegisterSource.QEMU_NOTE, 1)
@@ -218,7 +218,7 @@ def test_a_running_thread_inside_an_interrupt(name: str, symbols: tuple[str, ...
     fixture = need(name)
     said = {thread["tid"]: thread for thread in fixture.victims["spin"].said["threads"]}
     source = extract.source(fixture.dump("vmcore-2.elf"), symbols=symbols)
-    image = source.image(TaskRef.parse(str(fixture.victims["spin"].pid)))
+    image = source.process(fixture.victims["spin"].pid).image
     (running,) = (thread for thread in image.threads if said[thread.tid]["role"] == "spin")
     assert running.regs.source is RegisterSource.ENTRY_FRAME
     for register, value in said[running.tid]["regs"].items():
@@ -237,7 +237,7 @@ def test_running_thread_whose_cpu_is_not_known(name: str, symbols: tuple[str, ..
 
         def running(notes: tuple[DumpNote, ...]) -> Thread:
             target.notes = notes
-            (thread,) = (thread for thread in VmcoreSource(target).image(ref).threads if thread.cpu is not None)
+            (thread,) = (thread for thread in VmcoreSource(target).process(ref).image.threads if thread.cpu is not None)
             return thread
 
         notes = target.notes
@@ -405,7 +405,7 @@ def test_other_containers(
     with open_target(TargetOptions(core=str(dump), symbols=named, **options)) as target:
         facts = read_facts(target)
         source = VmcoreSource(target)
-        image = source.image(TaskRef.parse(str(fixture.victims["abi_ia32"].pid)))
+        image = source.process(fixture.victims["abi_ia32"].pid).image
     assert (facts.format, facts.architecture, facts.levels) == (form, "i386", 3)
     assert sorted(thread.tid for thread in image.threads) == list(fixture.victims["abi_ia32"].tids)
     assert bool(facts.cut_off) == (make is cut_off)

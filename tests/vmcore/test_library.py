@@ -26,7 +26,7 @@ def cut_off(tmp_path: Path) -> Path:
 def test_a_dump_that_is_cut_off_is_told(cut_off: Path) -> None:
     told: list[str] = []
     with open_vmcore(cut_off, tell=told.append) as source:
-        assert source.image(TaskRef.parse("110")).tgid == 110
+        assert source.process(TaskRef.parse("110")).image.tgid == 110
     assert [sentence.split(":")[0] for sentence in told] == ["the dump is cut off"]
 
 
@@ -68,20 +68,20 @@ def test_swap_and_root(tmp_path: Path) -> None:
     vmcore = need("k61-small").dump("vmcore")
     with pytest.raises(KgcoreError, match="does not swap to /dev/none"):  # noqa: SIM117
         with open_vmcore(vmcore, swap={"/dev/none": tmp_path}) as source:
-            source.memory(source.image(TaskRef.parse("110")))
+            _ = source.process(110).memory
     with pytest.raises(KgcoreError, match="cannot open"):  # noqa: SIM117
         with open_vmcore(vmcore, root=tmp_path / "none") as source:
-            source.memory(source.image(TaskRef.parse("110")))
+            _ = source.process(110).memory
 
 
 @pytest.mark.parametrize("pid", [118, "118"])
 def test_processes_by_number(pid: int | str) -> None:
     """The process that crashed is another one than the one that is asked for."""
     with open_vmcore(need("k61-crash-small").dump("vmcore")) as source:
-        current = source.image(TaskRef.current())
-        assert prepare(source, pid).image.tgid == source.image(pid).tgid == 118
+        current = source.process(TaskRef.current()).image
+        assert prepare(source, pid).image.tgid == source.process(pid).image.tgid == 118
         assert current.tgid != 118
-        leader = next(thread.task for thread in source.image(pid).threads if thread.tid == 118)
+        leader = next(thread.task for thread in source.process(pid).image.threads if thread.tid == 118)
         for address in (leader, f"{leader:#x}", f"{leader:x}", str(leader)):
             assert prepare(source, address).image.tgid == 118
 
@@ -89,7 +89,7 @@ def test_processes_by_number(pid: int | str) -> None:
 def test_what_is_no_process_is_the_callers_mistake() -> None:
     """It is not said to be damage."""
     with open_vmcore(need("k61-small").dump("vmcore")) as source:
-        for use in (source.image, source.open_files, lambda ref: prepare(source, ref)):
+        for use in (source.process, lambda ref: prepare(source, ref)):
             for wrong in (None, 1.5, [110], True):
                 with pytest.raises(TypeError, match="a PID or the address of a task_struct is wanted, not "):
                     use(wrong)  # type: ignore[arg-type]

@@ -23,8 +23,8 @@ def pages(fixture: Fixture, file: str, extract: Extractor) -> Iterator[tuple[Pro
     """Each page of the victim's mappings: what is known of it, what it is, what it should be."""
     victim = fixture.victims["migrating"]
     source = extract.source(fixture.dump(file))
-    image = source.image(TaskRef(str(victim.pid), pid=victim.pid))
-    memory = source.memory(image)
+    found = source.process(TaskRef(str(victim.pid), pid=victim.pid))
+    image, memory = found.image, found.memory
     for vma in image.vmas:
         for _ in memory.runs(vma, vma.start, vma.end):
             pass  # what was met is counted

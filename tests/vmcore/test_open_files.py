@@ -35,8 +35,8 @@ def victim(guest: Fixture) -> Victim:
 
 
 def opened(guest: Fixture, extract: Extractor, dump: str = "vmcore.elf") -> tuple[Any, OpenFiles]:
-    source = extract.source(guest.dump(dump), symbols=symbols(guest))
-    return source, source.open_files(TaskRef.parse(str(victim(guest).pid)))
+    process = extract.source(guest.dump(dump), symbols=symbols(guest)).process(victim(guest).pid)
+    return process, process.open_files()
 
 
 def fdinfo(text: str) -> dict[str, str]:
@@ -105,12 +105,12 @@ def test_sockets(guest: Fixture, extract: Extractor) -> None:
 
 def test_contents_are_what_was_written(guest: Fixture, extract: Extractor) -> None:
     """Every byte that is given is right, and every page that the kernel did not have in memory is missing."""
-    source, found = opened(guest, extract)
+    process, found = opened(guest, extract)
     files = {file.fd: file for file in found.files}
     kinds = set()
     for said in victim(guest).said["files"]:
         file = files[said["fd"]]
-        contents = source.contents(file)
+        contents = process.contents(file)
         truth = content_of(said, file.size)
         data, lost = bytearray(), set()
         for run, piece in contents.read():
@@ -163,15 +163,15 @@ def test_files_of_an_overlay(name: str, extract: Extractor) -> None:
     may have been copied up meanwhile."""
     guest = need(name)
     told = guest.victims["pagecache"]
-    source = extract.source(guest.dump())
-    files = source.open_files(TaskRef.parse(str(told.pid))).files
+    process = extract.source(guest.dump()).process(told.pid)
+    files = process.open_files().files
     areas = {area["name"]: area for area in told.said["mappings"]}
     readers = [file for file in files if file.path == b"/overlay/pagecache-lower-shared"]
     assert len(readers) == 1
-    assert all(run.provenance.missing for run in source.contents(readers[0]).runs())
+    assert all(run.provenance.missing for run in process.contents(readers[0]).runs())
     (changed,) = (file for file in files if file.path == b"/overlay/pagecache-stale" and file.flags & 3)
     area = areas["overlay-changed"]
-    data = first_bytes(source.contents(changed), area["length"])
+    data = first_bytes(process.contents(changed), area["length"])
     assert data[:7] == b"changed"
     assert data[8:] == pattern(area, 8, area["length"] - 8)
 
@@ -198,7 +198,7 @@ def test_every_victim_has_the_files_that_proc_showed(name: str, extract: Extract
             continue
         last = max(shown)
         shown[last] = shown[last].removesuffix(b"\n")
-        found = source.open_files(TaskRef.parse(str(told.pid)))
+        found = source.process(TaskRef.parse(str(told.pid))).open_files()
         assert found.lost == ()
         assert {file.fd: file.path for file in found.files} == shown, told.name
         seen += 1
@@ -272,12 +272,12 @@ def test_what_extract_lacks_is_a_hole_and_told(guest: Fixture, tmp_path: Path) -
 
 def test_level_31_leaves_no_content(extract: Extractor, tmp_path: Path) -> None:
     guest = need("k61-files")
-    source, found = opened(guest, extract, "vmcore.d31-zlib")
+    process, found = opened(guest, extract, "vmcore.d31-zlib")
     _, whole = opened(guest, extract)
     assert found.files == whole.files
     for said in victim(guest).said["files"]:
         (file,) = (file for file in found.files if file.fd == said["fd"])
-        runs = list(source.contents(file).runs())
+        runs = list(process.contents(file).runs())
         assert all(run.provenance.missing or run.provenance.value in ("zero", "zram") for run in runs)
         if said["what"] == "tmpfs":
             assert [run.provenance.value for run in runs] == ["excluded", "zero", "excluded"]
@@ -303,7 +303,7 @@ def test_types_out_of_the_dump_itself(extract: Extractor) -> None:
     """No vmlinux is needed."""
     guest = need("k61-files")
     source = extract.source(guest.dump(), symbols_from="btf")
-    assert source.open_files(TaskRef.parse(str(victim(guest).pid))).files == opened(guest, extract)[1].files
+    assert source.process(TaskRef.parse(str(victim(guest).pid))).open_files().files == opened(guest, extract)[1].files
 
 
 def test_what_cannot_be() -> None:

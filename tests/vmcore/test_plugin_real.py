@@ -111,7 +111,7 @@ def test_gcore(fixture: Fixture, given: str, extract: Extractor, tmp_path: Path)
     tid = victim.tids[1]
     same = symbols(fixture, given)
     whole, report = extract(fixture.dump(), victim.pid, **same)
-    task = extract.source(fixture.dump(), **({"symbols": ()} | same)).image(ref(victim.pid)).threads[0].task
+    task = extract.source(fixture.dump(), **({"symbols": ()} | same)).process(ref(victim.pid)).image.threads[0].task
     code = LIBRARY.format(pid=victim.pid, task=task) + (TASKS.format(tid=tid) if given == "with" else "")
     lines = script(fixture.dump(), code, tmp_path, *drgn_symbols(fixture, given)).splitlines()
     assert lines[0] == f"{victim.pid} {os.curdir}/core.{victim.pid} True {whole.stat().st_size}"

@@ -174,9 +174,9 @@ def test_unplugged_and_added_cpus(tmp_path: Path) -> None:
             text = live.guest.monitor("info registers -a")
             live.guest.dump(tmp_path / "vmcore", "elf")
             (row,) = (row for row in VmcoreSource(target).processes() if row.comm == b"spin")
-            images = [VmcoreSource(target).image(TaskRef("spin", pid=row.pid))]
+            images = [VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image]
         with open_target(TargetOptions(core=str(tmp_path / "vmcore"))) as target:
-            images.append(VmcoreSource(target).image(TaskRef("spin", pid=row.pid)))
+            images.append(VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image)
     told = told_by_qemu(text)
     assert (text.count("CPU#"), len(told)) == (4, 2)
     for image, source in zip(images, (RegisterSource.LIVE_CPU, RegisterSource.QEMU_NOTE), strict=True):
@@ -201,7 +201,7 @@ def test_cores_equal_the_kernels_own(guest: LiveGuest, tmp_path: Path) -> None:
             assert any("it was running" in line for line in done.remarks) == (done.status == 3)
             assert check_core(str(tmp_path / name)).ok
         with open_target(TargetOptions(qemu=guest.socket)) as target:
-            image = VmcoreSource(target).image(TaskRef("spin", pid=found["spin"]))
+            image = VmcoreSource(target).process(TaskRef("spin", pid=found["spin"])).image
     guest.finish()
     said = {thread["tid"]: thread for thread in guest.said("spin")["threads"]}
     running = {tid for tid, thread in said.items() if thread["role"] == "spin"}

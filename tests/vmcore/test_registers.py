@@ -72,7 +72,7 @@ def test_a_running_thread_inside_an_interrupt(extract: Extractor) -> None:
     fixture = need("k61-la57")
     source = extract.source(fixture.dump("vmcore-2.elf"))
     said = {thread["tid"]: thread for thread in fixture.victims["spin"].said["threads"]}
-    image = source.image(TaskRef.parse(str(fixture.victims["spin"].pid)))
+    image = source.process(TaskRef.parse(str(fixture.victims["spin"].pid))).image
     (running,) = (thread for thread in image.threads if said[thread.tid]["role"] == "spin")
     assert running.regs.source is RegisterSource.ENTRY_FRAME
     regs, checked = running.regs.values, 0
@@ -93,7 +93,7 @@ def test_a_running_thread_on_its_way_into_the_kernel(dump: str, extract: Extract
     fixture = need("k61-la57")
     source = extract.source(fixture.dump(dump))
     (spinner,) = (thread["tid"] for thread in fixture.victims["spin"].said["threads"] if thread["role"] == "spin")
-    image = source.image(TaskRef.parse(str(fixture.victims["spin"].pid)))
+    image = source.process(TaskRef.parse(str(fixture.victims["spin"].pid))).image
     sources = {thread.tid: thread.regs.source for thread in image.threads}
     assert sources.pop(spinner) is RegisterSource.UNAVAILABLE
     assert set(sources.values()) == {RegisterSource.ENTRY_FRAME}

@@ -14,7 +14,6 @@ pytest.importorskip("drgn")
 
 from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_WRITE, Vma
-from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.memory import rootfiles
 from kgcore.sources.vmcore.memory.rootfiles import Identity
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, need
@@ -32,7 +31,7 @@ LEVEL_31 = ["k510-disk", "k61-disk", "k612-disk"]
 
 def read_only(source: Any, fixture: Fixture) -> Iterator[tuple[Vma, bytes]]:
     """The mappings of the victim's programs that nobody can have written to, and what the files have there."""
-    image = source.image(TaskRef.parse(str(fixture.victims["dynamic"].pid)))
+    image = source.process(fixture.victims["dynamic"].pid).image
     for vma in image.vmas:
         if vma.file is not None and vma.file.path and not vma.flags & VM_WRITE and not vma.anon:
             content = (fixture.path / "sysroot" / os.fsdecode(vma.file.path).lstrip("/")).read_bytes()
@@ -119,13 +118,13 @@ def test_the_machines_own_file_system_is_proof(name: str, extract: Extractor, mo
     dump = fixture.dump("vmcore.d31-zlib")
     source = extract.source(dump, root=root, symbols=(), architecture="x86_64")  # one of its own
     whole = extract.source(fixture.dump(), symbols=())
-    process = source.image(TaskRef.parse(str(fixture.victims["dynamic"].pid)))
-    memory = source.memory(process)
+    found = source.process(fixture.victims["dynamic"].pid)
+    process, memory = found.image, found.memory
     for vma, _ in read_only(source, fixture):
         list(memory.runs(vma, vma.start, vma.end))  # learns the inodes
-    source._backing.root._known.clear()
+    source._machine.backing.root._known.clear()
     given = 0
-    other = whole.memory(whole.image(TaskRef.parse(str(fixture.victims["dynamic"].pid))))
+    other = whole.process(fixture.victims["dynamic"].pid).memory
     for vma, content in read_only(source, fixture):
         data = b""
         for run, part in memory.read(vma, vma.start, vma.end):
@@ -223,8 +222,8 @@ def test_a_deleted_program_is_in_no_root(extract: Extractor) -> None:
     root = str(fixture.path / "sysroot")
     victim = fixture.victims["upgraded"]
     source = extract.source(fixture.dump(), root=root, symbols=())
-    image = source.image(TaskRef.parse(str(victim.pid)))
-    memory = source.memory(image)
+    found = source.process(victim.pid)
+    image, memory = found.image, found.memory
     for vma in image.vmas:
         if vma.file is not None and vma.file.path == b"/victims/dynamic (deleted)":
             assert Provenance.ROOT not in {run.provenance for run in memory.runs(vma, vma.start, vma.end)}

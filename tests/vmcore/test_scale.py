@@ -52,12 +52,12 @@ def read(extract: Extractor) -> Read:
     """A victim of k61-many, and what it cost to read it when the kernel's layouts were known already."""
     fixture = need("k61-many")
     source = extract.source(fixture.dump())
-    source.image(TaskRef.parse("1"))
+    _ = source.process(1).image
 
     @cache
     def victim(name: str) -> tuple[ProcessImage, Counter[str]]:
         ref = TaskRef.parse(str(fixture.victims[name].pid))
-        return counted(lambda: source.image(ref))
+        return counted(lambda: source.process(ref).image)
 
     return victim
 

@@ -55,8 +55,8 @@ def test_without_an_image_it_is_said_where_the_pages_are(name: str, victim_name:
     victim = fixture.victims[victim_name]
     _, report = extract(fixture.dump(), victim.pid, mask=None)
     memory_of = extract.source(fixture.dump())
-    process = memory_of.image(TaskRef.parse(str(victim.pid)))
-    memory = memory_of.memory(process)
+    found = memory_of.process(TaskRef.parse(str(victim.pid)))
+    process, memory = found.image, found.memory
     missing = {page: gap for gap in report.missing for page in range(gap.start, gap.end, PAGE)}
     told = 0
     for address, slot in swapped(victim):

@@ -16,7 +16,6 @@ pytest.importorskip("drgn")
 
 from kgcore.binaries.sysroot import MANIFEST, Sysroot, SysrootReport
 from kgcore.check.sysroot import check_sysroot
-from kgcore.sources.base import TaskRef
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.tools import kgcore, run, same_bytes
 
@@ -33,8 +32,7 @@ def write(
 ) -> SysrootReport:
     """The sysroot of a victim."""
     source = extract.source(victim.fixture.dump(dump), symbols=(), **user_files)
-    image = source.image(TaskRef.parse(str(victim.pid)))
-    return Sysroot(str(directory)).add(source, image, source.memory(image))
+    return Sysroot(str(directory)).add(source.process(victim.pid))
 
 
 def original(fixture: Fixture, path: str) -> Path:

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("drgn")
 
 from kgcore.model.memory import Provenance
-from kgcore.sources.base import Source, TaskRef
+from kgcore.sources.base import Source
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
@@ -132,8 +132,8 @@ def of_victims(fixture: Fixture, device: int) -> set[int]:
 
 def provenances(source: Source, victim: Victim) -> dict[int, tuple[Provenance, str]]:
     """By address of the page, of the victim's mappings."""
-    image = source.image(TaskRef.parse(str(victim.pid)))
-    memory = source.memory(image)
+    process = source.process(victim.pid)
+    image, memory = process.image, process.memory
     wanted = [(mapping["addr"], mapping["addr"] + mapping["length"]) for mapping in victim.said["mappings"]]
     found: dict[int, tuple[Provenance, str]] = {}
     for vma in image.vmas:

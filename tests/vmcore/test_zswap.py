@@ -15,7 +15,6 @@ import pytest
 pytest.importorskip("drgn")
 
 from kgcore.model.memory import Provenance
-from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
@@ -79,8 +78,8 @@ def wrote(fixture: Fixture, victim: str) -> dict[int, bytes]:
 
 def pages(fixture: Fixture, victim: Victim, source: Any) -> Iterator[Found]:
     """What becomes of those pages."""
-    image = source.image(TaskRef.parse(str(victim.pid)))
-    memory = source.memory(image)
+    found = source.process(victim.pid)
+    image, memory = found.image, found.memory
     wanted = wrote(fixture, victim.name)
     for vma in image.vmas:
         if not any(vma.start <= address < vma.end for address in wanted):

@@ -162,18 +162,18 @@ def _write(source: Source, command: DebugCommand, directory: str, console: Conso
     from kgcore.sinks.files import FileSink
     from kgcore.views.debugger import Session, program_of
 
-    prepared = prepare(source, command.task, Options(mask=command.mask))
-    name = f"core.{prepared.image.tgid}"
-    core, sysroot = os.path.join(directory, name), os.path.join(directory, "sysroot")
-    os.mkdir(sysroot, 0o700)
-    shown = bool(command.show & Channel.PROGRESS) and console.err.isatty()
-    with render.progress(name, console.err, prepared.plan.data) if shown else nullcontext() as progress:
-        report = write(prepared, FileSink(core), progress, jobs=available())
-    files = Sysroot(sysroot).add(source, prepared.image, prepared.memory)
-    files.raise_problems()
-    if command.user_files.root is not None:
-        found = mapped_build_ids(prepared.image, prepared.memory)
-        files = completed(files, command.user_files.root, found)
+    with prepare(source, command.task, Options(mask=command.mask)) as prepared:
+        name = f"core.{prepared.image.tgid}"
+        core, sysroot = os.path.join(directory, name), os.path.join(directory, "sysroot")
+        os.mkdir(sysroot, 0o700)
+        shown = bool(command.show & Channel.PROGRESS) and console.err.isatty()
+        with render.progress(name, console.err, prepared.plan.data) if shown else nullcontext() as progress:
+            report = write(prepared, FileSink(core), progress, jobs=available())
+        files = Sysroot(sysroot).add(prepared.process, prepared.image.warnings)
+        files.raise_problems()
+        if command.user_files.root is not None:
+            found = mapped_build_ids(prepared.image, prepared.memory)
+            files = completed(files, command.user_files.root, found)
     program = program_of(prepared.image, files.files, sysroot)
     for line in _lacking(report, files, program):
         console.remark(line)

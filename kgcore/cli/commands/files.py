@@ -31,7 +31,7 @@ from kgcore.errors import KgcoreError
 from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
-from kgcore.sources.base import NO_USER_FILES, OpenFiles, Source, TaskRef, UserFiles
+from kgcore.sources.base import NO_USER_FILES, OpenFiles, Process, Source, TaskRef, UserFiles
 from kgcore.text import first_lines, human_size
 from kgcore.views.openfiles import ContentAccount, Row, account, list_lines, open_file_json, write_contents
 
@@ -151,10 +151,13 @@ def run(command: FilesCommand, console: Console) -> int:
     """List the files, or write one, and return the exit status."""
     if command.output == STDOUT and console.out.isatty():
         raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
-    with opening.opened(command.place, command.show, console, command.user_files) as source:
-        found = source.open_files(command.task)
+    with (
+        opening.opened(command.place, command.show, console, command.user_files) as source,
+        source.process(command.task) as process,
+    ):
+        found = process.open_files()
         if command.extract is not None:
-            return _extract(command, source, found, console)
+            return _extract(command, source, process, found, console)
         for sentence in found.lost:
             console.remark(sentence)
         if command.list is not None:
@@ -164,18 +167,18 @@ def run(command: FilesCommand, console: Console) -> int:
             if command.list != STDOUT:
                 console.say(f"Saved {command.list}")
         else:
-            _show(command, source, found, console)
+            _show(command, source, process, found, console)
     return Status.INCOMPLETE if found.lost else Status.COMPLETE
 
 
-def _show(command: FilesCommand, source: Source, found: OpenFiles, console: Console) -> None:
+def _show(command: FilesCommand, source: Source, process: Process, found: OpenFiles, console: Console) -> None:
     from kgcore.cli import render
 
     known: dict[int, Row] = {}  # several descriptors may be of one file
     rows: list[Row] = []
     for file in found.files:
         if file.type == "regular" and file.file not in known:
-            known[file.file] = _looked_at(source, file, console)
+            known[file.file] = _looked_at(process, file, console)
         rows.append(known[file.file]._replace(file=file) if file.file in known else Row(file))
     if command.json:
         _put_json(source, found, rows, console)
@@ -183,10 +186,10 @@ def _show(command: FilesCommand, source: Source, found: OpenFiles, console: Cons
         render.show_open_files(rows, console.out)
 
 
-def _looked_at(source: Source, file: OpenFile, console: Console) -> Row:
+def _looked_at(process: Process, file: OpenFile, console: Console) -> Row:
     """Examine the content of a file; for one that is also on disk, only how much is newer in memory."""
     try:
-        contents = source.contents(file)
+        contents = process.contents(file)
         return Row(file, account(contents) if file.unsaved else None, contents.unwritten())
     except KgcoreError as error:
         if file.unsaved:
@@ -206,7 +209,7 @@ def _put_json(source: Source, found: OpenFiles, rows: Sequence[Row], console: Co
     console.out.write("\n")
 
 
-def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: Console) -> int:
+def _extract(command: FilesCommand, source: Source, process: Process, found: OpenFiles, console: Console) -> int:
     file = next((file for file in found.files if file.fd == command.extract), None)
     if file is None:
         for sentence in found.lost:
@@ -216,7 +219,7 @@ def _extract(command: FilesCommand, source: Source, found: OpenFiles, console: C
             pid=found.tgid,
             hint=f"kgcore files {found.tgid} lists its descriptors",
         )
-    contents = source.contents(file)
+    contents = process.contents(file)
     path = command.output or f"fd.{found.tgid}.{file.fd}"
     with output(path, force=command.force) as sink:
         content = write_contents(contents, sink)

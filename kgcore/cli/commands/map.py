@@ -125,8 +125,10 @@ def run(command: MapCommand, console: Console) -> int:
     from kgcore.views.addressmap import make_map
 
     options = Options(mask=command.mask, dontdump=command.dontdump, dax=command.dax)
-    with opening.opened(command.place, command.show, console, command.user_files) as source:
-        prepared = prepare(source, command.task, options)
+    with (
+        opening.opened(command.place, command.show, console, command.user_files) as source,
+        prepare(source, command.task, options) as prepared,
+    ):
         found = make_map(prepared.plan, source.describe())
         if command.html is not None:
             from kgcore.views.mappage import map_page

@@ -23,7 +23,16 @@ from kgcore.model.process import (
     Vma,
 )
 from kgcore.model.traces import KernelStack
-from kgcore.sources.base import NO_USER_FILES, Contents, FileContents, OpenFiles, TaskRef, UserFiles
+from kgcore.sources.base import (
+    NO_USER_FILES,
+    Contents,
+    FileContents,
+    OpenFiles,
+    Process,
+    Source,
+    TaskRef,
+    UserFiles,
+)
 from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
 from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernel.structs import Members
@@ -41,7 +50,7 @@ from kgcore.sources.vmcore.task.dying import Deaths
 from kgcore.sources.vmcore.task.kernelstack import KernelStacks
 from kgcore.sources.vmcore.task.tasks import OVERFLOW_ID, Ids, Tasks
 
-__all__ = ("VmcoreSource",)
+__all__ = ("VmcoreProcess", "VmcoreSource")
 
 _PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
 _AT_NULL = 0
@@ -51,63 +60,109 @@ _MAX_AUXV = 256
 _T = TypeVar("_T")
 
 
-class VmcoreSource:
+class _Machine:
+    """What all processes of a dump share."""
+
+    def __init__(self, target: Target, user_files: UserFiles) -> None:
+        self.target = target
+        self.kernel = kernel_of(target)
+        self.backing = Backing(self.kernel, user_files)
+        self.tasks = Tasks(self.kernel)
+
+    @cached_property
+    def cpus(self) -> Cpus:
+        return Cpus(self.kernel)
+
+    @cached_property
+    def kernel_stacks(self) -> KernelStacks:
+        return KernelStacks(self.kernel, self.cpus)
+
+
+class VmcoreSource(Source):
     """The processes of one opened dump."""
 
     @guarded("the kernel in the dump cannot be understood")
     def __init__(self, target: Target, user_files: UserFiles = NO_USER_FILES) -> None:
-        self._target = target
-        self._kernel = kernel_of(target)
-        self._backing = Backing(self._kernel, user_files)
-        self._tasks = Tasks(self._kernel)
-
-    @cached_property
-    def _cpus(self) -> Cpus:
-        return Cpus(self._kernel)
-
-    @cached_property
-    def _kernel_stacks(self) -> KernelStacks:
-        return KernelStacks(self._kernel, self._cpus)
+        self._machine = _Machine(target, user_files)
 
     def describe(self) -> dict[str, str]:
         """See :meth:`kgcore.sources.base.Source.describe`."""
-        return self._target.describe()
+        return self._machine.target.describe()
 
-    # A process
+    @guarding_each("the list of processes breaks off")
+    def processes(self) -> Iterator[ProcessSummary]:
+        """See :meth:`kgcore.sources.base.Source.processes`."""
+        yield from Summaries(self._machine.backing, self._machine.tasks).all()
 
-    def image(self, ref: TaskRef | int | str) -> ProcessImage:
-        """See :meth:`kgcore.sources.base.Source.image`.
+    def process(self, ref: TaskRef | int | str) -> "VmcoreProcess":
+        """See :meth:`kgcore.sources.base.Source.process`.
 
-        :raises BrokenDump: the task's own structures are damaged or not in the dump.
+        :raises BrokenDump: what would lead to the task is damaged or not in the dump.
         """
-        return self._image(TaskRef.of(ref))  # what is no pid is not the dump's fault
+        return self._process(TaskRef.of(ref))  # what is no pid is not the dump's fault
 
     @guarded("the process cannot be read")
-    def _image(self, ref: TaskRef) -> ProcessImage:
-        task = self._tasks.find(ref)
+    def _process(self, ref: TaskRef) -> "VmcoreProcess":
+        return VmcoreProcess(self._machine, ref, self._machine.tasks.find(ref))
+
+    def crashed(self) -> int | None:
+        """See :meth:`kgcore.sources.base.Source.crashed`."""
+        try:
+            return int(crashed_thread(self._machine.kernel.prog).tid)
+        except DAMAGE:
+            return None
+
+
+class VmcoreProcess(Process):
+    """A process of a dump. There is nothing to let go: it can be read as long as the dump is open.
+
+    :param ref: how it was named.
+    :param task: ``struct task_struct *``, the thread that was meant.
+    """
+
+    def __init__(self, machine: _Machine, ref: TaskRef, task: Object) -> None:
+        self._machine = machine
+        self._backing = machine.backing
+        self._ref = ref
+        self._task = task
+
+    @property
+    def image(self) -> ProcessImage:
+        """See :attr:`kgcore.sources.base.Process.image`."""
+        return self._read[0]
+
+    @cached_property
+    @guarded("the process cannot be read")
+    def _read(self) -> tuple[ProcessImage, Object]:
+        """The image, and the task of its first thread, which has the address space for certain."""
+        machine = self._machine
         try:
             # Who names a process by its leader means the process, and so the thread that it is dying of.
-            return _Reader(self._backing, self._tasks, self._cpus, task).image(whole=ref.pid is not None)
+            whole = self._ref.pid is not None
+            return _Reader(machine.backing, machine.tasks, machine.cpus, self._task).read(whole=whole)
         except FaultError as error:
-            raise BrokenDump(
-                f"{ref.text}: its kernel structures are not in the dump: {in_words(error)}", address=task.value_()
-            ) from error
+            raise self._broken("its kernel structures are", error) from error
 
+    def _broken(self, what: str, error: FaultError) -> BrokenDump:
+        message = f"{self._ref.text}: {what} not in the dump: {in_words(error)}"
+        return BrokenDump(message, address=self._task.value_())
+
+    @cached_property
     @guarded("the address space cannot be read")
-    def memory(self, image: ProcessImage) -> Memory:
-        """See :meth:`kgcore.sources.base.Source.memory`."""
-        task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
+    def memory(self) -> Memory:
+        """See :attr:`kgcore.sources.base.Process.memory`."""
+        image, first = self._read
         try:
-            return VmcoreMemory(self._backing, task.mm.read_())
+            return VmcoreMemory(self._backing, first.mm.read_())
         except FaultError as error:
             raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {in_words(error)}") from error
 
     @guarding_each("the mapped files cannot be compared")
-    def remarks(self, image: ProcessImage) -> Iterator[str]:
-        """See :meth:`kgcore.sources.base.Source.remarks`."""
-        task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
+    def remarks(self) -> Iterator[str]:
+        """See :meth:`kgcore.sources.base.Process.remarks`."""
+        image, first = self._read
         try:
-            sentence = Doubts(self._kernel, task.mm.read_()).sentence
+            sentence = Doubts(self._machine.kernel, first.mm.read_()).sentence
         except FaultError:
             sentence = ""  # without its address space there is no core
         if sentence:
@@ -116,57 +171,34 @@ class VmcoreSource:
             yield from self._backing.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
 
     @guarding_each("the mapped files cannot be read")
-    def files(self, image: ProcessImage) -> Iterator[FileContents | str]:
-        """See :meth:`kgcore.sources.base.Source.files`."""
-        task = Object(self._kernel.prog, "struct task_struct *", image.threads[0].task)
+    def files(self) -> Iterator[FileContents | str]:
+        """See :meth:`kgcore.sources.base.Process.files`."""
+        _, first = self._read
         try:
-            yield from mapped_programs(self._backing, task, task.mm.read_())
+            yield from mapped_programs(self._backing, first, first.mm.read_())
         except FaultError as error:
             yield f"the mapped files are not in the dump: {in_words(error)}"
 
-    def open_files(self, ref: TaskRef | int | str) -> OpenFiles:
-        """See :meth:`kgcore.sources.base.Source.open_files`.
-
-        :raises BrokenDump: the task's own structures are damaged or not in the dump.
-        """
-        return self._open_files(TaskRef.of(ref))
-
     @guarded("the open files cannot be read")
-    def _open_files(self, ref: TaskRef) -> OpenFiles:
-        task = self._tasks.find(ref)
+    def open_files(self) -> OpenFiles:
+        """See :meth:`kgcore.sources.base.Process.open_files`. It does not need the image."""
+        task = self._task
         try:
             # That one may have exited, though its process lives.
-            return open_files(self._backing, task if task.files else self._tasks.dumped_threads(task)[0][0])
+            return open_files(self._backing, task if task.files else self._machine.tasks.dumped_threads(task)[0][0])
         except FaultError as error:
-            raise BrokenDump(
-                f"{ref.text}: its table of open files is not in the dump: {in_words(error)}", address=task.value_()
-            ) from error
+            raise self._broken("its table of open files is", error) from error
 
     @guarded("the contents of the file cannot be read")
     def contents(self, file: OpenFile) -> Contents:
-        """See :meth:`kgcore.sources.base.Source.contents`."""
+        """See :meth:`kgcore.sources.base.Process.contents`."""
         return file_contents(self._backing, file)
-
-    # Stacks
-
-    def crashed(self) -> int | None:
-        """See :meth:`kgcore.sources.base.Source.crashed`."""
-        try:
-            return int(crashed_thread(self._kernel.prog).tid)
-        except DAMAGE:
-            return None
 
     @guarded("the kernel stack cannot be read")
     def kernel_stack(self, thread: Thread) -> KernelStack:
-        """See :meth:`kgcore.sources.base.Source.kernel_stack`."""
-        return self._kernel_stacks.of(Object(self._kernel.prog, "struct task_struct *", thread.task), thread.tid)
-
-    # All processes
-
-    @guarding_each("the list of processes breaks off")
-    def processes(self) -> Iterator[ProcessSummary]:
-        """See :meth:`kgcore.sources.base.Source.processes`."""
-        yield from Summaries(self._backing, self._tasks).all()
+        """See :meth:`kgcore.sources.base.Process.kernel_stack`."""
+        machine = self._machine
+        return machine.kernel_stacks.of(Object(machine.kernel.prog, "struct task_struct *", thread.task), thread.tid)
 
 
 class _Reader:
@@ -180,8 +212,9 @@ class _Reader:
         self._task = task
         self._warnings: list[str] = []
 
-    def image(self, *, whole: bool) -> ProcessImage:
-        """
+    def read(self, *, whole: bool) -> tuple[ProcessImage, Object]:
+        """The image, and the task of its first thread.
+
         :param whole: if the task is the leader, the thread that a signal hit comes before it, as in the kernel's cores.
         """
         threads, warnings = self._tasks.dumped_threads(self._task)
@@ -205,7 +238,7 @@ class _Reader:
         if not mm.end_code.value_() | mm.start_stack.value_():
             # load_elf_binary(), fs/binfmt_elf.c: set when all of the program is mapped
             self._warnings.append("the process was in the middle of execve(): the program is mapped in part, if at all")
-        return ProcessImage(
+        image = ProcessImage(
             tgid=int(first.tgid.value_()),
             arch=arch.name,
             page_size=self._kernel.page_size,
@@ -223,6 +256,7 @@ class _Reader:
             start_stack=mm.start_stack.value_(),
             dying=dying,
         )
+        return image, first
 
     def _dying(self, threads: list[Object]) -> Dying | None:
         deaths = Deaths(self._kernel)

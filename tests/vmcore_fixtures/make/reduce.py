@@ -193,7 +193,7 @@ def extract_all(source: VmcoreSource, manifest: dict[str, Any]) -> None:
             prepared = prepare(source, TaskRef.parse(str(victim["pid"])), Options(mask=mask))
             write(prepared, MemorySink())
     with suppress(NoCurrentTask):  # the machine did not crash
-        source.image(TaskRef.current())
+        _ = source.process(TaskRef.current()).image
 
 
 def write_kdump(path: Path, out: Path, frames: set[int]) -> None:
