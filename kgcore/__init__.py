@@ -21,9 +21,11 @@ TYPE_CHECKING = False  # to type checkers it is true; importing it would take lo
 if TYPE_CHECKING:
     from kgcore.check.core import Verdict, check_core
     from kgcore.coredump.limits import Limits
+    from kgcore.coredump.loads import Segment
+    from kgcore.coredump.mappings import VmaPlan
     from kgcore.coredump.notes import Remark
     from kgcore.coredump.pipeline import Options, Prepared, prepare, write
-    from kgcore.coredump.plan import CorePlan, Part, Segment, VmaPlan
+    from kgcore.coredump.plan import CorePlan, Part
     from kgcore.coredump.report import Gap, Report, VmaAccount
     from kgcore.errors import (
         BadTask,
@@ -140,9 +142,11 @@ __all__ = (
 _NAMES = {
     "kgcore.check.core": "Verdict check_core",
     "kgcore.coredump.limits": "Limits",
+    "kgcore.coredump.loads": "Segment",
+    "kgcore.coredump.mappings": "VmaPlan",
     "kgcore.coredump.notes": "Remark",
     "kgcore.coredump.pipeline": "Options Prepared prepare write",
-    "kgcore.coredump.plan": "CorePlan Part Segment VmaPlan",
+    "kgcore.coredump.plan": "CorePlan Part",
     "kgcore.coredump.report": "Gap Report VmaAccount",
     "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask NoUserMemory "
     "OutputError TargetError",

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kgcore.check.core import check_core
+from kgcore.coredump.mappings import MissingPolicy
 from kgcore.coredump.pipeline import Options, dump
-from kgcore.coredump.plan import MissingPolicy, make_plan
+from kgcore.coredump.plan import make_plan
 from kgcore.coredump.report import Report, make_report
 from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter

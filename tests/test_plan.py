@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgcore.coredump.kgcorenote import NT_KGCORE
-from kgcore.coredump.plan import PART, CorePlan, make_plan
+from kgcore.coredump.mappings import PART
+from kgcore.coredump.plan import CorePlan, make_plan
 from kgcore.coredump.writer import write_core
 from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kgcore.coredump.plan import MissingPolicy, make_plan
+from kgcore.coredump.mappings import MissingPolicy
+from kgcore.coredump.plan import make_plan
 from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Piece, Provenance, Run

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from kgcore.coredump.limits import Limits
-from kgcore.coredump.plan import CorePlan, MissingPolicy, make_plan
+from kgcore.coredump.mappings import MissingPolicy
+from kgcore.coredump.plan import CorePlan, make_plan
 from kgcore.coredump.report import Report
 from kgcore.coredump.writer import Progress, write_core
 from kgcore.errors import no_memory

@@ -44,18 +44,16 @@ A core that would be longer than a file may be has one place for all the zeros t
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from kgcore.arch import ARCHES, Arch
 from kgcore.coredump.kgcorenote import vendor_note
+from kgcore.coredump.loads import Load, Segment, loads_of, place
+from kgcore.coredump.mappings import PART, MissingPolicy, VmaPlan, plan_mappings
 from kgcore.coredump.notes import Remark, process_notes, remarks
-from kgcore.coredump.sharing import LARGEST, Shared, zeros_to_share
+from kgcore.coredump.sharing import LARGEST, zeros_to_share
 from kgcore.elf.layout import (
-    PF_R,
-    PF_W,
-    PF_X,
     PT_LOAD,
     PT_NOTE,
     Phdr,
@@ -67,53 +65,14 @@ from kgcore.elf.layout import (
     phdr_size,
 )
 from kgcore.errors import KgcoreError
-from kgcore.filters.base import Filter, Keep
-from kgcore.model.account import Account, Gaps, left_out
-from kgcore.model.memory import Memory, Provenance, Run, peek
-from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
+from kgcore.filters.base import Filter
+from kgcore.model.account import left_out
+from kgcore.model.memory import Memory, Provenance
+from kgcore.model.process import ProcessImage
 
-__all__ = ("PART", "CorePlan", "MissingPolicy", "Part", "Segment", "VmaPlan", "make_plan")
+__all__ = ("CorePlan", "Part", "make_plan")
 
-MissingPolicy = Literal["omit", "zero"]
-
-PART = 8 << 20
-"""Bytes of memory to be written that make a :class:`Part`."""
 _SEGMENTS_PER_PART = 1024
-_CUT_ALIGNMENT = 1 << 21  # bytes
-
-
-class Segment(NamedTuple):
-    """A PT_LOAD.
-
-    :ivar vma: the mapping it is (a part of), as an index into the image's.
-    :ivar address: ``p_vaddr``: user virtual address.
-    :ivar filesz: ``p_filesz``: bytes in the file.
-    :ivar memsz: ``p_memsz``: bytes in memory.
-    :ivar offset: ``p_offset``: bytes from the start of the file.
-    :ivar flags: ``p_flags`` (PF_*).
-    """
-
-    vma: int
-    address: int
-    filesz: int
-    memsz: int
-    offset: int
-    flags: int
-
-
-class VmaPlan(NamedTuple):
-    """What becomes of a mapping.
-
-    :ivar keep: the filter's decision.
-    :ivar account: of all its bytes.
-    :ivar missing: ranges of the kept part that are not to be had; neighbours have different reasons.
-    :ivar cuts: addresses in the kept part, between each two of which there are about PART bytes to be written.
-    """
-
-    keep: Keep
-    account: Account
-    missing: tuple[Run, ...]
-    cuts: tuple[int, ...] = ()
 
 
 class Part(NamedTuple):
@@ -253,27 +212,12 @@ def make_plan(
         longer than file systems allow (:data:`kgcore.coredump.sharing.LARGEST`).
     :raises KgcoreError: kgcore does not know the architecture, or the core is larger than its ELF class allows.
     """
-    arch = ARCHES.get(image.arch)
-    if arch is None:
-        raise KgcoreError(
-            f"cores of {image.arch} processes are not supported",
-            hint=f"supported: {', '.join(sorted(ARCHES))}",
-            pid=image.tgid,
-        )
-    look = partial(peek, memory)
-    shared: dict[object, VmaPlan] = {}  # of a hundred thousand mappings most become the same
-    vmas = tuple(_plan_vma(vma, keep(vma, look), memory, shared) for vma in image.vmas)
+    arch = _arch_of(image)
+    vmas = plan_mappings(image.vmas, keep, memory)
     image = replace(image, warnings=(*image.warnings, *remarks_of()))
     remarks_ = tuple(remarks(image, arch))
     warnings = (*image.warnings, *_why_excluded(vmas, source or {}))
-
-    parts = list(_all_parts(image.vmas, vmas, missing, ()))
-    zeros: list[Shared] = []
-    if share_zeros or sum(part.filesz for part in parts) > LARGEST:
-        kept = ((plan.keep.length, plan.account.zero) for plan in vmas)
-        zeros = zeros_to_share(image.vmas, kept, memory)
-        parts = list(_all_parts(image.vmas, vmas, missing, zeros))
-
+    loads = _loads(image, vmas, missing, memory, share_zeros=share_zeros)
     notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
     vendor = b""
     if source is not None and note:
@@ -286,136 +230,47 @@ def make_plan(
                 [(plan.keep, plan.account) for plan in vmas],
                 (run for plan in vmas for run in plan.missing),
                 (*warnings, *(f"thread {tid}: {text}" for tid, text in remarks_)),
-                sum(piece.end - piece.start for piece in zeros),
+                sum(load.filesz for load in loads if load.shared),
             )
         )
-
-    headers = 1 + len(parts) + bool(vendor)
-    notes_offset = ehdr_size(arch.elf_class) + headers * phdr_size(arch.elf_class)
-    unpadded = notes_offset + len(notes) + len(vendor)
-    page = image.page_size  # ELF_EXEC_PAGESIZE of the kernel
-    data_offset = -(-unpadded // page) * page
-
-    tail = pack_shdr0(arch.elf_class, headers)
-    shoff = 0
-    if important_first:  # what is behind the data would be the first to be cut off
-        shoff, data_offset = data_offset, data_offset + -(-len(tail) // page) * page
-    alike = [number for number, part in enumerate(parts) if part.shared]
-    longest = max(alike, key=lambda number: parts[number].filesz, default=-1)
-    written = [number for number, part in enumerate(parts) if not part.shared or number == longest]
-    order = _by_importance(image, vmas, parts, written) if important_first else written
-    offsets, offset = [0] * len(parts), data_offset
-    for number in order:
-        offsets[number] = offset
-        offset += parts[number].filesz
-    for number in alike:
-        offsets[number] = offsets[longest]
-    segments = [
-        Segment(part.vma, part.address, part.filesz, part.memsz, at, _p_flags(image.vmas[part.vma]))
-        for part, at in zip(parts, offsets, strict=True)
-    ]
-    size = offset + (0 if shoff else len(tail))
-    if size >= 1 << (32 if arch.elf_class == 32 else 63):
-        raise KgcoreError(
-            f"the core would have {size} bytes, more than an ELF file of class {arch.elf_class} can",
-            hint="choose less memory with -f",
-            pid=image.tgid,
-        )
-
-    head = b"".join(
-        (
-            pack_ehdr(arch.elf_class, arch.machine, headers, shoff or offset),
-            pack_phdrs(arch.elf_class, _headers(image, arch, segments, notes_offset, len(notes), len(vendor))),
-            notes,
-            vendor,
-            (bytes(-unpadded % page) + (tail if shoff else b"")).ljust(data_offset - unpadded, b"\0"),
-        )
-    )
-    alike.sort(key=lambda number: number != longest)
+    headers = 1 + len(loads) + bool(vendor)
+    frame = _frame(image, arch, headers, len(notes) + len(vendor), important_first=important_first)
+    placed = place(image, vmas, loads, frame.data, important_first=important_first)
+    size = placed.end + len(frame.tail)
+    _check_size(image, arch, size)
     return CorePlan(
         image=image,
         policy=missing,
         filter_settings=keep.describe(),
-        head=head,
-        segments=tuple(segments[number] for number in order),
-        tail=b"" if shoff else tail,
+        head=b"".join(
+            (
+                pack_ehdr(arch.elf_class, arch.machine, headers, frame.shoff or placed.end),
+                pack_phdrs(arch.elf_class, _headers(image, placed.by_address, frame.notes, len(notes), len(vendor))),
+                notes,
+                vendor,
+                frame.padding,
+            )
+        ),
+        segments=placed.in_file,
+        tail=frame.tail,
         size=size,
         vmas=vmas,
         remarks=remarks_,
         warnings=warnings,
-        shared=tuple(segments[number] for number in alike),
+        shared=placed.shared,
     )
 
 
-class _Part(NamedTuple):
-    """What becomes a PT_LOAD.
-
-    :ivar shared: of the zeros that have one place in the file.
-    """
-
-    vma: int
-    address: int
-    filesz: int
-    memsz: int
-    shared: bool = False
-
-
-def _all_parts(
-    image_vmas: Sequence[Vma], vmas: Sequence[VmaPlan], policy: MissingPolicy, shared: Sequence[Shared]
-) -> Iterator[_Part]:
-    """The PT_LOADs of all mappings."""
-    at = 0
-    for index, (vma, plan) in enumerate(zip(image_vmas, vmas, strict=True)):
-        first = at
-        while at < len(shared) and shared[at].vma == index:
-            at += 1
-        yield from _parts(index, vma, plan, policy, shared[first:at])
-
-
-def _by_importance(
-    image: ProcessImage, vmas: Sequence[VmaPlan], parts: Sequence[_Part], written: Iterable[int]
-) -> list[int]:
-    """The threads' stacks, then what is small: that is most mappings, and what a debugger needs to begin with."""
-    starts = [vma.start for vma in image.vmas]
-    stacks = {bisect_right(starts, thread.regs.values["sp"]) - 1 for thread in image.threads}
-
-    def rank(number: int) -> tuple[bool, int]:
-        part = parts[number]
-        if part.shared:
-            return True, part.filesz  # it stands for them all
-        return part.vma not in stacks, min(part.filesz, vmas[part.vma].account.data)
-
-    return sorted(written, key=rank)
-
-
-def _plan_vma(vma: Vma, keep: Keep, memory: Memory, shared: dict[object, VmaPlan]) -> VmaPlan:
-    parts: dict[Provenance, int] = {}
-    gaps = Gaps()
-    cuts: list[int] = []
-    pending = 0  # bytes to be written since the last cut
-    if keep.length:
-        at = vma.start
-        for run in memory.runs(vma, vma.start, vma.start + keep.length):
-            if run.address != at or run.length <= 0:
-                raise ValueError(f"memory runs are not adjacent: {run} at {at:#x}")
-            at = run.end
-            parts[run.provenance] = parts.get(run.provenance, 0) + run.length
-            if run.provenance.missing:
-                gaps.add(run)
-            if run.provenance.stored:
-                pending += run.length
-                while pending >= PART:
-                    # Not in the middle of a page table: it would be read twice.
-                    cut = max((at - pending + PART) & -_CUT_ALIGNMENT, at - pending + memory.page_size)
-                    cuts.append(cut)
-                    pending = at - cut
-        if at != vma.start + keep.length:
-            raise ValueError(f"memory runs end at {at:#x}, not at {vma.start + keep.length:#x}")
-    filtered = vma.end - vma.start - keep.length
-    key = (keep, filtered, *parts.items(), *gaps.runs, *cuts)
-    if key not in shared:
-        shared[key] = VmaPlan(keep, Account(parts, filtered), tuple(gaps.runs), tuple(cuts))
-    return shared[key]
+def _arch_of(image: ProcessImage) -> Arch:
+    """:raises KgcoreError: kgcore does not know it."""
+    arch = ARCHES.get(image.arch)
+    if arch is None:
+        raise KgcoreError(
+            f"cores of {image.arch} processes are not supported",
+            hint=f"supported: {', '.join(sorted(ARCHES))}",
+            pid=image.tgid,
+        )
+    return arch
 
 
 def _why_excluded(vmas: Iterable[VmaPlan], source: Mapping[str, str]) -> Iterator[str]:
@@ -429,23 +284,64 @@ def _why_excluded(vmas: Iterable[VmaPlan], source: Mapping[str, str]) -> Iterato
                 yield sentence
 
 
-def _parts(index: int, vma: Vma, plan: VmaPlan, policy: MissingPolicy, shared: Sequence[Shared]) -> Iterator[_Part]:
-    """The PT_LOADs of a mapping."""
-    at, kept_end = vma.start, vma.start + plan.keep.length
-    omitted = [(run.address, run.end, False) for run in plan.missing] if policy == "omit" else []
-    apart = [(piece.start, piece.end, True) for piece in shared]
-    for start, end, zeros in sorted(omitted + apart) if apart else omitted:
-        if start > at:
-            yield _Part(index, at, start - at, start - at)
-        if zeros:
-            yield _Part(index, start, end - start, end - start, shared=True)
-        at = end
-    if at < vma.end:  # what is left, with the part that the filter dropped
-        yield _Part(index, at, kept_end - at, vma.end - at)
+def _loads(
+    image: ProcessImage, vmas: Sequence[VmaPlan], policy: MissingPolicy, memory: Memory, *, share_zeros: bool
+) -> list[Load]:
+    """The PT_LOADs, with zeros apart that are to have one place in the file."""
+    loads = list(loads_of(image.vmas, vmas, policy))
+    if not share_zeros and sum(load.filesz for load in loads) <= LARGEST:
+        return loads
+    kept = ((plan.keep.length, plan.account.zero) for plan in vmas)
+    return list(loads_of(image.vmas, vmas, policy, zeros_to_share(image.vmas, kept, memory)))
+
+
+class _Frame(NamedTuple):
+    """What stands around the segments' data.
+
+    :ivar notes: offset of the notes, which is where the headers end.
+    :ivar padding: what stands between the notes and the data: zeros, and section 0 if that stands there.
+    :ivar data: offset of the first segment.
+    :ivar shoff: offset of section 0, if that stands before the data; else 0.
+    :ivar tail: section 0, if that stands behind the data; else nothing.
+    """
+
+    notes: int
+    padding: bytes
+    data: int
+    shoff: int
+    tail: bytes
+
+
+def _frame(image: ProcessImage, arch: Arch, headers: int, notes_size: int, *, important_first: bool) -> _Frame:
+    """:param headers: how many program headers there are."""
+    section = pack_shdr0(arch.elf_class, headers)
+    notes = ehdr_size(arch.elf_class) + headers * phdr_size(arch.elf_class)
+    end = notes + notes_size
+    data = _page_up(image, end)
+    if not important_first:
+        return _Frame(notes, bytes(data - end), data, 0, section)
+    # What is behind the data would be the first to be cut off.
+    behind = data + _page_up(image, len(section))
+    return _Frame(notes, (bytes(data - end) + section).ljust(behind - end, b"\0"), behind, data, b"")
+
+
+def _page_up(image: ProcessImage, size: int) -> int:
+    page = image.page_size  # ELF_EXEC_PAGESIZE of the kernel
+    return -(-size // page) * page
+
+
+def _check_size(image: ProcessImage, arch: Arch, size: int) -> None:
+    """:raises KgcoreError: a file of the class cannot be that long."""
+    if size >= 1 << (32 if arch.elf_class == 32 else 63):
+        raise KgcoreError(
+            f"the core would have {size} bytes, more than an ELF file of class {arch.elf_class} can",
+            hint="choose less memory with -f",
+            pid=image.tgid,
+        )
 
 
 def _headers(
-    image: ProcessImage, arch: Arch, segments: list[Segment], notes_offset: int, notes: int, vendor: int
+    image: ProcessImage, segments: Sequence[Segment], notes_offset: int, notes: int, vendor: int
 ) -> Iterator[Phdr]:
     align = image.dialect.note_align
     yield Phdr(PT_NOTE, 0, notes_offset, 0, notes, 0, align)
@@ -453,12 +349,3 @@ def _headers(
         yield Phdr(PT_LOAD, flags, offset, address, filesz, memsz, image.page_size)
     if vendor:
         yield Phdr(PT_NOTE, 0, notes_offset + notes, 0, vendor, 0, align)
-
-
-def _p_flags(vma: Vma) -> int:
-    """VM_* and PF_* have the same three bits in another order."""
-    return (
-        (PF_R if vma.flags & VM_READ else 0)
-        | (PF_W if vma.flags & VM_WRITE else 0)
-        | (PF_X if vma.flags & VM_EXEC else 0)
-    )

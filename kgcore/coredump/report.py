@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from kgcore._version import __version__
+from kgcore.coredump.loads import Segment
 from kgcore.coredump.notes import Remark
-from kgcore.coredump.plan import CorePlan, Segment
+from kgcore.coredump.plan import CorePlan
 from kgcore.model.account import Account, Accounted, Gaps, without
 from kgcore.model.dying import Dying
 from kgcore.model.memory import Provenance, Run

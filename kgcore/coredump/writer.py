@@ -9,7 +9,8 @@ from itertools import groupby
 from typing import Protocol
 
 from kgcore.coredump.limits import Limits
-from kgcore.coredump.plan import CorePlan, Part, Segment
+from kgcore.coredump.loads import Segment
+from kgcore.coredump.plan import CorePlan, Part
 from kgcore.coredump.report import Read, Report, make_report
 from kgcore.coredump.workers import Workers, may_fork
 from kgcore.errors import LimitReached
