@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kgcore.arch import ARCHES
+from kgcore.elf.headers import PHDR
 from kgcore.model.memory import Memory, peek
 from kgcore.model.process import ProcessImage
 
@@ -72,11 +73,12 @@ class _Process:
     def _segments(self) -> Iterator[_Segment]:
         """The program headers of the executable, which stand in its memory."""
         size, count = self._auxv.get(_AT_PHENT, 0), self._auxv.get(_AT_PHNUM, 0)
-        if size != (56 if self._word == 8 else 32) or count > _MAX_HEADERS:
+        header = PHDR[8 * self._word]
+        if size != header.size or count > _MAX_HEADERS:
             return
         raw = self._read(self._auxv.get(_AT_PHDR, 0), size * count)
-        for row in struct.iter_unpack("<IIQQQQQQ" if self._word == 8 else "<IIIIIIII", raw or b""):
-            yield _Segment(row[0], row[3 if self._word == 8 else 2], row[5 if self._word == 8 else 4])
+        for segment in header.unpack_all(raw or b""):
+            yield _Segment(segment.p_type, segment.p_vaddr, segment.p_filesz)
 
     def _libraries(self, dynamic: _Segment, bias: int) -> Iterator[LinkName]:
         """``struct r_debug`` and its list of ``struct link_map``: <link.h>."""

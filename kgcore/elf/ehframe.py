@@ -9,6 +9,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
+from kgcore.elf.headers import EHDR, PHDR64
+
 __all__ = ("Entry", "Read", "unwind_entry")
 
 Read = Callable[[int, int], bytes | None]
@@ -17,7 +19,6 @@ Read = Callable[[int, int], bytes | None]
 _PT_LOAD = 1
 _PT_GNU_EH_FRAME = 0x6474E550
 _MAX_HEADERS = 256
-_EHDR64, _PHDR64 = 64, struct.Struct("<IIQQQQQQ")
 # Version and encodings that every linker writes: DW_EH_PE_pcrel | DW_EH_PE_sdata4, udata4, datarel | sdata4
 _HEADER = bytes((1, 0x1B, 0x03, 0x3B))
 _PAGE = 4096
@@ -87,19 +88,20 @@ def _look(read: Read, offset: int) -> Entry:
 
 def _segments(read: Read) -> tuple[list[_Segment], _Segment | None]:
     """What is loaded, and the index of the table."""
-    head = _need(read, 0, _EHDR64)
+    head = _need(read, 0, EHDR[64].size)
     if head[:6] != b"\x7fELF\2\1":
         return [], None
-    (table,) = struct.unpack_from("<Q", head, 32)
-    size, count = struct.unpack_from("<HH", head, 54)
-    if size != _PHDR64.size or count > _MAX_HEADERS:
+    header = EHDR[64].unpack(head)
+    size, count = header.e_phentsize, header.e_phnum
+    if size != PHDR64.size or count > _MAX_HEADERS:
         return [], None
     loads, index = [], None
-    for kind, _, offset, address, _, filesz, _, _ in _PHDR64.iter_unpack(_need(read, table, count * size)):
-        if kind == _PT_LOAD:
-            loads.append(_Segment(offset, address, filesz))
-        elif kind == _PT_GNU_EH_FRAME:
-            index = _Segment(offset, address, filesz)
+    for segment in PHDR64.unpack_all(_need(read, header.e_phoff, count * size)):
+        found = _Segment(segment.p_offset, segment.p_vaddr, segment.p_filesz)
+        if segment.p_type == _PT_LOAD:
+            loads.append(found)
+        elif segment.p_type == _PT_GNU_EH_FRAME:
+            index = found
     return loads, index
 
 

@@ -5,12 +5,13 @@ Layouts: include/uapi/linux/elf.h. Behaviour: fill_elf_header, fill_elf_note_phd
 fs/binfmt_elf.c (the same from 5.10 to 7.2).
 """
 
-import struct
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from construct import Const, Int16ul, Int32ul, Int64ul, Padding
 from construct import Struct as Layout
+
+from kgcore.elf.headers import NHDR, PHDR, Nhdr
 
 __all__ = (
     "EM_386",
@@ -91,14 +92,8 @@ def _shdr(word: Any) -> Any:
 
 _EHDR: dict[ElfClass, Any] = {32: _ehdr(Int32ul, 1), 64: _ehdr(Int64ul, 2)}
 _SHDR: dict[ElfClass, Any] = {32: _shdr(Int32ul), 64: _shdr(Int64ul)}
-# Not construct: there may be 70 000 of them. 32: type offset vaddr paddr filesz memsz flags align;
-# 64: type flags offset vaddr paddr filesz memsz align.
-_PHDR: dict[ElfClass, struct.Struct] = {32: struct.Struct("<8I"), 64: struct.Struct("<2I6Q")}
-_NHDR = struct.Struct("<3I")  # n_namesz n_descsz n_type; there may be 100 000 notes
 assert (_EHDR[32].sizeof(), _EHDR[64].sizeof()) == (52, 64)
 assert (_SHDR[32].sizeof(), _SHDR[64].sizeof()) == (40, 64)
-assert (_PHDR[32].size, _PHDR[64].size) == (32, 56)
-assert _NHDR.size == 12
 
 
 class Phdr(NamedTuple):
@@ -126,7 +121,7 @@ def ehdr_size(elf_class: ElfClass) -> int:
 
 
 def phdr_size(elf_class: ElfClass) -> int:
-    return _PHDR[elf_class].size
+    return PHDR[elf_class].size
 
 
 def shdr_size(elf_class: ElfClass) -> int:
@@ -161,7 +156,7 @@ def pack_phdrs(elf_class: ElfClass, headers: Iterable[Phdr]) -> bytes:
 
     :raises struct.error: a value does not fit the class.
     """
-    pack = _PHDR[elf_class].pack
+    pack = PHDR[elf_class].code.pack  # by position: there may be 70 000 of them
     if elf_class == 64:
         return b"".join([pack(h.type, h.flags, h.offset, h.vaddr, 0, h.filesz, h.memsz, h.align) for h in headers])
     return b"".join([pack(h.type, h.offset, h.vaddr, 0, h.filesz, h.memsz, h.flags, h.align) for h in headers])
@@ -180,5 +175,5 @@ def pack_shdr0(elf_class: ElfClass, segments: int) -> bytes:
 def note_bytes(note: Note) -> bytes:
     """A framed note. Name and description are each padded to 4 bytes, in both classes."""
     name = note.name + b"\0"
-    header = _NHDR.pack(len(name), len(note.desc), note.type)
+    header = NHDR.pack(Nhdr(n_namesz=len(name), n_descsz=len(note.desc), n_type=note.type))
     return b"".join((header, name, bytes(-len(name) % 4), note.desc, bytes(-len(note.desc) % 4)))

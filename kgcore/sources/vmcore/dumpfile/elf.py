@@ -7,9 +7,8 @@ is the little of the ELF specification that is needed.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from struct import Struct
-from typing import NamedTuple
 
+from kgcore.elf.headers import EHDR, PHDR, SHDR, Phdr32, Phdr64
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, RunList
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes, unreadable
@@ -23,53 +22,25 @@ _EM = {3: "i386", 62: "x86_64", 183: "aarch64", 40: "arm", 21: "ppc64", 22: "s39
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
-_SHOFF, _SECTIONS = Struct("<40xQ"), Struct("<58xHHH")  # of Elf64_Ehdr: e_shoff; e_shentsize, e_shnum, e_shstrndx
-_SECTION_PLACE = Struct("<24xQQ24x")  # of Elf64_Shdr: sh_offset, sh_size
 _MAX_SECTION_NAMES = 1 << 12
 _MAX_NOTES = 1 << 26  # bytes; 8192 CPUs have 6 MB
 _END = 1 << 52  # of what a physical address can be
 _SEGMENT_MEMORY = 256  # bytes that one takes, with what is made of it
 
 
-class _Class(NamedTuple):
-    """What differs between the ELF classes: structures, and where in a program header each field stands."""
-
-    ehdr: Struct  # e_type, e_machine, e_phoff, e_shoff, e_phentsize, e_phnum
-    phdr: Struct
-    sh_info: Struct  # of section header 0
-    p_offset: int
-    p_paddr: int
-    p_filesz: int
-    p_memsz: int
-
-
-_CLASSES = {
-    1: _Class(Struct("<16xHH8xII6xHH6x"), Struct("<IIIIIIII"), Struct("<28xI"), 1, 3, 4, 5),
-    2: _Class(Struct("<16xHH12xQQ6xHH6x"), Struct("<IIQQQQQQ"), Struct("<44xI"), 2, 4, 5, 6),
-}
-
-
-class _Segment(NamedTuple):
-    kind: int
-    offset: int
-    address: int
-    file_size: int
-    memory_size: int
-
-
-def _segments(layout: _Class, table: memoryview) -> Iterator[_Segment]:
-    for p in layout.phdr.iter_unpack(table):
-        yield _Segment(p[0], p[layout.p_offset], p[layout.p_paddr], p[layout.p_filesz], p[layout.p_memsz])
+_CLASSES = {1: 32, 2: 64}  # EI_CLASS
+_Phdr = Phdr32 | Phdr64
 
 
 def _is_of_xen(source: ByteSource) -> bool:
     """Whether an ELF core without program headers has xl dump-core's sections (Xen's dump-core-format.txt)."""
-    (table,), (size, count, names) = _SHOFF.unpack(source.read(0, 48)), _SECTIONS.unpack(source.read(0, 64))
-    if size != 64 or names >= count or not source.has(table + 64 * names, 64):
+    header, section = EHDR[64].unpack(source.read(0, EHDR[64].size)), SHDR[64]
+    names = header.e_shoff + section.size * header.e_shstrndx
+    if header.e_shentsize != section.size or header.e_shstrndx >= header.e_shnum or not source.has(names, section.size):
         return False
-    offset, length = _SECTION_PLACE.unpack(source.read(table + 64 * names, 64))
-    length = min(length, _MAX_SECTION_NAMES)
-    return source.has(offset, length) and b".xen_" in bytes(source.read(offset, length))
+    strings = section.unpack(source.read(names, section.size))
+    length = min(strings.sh_size, _MAX_SECTION_NAMES)
+    return source.has(strings.sh_offset, length) and b".xen_" in bytes(source.read(strings.sh_offset, length))
 
 
 class ElfDump:
@@ -88,18 +59,20 @@ class ElfDump:
     def __init__(self, source: ByteSource) -> None:
         try:
             ident = bytes(source.read(0, 16))
-            layout = _CLASSES.get(ident[4])
-            if layout is None or ident[5] != 1:
+            elf_class = _CLASSES.get(ident[4])
+            if elf_class is None or ident[5] != 1:
                 raise TargetError("it is an ELF file of a class or byte order that no x86 kernel has")
-            kind, machine, phoff, shoff, entry, count = layout.ehdr.unpack(source.read(0, layout.ehdr.size))
-            if kind != _ET_CORE:
+            ehdr, phdr, shdr = EHDR[elf_class], PHDR[elf_class], SHDR[elf_class]
+            header = ehdr.unpack(source.read(0, ehdr.size))
+            phoff, entry, count = header.e_phoff, header.e_phentsize, header.e_phnum
+            if header.e_type != _ET_CORE:
                 raise TargetError("it is an ELF file, but no core", hint="give the vmcore with -c and vmlinux with -s")
             if count == _PN_XNUM:
-                (count,) = layout.sh_info.unpack(source.read(shoff, layout.sh_info.size))
+                count = shdr.unpack(source.read(header.e_shoff, shdr.size)).sh_info
             if count == 0 and _is_of_xen(source):
                 raise TargetError("it is Xen's dump of a guest (xl dump-core)", hint="run kdump in the guest instead")
-            if entry != layout.phdr.size:
-                raise TargetError(f"its program headers have {entry} bytes each instead of {layout.phdr.size}")
+            if entry != phdr.size:
+                raise TargetError(f"its program headers have {entry} bytes each instead of {phdr.size}")
             if not source.has(phoff, entry * count):
                 raise ShortFile(
                     f"its {count} program headers end at {phoff + entry * count}, the file at {source.size}"
@@ -109,12 +82,12 @@ class ElfDump:
             table = _without(table, lost_headers, entry)
         except ShortFile as error:
             raise TargetError(f"it is an ELF core cut off within its headers: {error}") from error
-        self.format = "ELF64" if ident[4] == 2 else "ELF32"
+        self.format = f"ELF{elf_class}"
         self.compression = "none"
-        self.architecture = _EM.get(machine, f"ELF machine {machine}")
+        self.architecture = _EM.get(header.e_machine, f"ELF machine {header.e_machine}")
         self._source = source
-        self._segments = partial(_segments, layout, table)  # each time anew: there may be very many
-        if not any(segment.kind == _PT_LOAD for segment in self._segments()):
+        self._segments = partial(phdr.unpack_all, table)  # each time anew: there may be very many
+        if not any(segment.p_type == _PT_LOAD for segment in self._segments()):
             if lost_headers:
                 raise TargetError("its program headers cannot be read", hint="it is on a disk that has errors")
             raise TargetError(
@@ -130,7 +103,7 @@ class ElfDump:
         lost = {"program headers": bool(lost_headers), "notes": self._lost_notes}
         self.notices += unreadable([what for what, which in lost.items() if which])
         self.vmcoreinfo: bytes | None = None  # but for the note
-        end = max(segment.offset + segment.file_size for segment in self._segments())
+        end = max(segment.p_offset + segment.p_filesz for segment in self._segments())
         self.missing_bytes = max(0, end - source.size)
         self.incomplete = self.missing_bytes > 0
         del self._segments
@@ -138,35 +111,35 @@ class ElfDump:
     def _notes(self) -> Iterator[DumpNote]:
         budget = self._source.budget
         for segment in self._segments():
-            if segment.kind == _PT_NOTE and segment.file_size <= _MAX_NOTES:
-                stored = max(0, min(segment.file_size, self._source.size - segment.offset))
-                if self._source.has(segment.offset, stored):
+            if segment.p_type == _PT_NOTE and segment.p_filesz <= _MAX_NOTES:
+                stored = max(0, min(segment.p_filesz, self._source.size - segment.p_offset))
+                if self._source.has(segment.p_offset, stored):
                     budget.spend(stored, "its notes")
-                    data, gaps = salvage(self._source, segment.offset, stored)
+                    data, gaps = salvage(self._source, segment.p_offset, stored)
                     self._lost_notes |= bool(gaps)
                     yield from parse_notes(bytes(data), budget, gaps)
 
-    def _loads(self) -> Iterator[_Segment]:
+    def _loads(self) -> Iterator[_Phdr]:
         """The PT_LOADs that have a physical address; /proc/kcore gives -1 to those that have none."""
         for segment in self._segments():
-            if segment.kind == _PT_LOAD and segment.address < _END:
-                yield segment._replace(memory_size=min(segment.memory_size, _END - segment.address))
+            if segment.p_type == _PT_LOAD and segment.p_paddr < _END:
+                yield segment._replace(p_memsz=min(segment.p_memsz, _END - segment.p_paddr))
 
     def _stored(self) -> Iterator[tuple[int, int, int]]:
         """Of each PT_LOAD what is in the file: physical address, bytes, offset."""
         for segment in self._loads():
-            size = min(segment.file_size, segment.memory_size, self._source.size - segment.offset)
+            size = min(segment.p_filesz, segment.p_memsz, self._source.size - segment.p_offset)
             if size > 0:
-                yield segment.address, size, segment.offset
+                yield segment.p_paddr, size, segment.p_offset
 
     def _runs(self) -> Iterator[FrameRun]:
         """Each PT_LOAD in up to three parts: in the file, beyond its end, and p_filesz < p_memsz: left out."""
         shift, mask = self.page_shift, (1 << self.page_shift) - 1
         for segment in self._loads():
-            promised = min(segment.file_size, segment.memory_size)
-            stored = max(0, min(promised, self._source.size - segment.offset))
-            first, cut = segment.address, segment.address + stored
-            excluded, end = segment.address + promised, segment.address + segment.memory_size
+            promised = min(segment.p_filesz, segment.p_memsz)
+            stored = max(0, min(promised, self._source.size - segment.p_offset))
+            first, cut = segment.p_paddr, segment.p_paddr + stored
+            excluded, end = segment.p_paddr + promised, segment.p_paddr + segment.p_memsz
             # A frame is stored if all of its bytes are, so borders are rounded to that side.
             yield FrameRun(first + mask >> shift, cut >> shift, FrameState.STORED)
             if cut < excluded:

@@ -10,11 +10,11 @@ signal.
 import os
 from collections.abc import Callable
 from functools import lru_cache, partial
-from struct import Struct
 from typing import NamedTuple
 
 from drgn import FaultError, Program
 
+from kgcore.elf.headers import EHDR, NHDR, PHDR64, Ehdr, Nhdr, Phdr64
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, ElfDump, FrameState, LinearDump
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
@@ -23,9 +23,6 @@ from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
 __all__ = ("MemorySegment", "assemble", "memory_of", "reader_of")
 
-_EHDR = Struct("<16sHHIQQQIHHHHHH")
-_PHDR = Struct("<IIQQQQQQ")
-_NOTE = Struct("<III")
 _ET_CORE, _EM_X86_64, _PT_NOTE = 4, 62, 4
 
 _PAGE = 1 << PAGE_SHIFT
@@ -116,13 +113,37 @@ def _read_frames(dump: DumpFile, address: int, size: int) -> bytes:
 def _header(notes: tuple[DumpNote, ...]) -> bytes:
     """An ELF core of notes only."""
     data = b"".join(map(_pack, notes))
-    offset = _EHDR.size + _PHDR.size
-    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    ehdr = _EHDR.pack(ident, _ET_CORE, _EM_X86_64, 1, 0, _EHDR.size, 0, 0, _EHDR.size, _PHDR.size, 1, 0, 0, 0)
-    return ehdr + _PHDR.pack(_PT_NOTE, 0, offset, 0, 0, len(data), len(data), 4) + data
+    header = Ehdr(
+        e_ident=b"\x7fELF\x02\x01\x01",
+        e_type=_ET_CORE,
+        e_machine=_EM_X86_64,
+        e_version=1,
+        e_entry=0,
+        e_phoff=EHDR[64].size,
+        e_shoff=0,
+        e_flags=0,
+        e_ehsize=EHDR[64].size,
+        e_phentsize=PHDR64.size,
+        e_phnum=1,
+        e_shentsize=0,
+        e_shnum=0,
+        e_shstrndx=0,
+    )
+    segment = Phdr64(
+        p_type=_PT_NOTE,
+        p_flags=0,
+        p_offset=EHDR[64].size + PHDR64.size,
+        p_vaddr=0,
+        p_paddr=0,
+        p_filesz=len(data),
+        p_memsz=len(data),
+        p_align=4,
+    )
+    return EHDR[64].pack(header) + PHDR64.pack(segment) + data
 
 
 def _pack(note: DumpNote) -> bytes:
     name = note.name + b"\0"
     padded = (part + bytes(-len(part) % 4) for part in (name, note.desc))
-    return _NOTE.pack(len(name), len(note.desc), note.type) + b"".join(padded)
+    header = Nhdr(n_namesz=len(name), n_descsz=len(note.desc), n_type=note.type)
+    return NHDR.pack(header) + b"".join(padded)
