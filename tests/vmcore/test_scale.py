@@ -83,12 +83,12 @@ def test_thread(read: Read) -> None:
     image, cost = read("manythreads")
     count = len(image.threads)
     assert count == 2000
-    # Its place in the list, its task_struct, its stack, two of its struct pid, two of its fpstate, its signal_struct;
-    # its times once more for those of the group, and a few questions to objects. And two mappings.
-    assert cost["drgn"] < 20 * count
-    # Those reads, 5 calls each, and as many again by which drgn has us read the file; the parts of a Thread; and two
-    # mappings.
-    assert cost["python"] < 220 * count
+    # Its place in the list, what is pending, its task_struct, its stack, its struct pid, two of its fpstate, its
+    # signal_struct; its place once more for the times of the group, and a few questions to objects. And two mappings.
+    assert cost["drgn"] < 17 * count
+    # Those reads, one call each and one by which drgn has us read memory; five pages of the file, four calls each; the
+    # parts of a Thread; and two mappings.
+    assert cost["python"] < 140 * count
 
 
 def test_notes(read: Read) -> None:

@@ -114,7 +114,7 @@ class PlainFile:
         return sum(length for _, length in islice(self.extents(offset, size), _MAX_EXTENTS))
 
     def read(self, offset: int, size: int) -> memoryview:
-        if not self.has(offset, size):  # before anything is allocated
+        if offset < 0 or size < 0 or offset + size > self.size:  # before anything is allocated; has() is a call more
             raise ShortFile(f"{size} bytes at offset {offset} lie beyond the end of the file, which has {self.size}")
         data = os.pread(self._descriptor, size, offset)
         if len(data) == size:

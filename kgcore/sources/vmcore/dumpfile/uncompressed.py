@@ -62,9 +62,10 @@ class Uncompressed:
 
         :raises ShortFile, OSError: one of them cannot be read.
         """
+        at = bisect_right(self._starts, address) - 1
+        if at >= 0 and address + size <= self._ends[at]:
+            return bytes(self._source.read(self._offsets[at] + address, size))
         places = list(self._located([(address, size)]))  # before anything is allocated
-        if len(places) == 1:
-            return bytes(self._source.read(*places[0]))
         return b"".join(self._source.read(*place) for place in places)
 
     def extents(self, address: int, size: int) -> Iterator[tuple[int, int]]:

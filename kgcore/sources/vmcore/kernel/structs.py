@@ -3,7 +3,8 @@
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
@@ -22,20 +23,19 @@ class Members(dict[str, Any]):
     Asking for a member that could not be read raises FaultError.
 
     :ivar address: of the structure.
+    :ivar lost: why, of those that could not be read.
     """
 
-    __slots__ = ("_lost", "address")
+    __slots__ = ("address", "lost")
 
-    def __init__(self, address: int, values: Iterable[tuple[str, Any]], lost: dict[str, FaultError]) -> None:
-        super().__init__(values)
-        self.address = address
-        self._lost = lost
+    address: int
+    lost: Mapping[str, FaultError]
 
     def __missing__(self, name: str) -> Any:
-        raise self._lost.get(name) or FaultError(f"the kernel has no {name} in that structure", self.address)
+        raise self.lost.get(name) or FaultError(f"the kernel has no {name} in that structure", self.address)
 
 
-_NONE_LOST: dict[str, FaultError] = {}
+_NONE_LOST: Mapping[str, FaultError] = MappingProxyType({})
 
 
 class Structs:
@@ -47,6 +47,7 @@ class Structs:
         :raises LookupError: there is no such type.
         """
         self._prog = prog
+        self._read = prog.read
         self._parts: dict[str, tuple[int, struct.Struct]] = {}
         self._start = end = 0
         layout = "<"
@@ -63,21 +64,28 @@ class Structs:
 
     def read(self, address: int) -> Members:
         """The structure at an address; one that is only partly in the dump, as far as it is."""
-        try:
-            values = self._whole.unpack(self._bytes(address, self._start, self._whole.size))
-        except FaultError:
+        if not address:
             return self._read_each(address)
-        return Members(address, zip(self._names, values, strict=True), _NONE_LOST)
+        try:  # kernel_bytes(), and no call but those that read and convert: there are a dozen structures to a thread
+            values = self._whole.unpack(self._read(address + self._start, self._whole.size))
+        except (FaultError, OverflowError, ValueError):
+            return self._read_each(address)
+        found = Members(zip(self._names, values, strict=True))
+        found.address = address
+        found.lost = _NONE_LOST
+        return found
 
     def _read_each(self, address: int) -> Members:
-        found: list[tuple[str, Any]] = []
+        found = Members()
         lost: dict[str, FaultError] = {}
         for name, (offset, part) in self._parts.items():
             try:
-                found.append((name, part.unpack(self._bytes(address, offset, part.size))[0]))
+                found[name] = part.unpack(self._bytes(address, offset, part.size))[0]
             except FaultError as error:
                 lost[name] = error
-        return Members(address, found, lost)
+        found.address = address
+        found.lost = lost
+        return found
 
     def _bytes(self, address: int, offset: int, size: int) -> bytes:
         if not address:  # drgn reads physical memory at address 0 of QEMU's ELF dumps rather than fault

@@ -27,6 +27,7 @@ _ET_CORE, _EM_X86_64, _PT_NOTE = 4, 62, 4
 
 _PAGE = 1 << PAGE_SHIFT
 _CACHED_PAGES = 2048
+_CACHED_SPAN = 4 * _PAGE  # what is longer is not read twice
 _END = 1 << 52  # of what x86 can address
 _KEY = "kgcore_assembled"
 
@@ -59,33 +60,44 @@ def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[MemorySeg
         file.write(_header(notes))
     prog.set_core_dump(descriptor)  # and it is drgn's from now on, which closes it
     for start, size, read in memory:
-        prog.cache[_KEY] = answer = _cached(read)
-        prog.add_memory_segment(start, size, answer, True)
+        prog.cache[_KEY] = reader = PhysicalReader(read)
+        prog.add_memory_segment(start, size, reader.answer, True)
 
 
-def reader_of(prog: Program) -> Answer | None:
+def reader_of(prog: Program) -> "PhysicalReader | None":
     """What reads physical memory, if it is not drgn that reads the file."""
-    found: Answer | None = prog.cache.get(_KEY)
+    found: PhysicalReader | None = prog.cache.get(_KEY)
     return found
 
 
-def _cached(read: Read) -> Answer:
-    """The function that drgn calls. Its helpers read a byte here and a word there, a hundred thousand times."""
+class PhysicalReader:
+    """Physical memory with a cache: drgn's helpers read a byte here and a word there, a hundred thousand times.
 
-    @lru_cache(_CACHED_PAGES)
-    def page(frame: int) -> bytes:
-        return read(frame << PAGE_SHIFT, _PAGE)
+    :ivar page: the bytes of a page frame by its number. It raises FaultError if one of them cannot be read.
+    """
 
-    def answer(address: int, count: int, _offset: int, _physical: bool) -> bytes:
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self.page: Callable[[int], bytes] = lru_cache(_CACHED_PAGES)(self._read_page)
+
+    def _read_page(self, frame: int) -> bytes:
+        return self._read(frame << PAGE_SHIFT, _PAGE)
+
+    def answer(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:
+        """Read memory for drgn.
+
+        :raises FaultError: it cannot be read.
+        """
         start = address & _PAGE - 1
-        if start + count > _PAGE:
-            return read(address, count)
         try:
-            return page(address >> PAGE_SHIFT)[start : start + count]
+            if start + count <= _PAGE:
+                return self.page(address >> PAGE_SHIFT)[start : start + count]
+            if start + count <= _CACHED_SPAN:  # a task_struct has three
+                first, last = address >> PAGE_SHIFT, address + count - 1 >> PAGE_SHIFT
+                return b"".join(map(self.page, range(first, last + 1)))[start : start + count]
         except FaultError:  # memory may end within the page
-            return read(address, count)
-
-    return answer
+            pass
+        return self._read(address, count)
 
 
 def _read_bytes(memory: Uncompressed, address: int, size: int) -> bytes:

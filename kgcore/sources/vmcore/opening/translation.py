@@ -16,16 +16,13 @@ from drgn import FaultError, Program
 from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, PagingMode, walk
 from kgcore.sources.vmcore.dumpfile import Frames, FrameState
 from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
-from kgcore.sources.vmcore.opening.drgnmemory import reader_of
+from kgcore.sources.vmcore.opening.drgnmemory import PhysicalReader, reader_of
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("KernelMemory", "ReadTable", "Translation", "encryption_bit", "is_encrypted")
 
 ReadTable = Callable[[int, int], bytes | None]
 """Physical memory within a page frame, by address and size; None if the dump does not have it."""
-
-ReadPhysical = Callable[[int, int, int, bool], bytes]
-"""Physical memory by address and size, as drgn asks for it. :raises FaultError: the dump does not have it."""
 
 _PAGE = 1 << PAGE_SHIFT
 _START_KERNEL_MAP = 0xFFFFFFFF80000000
@@ -125,10 +122,11 @@ class KernelMemory:
     :ivar translation: what is gone by.
     """
 
-    def __init__(self, prog: Program, translation: Translation, table: ReadTable, physical: ReadPhysical) -> None:
+    def __init__(self, prog: Program, translation: Translation, table: ReadTable, physical: PhysicalReader) -> None:
         self._prog = prog
         self._table = table
         self._physical = physical
+        self._page = physical.page
         self.translation = translation
         self._ranges = [_Range(_START_KERNEL_MAP, _START_KERNEL_MAP + _IMAGE_SIZE, translation.base)]
         self._pages = lru_cache(_BLOCKS_KEPT)(self._look)
@@ -140,10 +138,10 @@ class KernelMemory:
 
         :param frames: that the dump holds.
         """
-        found, answer = _translation(prog, frames), reader_of(prog)
-        if found is None or answer is None:
+        found, reader = _translation(prog, frames), reader_of(prog)
+        if found is None or reader is None:
             return
-        memory = cls(prog, found, _tables(prog, frames), answer)
+        memory = cls(prog, found, _tables(prog, frames), reader)
         prog.add_memory_segment(_KERNEL_HALF, (1 << 64) - _KERNEL_HALF, memory.read, False)
         prog.cache[_KEY] = memory
 
@@ -169,11 +167,16 @@ class KernelMemory:
             if start <= address and address + size <= end:
                 if (place := address - start + physical) < 0:
                     raise FaultError("no physical address", address)
-                return self._physical(place, size, 0, True)
+                if (at := place & _PAGE - 1) + size <= _PAGE:  # most do, and there are very many
+                    try:
+                        return self._page(place >> PAGE_SHIFT)[at : at + size]
+                    except FaultError:  # memory may end within the page
+                        pass
+                return self._physical.answer(place, size, 0, True)
         parts = []
         while size > 0:
             count = min(size, _PAGE - address % _PAGE)
-            parts.append(self._physical(self._place(address) + address % _PAGE, count, 0, True))
+            parts.append(self._physical.answer(self._place(address) + address % _PAGE, count, 0, True))
             address, size = address + count, size - count
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -44,6 +44,7 @@ class Deaths:
         self._kernel = kernel
         structs = kernel.structs
         self._tasks = structs("struct task_struct", *_TASK)
+        self._pendings = structs("struct task_struct", "blocked", "pending.signal", "signal")  # in one page
         self._signals = structs("struct signal_struct", *_SIGNAL)
         self._words = structs("struct list_head", "next")
         # 0258b5fd7c71 "coredump: Limit coredumps to a single thread group" (5.16)
@@ -120,12 +121,12 @@ class Deaths:
     # Pending
 
     def _pending(self, signal: Members, threads: Sequence[int], details: bool) -> Dying | None:
-        read = map(self._tasks.read, threads)
-        tasks = [task for task in read if task["signal"] == signal.address]
-        own = [(task, _bits(task["pending.signal"]) & ~_bits(task["blocked"])) for task in tasks]
         shared = _bits(signal["shared_pending.signal"])
-        if not shared and not any(bits for _, bits in own):
+        group = [task for task in map(self._pendings.read, threads) if task["signal"] == signal.address]
+        if not shared and not any(_bits(task["pending.signal"]) & ~_bits(task["blocked"]) for task in group):
             return None
+        tasks = [self._tasks.read(task.address) for task in group]
+        own = [(task, _bits(task["pending.signal"]) & ~_bits(task["blocked"])) for task in tasks]
         if signal.get("group_exec_task") or signal.get("group_exit_task"):
             # execve(): the others get SIGKILL, the process lives (60700e38fb68 renamed it, 5.17).
             own = [(task, bits & ~(1 << _SIGKILL - 1)) for task, bits in own]

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, cached_property
 
-from drgn import FaultError, Object, offsetof, sizeof
+from drgn import FaultError, Object, offsetof
 from drgn.helpers.linux.pid import find_task, for_each_task, pid_task
 
 from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.model.process import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel.kernel import PF_KTHREAD, Kernel
-from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.kernel.structs import Members, Structs
 from kgcore.sources.vmcore.kernel.trees import XArrays
 from kgcore.sources.vmcore.kernelreads import crashed_thread, in_words
 
@@ -199,16 +199,21 @@ class Tasks:
         raise bad
 
     def threads(self, task: Object) -> tuple[list[Object], list[str]]:
-        """All threads of a task's group in the kernel's order, and sentences about what is lost.
+        """All threads of a task's group in the kernel's order, and sentences about what is lost."""
+        found, warnings = self._group(task)
+        pointer = self._prog.pointer_type(self._prog.type("struct task_struct"))
+        return [Object(self._prog, pointer, thread.address) for thread in found], warnings
+
+    def _group(self, task: Object, *members: str) -> tuple[list[Members], list[str]]:
+        """The same, with members of each thread.
 
         ``signal->thread_head`` (0c740d0afc3b, 3.14); the older list of the leader went in 6.7.
         """
         signal = task.signal.value_()
         head = task.signal.thread_head.address_of_().value_()
-        structs = self._kernel.structs("struct task_struct", "signal", "thread_node.next")
-        kind = self._prog.type("struct task_struct")
-        at, pointer = offsetof(kind, "thread_node"), self._prog.pointer_type(kind)
-        threads: list[Object] = []
+        structs = self._kernel.structs("struct task_struct", "signal", "thread_node.next", *members)
+        at = offsetof(self._prog.type("struct task_struct"), "thread_node")
+        threads: list[Members] = []
         seen: set[int] = set()
         node = task.signal.thread_head.next.value_()
         try:
@@ -219,7 +224,7 @@ class Tasks:
                 thread = structs.read(node - at)
                 if thread["signal"] != signal:
                     return threads, [f"the list of threads breaks off after {len(threads)}: it leads elsewhere"]
-                threads.append(Object(self._prog, pointer, thread.address))
+                threads.append(thread)
                 node = thread["thread_node.next"]
         except FaultError as error:
             return threads, [f"the list of threads breaks off after {len(threads)}: {in_words(error)}"]
@@ -296,11 +301,10 @@ class Tasks:
         signal = self._kernel.structs("struct signal_struct", *_TIMES).read(task["signal"])
         utime, stime = task["utime"], task["stime"]
         if task.address == task["group_leader"]:
-            group, _ = self.threads(Object(self._prog, "struct task_struct *", task.address))
-            own = self._kernel.structs("struct task_struct", "utime", "stime")
-            times = [own.read(thread.value_()) for thread in group]
-            utime = signal["utime"] + sum(thread["utime"] for thread in times)
-            stime = signal["stime"] + sum(thread["stime"] for thread in times)
+            leader = Object(self._prog, "struct task_struct *", task.address)
+            group, _ = self._group(leader, "utime", "stime")
+            utime = signal["utime"] + sum([thread["utime"] for thread in group])
+            stime = signal["stime"] + sum([thread["stime"] for thread in group])
         return TaskTimes(utime, stime, signal["cutime"], signal["cstime"])
 
 
@@ -317,10 +321,7 @@ class Ids:
         self._signals = kernel.structs("struct signal_struct", *self._pids)
         self._parents = kernel.structs("struct task_struct", "thread_pid")
         self._namespace = namespace
-        self._levels = kernel.structs("struct pid", "level")
-        self._upids = kernel.structs("struct upid", "nr", "ns")
-        self._numbers = offsetof(kernel.prog.type("struct pid"), "numbers")
-        self._upid_size = sizeof(kernel.prog.type("struct upid"))
+        self._structs = kernel.structs
         # Caches of this object's own, so that they go when it goes
         self._parent: Callable[[int], int] = cache(lambda task: self._number(self._parents.read(task)["thread_pid"]))
         self._group: Callable[[int], tuple[int, int]] = cache(self._read_group)
@@ -340,11 +341,23 @@ class Ids:
 
     def _number(self, pid: int) -> int:
         """``pid_nr_ns()``: the number of a ``struct pid`` in the namespace; 0 if it is not visible there."""
-        if not pid or self._level > self._levels.read(pid)["level"]:
+        if not pid:
             return 0
-        upid = self._upids.read(pid + self._numbers + self._level * self._upid_size)
-        return int(upid["nr"]) if upid["ns"] == self._namespace.value_() else 0
+        level, nr, ns = self._upid
+        # Behind the number of its own level a struct pid ends, and perhaps the memory that the dump has.
+        found = self._pid.read(pid)
+        return int(found[nr]) if level <= found["level"] and found[ns] == self._inside else 0
 
     @cached_property
-    def _level(self) -> int:
-        return int(self._namespace.level.value_())
+    def _upid(self) -> tuple[int, str, str]:
+        """The namespace's level, and the members of ``struct pid`` that are of it."""
+        level = int(self._namespace.level.value_())
+        return level, f"numbers[{level}].nr", f"numbers[{level}].ns"
+
+    @cached_property
+    def _pid(self) -> Structs:
+        return self._structs("struct pid", "level", *self._upid[1:])
+
+    @cached_property
+    def _inside(self) -> int:
+        return int(self._namespace.value_())
