@@ -26,10 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 OPEN = """
 import sys
-from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.location import DumpLocation
+from kgcore.sources.vmcore.opening.target import open_target
 from drgn.helpers.linux.pid import find_task
 kind, pid, dump, *symbols = sys.argv[1:]
-with open_target(TargetOptions(core=dump, symbols=tuple(symbols), symbols_from=kind)) as target:
+with open_target(DumpLocation(core=dump, symbols=tuple(symbols), symbols_from=kind)) as target:
     assert find_task(target.prog, int(pid)).pid.value_() == int(pid)
 """
 

@@ -12,7 +12,7 @@ The other names are what these take, return (plain values: ProcessImage, Thread,
 and its kinds. docs/api.md shows their use.
 
 They are loaded when they are first used, as drgn imports this package with every start (for the ``%gcore`` command).
-All but gcore, load_types and open_vmcore do without drgn.
+All but gcore, load_types and what opens something (open_vmcore, open_running_kernel, open_qemu) do without drgn.
 """
 
 from kgcore._version import __version__
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from kgcore.filters.base import Keep
-    from kgcore.library import open_vmcore
+    from kgcore.library import open_qemu, open_running_kernel, open_vmcore
     from kgcore.model.account import Account
     from kgcore.model.dying import Dying
     from kgcore.model.memory import Memory, Piece, Provenance, Run
@@ -134,6 +134,8 @@ __all__ = (
     "check_core",
     "gcore",
     "load_types",
+    "open_qemu",
+    "open_running_kernel",
     "open_vmcore",
     "prepare",
     "write",
@@ -151,7 +153,7 @@ _NAMES = {
     "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask NoUserMemory "
     "OutputError TargetError",
     "kgcore.filters.base": "Keep",
-    "kgcore.library": "open_vmcore",
+    "kgcore.library": "open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
     "kgcore.model.dying": "Dying",
     "kgcore.model.memory": "Memory Piece Provenance Run",

@@ -1,65 +1,175 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a program needs that uses kgcore without drgn's prompt and without the command line."""
+"""Open dumps and running machines as the command line does with ``-c``, ``-k`` and ``--qemu``."""
 
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 from kgcore.sources import drgnversion
 from kgcore.sources.base import Source, UserFiles
+from kgcore.sources.location import DumpLocation, SymbolsFrom
 
-__all__ = ("open_vmcore",)
+if TYPE_CHECKING:
+    from kgcore.sources.vmcore.opening.target import Target
+
+__all__ = ("open_qemu", "open_running_kernel", "open_source", "open_target", "open_vmcore")
 
 _Path = str | os.PathLike[str]
+_Paths = _Path | Iterable[_Path]
 
 
-def _files(given: _Path | Iterable[_Path]) -> tuple[str, ...]:
-    """Names of files; a string is one, too."""
-    files = (given,) if isinstance(given, str | os.PathLike) else given
-    return tuple(os.fspath(file) for file in files)
-
-
-@contextmanager
 def open_vmcore(
     core: _Path,
     *parts: _Path,
-    symbols: _Path | Iterable[_Path] = (),
+    symbols: _Paths = (),
+    symbols_from: SymbolsFrom = "auto",
+    debug_directories: _Paths = (),
+    kernel_directories: _Paths = (),
     vmcoreinfo: _Path | None = None,
     architecture: str | None = None,
     swap: Mapping[str, _Path] | None = None,
     root: _Path | None = None,
     tell: Callable[[str], None] = warnings.warn,
-) -> Iterator[Source]:
+) -> AbstractContextManager[Source]:
     """Open a vmcore and give its processes, for as long as a ``with`` block lasts.
 
     :param core: path of the dump; of a split set that of one file.
     :param parts: paths of the others.
     :param symbols: a file, or several, with debug information (vmlinux, modules), or one with raw BTF and a System.map;
         as ``-s`` on the command line. Mostly not needed: kernels describe their types themselves.
+    :param symbols_from: ``"dwarf"``: debug information, and nothing else; ``"btf"``: what the dump itself holds;
+        ``"auto"``: debug information where there is some, else the dump.
+    :param debug_directories: a directory, or several, where to look for debug information besides drgn's places.
+    :param kernel_directories: a directory, or several, where to look for vmlinux and modules besides drgn's places.
     :param vmcoreinfo: a file with VMCOREINFO to use instead of the dump's, or the physical address of one in the dump's
-        memory (``"0x1234000"``).
+        memory (``"0x1234000"``): so a kernel is chosen where a dump holds several.
     :param architecture: of a dump that does not tell it (``x86_64``, ``i386``).
     :param swap: path of a swap device or file as /proc/swaps had it, to path of its image.
     :param root: a directory with the files of the crashed machine.
     :param tell: is called with each sentence about the dump that one should know before trusting what comes out of it.
     :return: a context manager, which gives a :class:`kgcore.Source`.
     :raises KgcoreError: it cannot be opened, or its kernel not be understood; or there is no drgn that will do.
+    :raises TypeError: a parameter is of the wrong type.
     """
-    drgnversion.ensure()
-    # Here, since this module has to load where there is no drgn.
-    from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
-    from kgcore.sources.vmcore.source import VmcoreSource
-
-    options = TargetOptions(
+    location = DumpLocation(
         core=os.fspath(core),
         parts=_files(parts),
         symbols=_files(symbols),
-        vmcoreinfo=None if vmcoreinfo is None else os.fspath(vmcoreinfo),
+        symbols_from=symbols_from,
+        debug_directories=_files(debug_directories),
+        kernel_directories=_files(kernel_directories),
+        vmcoreinfo=_file(vmcoreinfo),
         architecture=architecture,
     )
-    images = {device: os.fspath(image) for device, image in (swap or {}).items()}
-    with open_target(options) as target:
-        for message in target.messages:
+    return open_source(location, UserFiles.of(swap, root), tell)
+
+
+def open_running_kernel(
+    *,
+    symbols: _Paths = (),
+    symbols_from: SymbolsFrom = "auto",
+    debug_directories: _Paths = (),
+    kernel_directories: _Paths = (),
+    vmcoreinfo: _Path | None = None,
+    swap: Mapping[str, _Path] | None = None,
+    root: _Path | None = None,
+    tell: Callable[[str], None] = warnings.warn,
+) -> AbstractContextManager[Source]:
+    """Open the running kernel (/proc/kcore) and give its processes, for as long as a ``with`` block lasts.
+
+    They go on running meanwhile, so that what is read at different times need not fit together. It takes root.
+
+    :param symbols, symbols_from, debug_directories, kernel_directories: as in :func:`kgcore.open_vmcore`.
+    :param vmcoreinfo: a file with VMCOREINFO to use instead of the kernel's own.
+    :param swap, root, tell: as in :func:`kgcore.open_vmcore`.
+    :return: a context manager, which gives a :class:`kgcore.Source`.
+    :raises KgcoreError: it cannot be opened, or not be understood; or there is no drgn that will do.
+    :raises TypeError: a parameter is of the wrong type.
+    """
+    location = DumpLocation(
+        live=True,
+        symbols=_files(symbols),
+        symbols_from=symbols_from,
+        debug_directories=_files(debug_directories),
+        kernel_directories=_files(kernel_directories),
+        vmcoreinfo=_file(vmcoreinfo),
+    )
+    return open_source(location, UserFiles.of(swap, root), tell)
+
+
+def open_qemu(
+    address: _Path,
+    *,
+    symbols: _Paths = (),
+    symbols_from: SymbolsFrom = "auto",
+    debug_directories: _Paths = (),
+    kernel_directories: _Paths = (),
+    vmcoreinfo: _Path | None = None,
+    architecture: str | None = None,
+    swap: Mapping[str, _Path] | None = None,
+    root: _Path | None = None,
+    tell: Callable[[str], None] = warnings.warn,
+) -> AbstractContextManager[Source]:
+    """Open a running QEMU guest and give its processes, for as long as a ``with`` block lasts.
+
+    The guest stands still until the end of the block, whatever becomes of this program.
+
+    :param address: of its QMP socket: a path, or ``host:port``.
+    :param symbols, symbols_from, debug_directories, kernel_directories: as in :func:`kgcore.open_vmcore`.
+    :param vmcoreinfo: a file with VMCOREINFO to use instead of the guest's.
+    :param architecture: of a guest that does not tell it (``x86_64``, ``i386``).
+    :param swap, root, tell: as in :func:`kgcore.open_vmcore`.
+    :return: a context manager, which gives a :class:`kgcore.Source`.
+    :raises KgcoreError: it cannot be opened, or its kernel not be understood; or there is no drgn that will do.
+    :raises TypeError: a parameter is of the wrong type.
+    """
+    location = DumpLocation(
+        qemu=os.fspath(address),
+        symbols=_files(symbols),
+        symbols_from=symbols_from,
+        debug_directories=_files(debug_directories),
+        kernel_directories=_files(kernel_directories),
+        vmcoreinfo=_file(vmcoreinfo),
+        architecture=architecture,
+    )
+    return open_source(location, UserFiles.of(swap, root), tell)
+
+
+@contextmanager
+def open_source(location: DumpLocation, user_files: UserFiles, tell: Callable[[str], None]) -> Iterator[Source]:
+    """Open whatever a location says and give its processes: what the command line calls.
+
+    :raises KgcoreError: as :func:`open_vmcore` does.
+    """
+    with open_target(location, tell) as target:
+        from kgcore.sources.vmcore.source import VmcoreSource
+
+        yield VmcoreSource(target, user_files)
+
+
+@contextmanager
+def open_target(location: DumpLocation, tell: Callable[[str], None]) -> Iterator["Target"]:
+    """Open whatever a location says, without a look at its processes.
+
+    :raises KgcoreError: as :func:`open_vmcore` does.
+    """
+    drgnversion.ensure()
+    # Here, since this module has to load where there is no drgn.
+    from kgcore.sources.vmcore.opening import target
+
+    with target.open_target(location) as opened:
+        for message in opened.messages:
             tell(message)
-        yield VmcoreSource(target, UserFiles(images, None if root is None else os.fspath(root)))
+        yield opened
+
+
+def _file(given: _Path | None) -> str | None:
+    return None if given is None else os.fspath(given)
+
+
+def _files(given: _Paths) -> tuple[str, ...]:
+    """Names of files; a string is one, too."""
+    files = (given,) if isinstance(given, str | os.PathLike) else given
+    return tuple(os.fspath(file) for file in files)

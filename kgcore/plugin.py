@@ -104,7 +104,7 @@ def gcore(
             raise ValueError(f"{name} is {limit}: it takes more than 0")
     limits = Limits(max_size, max_time)
     ref = _current(prog) if pid is None else _reference(pid)
-    user_files = UserFiles({device: os.fspath(image) for device, image in (swap or {}).items()}, _path(root))
+    user_files = UserFiles.of(swap, root)
     with _source(prog, user_files) as source:
         options = Options(
             mask=mask,
@@ -157,10 +157,6 @@ def load_types(prog: Program) -> None:
     from kgcore.sources.vmcore.opening.target import add_types
 
     add_types(prog)
-
-
-def _path(name: str | os.PathLike[str] | None) -> str | None:
-    return None if name is None else os.fspath(name)
 
 
 def _reference(pid: int | str | Object) -> TaskRef:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kgcore.cli.console import Console
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
 from kgcore.errors import KernelThread, KgcoreError, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import (
@@ -35,6 +35,7 @@ from kgcore.model.process import (
     Vma,
 )
 from kgcore.sources.base import NO_USER_FILES, Contents, FileContents, OpenFiles, Process, Source, TaskRef, UserFiles
+from kgcore.sources.location import DumpLocation
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
 MARKED = 700  # has a MADV_DONTDUMP page and a DAX page

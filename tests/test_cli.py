@@ -24,10 +24,11 @@ from kgcore.cli import commands
 from kgcore.cli import main as cli
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.model.process import ProcessSummary
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
+from kgcore.sources.location import DumpLocation
 from tests.fake_source import (
     COMPLETE,
     DEFECT,
@@ -250,13 +251,21 @@ def test_all_place_options_reach_the_opener(kgcore: Kgcore, opener: Opener, tmp_
         *"--kernel-directory k1 --vmcoreinfo info --architecture X86_64 100".split(),
     )
     assert opener.places == [
-        DumpLocation("vmcore", ("a", "b"), "btf", ("d1", "d2"), ("k1",), "info", "x86_64", qemu=None, live=False)
+        DumpLocation(
+            core="vmcore",
+            symbols=("a", "b"),
+            symbols_from="btf",
+            debug_directories=("d1", "d2"),
+            kernel_directories=("k1",),
+            vmcoreinfo="info",
+            architecture="x86_64",
+        )
     ]
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("-k 100", DumpLocation(None, live=True)), ("--qemu x:1 100", DumpLocation(None, qemu="x:1"))],
+    [("-k 100", DumpLocation(live=True)), ("--qemu x:1 100", DumpLocation(qemu="x:1"))],
 )
 def test_a_live_kernel_needs_no_vmcore(
     kgcore: Kgcore, opener: Opener, tmp_path: Path, words: str, expected: DumpLocation

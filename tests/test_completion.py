@@ -15,7 +15,7 @@ from kgcore.cli import commands
 from kgcore.cli.arguments import Parser
 from kgcore.cli.commandline import METAVARS
 from kgcore.cli.completion import script
-from kgcore.cli.request import DumpLocation
+from kgcore.sources.location import DumpLocation
 from tests.shells import SHELLS, Shell
 
 ROOT = Path(__file__).resolve().parents[1]

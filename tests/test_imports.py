@@ -37,8 +37,8 @@ ROOMS: dict[str, list[str]] = {
     "coredump": LINE,
     "binaries": LINE,
     "views": [*LINE, "sources.corefile", "coredump", "binaries"],
-    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views"],
     "library": [*BASE, "sources"],
+    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library"],
     "plugin": ["*"],
 }
 

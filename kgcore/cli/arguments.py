@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from kgcore._version import __version__
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
 from kgcore.errors import KgcoreError
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sinks.outputs import standard
 from kgcore.sources.base import TaskRef, UserFiles
+from kgcore.sources.location import DumpLocation
 
 __all__ = (
     "FILTER_BITS",

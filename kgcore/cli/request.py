@@ -8,7 +8,7 @@ from typing import Literal
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sources.base import NO_USER_FILES, TaskRef, UserFiles
 
-__all__ = ("NO_SELECTION", "Channel", "DumpLocation", "DumpRequest", "Selection")
+__all__ = ("NO_SELECTION", "Channel", "DumpRequest", "Selection")
 
 
 class Channel(IntFlag):
@@ -17,25 +17,6 @@ class Channel(IntFlag):
     PROGRESS = 1
     LIBRARY = 2
     FAULTS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class DumpLocation:
-    """The dump to open, and where its types and symbols are. None and (): search.
-
-    :ivar parts: the other files, if ``core`` belongs to a split set.
-    """
-
-    core: str | None
-    symbols: tuple[str, ...] = ()
-    symbols_from: Literal["auto", "dwarf", "btf"] = "auto"
-    debug_directories: tuple[str, ...] = ()
-    kernel_directories: tuple[str, ...] = ()
-    vmcoreinfo: str | None = None
-    architecture: str | None = None
-    qemu: str | None = None
-    live: bool = False
-    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

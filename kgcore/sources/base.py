@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from operator import index
+from os import PathLike, fspath
 from typing import Protocol, Self
 
 from kgcore.errors import KgcoreError
@@ -25,6 +26,22 @@ class UserFiles:
 
     swap: Mapping[str, str] = field(default_factory=dict)
     root: str | None = None
+
+    @classmethod
+    def of(
+        cls, swap: Mapping[str, str | PathLike[str]] | None = None, root: str | PathLike[str] | None = None
+    ) -> "UserFiles":
+        """Take them as a program has them.
+
+        :raises TypeError: ``swap`` is no mapping, or a name is no path.
+        """
+        if swap is not None and not isinstance(swap, Mapping):
+            raise TypeError(
+                f"swap is {swap!r}: it takes a mapping, of the path of a swap device or file, as /proc/swaps has it, "
+                "to the path of its image"
+            )
+        images = {fspath(device): fspath(image) for device, image in (swap or {}).items()}
+        return cls(images, None if root is None else fspath(root))
 
 
 NO_USER_FILES = UserFiles()

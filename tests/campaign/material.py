@@ -317,10 +317,11 @@ class Finder:
     ).split()
 
     def __init__(self, base: Base) -> None:
-        from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+        from kgcore.sources.location import DumpLocation
+        from kgcore.sources.vmcore.opening.target import open_target
 
         self._base = base
-        self._target = open_target(TargetOptions(core=str(base.files[0]), symbols_from="btf"))
+        self._target = open_target(DumpLocation(core=str(base.files[0]), symbols_from="btf"))
         self._prog = self._target.prog
         self._loads = sorted((row.address, row.size, row.offset) for row in segments(base.files[0]) if row.kind == 1)
         self._page_offset: int = self._prog["page_offset_base"].value_()

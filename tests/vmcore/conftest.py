@@ -184,9 +184,10 @@ class Extractor:
     def source(
         self, path: Path, *, swap: tuple[tuple[str, str], ...] = (), root: str | None = None, **options: Any
     ) -> Any:
-        """An opened dump. ``swap``: (device, image) each; the other options are those of TargetOptions."""
+        """An opened dump. ``swap``: (device, image) each; the other options are those of DumpLocation."""
+        from kgcore.sources.location import DumpLocation
         from kgcore.sources.vmcore.memory.backing import UserFiles
-        from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+        from kgcore.sources.vmcore.opening.target import open_target
         from kgcore.sources.vmcore.source import VmcoreSource
 
         key = (path, swap, root, tuple(sorted(options.items())))
@@ -194,7 +195,7 @@ class Extractor:
         targets = self._targets[large]
         found = targets.pop(key, None)
         if found is None:
-            target = open_target(TargetOptions(core=str(path), **options))
+            target = open_target(DumpLocation(core=str(path), **options))
             found = target, VmcoreSource(target, UserFiles(swap=dict(swap), root=root))
         targets[key] = found
         if len(targets) > KEPT_OPEN[large]:

@@ -33,11 +33,12 @@ from kgcore.errors import KgcoreError
 from kgcore.model.process import Thread
 from kgcore.sinks.files import MemorySink
 from kgcore.sources.base import TaskRef
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import FrameRun, Frames, FrameState, open_dump
 from kgcore.sources.vmcore.dumpfile.frames import Stretch, merged, one_by_one
 from kgcore.sources.vmcore.dumpfile.source import ShortFile
 from kgcore.sources.vmcore.opening.drgnmemory import assemble
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.symbols import finders as symbols
 from tests.vmcore.conftest import Fixture, Victim, main_dump, need
@@ -117,7 +118,7 @@ class Machine:
         self.reads: set[tuple[int, int]] = set()
         self._pages: dict[int, bytes] = {}
         path = str(fixture.dump(main_dump(fixture)))
-        self._whole = open_target(TargetOptions(core=path, symbols_from="btf"))
+        self._whole = open_target(DumpLocation(core=path, symbols_from="btf"))
         dump = open_dump(path)
         prog = Program(Platform(Architecture.X86_64), vmcoreinfo=self._whole.prog["VMCOREINFO"].string_())
         assemble(prog, dump.notes, ())

@@ -238,8 +238,9 @@ def test_kernel_stacks(name: str, types: str) -> None:
     from drgn import FaultError, Object
     from drgn.helpers.linux.pid import for_each_task
 
+    from kgcore.sources.location import DumpLocation
     from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
-    from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+    from kgcore.sources.vmcore.opening.target import open_target
     from kgcore.sources.vmcore.task.cpus import Cpus
     from kgcore.sources.vmcore.task.kernelstack import KernelStacks
 
@@ -249,8 +250,8 @@ def test_kernel_stacks(name: str, types: str) -> None:
         pytest.skip("there is no vmlinux")
     vmlinux = (str(fixture.vmlinux),)
     with (
-        open_target(TargetOptions(core=core, symbols=vmlinux)) as full,
-        open_target(TargetOptions(core=core, symbols=vmlinux if types == "dwarf" else (), symbols_from=types)) as other,  # type: ignore[arg-type]
+        open_target(DumpLocation(core=core, symbols=vmlinux)) as full,
+        open_target(DumpLocation(core=core, symbols=vmlinux if types == "dwarf" else (), symbols_from=types)) as other,  # type: ignore[arg-type]
     ):
         kernel = kernel_of(other)
         stacks = KernelStacks(kernel, Cpus(kernel))
@@ -375,12 +376,13 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["k61-kexec", "k72-kexec"])
 def test_kernel_stacks_without_the_kernels_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the debug information: of a running thread from the registers of its CPU, whichever drgn takes for it."""
-    from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+    from kgcore.sources.location import DumpLocation
+    from kgcore.sources.vmcore.opening.target import open_target
     from kgcore.sources.vmcore.source import VmcoreSource
     from kgcore.sources.vmcore.task.orc import OrcUnwinder
 
     fixture = need(name)
-    options = TargetOptions(core=str(fixture.dump(main_dump(fixture))), symbols=(str(fixture.vmlinux),))
+    options = DumpLocation(core=str(fixture.dump(main_dump(fixture))), symbols=(str(fixture.vmlinux),))
     with open_target(options) as target:
         pids = [fixture.victims[name].pid for name in ("crasher", "spin")]
         processes = [VmcoreSource(target).process(pid) for pid in pids]

@@ -20,7 +20,8 @@ from kgcore.check.core import check_core
 from kgcore.coredump.pipeline import Options, prepare
 from kgcore.coredump.report import make_report
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.location import DumpLocation
+from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core, Phdr
@@ -548,7 +549,7 @@ def test_all_filters(k61: Fixture) -> None:
     """0 to 127, by the account of the plan, with everything that a single bit may hide in another's."""
     victim = k61.victims["memory"]
     mappings = victim.said["mappings"]
-    with open_target(TargetOptions(core=str(k61.dump()))) as target:
+    with open_target(DumpLocation(core=str(k61.dump()))) as target:
         source = VmcoreSource(target)
         for mask in range(128):
             plan = prepare(source, TaskRef.parse(str(victim.pid)), Options(mask=mask, missing="zero")).plan

@@ -12,9 +12,10 @@ pytest.importorskip("drgn")
 from kgcore.coredump.pipeline import Options, prepare, write
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.sources.base import TaskRef
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.damage import broken
 from kgcore.sources.vmcore.facts import read_facts
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.symbols import finders as symbols
 from kgcore.views.backtrace import backtrace
@@ -34,7 +35,7 @@ def fixture(request: pytest.FixtureRequest) -> Fixture:
 
 
 def opened(fixture: Fixture) -> Target:
-    return open_target(TargetOptions(core=str(fixture.dump("vmcore")), symbols_from="btf"))
+    return open_target(DumpLocation(core=str(fixture.dump("vmcore")), symbols_from="btf"))
 
 
 @pytest.fixture(scope="module")

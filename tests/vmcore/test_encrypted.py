@@ -18,8 +18,9 @@ pytest.importorskip("drgn")
 
 from drgn import FaultError, Program
 
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.opening.target import TargetOptions, from_program, open_target
+from kgcore.sources.vmcore.opening.target import from_program, open_target
 from kgcore.sources.vmcore.task.tasks import Tasks
 from tests.vmcore import reshape
 from tests.vmcore.conftest import need
@@ -33,7 +34,7 @@ START_KERNEL_MAP = 0xFFFFFFFF80000000
 @cache
 def roots(dump: Path) -> tuple[set[int], int]:
     """The top page tables of the kernel and of all processes, and the physical address of the kernel's image."""
-    with open_target(TargetOptions(core=str(dump))) as target:
+    with open_target(DumpLocation(core=str(dump))) as target:
         kernel = Kernel(target)
         base = int(target.vmcoreinfo["NUMBER(phys_base)"])
         found = {int(target.vmcoreinfo["SYMBOL(swapper_pg_dir)"], 16) - START_KERNEL_MAP + base}

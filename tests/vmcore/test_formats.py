@@ -17,8 +17,9 @@ import pytest
 pytest.importorskip("drgn")
 
 from kgcore.errors import TargetError
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import FrameState, open_dump
-from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import open_target
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Extractor, Fixture, need
 from tests.vmcore.corefile import Core
@@ -68,7 +69,7 @@ class TestLinear:
         done = kgcore("info", "-c", path, cwd=tmp_path)
         assert done.status == 0
         assert "cut off" in done.remarks[0]
-        with open_target(TargetOptions(core=str(path))) as target:
+        with open_target(DumpLocation(core=str(path))) as target:
             states = {state for _, _, state in target.frames.runs(0, ALL)}
         assert FrameState.CUT_OFF in states
 
@@ -95,7 +96,7 @@ class TestElf:
         fixture = need(name)
         whole = {segment.address: segment for segment in reshape.segments(fixture.dump()) if segment.kind == 1}
         with (
-            open_target(TargetOptions(core=str(fixture.dump("vmcore.d31-elf")))) as target,
+            open_target(DumpLocation(core=str(fixture.dump("vmcore.d31-elf")))) as target,
             fixture.dump().open("rb") as file,
         ):
             pages = dict.fromkeys(FrameState, 0)
@@ -306,7 +307,7 @@ def test_no_descriptor_is_closed_twice_or_left_open(k61: Fixture) -> None:
     """drgn takes over the file that an assembled dump starts with."""
     gc.collect()  # what earlier tests have left
     before = set(os.listdir("/proc/self/fd"))
-    with open_target(TargetOptions(core=str(k61.dump("vmcore.qemu-flat")))) as target:
+    with open_target(DumpLocation(core=str(k61.dump("vmcore.qemu-flat")))) as target:
         assert target.release
     del target
     gc.collect()

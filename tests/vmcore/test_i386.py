@@ -16,10 +16,11 @@ from kgcore.check.core import check_core
 from kgcore.errors import TargetError
 from kgcore.model.process import RegisterSource, Thread
 from kgcore.sources.base import TaskRef
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.facts import read_facts
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory
-from kgcore.sources.vmcore.opening.target import TargetOptions, from_program, open_target
+from kgcore.sources.vmcore.opening.target import from_program, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Extractor, Victim, main_dump, need
@@ -233,7 +234,7 @@ def test_running_thread_whose_cpu_is_not_known(name: str, symbols: tuple[str, ..
     """NT_PRSTATUS of a CPU in user mode has nothing of the kernel's. Order and gaps of the others do not matter."""
     fixture = need(name)
     ref = TaskRef.parse(str(fixture.victims["spin"].pid))
-    with open_target(TargetOptions(core=str(fixture.dump(main_dump(fixture))), symbols=symbols)) as target:
+    with open_target(DumpLocation(core=str(fixture.dump(main_dump(fixture))), symbols=symbols)) as target:
 
         def running(notes: tuple[DumpNote, ...]) -> Thread:
             target.notes = notes
@@ -278,7 +279,7 @@ def test_swapped(name: str, victim_name: str, symbols: tuple[str, ...], extract:
 @pytest.mark.parametrize("name", [*KERNELS, SMALL])
 def test_info_and_ps(name: str, symbols: tuple[str, ...], extract: Extractor) -> None:
     fixture = need(name)
-    with open_target(TargetOptions(core=str(fixture.dump(main_dump(fixture))), symbols=symbols)) as target:
+    with open_target(DumpLocation(core=str(fixture.dump(main_dump(fixture))), symbols=symbols)) as target:
         facts = read_facts(target)
     assert (facts.architecture, facts.levels) == ("i386", 2 if name == "k61-686" else 3)
     assert (facts.release, facts.cpus, facts.user_memory) == (fixture.manifest["release"], 2, "yes")
@@ -297,7 +298,7 @@ def test_without_types() -> None:
     """Debian's i386 kernels carry none."""
     fixture = need("k61-686")
     with pytest.raises(TargetError, match="carries no type information") as raised:
-        open_target(TargetOptions(core=str(fixture.dump()), symbols_from="btf"))
+        open_target(DumpLocation(core=str(fixture.dump()), symbols_from="btf"))
     assert "linux-image-6.1.0-50-686-dbg" in raised.value.hint
 
 
@@ -305,7 +306,7 @@ def test_without_variables(unpacked: Path) -> None:
     """Nor have they symbols of variables, without which BTF is of no use."""
     fixture = need("k61-686pae")
     with pytest.raises(TargetError, match="CONFIG_KALLSYMS_ALL") as raised:
-        open_target(TargetOptions(core=str(fixture.dump()), symbols=(str(unpacked / "btf"),)))
+        open_target(DumpLocation(core=str(fixture.dump()), symbols=(str(unpacked / "btf"),)))
     assert "System.map" in raised.value.hint
 
 
@@ -314,7 +315,7 @@ def test_damaged_system_map(unpacked: Path, tmp_path: Path) -> None:
     cut = tmp_path / "System.map"
     text = (unpacked / "System.map").read_text()
     cut.write_text("".join(line for line in text.splitlines(keepends=True) if "_stext" not in line))
-    options = TargetOptions(core=str(fixture.dump(main_dump(fixture))), symbols=(str(unpacked / "btf"), str(cut)))
+    options = DumpLocation(core=str(fixture.dump(main_dump(fixture))), symbols=(str(unpacked / "btf"), str(cut)))
     with pytest.raises(TargetError, match="no whole System"):
         open_target(options)
 
@@ -323,7 +324,7 @@ def test_another_kernels_vmcoreinfo(unpacked: Path, tmp_path: Path) -> None:
     """What it says of memory is not so; that is an error, not a core of something else."""
     fixture = need(SMALL)
     with open_target(
-        TargetOptions(
+        DumpLocation(
             core=str(fixture.dump(main_dump(fixture))), symbols=(str(unpacked / "btf"), str(unpacked / "System.map"))
         )
     ) as target:
@@ -331,12 +332,12 @@ def test_another_kernels_vmcoreinfo(unpacked: Path, tmp_path: Path) -> None:
     other = tmp_path / "vmcoreinfo"
     other.write_text(text.replace("OSRELEASE=6.1", "OSRELEASE=6.2"))
     with pytest.raises(TargetError, match="given with --vmcoreinfo is not that of a kernel in the dump"):
-        open_target(TargetOptions(core=str(fixture.dump(main_dump(fixture))), vmcoreinfo=str(other)))
+        open_target(DumpLocation(core=str(fixture.dump(main_dump(fixture))), vmcoreinfo=str(other)))
     data = fixture.dump(main_dump(fixture)).read_bytes()
     wrong = tmp_path / "vmcore"
     wrong.write_bytes(data.replace(b"OSRELEASE=6.1", b"OSRELEASE=6.2"))
     with pytest.raises(TargetError, match=r"in the header of .* is not that of a kernel") as caught:
-        open_target(TargetOptions(core=str(wrong)))
+        open_target(DumpLocation(core=str(wrong)))
     assert "--vmcoreinfo" in caught.value.hint
 
 
@@ -402,7 +403,7 @@ def test_other_containers(
     named: tuple[str, ...] = (str(unpacked / "btf"), str(unpacked / "System.map"))
     if need(SMALL).manifest["release"] != fixture.manifest["release"]:
         named = (str(fixture.vmlinux),)
-    with open_target(TargetOptions(core=str(dump), symbols=named, **options)) as target:
+    with open_target(DumpLocation(core=str(dump), symbols=named, **options)) as target:
         facts = read_facts(target)
         source = VmcoreSource(target)
         image = source.process(fixture.victims["abi_ia32"].pid).image

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("drgn")
 
 from kgcore import KgcoreError, TaskRef, open_vmcore, prepare
-from kgcore.sources.vmcore.opening.target import TargetOptions
+from kgcore.sources.location import DumpLocation
 from tests.vmcore import reshape
 from tests.vmcore.conftest import need
 
@@ -122,5 +122,5 @@ def test_the_files_of_a_target_are_files() -> None:
     for name in ("symbols", "parts", "debug_directories", "kernel_directories"):
         one: dict[str, Any] = {name: "vmlinux"}
         two: dict[str, Any] = {name: ["a", "b"]}
-        assert getattr(TargetOptions(**one), name) == ("vmlinux",)
-        assert getattr(TargetOptions(**two), name) == ("a", "b")
+        assert getattr(DumpLocation(**one), name) == ("vmlinux",)
+        assert getattr(DumpLocation(**two), name) == ("a", "b")

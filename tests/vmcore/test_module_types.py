@@ -14,8 +14,9 @@ from drgn import Object, TypeKind, cast
 from drgn.helpers.linux.fs import for_each_mount
 from drgn.helpers.linux.swap import for_each_swap_info
 
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from tests.vmcore.conftest import MAIN, Fixture, need
 from tests.vmcore.test_target import compare
 
@@ -42,9 +43,9 @@ def debug_files(fixture: Fixture) -> tuple[str, ...]:
 
 def opened(fixture: Fixture, mode: str, file: str = "vmcore.elf") -> Target:
     if mode == "nothing":
-        return open_target(TargetOptions(core=str(fixture.dump(file)), symbols_from="btf"))
+        return open_target(DumpLocation(core=str(fixture.dump(file)), symbols_from="btf"))
     modules = debug_files(fixture) if "modules" in mode else ()
-    return open_target(TargetOptions(core=str(fixture.dump(file)), symbols=(str(fixture.vmlinux), *modules)))
+    return open_target(DumpLocation(core=str(fixture.dump(file)), symbols=(str(fixture.vmlinux), *modules)))
 
 
 @pytest.fixture(params=ZRAM)
@@ -148,7 +149,7 @@ def test_file_that_drgn_did_not_take(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_file_of_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModuleTypes, "_read_btf", lambda *_: None)
     files = debug_files(need("k612-zram"))
-    options = TargetOptions(core=str(need("k61-zram").dump()), symbols=(str(need("k61-zram").vmlinux), *files))
+    options = DumpLocation(core=str(need("k61-zram").dump()), symbols=(str(need("k61-zram").vmlinux), *files))
     with open_target(options) as target:
         assert target.debug_files[1:] == files
         with pytest.raises(LookupError, match=r"struct zram of .* is not known: .*zram.ko is of another build"):
@@ -165,7 +166,7 @@ def test_debug_file_is_found(tmp_path: Path) -> None:
         os.symlink(file, directory / Path(file).name)
     (tmp_path / "boot").mkdir()
     os.symlink(fixture.vmlinux.resolve(), tmp_path / "boot" / f"vmlinux-{release}")
-    options = TargetOptions(core=str(fixture.dump()), debug_directories=(str(tmp_path),))
+    options = DumpLocation(core=str(fixture.dump()), debug_directories=(str(tmp_path),))
     with open_target(options) as target:
         assert target.symbols_from == "dwarf"
         types = ModuleTypes(target)
@@ -217,7 +218,7 @@ def test_raw_btf_given_as_a_file(name: str, tmp_path: Path) -> None:
         expected = ModuleTypes(target).type("virtio_blk", "struct virtio_blk")
         assert expected.size
         for file in ("same.btf", "longer.btf"):
-            options = TargetOptions(core=str(fixture.dump()), symbols=(str(tmp_path / file),))
+            options = DumpLocation(core=str(fixture.dump()), symbols=(str(tmp_path / file),))
             with open_target(options) as other:
                 differences: list[str] = []
                 found = ModuleTypes(other).type("virtio_blk", "struct virtio_blk")

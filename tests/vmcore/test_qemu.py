@@ -20,7 +20,8 @@ from kgcore.check.core import check_core
 from kgcore.errors import TargetError
 from kgcore.model.process import RegisterSource
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.location import DumpLocation
+from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from tests.signals import heeds_signals
 from tests.vmcore.conftest import need
@@ -70,7 +71,7 @@ def wait_for(guest: LiveGuest, status: str) -> bool:
 
 def test_paused_while_open_and_running_behind(guest: LiveGuest) -> None:
     assert guest.status == "running"
-    with open_target(TargetOptions(qemu=guest.socket)) as target:
+    with open_target(DumpLocation(qemu=guest.socket)) as target:
         assert guest.status == "paused"
         assert target.live
         assert target.describe()["format"] == "running guest"
@@ -79,7 +80,7 @@ def test_paused_while_open_and_running_behind(guest: LiveGuest) -> None:
 
 
 def test_running_after_an_error(guest: LiveGuest) -> None:
-    with contextlib.suppress(ZeroDivisionError), open_target(TargetOptions(qemu=guest.socket)):
+    with contextlib.suppress(ZeroDivisionError), open_target(DumpLocation(qemu=guest.socket)):
         raise ZeroDivisionError
     assert guest.status == "running"
     done = kgcore("--qemu", guest.socket, 4194303, cwd=guest.work)
@@ -134,7 +135,7 @@ def test_socket_in_use(guest: LiveGuest) -> None:
         other.connect(guest.socket)
         other.recv(100)
         with pytest.raises(TargetError, match="another client seems to have it"):
-            open_target(TargetOptions(qemu=guest.socket))
+            open_target(DumpLocation(qemu=guest.socket))
     assert guest.status == "running"
 
 
@@ -170,12 +171,12 @@ def test_unplugged_and_added_cpus(tmp_path: Path) -> None:
         plug(live.guest, 5)
         plug(live.guest, 4)
         unplug(live.guest, 1)
-        with open_target(TargetOptions(qemu=live.socket)) as target:
+        with open_target(DumpLocation(qemu=live.socket)) as target:
             text = live.guest.monitor("info registers -a")
             live.guest.dump(tmp_path / "vmcore", "elf")
             (row,) = (row for row in VmcoreSource(target).processes() if row.comm == b"spin")
             images = [VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image]
-        with open_target(TargetOptions(core=str(tmp_path / "vmcore"))) as target:
+        with open_target(DumpLocation(core=str(tmp_path / "vmcore"))) as target:
             images.append(VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image)
     told = told_by_qemu(text)
     assert (text.count("CPU#"), len(told)) == (4, 2)
@@ -200,7 +201,7 @@ def test_cores_equal_the_kernels_own(guest: LiveGuest, tmp_path: Path) -> None:
             assert done.status in ((0, 3) if name == "spin" else (0,)), done.remarks
             assert any("it was running" in line for line in done.remarks) == (done.status == 3)
             assert check_core(str(tmp_path / name)).ok
-        with open_target(TargetOptions(qemu=guest.socket)) as target:
+        with open_target(DumpLocation(qemu=guest.socket)) as target:
             image = VmcoreSource(target).process(TaskRef("spin", pid=found["spin"])).image
     guest.finish()
     said = {thread["tid"]: thread for thread in guest.said("spin")["threads"]}

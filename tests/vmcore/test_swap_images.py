@@ -21,8 +21,9 @@ drgn = pytest.importorskip("drgn")
 from kgcore.errors import TargetError
 from kgcore.model.memory import Provenance
 from kgcore.sources.base import TaskRef, UserFiles
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.memory.swap import images
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core
@@ -134,7 +135,7 @@ def test_the_swap_cache_comes_first(name: str, extract: Extractor, tmp_path: Pat
 
 @pytest.fixture
 def opened() -> Iterator[Target]:
-    with open_target(TargetOptions(core=str(need("k61-zram").dump()))) as target:
+    with open_target(DumpLocation(core=str(need("k61-zram").dump()))) as target:
         yield target
 
 

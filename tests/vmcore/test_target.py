@@ -20,8 +20,9 @@ from drgn.helpers.linux.sched import cpu_curr
 from drgn.helpers.linux.xarray import xa_load
 
 from kgcore.errors import TargetError
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import FrameState
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, from_program, open_target
+from kgcore.sources.vmcore.opening.target import Target, from_program, open_target
 from kgcore.sources.vmcore.symbols import finders as symbols
 from kgcore.sources.vmcore.symbols.variables import VARIABLES
 from tests.vmcore.tools import kgcore
@@ -73,11 +74,11 @@ def vmcore(directory: Path, name: str = "vmcore.elf") -> str:
 
 
 def btf(directory: Path, name: str = "vmcore.elf") -> Target:
-    return open_target(TargetOptions(core=vmcore(directory, name), symbols_from="btf"))
+    return open_target(DumpLocation(core=vmcore(directory, name), symbols_from="btf"))
 
 
 def dwarf(directory: Path) -> Target:
-    return open_target(TargetOptions(core=vmcore(directory), symbols=(str(directory / "vmlinux"),)))
+    return open_target(DumpLocation(core=vmcore(directory), symbols=(str(directory / "vmlinux"),)))
 
 
 class TestBtfMode:
@@ -174,7 +175,7 @@ class TestBtfAgainstDwarf:
         with btf(directory) as target:
             start, stop = (target.prog.symbol(name).address for name in ("__start_BTF", "__stop_BTF"))
             (tmp_path / "types.btf").write_bytes(target.prog.read(start, stop - start))
-        options = TargetOptions(core=vmcore(directory), symbols=(str(tmp_path / "types.btf"),))
+        options = DumpLocation(core=vmcore(directory), symbols=(str(tmp_path / "types.btf"),))
         with open_target(options) as target:
             assert target.symbols_from == "btf"
             assert find_task(target.prog, 1).pid == 1
@@ -326,7 +327,7 @@ class TestVmcoreinfoMissing:
             text = whole.prog["VMCOREINFO"].string_()
         (tmp_path / "info").write_bytes(text)
         path = without_vmcoreinfo(Path(vmcore(directory)), tmp_path)
-        options = TargetOptions(core=str(path / "vmcore"), vmcoreinfo=str(tmp_path / "info"), symbols_from="btf")
+        options = DumpLocation(core=str(path / "vmcore"), vmcoreinfo=str(tmp_path / "info"), symbols_from="btf")
         with open_target(options) as target:
             assert find_task(target.prog, 1).pid == 1
 
@@ -420,27 +421,27 @@ class TestFromProgram:
 
 class TestWrongInput:
     def test_wrong_vmlinux(self, fixture_dir: FixtureDir) -> None:
-        options = TargetOptions(core=vmcore(fixture_dir("k61")), symbols=(str(fixture_dir("k612") / "vmlinux"),))
+        options = DumpLocation(core=vmcore(fixture_dir("k61")), symbols=(str(fixture_dir("k612") / "vmlinux"),))
         with pytest.raises(TargetError, match=r"build id .*linux-image-6\.1\.0-.*-dbg"):
             open_target(options)
 
     def test_missing_symbol_file(self, fixture_dir: FixtureDir) -> None:
         with pytest.raises(TargetError, match="/no/such cannot be read"):
-            open_target(TargetOptions(core=vmcore(fixture_dir("k61")), symbols=("/no/such",)))
+            open_target(DumpLocation(core=vmcore(fixture_dir("k61")), symbols=("/no/such",)))
 
     def test_dwarf_wanted_and_not_found(self, fixture_dir: FixtureDir) -> None:
         with pytest.raises(TargetError, match=r"no debug information was found.*linux-image"):
-            open_target(TargetOptions(core=vmcore(fixture_dir("k61")), symbols_from="dwarf"))
+            open_target(DumpLocation(core=vmcore(fixture_dir("k61")), symbols_from="dwarf"))
 
     def test_damaged_btf_file(self, fixture_dir: FixtureDir, tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"\x9f\xeb\x01" + bytes(10))
         with pytest.raises(TargetError, match="BTF"):
-            open_target(TargetOptions(core=vmcore(fixture_dir("k61")), symbols=(str(tmp_path / "x"),)))
+            open_target(DumpLocation(core=vmcore(fixture_dir("k61")), symbols=(str(tmp_path / "x"),)))
 
     def test_no_vmcoreinfo_in_file(self, fixture_dir: FixtureDir, tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"hello")
         with pytest.raises(TargetError, match="no VMCOREINFO"):
-            open_target(TargetOptions(core=vmcore(fixture_dir("k61")), vmcoreinfo=str(tmp_path / "x")))
+            open_target(DumpLocation(core=vmcore(fixture_dir("k61")), vmcoreinfo=str(tmp_path / "x")))
 
     def test_kernel_without_btf(self, fixture_dir: FixtureDir, monkeypatch: pytest.MonkeyPatch) -> None:
         def no_symbol(*_: object) -> bytes:
@@ -453,19 +454,19 @@ class TestWrongInput:
     def test_core_of_a_process(self, fixture_dir: FixtureDir) -> None:
         core = next((fixture_dir("k61") / "truth" / "cores").iterdir())
         with pytest.raises(TargetError, match="core of a process"):
-            open_target(TargetOptions(core=str(core)))
+            open_target(DumpLocation(core=str(core)))
 
     def test_another_architecture(self, fixture_dir: FixtureDir) -> None:
         with pytest.raises(TargetError, match="aarch64"):
-            open_target(TargetOptions(core=vmcore(fixture_dir("k61")), architecture="aarch64"))
+            open_target(DumpLocation(core=vmcore(fixture_dir("k61")), architecture="aarch64"))
 
     def test_no_qemu(self, tmp_path: Path) -> None:
         with pytest.raises(TargetError, match="qmp"):
-            open_target(TargetOptions(qemu=str(tmp_path / "qmp")))
+            open_target(DumpLocation(qemu=str(tmp_path / "qmp")))
 
     def test_nothing_named(self) -> None:
         with pytest.raises(TargetError, match="nothing to open"):
-            open_target(TargetOptions())
+            open_target(DumpLocation())
 
     def test_drgn_keeps_silent(self, fixture_dir: FixtureDir, capfd: pytest.CaptureFixture[str]) -> None:
         btf(fixture_dir("k61"), "vmcore.qemu-flat").close()
@@ -491,7 +492,7 @@ def _finders_do_not_outlive_tests() -> Iterator[None]:
 
 def test_null_pointer_is_a_fault(fixture_dir: Callable[[str], Path]) -> None:
     """QEMU's ELF dumps map physical memory at virtual address 0, and drgn would read the BIOS there."""
-    with open_target(TargetOptions(core=str(fixture_dir("k61") / "vmcore.elf"))) as target:
+    with open_target(DumpLocation(core=str(fixture_dir("k61") / "vmcore.elf"))) as target:
         with pytest.raises(FaultError):
             target.prog.read(0x3F8, 8)
         assert len(target.phys(0x3F8, 8)) == 8

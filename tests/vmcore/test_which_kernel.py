@@ -185,9 +185,10 @@ class TestTwoKernels:
     @staticmethod
     def symbol(path: Path, name: str, vmcoreinfo: str) -> int:
         """Physical address of a variable of one of the kernels."""
-        from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+        from kgcore.sources.location import DumpLocation
+        from kgcore.sources.vmcore.opening.target import open_target
 
-        with open_target(TargetOptions(core=str(path), vmcoreinfo=vmcoreinfo)) as target:
+        with open_target(DumpLocation(core=str(path), vmcoreinfo=vmcoreinfo)) as target:
             address = target.symbol_address(name)
             assert address
             return address - START_KERNEL_MAP + int(target.vmcoreinfo["NUMBER(phys_base)"])

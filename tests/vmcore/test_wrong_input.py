@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.location import DumpLocation
+from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Fixture, need
@@ -118,7 +119,7 @@ class Places:
     """Where things lie in the physical memory of a dump."""
 
     def __init__(self, path: Path) -> None:
-        with open_target(TargetOptions(core=str(path), symbols_from="btf")) as target:
+        with open_target(DumpLocation(core=str(path), symbols_from="btf")) as target:
             prog = target.prog
             base = int(target.vmcoreinfo["NUMBER(phys_base)"]) - 0xFFFFFFFF80000000
 

@@ -17,13 +17,14 @@ pytest.importorskip("drgn")
 
 from kgcore.model.memory import Provenance
 from kgcore.sources.base import Source
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 from kgcore.sources.vmcore.memory.swap.layers import Slots
 from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
 from kgcore.sources.vmcore.memory.swap.zram import Zram
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, find, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
@@ -83,7 +84,7 @@ def with_modules(fixture: Fixture) -> tuple[str, ...]:
 @pytest.fixture(scope="module", params=FIXTURES)
 def target(request: pytest.FixtureRequest) -> Iterator[tuple[Fixture, Target]]:
     fixture = need(request.param)
-    with open_target(TargetOptions(core=str(fixture.dump()))) as target:
+    with open_target(DumpLocation(core=str(fixture.dump()))) as target:
         yield fixture, target
 
 

@@ -15,12 +15,13 @@ import pytest
 pytest.importorskip("drgn")
 
 from kgcore.model.memory import Provenance
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
 from kgcore.sources.vmcore.memory.swap.zswap import Zswap
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
@@ -120,7 +121,7 @@ def everything(target: Target) -> tuple[Counter[Provenance], int]:
 def test_every_page(name: str, file: str) -> None:
     """zswap's memory is the kernel's: no dump level leaves it out."""
     fixture = need(name)
-    with open_target(TargetOptions(core=str(fixture.dump(file)))) as target:
+    with open_target(DumpLocation(core=str(fixture.dump(file)))) as target:
         found, count = everything(target)
     assert set(found) <= {ZSWAP, ZERO}
     assert sum(found.values()) == count > 5000
@@ -134,7 +135,7 @@ def test_types_from_dwarf() -> None:
     fixture = need("k72-zram")
     found = []
     for options in ({"symbols": (str(fixture.vmlinux),)}, {"symbols_from": "btf"}):
-        with open_target(TargetOptions(core=str(fixture.dump()), **options)) as target:
+        with open_target(DumpLocation(core=str(fixture.dump()), **options)) as target:
             found.append((target.symbols_from, everything(target)))
     assert [kind for kind, _ in found] == ["dwarf", "btf"]
     pages, count = found[0][1]
@@ -146,7 +147,7 @@ def test_types_from_dwarf() -> None:
 def test_variable(name: str) -> None:
     """What drgn takes zswap_trees for when it goes by the kernel's BTF."""
     fixture = need(name)
-    with open_target(TargetOptions(core=str(fixture.dump()))) as target:
+    with open_target(DumpLocation(core=str(fixture.dump()))) as target:
         tree = target.prog["zswap_trees"][0]
         assert tree.type_.type_name() == ("struct zswap_tree *" if fixture.version < (6, 10) else "struct xarray *")
         member = tree.rbroot.rb_node if fixture.version < (6, 10) else tree.xa_head

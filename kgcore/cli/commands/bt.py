@@ -22,10 +22,11 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
 from kgcore.errors import KgcoreError
 from kgcore.model.traces import End, Frame, ThreadTrace, grouped, ranges
 from kgcore.sources.base import TaskRef, UserFiles
+from kgcore.sources.location import DumpLocation
 from kgcore.text import first_names, plain, printable
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from kgcore.cli.arguments import Parser, UsageError, add_place_options, add_vers
 from kgcore.cli.commands import opening
 from kgcore.cli.completion import SHELLS, script
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
+from kgcore.sources.location import DumpLocation
 from kgcore.text import printable
 
 __all__ = ("CompletionCommand", "make_parser", "parse", "run")

@@ -29,9 +29,10 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import Source, TaskRef, UserFiles
+from kgcore.sources.location import DumpLocation
 from kgcore.system import stopping
 from kgcore.system.privatedir import PrivateDirectory
 from kgcore.text import first_names, human_size, plain, printable

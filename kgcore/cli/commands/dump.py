@@ -36,12 +36,13 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console
-from kgcore.cli.request import Channel, DumpLocation, DumpRequest, Selection
+from kgcore.cli.request import Channel, DumpRequest, Selection
 from kgcore.coredump.limits import Limits
 from kgcore.errors import KgcoreError
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef
+from kgcore.sources.location import DumpLocation
 
 __all__ = ("DumpCommand", "make_parser", "parse", "parse_drgn", "refuse_terminal", "run")
 

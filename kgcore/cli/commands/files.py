@@ -26,12 +26,13 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
 from kgcore.errors import KgcoreError
 from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
 from kgcore.sources.base import NO_USER_FILES, OpenFiles, Process, Source, TaskRef, UserFiles
+from kgcore.sources.location import DumpLocation
 from kgcore.text import first_lines, human_size
 from kgcore.views.openfiles import ContentAccount, Row, account, list_lines, open_file_json, write_contents
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from kgcore.cli.arguments import Parser, add_json, add_place_options, add_show, add_version, place_of
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
+from kgcore.sources.location import DumpLocation
 
 __all__ = ("InfoCommand", "make_parser", "parse", "run")
 

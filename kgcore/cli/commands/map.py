@@ -24,10 +24,11 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
-from kgcore.cli.request import Channel, DumpLocation
+from kgcore.cli.request import Channel
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef, UserFiles
+from kgcore.sources.location import DumpLocation
 
 __all__ = ("MapCommand", "make_parser", "parse", "run")
 

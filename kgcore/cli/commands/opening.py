@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open the dump that the command line names."""
+"""Open the dump that the command line names: the library's way, with remarks on the console."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from kgcore import library
 from kgcore.cli.console import Console
 from kgcore.cli.librarylog import routed
-from kgcore.cli.request import Channel, DumpLocation
-from kgcore.sources import drgnversion
+from kgcore.cli.request import Channel
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
+from kgcore.sources.location import DumpLocation
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
@@ -23,19 +23,12 @@ def opened(
     place: DumpLocation, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
 ) -> Iterator[Source]:
     """Open a vmcore and give its processes."""
-    with opened_target(place, show, console) as target:
-        from kgcore.sources.vmcore.source import VmcoreSource
-
-        yield VmcoreSource(target, user_files)
+    with routed(show, console), library.open_source(place, user_files, console.remark) as source:
+        yield source
 
 
 @contextlib.contextmanager
 def opened_target(place: DumpLocation, show: Channel, console: Console) -> Iterator["Target"]:
-    """Open a vmcore. This is the first place that needs drgn, so it is imported here."""
-    drgnversion.ensure()
-    from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
-
-    with routed(show, console), open_target(TargetOptions(**dataclasses.asdict(place))) as target:
-        for message in target.messages:
-            console.remark(message)
+    """Open a vmcore."""
+    with routed(show, console), library.open_target(place, console.remark) as target:
         yield target

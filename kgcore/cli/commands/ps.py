@@ -19,10 +19,11 @@ from kgcore.cli.arguments import (
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
-from kgcore.cli.request import NO_SELECTION, Channel, DumpLocation, Selection
+from kgcore.cli.request import NO_SELECTION, Channel, Selection
 from kgcore.cli.selection import chosen
 from kgcore.errors import KgcoreError
 from kgcore.model.process import ProcessSummary
+from kgcore.sources.location import DumpLocation
 
 __all__ = ("PsCommand", "make_parser", "parse", "run")
 

@@ -34,11 +34,12 @@ from kgcore.coredump.pipeline import Options, prepare, write
 from kgcore.errors import NoCurrentTask
 from kgcore.sinks.files import MemorySink
 from kgcore.sources.base import TaskRef
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.facts import read_facts
 from kgcore.sources.vmcore.memory.framereader import FrameReader
 from kgcore.sources.vmcore.opening.lowmem import LowMemory
-from kgcore.sources.vmcore.opening.target import Target, TargetOptions, open_target
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.symbols import finders as symbols
 from kgcore.sources.vmcore.symbols import systemmap
@@ -92,7 +93,7 @@ class Recorder32:
 
         memory, names = (LowMemory, "physical", recorded), (systemmap, "read_symbols", noted)
         with mock.patch.object(*memory), mock.patch.object(*names):
-            options = TargetOptions(core=str(self._path), symbols=(str(self.btf), str(self.map)))
+            options = DumpLocation(core=str(self._path), symbols=(str(self.btf), str(self.map)))
             with open_target(options) as target:
                 yield target
 
@@ -113,7 +114,7 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self.frames: set[int] = set()
         self._path = str(path)
-        self._whole = open_target(TargetOptions(core=self._path, symbols_from="btf"))
+        self._whole = open_target(DumpLocation(core=self._path, symbols_from="btf"))
 
     def target(self) -> Target:
         """The recording Target. What opening it needs is recorded."""

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal, Self
 from weakref import finalize
@@ -15,6 +14,7 @@ from drgn import Architecture, ModuleFileStatus, Program, ProgramFlags
 
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.drgnversion import version
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.damage import guarded
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, FrameState, KdumpDump, everything, open_dump
 from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift
@@ -28,48 +28,12 @@ from kgcore.sources.vmcore.symbols import systemmap, vmcoreinfo
 from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from kgcore.text import human_size
 
-__all__ = ("SymbolsFrom", "Target", "TargetOptions", "add_types", "from_program", "open_target")
-
-SymbolsFrom = Literal["auto", "dwarf", "btf"]
+__all__ = ("Target", "add_types", "from_program", "open_target")
 
 _CAPTURE_KERNEL = "the kernel in it is a capture kernel, booted to save a dump; the one that crashed was not found"
 _KEY = "kgcore_target"
 _Open = Callable[[bytes | None], Program]  # with VMCOREINFO to use instead of what there is
 _ARCHES_32 = frozenset({Architecture.I386})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetOptions:
-    """What to open and how, as the command line says it.
-
-    :ivar core: path of the vmcore; None with ``qemu`` or ``live``.
-    :ivar parts: paths of the other files, if the vmcore is a split set.
-    :ivar symbols: files with debug information, or one with raw BTF.
-    :ivar debug_directories: where to look for debug information besides drgn's places.
-    :ivar kernel_directories: where to look for vmlinux and modules besides drgn's places.
-    :ivar vmcoreinfo: path of a file with VMCOREINFO text, to use instead of the dump's; or the physical address of one
-        in the dump's memory, as ``0x`` and digits.
-    :ivar architecture: of the dump, by drgn's name in lower case, when the dump does not tell. A file of no known
-        format is then raw memory.
-    :ivar qemu: QMP socket of a running guest.
-    :ivar live: the running kernel (``/proc/kcore``).
-    """
-
-    core: str | None = None
-    symbols: tuple[str, ...] = ()
-    debug_directories: tuple[str, ...] = ()
-    kernel_directories: tuple[str, ...] = ()
-    vmcoreinfo: str | None = None
-    architecture: str | None = None
-    qemu: str | None = None
-    live: bool = False
-    parts: tuple[str, ...] = ()
-    symbols_from: SymbolsFrom = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("symbols", "debug_directories", "kernel_directories", "parts"):
-            given = getattr(self, name)  # a string is one name, not as many as it has letters
-            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
 
 
 class Target:
@@ -214,7 +178,7 @@ class Target:
 
 
 @guarded("the dump cannot be opened")
-def open_target(options: TargetOptions) -> Target:
+def open_target(options: DumpLocation) -> Target:
     """Open a dump, the live kernel or a QEMU guest.
 
     :raises TargetError: it cannot be opened, or its kernel not be understood; the hint says what to try.
@@ -222,7 +186,7 @@ def open_target(options: TargetOptions) -> Target:
     return _opened(options, _given(options))
 
 
-def _given(options: TargetOptions) -> bytes | int | None:
+def _given(options: DumpLocation) -> bytes | int | None:
     """What stands behind --vmcoreinfo: the text of a file, or an address."""
     if options.vmcoreinfo is None:
         return None
@@ -234,7 +198,7 @@ def _given(options: TargetOptions) -> bytes | int | None:
 
 
 def _opened(
-    options: TargetOptions, text: bytes | int | None, dump: DumpFile | None = None, through: Program | None = None
+    options: DumpLocation, text: bytes | int | None, dump: DumpFile | None = None, through: Program | None = None
 ) -> Target:
     """
     :param text: VMCOREINFO to use instead of the dump's, or, of a dump, its physical address.
@@ -264,7 +228,7 @@ def _opened(
         raise
 
 
-def _of_dump(options: TargetOptions, path: str, dump: DumpFile, given: bytes | int | None) -> Target:
+def _of_dump(options: DumpLocation, path: str, dump: DumpFile, given: bytes | int | None) -> Target:
     program.refuse_others(path, dump, options.architecture)
     open_ = partial(program.open_core, path, dump, architecture=options.architecture)
     choice = whichkernel.choose(path, dump, open_, given)
@@ -348,9 +312,9 @@ def _own(prog: Program, path: str | None, dump: DumpFile | None, messages: tuple
     if dump is not None:
         if text == whichkernel.own_vmcoreinfo(dump):  # then whether that is right is looked into
             text = None
-        target = _opened(TargetOptions(core=path, symbols_from="btf"), text, dump)
+        target = _opened(DumpLocation(core=path, symbols_from="btf"), text, dump)
     else:
-        target = _opened(TargetOptions(symbols_from="btf"), text, through=prog)
+        target = _opened(DumpLocation(symbols_from="btf"), text, through=prog)
     target.messages = (*messages, *target.messages)
     if dump is not None:  # else it would refer to that Program, and keep it for ever; and what runs changes
         target.keep()
@@ -412,7 +376,7 @@ def _opened_anew(prog: Program, path: str | None) -> Target:
     with suppress(LookupError):
         file = prog.main_module().debug_file_path
         files = (file,) if file else ()
-    return open_target(TargetOptions(core=_still_there(path), symbols=files))
+    return open_target(DumpLocation(core=_still_there(path), symbols=files))
 
 
 def _still_there(path: str) -> str:
@@ -426,7 +390,7 @@ def _still_there(path: str) -> str:
     return path
 
 
-def _program(options: TargetOptions, dump: DumpFile | None, text: bytes | None) -> Program:
+def _program(options: DumpLocation, dump: DumpFile | None, text: bytes | None) -> Program:
     """Of a running machine."""
     if isinstance(dump, PausedGuest):
         return program.open_qemu(dump, text, options.architecture)
@@ -435,7 +399,7 @@ def _program(options: TargetOptions, dump: DumpFile | None, text: bytes | None) 
     raise TargetError("there is nothing to open", hint="name a vmcore with -c")
 
 
-def _with_symbols(open_: "_Open", prog: Program, dump: DumpFile | None, options: TargetOptions) -> Target:
+def _with_symbols(open_: "_Open", prog: Program, dump: DumpFile | None, options: DumpLocation) -> Target:
     """DWARF if a file was named or one is found; else BTF."""
     info = _vmcoreinfo_of(prog)
     release = info.get("OSRELEASE", "")

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which dump to open, and where its types and symbols are: what the command line and the library hand to a source."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ("DumpLocation", "SymbolsFrom")
+
+SymbolsFrom = Literal["auto", "dwarf", "btf"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpLocation:
+    """The dump to open, and where its types and symbols are.
+
+    :ivar core: path of the vmcore; None with ``qemu`` or ``live``.
+    :ivar parts: paths of the other files, if the vmcore is a split set.
+    :ivar symbols: files with debug information, or one with raw BTF, and a System.map.
+    :ivar symbols_from: debug information, or what the dump itself holds; ``auto``: the first that there is.
+    :ivar debug_directories: where to look for debug information besides drgn's places.
+    :ivar kernel_directories: where to look for vmlinux and modules besides drgn's places.
+    :ivar vmcoreinfo: path of a file with VMCOREINFO text, to use instead of the dump's; or the physical address of one
+        in the dump's memory, as ``0x`` and digits.
+    :ivar architecture: of the dump, by drgn's name in lower case, when the dump does not tell. A file of no known
+        format is then raw memory.
+    :ivar qemu: QMP socket of a running guest: a path, or ``host:port``.
+    :ivar live: the running kernel (``/proc/kcore``).
+    """
+
+    core: str | None = None
+    parts: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    symbols_from: SymbolsFrom = "auto"
+    debug_directories: tuple[str, ...] = ()
+    kernel_directories: tuple[str, ...] = ()
+    vmcoreinfo: str | None = None
+    architecture: str | None = None
+    qemu: str | None = None
+    live: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("symbols", "debug_directories", "kernel_directories", "parts"):
+            given = getattr(self, name)  # a string is one name, not as many as it has letters
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
