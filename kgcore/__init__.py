@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kgcore.library import open_qemu, open_running_kernel, open_vmcore
     from kgcore.model.account import Account
     from kgcore.model.dying import Dying
+    from kgcore.model.lost import Lost
     from kgcore.model.memory import Memory, Piece, Provenance, Run
     from kgcore.model.process import (
         CoreDialect,
@@ -90,6 +91,7 @@ __all__ = (
     "KgcoreError",
     "LimitReached",
     "Limits",
+    "Lost",
     "MappedFile",
     "Memory",
     "MemorySink",
@@ -156,6 +158,7 @@ _NAMES = {
     "kgcore.library": "open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
     "kgcore.model.dying": "Dying",
+    "kgcore.model.lost": "Lost",
     "kgcore.model.memory": "Memory Piece Provenance Run",
     "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage ProcessSummary PsInfo RegisterSet "
     "RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",

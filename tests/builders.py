@@ -8,6 +8,7 @@ from typing import Any
 
 from kgcore.arch.x86_64 import GREGS
 from kgcore.errors import KgcoreError
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import (
     VM_EXEC,
@@ -195,7 +196,7 @@ class FakeSource(Source):
 
     image: ProcessImage = field(default_factory=make_image)
     memory: FakeMemory = field(default_factory=FakeMemory)
-    its_files: Sequence[FileContents | str] = ()
+    its_files: Sequence[FileContents | Lost] = ()
     held: int = 0
 
     def processes(self) -> Iterator[ProcessSummary]:
@@ -234,7 +235,7 @@ class FakeProcess(Process):
     def memory(self) -> FakeMemory:
         return self._source.memory
 
-    def files(self) -> Iterator[FileContents | str]:
+    def files(self) -> Iterator[FileContents | Lost]:
         yield from self._source.its_files
 
     def open_files(self) -> OpenFiles:

@@ -15,6 +15,7 @@ from typing import Any
 from kgcore.cli.console import Console
 from kgcore.cli.request import Channel
 from kgcore.errors import KernelThread, KgcoreError, NoCurrentTask, NoSuchTask, NoUserMemory
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import (
     VM_DONTDUMP,
@@ -167,7 +168,7 @@ class FakeProcess(Process):
     def memory(self) -> Memory:
         return _FakeMemory(self._image.tgid)
 
-    def files(self) -> Iterator[FileContents | str]:
+    def files(self) -> Iterator[FileContents | Lost]:
         """A program that all processes share; INCOMPLETE has an incomplete library too."""
         yield made_up_file(b"/bin/work")
         if self._image.tgid == INCOMPLETE:

@@ -18,6 +18,7 @@ from kgcore.binaries.manifest import MANIFEST, Manifest
 from kgcore.binaries.sysroot import Sysroot
 from kgcore.check.sysroot import check_sysroot
 from kgcore.errors import KgcoreError, OutputError
+from kgcore.model.lost import Lost
 from kgcore.sources.base import FileContents
 from tests.builders import FakeSource
 from tests.fake_source import made_up_file
@@ -68,7 +69,7 @@ def test_several_kgcore_with_one_sysroot(tmp_path: Path) -> None:
         sysroot = Sysroot(str(tmp_path / "dir"))
         for step in range(4):
             file = made_up_file(b"/bin/program%d-%d" % (number, step))
-            found: list[FileContents | str] = [file, f"{number}-{step} is lost"]
+            found: list[FileContents | Lost] = [file, Lost(f"{number}-{step} is lost")]
             assert not sysroot.add(FakeSource(its_files=found).process(1)).problems
 
     in_processes(4, work)

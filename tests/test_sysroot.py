@@ -14,6 +14,7 @@ import pytest
 from kgcore.binaries.contents import Lacking
 from kgcore.binaries.sysroot import MANIFEST, Sysroot, SysrootFile, SysrootReport
 from kgcore.errors import OutputError
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import MappedFile, ProcessImage, Vma
 from kgcore.sources.base import FileContents
@@ -24,7 +25,7 @@ PAGE = 4096
 
 
 def add(
-    directory: Path, *found: FileContents | str, sysroot: Sysroot | None = None, force: bool = False
+    directory: Path, *found: FileContents | Lost, sysroot: Sysroot | None = None, force: bool = False
 ) -> SysrootReport:
     return (sysroot or Sysroot(str(directory), force=force)).add(FakeSource(its_files=found).process(1))
 
@@ -230,7 +231,7 @@ def test_a_deleted_file_has_its_old_name(tmp_path: Path) -> None:
 
 
 def test_a_later_run_adds(tmp_path: Path) -> None:
-    add(tmp_path, made_up_file(b"/bin/a", lost=1), "one is lost")
+    add(tmp_path, made_up_file(b"/bin/a", lost=1), Lost("one is lost"))
     times = (tmp_path / "bin/a").stat()
     report = add(tmp_path, made_up_file(b"/bin/a", lost=1), made_up_file(b"/bin/b"))
     assert report.problems == ()

@@ -14,6 +14,7 @@ from kgcore.binaries.linkmap import link_names
 from kgcore.binaries.manifest import MANIFEST, Manifest
 from kgcore.elf.buildid import build_id
 from kgcore.errors import OutputError
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory
 from kgcore.model.process import ProcessImage
 from kgcore.sinks.files import FileSink
@@ -166,8 +167,8 @@ class Sysroot:
         lost: list[str] = []
         problems: list[str] = []
         for contents in process.files():
-            if isinstance(contents, str):
-                lost.append(contents)
+            if isinstance(contents, Lost):
+                lost.append(contents.reason)
                 continue
             try:
                 file = self._file(contents)

@@ -9,6 +9,7 @@ from os import PathLike, fspath
 from typing import Protocol, Self
 
 from kgcore.errors import KgcoreError
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
 from kgcore.model.traces import End, KernelStack
@@ -211,9 +212,9 @@ class Process(Protocol):
         """Say what was found out about the process while its memory was looked at, as sentences."""
         yield from ()
 
-    def files(self) -> Iterator[FileContents | str]:
+    def files(self) -> Iterator[FileContents | Lost]:
         """Give its executable, its interpreter and its libraries: every regular file that is mapped and is an ELF file,
-        or may be one. Where one is lost, a sentence about that. Those that still have their names come first."""
+        or may be one. Where one is lost, a word about that. Those that still have their names come first."""
 
     def open_files(self) -> OpenFiles:
         """List the open files of the thread that was asked for, and so, but for rare ones, of the process.

@@ -10,6 +10,7 @@ from drgn import FaultError, Object
 from kgcore.arch import ARCHES, Arch
 from kgcore.errors import BrokenDump
 from kgcore.model.dying import Dying
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, peek
 from kgcore.model.process import (
     OpenFile,
@@ -171,13 +172,13 @@ class VmcoreProcess(Process):
             yield from self._backing.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
 
     @guarding_each("the mapped files cannot be read")
-    def files(self) -> Iterator[FileContents | str]:
+    def files(self) -> Iterator[FileContents | Lost]:
         """See :meth:`kgcore.sources.base.Process.files`."""
         _, first = self._read
         try:
             yield from mapped_programs(self._backing, first, first.mm.read_())
         except FaultError as error:
-            yield f"the mapped files are not in the dump: {in_words(error)}"
+            yield Lost(f"the mapped files are not in the dump: {in_words(error)}")
 
     @guarded("the open files cannot be read")
     def open_files(self) -> OpenFiles:

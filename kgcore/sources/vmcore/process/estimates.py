@@ -6,6 +6,7 @@ from drgn import FaultError, Object
 
 from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
+from kgcore.model.lost import Lost
 from kgcore.model.process import VM_HUGETLB, MappedFile, Vma
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.memory.backing import Backing
@@ -52,7 +53,7 @@ class Estimates:
         sizes = dict.fromkeys(("anon", "shmem", "hugetlb"), 0)
         budget = _WALKED
         for number, found in enumerate(vma_members(self._backing.kernel, mm)):
-            if isinstance(found, str) or number > _MAPPINGS:
+            if isinstance(found, Lost) or number > _MAPPINGS:
                 break
             vma, in_memory = self._mapping(found)
             size = vma.end - vma.start

@@ -8,6 +8,7 @@ from functools import cache, partial
 
 from drgn import FaultError, Object
 
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Piece
 from kgcore.model.process import VM_EXEC, VM_HUGETLB, MappedFile
 from kgcore.sources.base import FileContents
@@ -41,7 +42,7 @@ class _Mapped:
     executable: bool = False
 
 
-def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[FileContents | str]:
+def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[FileContents | Lost]:
     """See :meth:`kgcore.sources.base.Source.files`.
 
     :param task: ``struct task_struct *``, to whose root directory the paths are relative
@@ -52,9 +53,9 @@ def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[File
     paths = Paths(backing.kernel, task)
     look = cache(partial(_look, backing, paths))  # thousands of mappings may be of one file
     for file, flags in _opened(backing, mm):
-        mapped = file if isinstance(file, str) else look(file)
-        if isinstance(mapped, str):
-            lost[mapped] = lost.get(mapped, 0) + 1
+        mapped = file if isinstance(file, Lost) else look(file)
+        if isinstance(mapped, Lost):
+            lost[mapped.reason] = lost.get(mapped.reason, 0) + 1
             continue
         if mapped is None or (flags or 0) & VM_HUGETLB:
             continue
@@ -75,44 +76,44 @@ def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[File
                 key=key,
                 read=read,
             )
-    yield from (why if times == 1 else f"{why} ({times} times)" for why, times in lost.items())
+    yield from (Lost(why if times == 1 else f"{why} ({times} times)") for why, times in lost.items())
 
 
-def _opened(backing: Backing, mm: Object) -> Iterator[tuple[int | str, int | None]]:
+def _opened(backing: Backing, mm: Object) -> Iterator[tuple[int | Lost, int | None]]:
     """The address of each ``struct file`` that is mapped, with the flags of its mapping; at last the executable, with
-    None. What is lost is a sentence."""
+    None."""
     for vma in vma_members(backing.kernel, mm):
-        if isinstance(vma, str):
+        if isinstance(vma, Lost):
             yield vma, None
             continue
         try:
             file, flags = vma["vm_file"], vma["vm_flags"]
         except FaultError:
-            yield "a mapping is not in the dump", None
+            yield Lost("a mapping is not in the dump"), None
             continue
         if file:
             yield file, flags
     try:
         file = mm.exe_file.value_()
     except FaultError:
-        yield "the executable is not in the dump", None
+        yield Lost("the executable is not in the dump"), None
     else:
         if file:
             yield file, None
 
 
-def _look(backing: Backing, paths: Paths, file: int) -> _Mapped | str | None:
-    """What a ``struct file`` is; None: not a regular file; a sentence: it cannot be told."""
+def _look(backing: Backing, paths: Paths, file: int) -> _Mapped | Lost | None:
+    """What a ``struct file`` is; None: not a regular file."""
     try:
         named = paths.mapped_file(file)
         if not stat.S_ISREG(named.mode):
             return None
         if named.path is None or named.name is None:
-            return "the name of a mapped file is not to be found"
+            return Lost("the name of a mapped file is not to be found")
         cached = backing.cache.file(Object(backing.kernel.prog, "struct file *", file))
         return _Mapped(named.path, named.name, named, cached)
     except FaultError:
-        return "a mapped file is not in the dump"
+        return Lost("a mapped file is not in the dump")
 
 
 def _is_program(backing: Backing, mapped: _Mapped) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, offsetof
 
+from kgcore.model.lost import Lost
 from kgcore.model.process import DELETED, MappedFile, Vma
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
@@ -45,8 +46,8 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
     names = _Names(kernel)
     limit = int(mm.map_count.value_()) & 0x7FFFFFFF
     for found in vma_members(kernel, mm):
-        if isinstance(found, str):
-            warnings.append(found)
+        if isinstance(found, Lost):
+            warnings.append(found.reason)
             continue
         try:
             vma = _read_vma(kernel, paths, names, found, warnings)
@@ -74,8 +75,8 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
     return tuple(vmas), tuple(warnings)
 
 
-def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
-    """Each ``struct vm_area_struct`` in address order; where some are lost, a sentence about that.
+def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | Lost]:
+    """Each ``struct vm_area_struct`` in address order; where some are lost, a word about that.
 
     :param mm: ``struct mm_struct *``
     """
@@ -87,10 +88,10 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
             # 763ecb035029 "mm: remove the vma linked list" (6.1)
             for first, last, entry in maple_slots(mm.mm_mt):
                 if entry is None:
-                    yield f"the mappings between {first:#x} and {min(last + 1, kernel.user_end):#x} are lost"
+                    yield Lost(f"the mappings between {first:#x} and {min(last + 1, kernel.user_end):#x} are lost")
                 elif entry == XA_ZERO:
                     # d24062914837 "fork: use __mt_dup() to duplicate maple tree in dup_mmap()" (6.8), until 6.18
-                    yield f"the mappings from {first:#x} on were never copied: a fork failed there"
+                    yield Lost(f"the mappings from {first:#x} on were never copied: a fork failed there")
                     break
                 else:
                     vma = structs.read(entry)
@@ -103,7 +104,7 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
             address = mm.mmap.value_()
             while address:
                 if address in seen:
-                    yield "the list of mappings runs in a circle; mappings may be missing"
+                    yield Lost("the list of mappings runs in a circle; mappings may be missing")
                     break
                 seen.add(address)
                 vma = structs.read(address)
@@ -113,10 +114,10 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | str]:
                     foreign = foreign or vma
                 address = vma["vm_next"]
     except FaultError as error:
-        yield f"the list of mappings breaks off: {in_words(error)}"
+        yield Lost(f"the list of mappings breaks off: {in_words(error)}")
     if foreign is not None:
         where = f"from {foreign['vm_start']:#x} on" if "vm_start" in foreign else "in part"
-        yield f"the mappings {where} are another process's: the address space was being copied (fork)"
+        yield Lost(f"the mappings {where} are another process's: the address space was being copied (fork)")
 
 
 def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:

@@ -9,6 +9,7 @@ zeros, zswap, and at last the swap device, which may be a zram disk, that is, co
 
 from collections.abc import Iterator, Sequence
 
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Provenance, Run
 from kgcore.sources.vmcore.memory.extents import Extent, missing
 from kgcore.sources.vmcore.memory.swap.layers import Layer, Slots
@@ -39,8 +40,8 @@ class SwapSpaces:
         if not length:
             return
         space = self._spaces.get(number)
-        if isinstance(space, str):
-            yield missing(address, length, Provenance.SWAPPED, space)
+        if isinstance(space, Lost):
+            yield missing(address, length, Provenance.SWAPPED, space.reason)
             return
         count = length // _PAGE
         inside = max(0, min(count, space.slots - first))

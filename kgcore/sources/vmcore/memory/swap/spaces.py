@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from drgn import FaultError, Object
 
+from kgcore.model.lost import Lost
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernelreads import in_words
 from kgcore.sources.vmcore.memory.swapentry import SwapTypes
@@ -38,10 +39,10 @@ class Spaces:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._count = SwapTypes.of(kernel).max_swapfiles  # as many as swap_info has places for
-        self._known: dict[int, SwapSpace | str] = {}
+        self._known: dict[int, SwapSpace | Lost] = {}
 
-    def get(self, number: int) -> SwapSpace | str:
-        """The swap space of that number, or a few words that say why there is none."""
+    def get(self, number: int) -> SwapSpace | Lost:
+        """The swap space of that number, or why there is none."""
         if number not in self._known:
             self._known[number] = self._read(number)
         return self._known[number]
@@ -51,8 +52,8 @@ class Spaces:
         found = (self.get(number) for number in range(self._count))
         return tuple(space for space in found if isinstance(space, SwapSpace))
 
-    def _read(self, number: int) -> SwapSpace | str:
-        absent = f"swap space {number}, of which the dump does not know"
+    def _read(self, number: int) -> SwapSpace | Lost:
+        absent = Lost(f"swap space {number}, of which the dump does not know")
         address = self._kernel.target.symbol_address("swap_info")
         if address is None or not 0 <= number < self._count:
             return absent
@@ -63,7 +64,7 @@ class Spaces:
                 return absent
             return SwapSpace(number, info, int(info.max.value_()), self._name(number, info))
         except (FaultError, LookupError) as error:
-            return f"swap space {number}, whose description is not in the dump: {in_words(error)}"
+            return Lost(f"swap space {number}, whose description is not in the dump: {in_words(error)}")
 
     def _name(self, number: int, info: Object) -> str:
         try:

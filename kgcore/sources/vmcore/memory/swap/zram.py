@@ -13,6 +13,7 @@ from drgn import FaultError, Object, Type, sizeof
 
 from kgcore.arch.paging import EntryKind, walk
 from kgcore.errors import BrokenDump
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Provenance
 from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.kernel.kernel import Kernel
@@ -94,8 +95,8 @@ class Zram:
         self._types = types
         self._blocks = SwapBlocks(kernel)
         self._zsmalloc = Zsmalloc(kernel, physical, types)
-        self._disks: dict[int, _Disk | str | None] = {}
-        self._codecs: dict[tuple[int, int], Decompress | str] = {}
+        self._disks: dict[int, _Disk | Lost | None] = {}
+        self._codecs: dict[tuple[int, int], Decompress | Lost] = {}
         self._devices: dict[int, str] = {}
         self._stored: Callable[[int], bool] = lru_cache(64)(self._is_stored)
 
@@ -104,8 +105,8 @@ class Zram:
         if space.number not in self._disks:
             self._disks[space.number] = self._disk(space)
         disk = self._disks[space.number]
-        if isinstance(disk, str):
-            yield _lost(first, count, disk)
+        if isinstance(disk, Lost):
+            yield _lost(first, count, disk.reason)
         elif disk is not None:
             yield from _joined(self._find(disk, space, first, count))
 
@@ -190,16 +191,16 @@ class Zram:
                 return page_slot(slot, Provenance.ZRAM, self._zsmalloc.read(disk.pool, handle, _PAGE))
             priority = 0 if entries.priority is None else flags >> entries.priority & _PRIORITY_MASK
             codec = self._codec(disk, priority)
-            if isinstance(codec, str):
-                return _lost(slot, 1, codec)
+            if isinstance(codec, Lost):
+                return _lost(slot, 1, codec.reason)
             return unpacked(slot, Provenance.ZRAM, codec, self._zsmalloc.read(disk.pool, handle, size))
         except (BrokenDump, FaultError) as error:
             return _lost(slot, 1, str(error))
 
     # What is looked up once
 
-    def _disk(self, space: SwapSpace) -> _Disk | str | None:
-        """The disk that a swap space lies on; None: it is no zram disk. A sentence if it cannot be read."""
+    def _disk(self, space: SwapSpace) -> _Disk | Lost | None:
+        """The disk that a swap space lies on; None: it is no zram disk."""
         try:
             device = space.info.member_("bdev")
             disk = device.member_("bd_disk")
@@ -211,7 +212,7 @@ class Zram:
             kind = self._kernel.prog.pointer_type(self._types.type("zram", "struct zram"))
             zram = Object(self._kernel.prog, kind, disk.member_("private_data").value_())
             if zram.member_("disk").value_() != disk.value_():
-                return "the description of the disk is damaged"
+                return Lost("the description of the disk is damaged")
             return _Disk(
                 zram,
                 entries=self._read_entries(),
@@ -221,7 +222,7 @@ class Zram:
                 pool=zram.member_("mem_pool").read_(),
             )
         except (BrokenDump, FaultError, LookupError, TypeError) as error:  # drgn on incomplete types: TypeError
-            return str(error)
+            return Lost(str(error))
 
     def _read_entries(self) -> _Entries:
         """:raises LookupError: the types are not to be had."""
@@ -249,14 +250,14 @@ class Zram:
             priority=numbers["COMP_PRIORITY_BIT1"],
         )
 
-    def _codec(self, disk: _Disk, priority: int) -> Decompress | str:
-        """How the pages of a disk are unpacked; a sentence if they cannot be."""
+    def _codec(self, disk: _Disk, priority: int) -> Decompress | Lost:
+        """How the pages of a disk are unpacked."""
         key = disk.zram.value_(), priority
         if key not in self._codecs:
             try:
                 self._codecs[key] = decompressor(*self._algorithm(disk.zram, priority))
             except (BrokenDump, FaultError, LookupError, NoDecompressor) as error:
-                self._codecs[key] = str(error)
+                self._codecs[key] = Lost(str(error))
         return self._codecs[key]
 
     def _algorithm(self, zram: Object, priority: int) -> tuple[str, bytes | None]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from drgn import FaultError, Object, offsetof, sizeof
 
 from kgcore.errors import BrokenDump
+from kgcore.model.lost import Lost
 from kgcore.model.memory import Provenance
 from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.kernel.kernel import Kernel
@@ -80,8 +81,8 @@ class Zswap:
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
         """See :meth:`kgcore.sources.vmcore.memory.swap.layers.Layer.find`."""
         trees = self._trees
-        if isinstance(trees, str):
-            yield _lost(first, count, trees)
+        if isinstance(trees, Lost):
+            yield _lost(first, count, trees.reason)
         elif trees is not None:
             for slot, length, entry in trees.find(space.number, first, first + count):
                 if entry is None:
@@ -90,13 +91,13 @@ class Zswap:
                     yield self._slot(space.number << self._kernel.swap_type_shift, slot, entry, trees)
 
     @cached_property
-    def _trees(self) -> "_Trees | str | None":
-        """None if the kernel has no zswap; words if it is not to be understood."""
+    def _trees(self) -> "_Trees | Lost | None":
+        """None if the kernel has no zswap."""
         address = self._kernel.target.symbol_address("zswap_trees")
         try:
             return None if address is None else _Trees(self._kernel, address)
         except (BrokenDump, LookupError, TypeError) as error:  # drgn's TypeError: a structure that is only declared
-            return str(error)
+            return Lost(str(error))
 
     @cached_property
     def _raw(self) -> bool:
@@ -121,8 +122,8 @@ class Zswap:
             pool = self._pools.of(entry)
             if entry.length == _PAGE and self._raw:
                 return page_slot(slot, Provenance.ZSWAP, pool.read(entry.handle, _PAGE))
-            if isinstance(pool.decompress, str):
-                return _lost(slot, 1, pool.decompress)
+            if isinstance(pool.decompress, Lost):
+                return _lost(slot, 1, pool.decompress.reason)
             data = pool.read(entry.handle, pool.header + entry.length)
         except FaultError:
             return _lost(slot, 1, "its compressed bytes are not in the dump")
@@ -262,7 +263,7 @@ class _Pool(NamedTuple):
 
     read: _Read
     header: int
-    decompress: Decompress | str
+    decompress: Decompress | Lost
 
 
 class _Pools:
@@ -315,11 +316,11 @@ class _Pools:
             return BrokenDump(str(error), address=address)
 
     @staticmethod
-    def _decompressor(algorithm: str) -> Decompress | str:
+    def _decompressor(algorithm: str) -> Decompress | Lost:
         try:
             return decompressor(algorithm)
         except NoDecompressor as error:
-            return str(error)
+            return Lost(str(error))
 
     def _allocator(self, pool: Object, index: int) -> tuple[_Read, int]:
         """How to read from it, and how many bytes of its own zswap puts before a page's.
