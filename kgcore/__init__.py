@@ -67,7 +67,18 @@ if TYPE_CHECKING:
     from kgcore.plugin import gcore, load_types
     from kgcore.sinks.compressed import CompressedSink
     from kgcore.sinks.files import FileSink, MemorySink, PartOutput, Sink, StreamSink
-    from kgcore.sources.base import Contents, FileContents, OpenFiles, Process, Source, TaskRef
+    from kgcore.sources.base import (
+        Contents,
+        FileContents,
+        HasKernelStacks,
+        HasMappedFiles,
+        HasOpenFiles,
+        KnowsCrash,
+        OpenFiles,
+        Process,
+        Source,
+        TaskRef,
+    )
 
 __all__ = (
     "Account",
@@ -85,10 +96,14 @@ __all__ = (
     "FpuState",
     "Frame",
     "Gap",
+    "HasKernelStacks",
+    "HasMappedFiles",
+    "HasOpenFiles",
     "Keep",
     "KernelStack",
     "KernelThread",
     "KgcoreError",
+    "KnowsCrash",
     "LimitReached",
     "Limits",
     "Lost",
@@ -167,7 +182,8 @@ _NAMES = {
     "kgcore.plugin": "gcore load_types",
     "kgcore.sinks.compressed": "CompressedSink",
     "kgcore.sinks.files": "FileSink MemorySink PartOutput Sink StreamSink",
-    "kgcore.sources.base": "Contents FileContents OpenFiles Process Source TaskRef",
+    "kgcore.sources.base": "Contents FileContents HasKernelStacks HasMappedFiles HasOpenFiles KnowsCrash "
+    "OpenFiles Process Source TaskRef",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 from kgcore.arch.x86_64 import GREGS
-from kgcore.errors import KgcoreError
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import (
@@ -18,7 +17,6 @@ from kgcore.model.process import (
     CoreDialect,
     FpuState,
     MappedFile,
-    OpenFile,
     ProcessImage,
     ProcessSummary,
     PsInfo,
@@ -30,7 +28,7 @@ from kgcore.model.process import (
     Vma,
     XsaveLayout,
 )
-from kgcore.sources.base import Contents, FileContents, OpenFiles, Process, Source, TaskRef
+from kgcore.sources.base import FileContents, HasMappedFiles, Process, Source, TaskRef
 
 PAGE = 4096
 TGID = 4321
@@ -221,7 +219,7 @@ class FakeSource(Source):
         return {"format": "made up"}
 
 
-class FakeProcess(Process):
+class FakeProcess(Process, HasMappedFiles):
     def __init__(self, source: FakeSource) -> None:
         self._source = source
         self._open = True
@@ -237,12 +235,6 @@ class FakeProcess(Process):
 
     def files(self) -> Iterator[FileContents | Lost]:
         yield from self._source.its_files
-
-    def open_files(self) -> OpenFiles:
-        return OpenFiles(self.image.tgid, ())
-
-    def contents(self, file: OpenFile) -> Contents:
-        raise KgcoreError("there is none")
 
     def close(self) -> None:
         self._source.held -= self._open

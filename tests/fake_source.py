@@ -35,7 +35,18 @@ from kgcore.model.process import (
     Thread,
     Vma,
 )
-from kgcore.sources.base import NO_USER_FILES, Contents, FileContents, OpenFiles, Process, Source, TaskRef, UserFiles
+from kgcore.sources.base import (
+    NO_USER_FILES,
+    Contents,
+    FileContents,
+    HasMappedFiles,
+    HasOpenFiles,
+    OpenFiles,
+    Process,
+    Source,
+    TaskRef,
+    UserFiles,
+)
 from kgcore.sources.location import DumpLocation
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
@@ -137,7 +148,7 @@ class FakeSource(Source):
             memory=False,
         )
 
-    def process(self, ref: TaskRef | int | str) -> "FakeProcess":
+    def process(self, ref: TaskRef | int | str) -> Process:
         ref = TaskRef.of(ref)
         self.asked.append(ref.text)
         pid = _pid(ref, self.current)
@@ -151,7 +162,7 @@ class FakeSource(Source):
         return {"format": "fake"}
 
 
-class FakeProcess(Process):
+class FakeProcess(Process, HasMappedFiles, HasOpenFiles):
     def __init__(self, source: FakeSource, pid: int) -> None:
         source.held += 1
         self._source: FakeSource | None = source
@@ -188,6 +199,29 @@ class FakeProcess(Process):
         if self._source is not None:
             self._source.held -= 1
             self._source = None
+
+
+class BareSource(FakeSource):
+    """What the line needs and no more: no files, no kernel stacks, no crash."""
+
+    def process(self, ref: TaskRef | int | str) -> Process:
+        return BareProcess(super().process(ref))
+
+
+class BareProcess(Process):
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @property
+    def image(self) -> ProcessImage:
+        return self._process.image
+
+    @property
+    def memory(self) -> Memory:
+        return self._process.memory
+
+    def close(self) -> None:
+        self._process.close()
 
 
 def _open_file(fd: int, path: bytes | None, kind: Any, flags: int, size: int = 0, **more: Any) -> OpenFile:

@@ -10,7 +10,7 @@ import pytest
 from kgcore.coredump.pipeline import Options, dump, prepare
 from kgcore.errors import KgcoreError, NoCurrentTask, NoSuchTask
 from kgcore.sinks.files import MemorySink
-from kgcore.sources.base import TaskRef
+from kgcore.sources.base import HasOpenFiles, TaskRef
 from tests.fake_source import COMPLETE, LARGE, UNKNOWN, FakeSource, task_address
 
 
@@ -30,6 +30,7 @@ def test_prepare_takes_a_pid_or_an_address(task: int | str) -> None:
         assert prepared.image.tgid == COMPLETE
     assert dump(source, task, lambda _: MemorySink()).tgid == COMPLETE
     with source.process(task) as process:
+        assert isinstance(process, HasOpenFiles)
         assert process.image.tgid == process.open_files().tgid == COMPLETE
 
 

@@ -18,7 +18,7 @@ from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory
 from kgcore.model.process import ProcessImage
 from kgcore.sinks.files import FileSink
-from kgcore.sources.base import FileContents, Process
+from kgcore.sources.base import FileContents, HasMappedFiles, Process
 from kgcore.system.regular import open_regular, read_at
 from kgcore.text import counted, first_names, human_size, plain, printable
 
@@ -140,6 +140,13 @@ class SysrootReport:
         return lines
 
 
+def _files(process: Process) -> Iterator[FileContents | Lost]:
+    if isinstance(process, HasMappedFiles):
+        yield from process.files()
+    else:
+        yield Lost(f"the source of process {process.image.tgid} has no programs and libraries")
+
+
 class Sysroot:
     """A directory that one run fills. Processes share files; what was there before stays unless ``force``."""
 
@@ -166,7 +173,7 @@ class Sysroot:
         remarks: list[str] = []
         lost: list[str] = []
         problems: list[str] = []
-        for contents in process.files():
+        for contents in _files(process):
             if isinstance(contents, Lost):
                 lost.append(contents.reason)
                 continue

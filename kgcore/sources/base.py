@@ -1,20 +1,36 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a source of processes offers. A vmcore is one; a live process or a core on standard input may follow."""
+"""What a source of processes offers: processes, each with its image and memory; and what only some can do besides.
+
+A vmcore can do all of it; live processes and a core on standard input may follow.
+"""
 
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from operator import index
 from os import PathLike, fspath
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from kgcore.errors import KgcoreError
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
-from kgcore.model.traces import End, KernelStack
+from kgcore.model.traces import KernelStack
 
-__all__ = ("NO_USER_FILES", "Contents", "FileContents", "OpenFiles", "Process", "Source", "TaskRef", "UserFiles")
+__all__ = (
+    "NO_USER_FILES",
+    "Contents",
+    "FileContents",
+    "HasKernelStacks",
+    "HasMappedFiles",
+    "HasOpenFiles",
+    "KnowsCrash",
+    "OpenFiles",
+    "Process",
+    "Source",
+    "TaskRef",
+    "UserFiles",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +203,9 @@ class OpenFiles:
     lost: tuple[str, ...] = ()
 
 
+# What every source and every process has: the line needs no more
+
+
 class Process(Protocol):
     """A process of a source, from its image to the last read; a context manager, like a file.
 
@@ -212,26 +231,6 @@ class Process(Protocol):
         """Say what was found out about the process while its memory was looked at, as sentences."""
         yield from ()
 
-    def files(self) -> Iterator[FileContents | Lost]:
-        """Give its executable, its interpreter and its libraries: every regular file that is mapped and is an ELF file,
-        or may be one. Where one is lost, a word about that. Those that still have their names come first."""
-
-    def open_files(self) -> OpenFiles:
-        """List the open files of the thread that was asked for, and so, but for rare ones, of the process.
-
-        :raises BrokenDump: the table of open files is damaged or missing.
-        """
-
-    def contents(self, file: OpenFile) -> Contents:
-        """Give the content of a regular file that :meth:`open_files` gave.
-
-        :raises KgcoreError: it has none, or what would lead to it is missing.
-        """
-
-    def kernel_stack(self, thread: Thread) -> KernelStack:
-        """Say what a thread of :attr:`image` was doing in the kernel."""
-        return KernelStack((), End("unwind-information", "there are no kernel stacks here"))
-
     def close(self) -> None:
         """Let the process go. Its image stays valid; nothing more can be read. Closing again does nothing."""
         return
@@ -256,10 +255,51 @@ class Source(Protocol):
         :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
         """
 
+    def describe(self) -> dict[str, str]:
+        """Say where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""
+
+
+# What some have besides. Who needs it asks with isinstance(), and says what is lacking
+
+
+@runtime_checkable
+class HasMappedFiles(Protocol):
+    """A process whose mapped programs and libraries can be had as files."""
+
+    def files(self) -> Iterator[FileContents | Lost]:
+        """Give its executable, its interpreter and its libraries: every regular file that is mapped and is an ELF file,
+        or may be one. Where one is lost, a word about that. Those that still have their names come first."""
+
+
+@runtime_checkable
+class HasOpenFiles(Protocol):
+    """A process whose open files are known."""
+
+    def open_files(self) -> OpenFiles:
+        """List the open files of the thread that was asked for, and so, but for rare ones, of the process.
+
+        :raises BrokenDump: the table of open files is damaged or missing.
+        """
+
+    def contents(self, file: OpenFile) -> Contents:
+        """Give the content of a regular file that :meth:`open_files` gave.
+
+        :raises KgcoreError: it has none, or what would lead to it is missing.
+        """
+
+
+@runtime_checkable
+class HasKernelStacks(Protocol):
+    """A process of which it is known what its threads were doing in the kernel."""
+
+    def kernel_stack(self, thread: Thread) -> KernelStack:
+        """Say what a thread of the process's image was doing in the kernel."""
+
+
+@runtime_checkable
+class KnowsCrash(Protocol):
+    """A source that knows in which thread the kernel crashed."""
+
     def crashed(self) -> int | None:
         """Give the id of the thread that the kernel crashed in, in the initial pid namespace; None if it did not crash,
         or that is not known."""
-        return None
-
-    def describe(self) -> dict[str, str]:
-        """Say where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""

@@ -32,7 +32,7 @@ from kgcore.model.memory import Memory
 from kgcore.model.process import VM_EXEC, ProcessImage, Thread, Vma
 from kgcore.model.traces import OUTERMOST, End, Frame, ThreadTrace
 from kgcore.sinks.files import BaseSink
-from kgcore.sources.base import Process, Source, TaskRef
+from kgcore.sources.base import HasKernelStacks, KnowsCrash, Process, Source, TaskRef
 from kgcore.system.privatedir import PrivateDirectory
 from kgcore.system.regular import read_at
 from kgcore.text import human_size, plain
@@ -121,6 +121,13 @@ def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: b
             hint="kgcore debug opens it in gdb, which does",
             pid=image.tgid,
         )
+    stacks = process if kernel and isinstance(process, HasKernelStacks) else None
+    if kernel and stacks is None:
+        raise KgcoreError(
+            f"the source of process {image.tgid} has no kernel stacks",
+            hint="leave out --kernel-stack",
+            pid=image.tgid,
+        )
     threads = image.threads if all_threads else image.threads[:1]
     memory = process.memory
     with PrivateDirectory() as directory, _memory_file() as file:
@@ -129,7 +136,7 @@ def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: b
         if root is not None:
             sysroot = completed(sysroot, root, mapped_build_ids(image, memory))
         core = _Core(image, threads, memory, sysroot, file)
-        crashed = source.crashed()
+        crashed = source.crashed() if isinstance(source, KnowsCrash) else None
         traces = tuple(
             ThreadTrace(
                 tid=thread.tid,
@@ -138,7 +145,7 @@ def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: b
                 crashed=thread.tid == crashed,
                 frames=frames,
                 end=end,
-                kernel=process.kernel_stack(thread) if kernel else None,
+                kernel=None if stacks is None else stacks.kernel_stack(thread),
             )
             for thread, (frames, end) in zip(threads, map(core.trace, range(len(threads))), strict=True)
         )

@@ -62,7 +62,7 @@ def everything(target: Target, pid: int) -> None:
         backtrace(source, ref, all_threads=True, kernel=True)
     prepared = prepare(source, ref, Options(mask=0x7F))
     write(prepared, NullSink())
-    list(prepared.process.files())
+    list(source.process(ref).files())
 
 
 def test_every_end_is_an_error_of_ours(fixture: Fixture, damage: BtfDamage, monkeypatch: pytest.MonkeyPatch) -> None:

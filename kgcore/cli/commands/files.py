@@ -31,7 +31,7 @@ from kgcore.errors import KgcoreError
 from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
-from kgcore.sources.base import NO_USER_FILES, OpenFiles, Process, Source, TaskRef, UserFiles
+from kgcore.sources.base import NO_USER_FILES, HasOpenFiles, OpenFiles, Source, TaskRef, UserFiles
 from kgcore.sources.location import DumpLocation
 from kgcore.text import first_lines, human_size
 from kgcore.views.openfiles import ContentAccount, Row, account, list_lines, open_file_json, write_contents
@@ -156,6 +156,8 @@ def run(command: FilesCommand, console: Console) -> int:
         opening.opened(command.place, command.show, console, command.user_files) as source,
         source.process(command.task) as process,
     ):
+        if not isinstance(process, HasOpenFiles):
+            raise KgcoreError(f"the source of process {process.image.tgid} has no open files", hint="a vmcore has them")
         found = process.open_files()
         if command.extract is not None:
             return _extract(command, source, process, found, console)
@@ -172,7 +174,7 @@ def run(command: FilesCommand, console: Console) -> int:
     return Status.INCOMPLETE if found.lost else Status.COMPLETE
 
 
-def _show(command: FilesCommand, source: Source, process: Process, found: OpenFiles, console: Console) -> None:
+def _show(command: FilesCommand, source: Source, process: HasOpenFiles, found: OpenFiles, console: Console) -> None:
     from kgcore.cli import render
 
     known: dict[int, Row] = {}  # several descriptors may be of one file
@@ -187,7 +189,7 @@ def _show(command: FilesCommand, source: Source, process: Process, found: OpenFi
         render.show_open_files(rows, console.out)
 
 
-def _looked_at(process: Process, file: OpenFile, console: Console) -> Row:
+def _looked_at(process: HasOpenFiles, file: OpenFile, console: Console) -> Row:
     """Examine the content of a file; for one that is also on disk, only how much is newer in memory."""
     try:
         contents = process.contents(file)
@@ -210,7 +212,7 @@ def _put_json(source: Source, found: OpenFiles, rows: Sequence[Row], console: Co
     console.out.write("\n")
 
 
-def _extract(command: FilesCommand, source: Source, process: Process, found: OpenFiles, console: Console) -> int:
+def _extract(command: FilesCommand, source: Source, process: HasOpenFiles, found: OpenFiles, console: Console) -> int:
     file = next((file for file in found.files if file.fd == command.extract), None)
     if file is None:
         for sentence in found.lost:

@@ -28,6 +28,10 @@ from kgcore.sources.base import (
     NO_USER_FILES,
     Contents,
     FileContents,
+    HasKernelStacks,
+    HasMappedFiles,
+    HasOpenFiles,
+    KnowsCrash,
     OpenFiles,
     Process,
     Source,
@@ -79,7 +83,7 @@ class _Machine:
         return KernelStacks(self.kernel, self.cpus)
 
 
-class VmcoreSource(Source):
+class VmcoreSource(Source, KnowsCrash):
     """The processes of one opened dump."""
 
     @guarded("the kernel in the dump cannot be understood")
@@ -107,14 +111,14 @@ class VmcoreSource(Source):
         return VmcoreProcess(self._machine, ref, self._machine.tasks.find(ref))
 
     def crashed(self) -> int | None:
-        """See :meth:`kgcore.sources.base.Source.crashed`."""
+        """See :meth:`kgcore.sources.base.KnowsCrash.crashed`."""
         try:
             return int(crashed_thread(self._machine.kernel.prog).tid)
         except DAMAGE:
             return None
 
 
-class VmcoreProcess(Process):
+class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
     """A process of a dump. There is nothing to let go: it can be read as long as the dump is open.
 
     :param ref: how it was named.
@@ -173,7 +177,7 @@ class VmcoreProcess(Process):
 
     @guarding_each("the mapped files cannot be read")
     def files(self) -> Iterator[FileContents | Lost]:
-        """See :meth:`kgcore.sources.base.Process.files`."""
+        """See :meth:`kgcore.sources.base.HasMappedFiles.files`."""
         _, first = self._read
         try:
             yield from mapped_programs(self._backing, first, first.mm.read_())
@@ -182,7 +186,7 @@ class VmcoreProcess(Process):
 
     @guarded("the open files cannot be read")
     def open_files(self) -> OpenFiles:
-        """See :meth:`kgcore.sources.base.Process.open_files`. It does not need the image."""
+        """See :meth:`kgcore.sources.base.HasOpenFiles.open_files`. It does not need the image."""
         task = self._task
         try:
             # That one may have exited, though its process lives.
@@ -192,12 +196,12 @@ class VmcoreProcess(Process):
 
     @guarded("the contents of the file cannot be read")
     def contents(self, file: OpenFile) -> Contents:
-        """See :meth:`kgcore.sources.base.Process.contents`."""
+        """See :meth:`kgcore.sources.base.HasOpenFiles.contents`."""
         return file_contents(self._backing, file)
 
     @guarded("the kernel stack cannot be read")
     def kernel_stack(self, thread: Thread) -> KernelStack:
-        """See :meth:`kgcore.sources.base.Process.kernel_stack`."""
+        """See :meth:`kgcore.sources.base.HasKernelStacks.kernel_stack`."""
         machine = self._machine
         return machine.kernel_stacks.of(Object(machine.kernel.prog, "struct task_struct *", thread.task), thread.tid)
 

@@ -43,7 +43,7 @@ class _Mapped:
 
 
 def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[FileContents | Lost]:
-    """See :meth:`kgcore.sources.base.Source.files`.
+    """See :meth:`kgcore.sources.base.HasMappedFiles.files`.
 
     :param task: ``struct task_struct *``, to whose root directory the paths are relative
     :param mm: ``struct mm_struct *``
