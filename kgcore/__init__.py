@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         ProcessImage,
         ProcessSummary,
         PsInfo,
+        RegisterNote,
         RegisterSet,
         RegisterSource,
         Socket,
@@ -126,6 +127,7 @@ __all__ = (
     "ProcessSummary",
     "Provenance",
     "PsInfo",
+    "RegisterNote",
     "RegisterSet",
     "RegisterSource",
     "Remark",
@@ -175,8 +177,8 @@ _NAMES = {
     "kgcore.model.dying": "Dying",
     "kgcore.model.lost": "Lost",
     "kgcore.model.memory": "Memory Piece Provenance Run",
-    "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage ProcessSummary PsInfo RegisterSet "
-    "RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",
+    "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage ProcessSummary PsInfo "
+    "RegisterNote RegisterSet RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",
     "kgcore.model.siginfo": "Fault SigInfo",
     "kgcore.model.traces": "End Frame KernelStack",
     "kgcore.plugin": "gcore load_types",

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from kgcore.model.process import (
     MappedFile,
     ProcessImage,
     PsInfo,
+    RegisterNote,
     RegisterSet,
     RegisterSource,
     TaskIds,
@@ -105,6 +107,10 @@ def make_kernel_core(directory: Path) -> KernelCore:
     return KernelCore(cores[0], program)
 
 
+NT_PRSTATUS = 1
+_OF_THE_PROCESS = {3, 6, 0x46494C45, 0x53494749, 0x205}  # PRPSINFO, AUXV, FILE, SIGINFO, X86_XSAVE_LAYOUT
+
+
 class RecordedFilter(NamedTuple):
     """Keeps what the kernel kept."""
 
@@ -127,18 +133,11 @@ class Parsed(NamedTuple):
 def parse_core(path: Path) -> Parsed:
     """A 64-bit core of a kernel since 6.12 as the process that it is of."""
     core = bytearray(path.read_bytes())
-    phnum = struct.unpack_from("<H", core, 56)[0]
-    headers = [struct.unpack_from("<IIQQQQQQ", core, 64 + 56 * index) for index in range(phnum)]
+    headers = _headers(core)
     loads = [header for header in headers if header[0] == 1]
     note_header = next(header for header in headers if header[0] == 4)
 
-    notes = []  # (owner, type, offset of desc, size)
-    at, end = note_header[2], note_header[2] + note_header[5]
-    while at < end:
-        namesz, descsz, kind = struct.unpack_from("<III", core, at)
-        desc_at = at + 12 + (namesz + 3 & ~3)
-        notes.append((bytes(core[at + 12 : at + 11 + namesz]), kind, desc_at, descsz))
-        at = desc_at + (descsz + 3 & ~3)
+    notes = _notes(core)
     desc = {kind: bytes(core[offset : offset + size]) for _, kind, offset, size in notes}
 
     for _, kind, offset, _ in notes:
@@ -178,6 +177,20 @@ def parse_core(path: Path) -> Parsed:
     return Parsed(image, memory, RecordedFilter({load[3]: load[5] for load in loads}), bytes(core))
 
 
+def with_ready_notes(parsed: Parsed) -> Parsed:
+    """The same with each thread's register sets as the notes that the kernel made, and nothing that they could be made
+    of."""
+    core = parsed.without_signal
+    threads: list[Thread] = []
+    for owner, kind, at, size in _notes(core):
+        if kind == NT_PRSTATUS:
+            threads.append(replace(parsed.image.threads[len(threads)], fpu=None, ioperm=None, shstk=False))
+        elif kind not in _OF_THE_PROCESS:
+            note = RegisterNote(kind, owner, core[at : at + size])
+            threads[-1] = replace(threads[-1], regsets=(*threads[-1].regsets, note))
+    return parsed._replace(image=replace(parsed.image, threads=tuple(threads)))
+
+
 def missing_page(parsed: Parsed, address: int) -> Parsed:
     """The same with a page missing."""
     page = address & ~(PAGE - 1)
@@ -185,6 +198,24 @@ def missing_page(parsed: Parsed, address: int) -> Parsed:
         {(page, page + PAGE): (Provenance.SWAPPED, "swap 0")}, parsed.memory.content, piece=parsed.memory.piece
     )
     return parsed._replace(memory=memory)
+
+
+def _headers(core: bytes | bytearray) -> list[tuple[int, ...]]:
+    phnum = struct.unpack_from("<H", core, 56)[0]
+    return [struct.unpack_from("<IIQQQQQQ", core, 64 + 56 * index) for index in range(phnum)]
+
+
+def _notes(core: bytes | bytearray) -> list[tuple[bytes, int, int, int]]:
+    """(owner, type, offset of desc, size)"""
+    notes = []
+    header = next(header for header in _headers(core) if header[0] == 4)
+    at, end = header[2], header[2] + header[5]
+    while at < end:
+        namesz, descsz, kind = struct.unpack_from("<III", core, at)
+        desc_at = at + 12 + (namesz + 3 & ~3)
+        notes.append((bytes(core[at + 12 : at + 11 + namesz]), kind, desc_at, descsz))
+        at = desc_at + (descsz + 3 & ~3)
+    return notes
 
 
 def _files(desc: bytes) -> dict[int, tuple[int, bytes]]:
@@ -226,14 +257,8 @@ def _threads(core: bytearray, notes: list[tuple[bytes, int, int, int]]) -> tuple
         elif kind == 0x202:
             image = bytes(core[at : at + size])
             layout_pkru = struct.unpack_from("<I", image, 2688)[0] if len(image) >= 2692 else None
-            threads[-1] = _with_fpu(threads[-1], FpuState(image, pkru=layout_pkru))
+            threads[-1] = replace(threads[-1], fpu=FpuState(image, pkru=layout_pkru))
     return tuple(threads)
-
-
-def _with_fpu(thread: Thread, fpu: FpuState) -> Thread:
-    from dataclasses import replace
-
-    return replace(thread, fpu=fpu)
 
 
 def _psinfo(desc: bytes) -> PsInfo:

@@ -4,7 +4,9 @@ import shutil
 import struct
 import subprocess
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -12,10 +14,13 @@ from elftools.elf.elffile import ELFFile
 from kgcore.arch import ARCHES, Arch
 from kgcore.arch.base import auxv_note, file_note, prpsinfo_note, prstatus_note, siginfo_note
 from kgcore.arch.x86_64 import GREGS
+from kgcore.check.core import check_core
 from kgcore.coredump.notes import process_notes, remarks
+from kgcore.coredump.pipeline import dump
 from kgcore.elf.layout import Note
-from kgcore.model.process import CoreDialect, FpuState, RegisterSource, TaskTimes
-from tests.builders import make_file, make_image, make_regs, make_thread, make_vma
+from kgcore.model.process import CoreDialect, FpuState, RegisterNote, RegisterSource, TaskTimes
+from kgcore.sinks.files import FileSink
+from tests.builders import FakeSource, make_file, make_fpu, make_image, make_regs, make_thread, make_vma
 
 X86_64 = ARCHES["x86_64"]
 
@@ -44,6 +49,58 @@ def test_order_of_the_kernel() -> None:
         ("CORE", 1),
         ("LINUX", 0x205),
     ]
+
+
+# Register sets that a kernel handed over
+
+UNKNOWN = RegisterNote(0x4711, b"VENDOR", b"\x01odd\xff")
+FPREGSET = RegisterNote(2, b"CORE", b"\x2a" * 512)
+XSTATE = RegisterNote(0x202, b"LINUX", b"\x2b" * 2440)
+
+
+def regset_notes(*given: RegisterNote, **values: Any) -> list[tuple[int, bytes, bytes]]:
+    """Of a thread that is not the first one, behind its NT_PRSTATUS."""
+    image = make_image(threads=(make_thread(), make_thread(4322, regsets=given, **values)))
+    notes = list(process_notes(image, X86_64))
+    (start,) = (at for at, note in enumerate(notes) if note.type == 1 and at)
+    return [(note.type, note.name, note.desc) for note in notes[start + 1 :] if note.type != 0x205]
+
+
+def test_a_kernels_own_notes_are_kept_in_their_order() -> None:
+    for given in permutations((UNKNOWN, FPREGSET, XSTATE)):
+        for fpu in (None, make_fpu()):
+            assert regset_notes(*given, fpu=fpu) == list(given)
+
+
+def test_what_nobody_handed_over_is_made() -> None:
+    made = {kind: desc for kind, _, desc in regset_notes()}
+    assert regset_notes(XSTATE, UNKNOWN) == [XSTATE, UNKNOWN, (2, b"CORE", made[2])]
+    (ioperm,) = (note for note in regset_notes(FPREGSET, XSTATE, ioperm=bytes(8192)) if note[0] == 0x201)
+    assert ioperm[2] == bytes(8192)
+    # Another owner's note of the same number is another note.
+    other = XSTATE._replace(owner=b"VENDOR")
+    assert regset_notes(other, FPREGSET) == [other, FPREGSET, (0x202, b"LINUX", made[0x202])]
+
+
+def test_registers_of_a_kernel_are_not_doubted() -> None:
+    image = make_image(threads=(make_thread(fpu=None, regsets=(FPREGSET, XSTATE)),))
+    assert list(remarks(image, X86_64)) == []
+    prstatus = next(process_notes(image, X86_64))
+    assert struct.unpack_from("<i", prstatus.desc, 328)[0] == 1, "pr_fpvalid"
+    lacking = make_image(threads=(make_thread(fpu=None, regsets=(UNKNOWN,)),))
+    assert [text for _, text in remarks(lacking, X86_64)] == ["its floating-point state was not found"]
+
+
+def test_a_core_with_a_kernels_own_notes_is_whole(tmp_path: Path) -> None:
+    thread = make_thread(fpu=None, regsets=(FPREGSET, UNKNOWN, XSTATE))
+    path = tmp_path / "core"
+    report = dump(FakeSource(make_image(threads=(thread,))), 1, lambda image: FileSink(path))
+    assert report.complete
+    assert UNKNOWN.desc in path.read_bytes()
+    assert b'"fpu":"saved"' in path.read_bytes()
+    verdict = check_core(path)
+    assert verdict.ok, verdict.problems
+    assert verdict.complete
 
 
 def test_older_kernels_have_no_xsave_layout() -> None:

@@ -20,7 +20,15 @@ from kgcore.sinks.compressed import CompressedSink
 from kgcore.sinks.files import FileSink, MemorySink
 from kgcore.sources.base import TaskRef
 from tests.builders import FakeMemory, FakeSource, make_image, make_vma
-from tests.kernel_core import KernelCore, Parsed, RecordedFilter, make_kernel_core, missing_page, parse_core
+from tests.kernel_core import (
+    KernelCore,
+    Parsed,
+    RecordedFilter,
+    make_kernel_core,
+    missing_page,
+    parse_core,
+    with_ready_notes,
+)
 
 REF = TaskRef("4321", pid=4321)
 
@@ -44,6 +52,13 @@ def test_a_core_of_the_kernel_comes_out_again_byte_for_byte(kernel_core: KernelC
     path = rebuilt(parsed, tmp_path / "core")
     assert path.read_bytes() == parsed.without_signal
     assert check_core(kernel_core.path).ok
+
+
+def test_register_sets_of_the_kernel_come_out_again(kernel_core: KernelCore, tmp_path: Path) -> None:
+    """As somebody hands them over who has them from the kernel, whatever they are."""
+    ready = with_ready_notes(parse_core(kernel_core.path))
+    assert all(len(thread.regsets) >= 2 and thread.fpu is None for thread in ready.image.threads)
+    assert rebuilt(ready, tmp_path / "core").read_bytes() == ready.without_signal
 
 
 def gdb(kernel_core: KernelCore, core: Path, *commands: str) -> str:

@@ -36,6 +36,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from kgcore._version import __version__
+from kgcore.coredump.notes import has_fpu_note
 from kgcore.elf.layout import Note
 from kgcore.filters.base import Keep
 from kgcore.model.account import Account
@@ -101,11 +102,17 @@ def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
+def _fpu(thread: Thread) -> str:
+    if thread.fpu is not None and thread.fpu.stale:
+        return "stale"
+    return "none" if thread.fpu is None and not has_fpu_note(thread) else "saved"
+
+
 def _thread(thread: Thread) -> dict[str, object]:
     return {
         "tid": thread.tid,
         "registers": thread.regs.source.value,
         "unknown": sorted(thread.regs.unknown),
-        "fpu": "none" if thread.fpu is None else "stale" if thread.fpu.stale else "saved",
+        "fpu": _fpu(thread),
         "cpu": thread.cpu,
     }

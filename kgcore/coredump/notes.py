@@ -7,6 +7,9 @@
     other threads   PRSTATUS, its other register sets
     at the end      XSAVE_LAYOUT (6.12)
 
+Register sets that a kernel handed over as notes (:attr:`kgcore.model.process.Thread.regsets`) come first, as they are;
+the others are made by the architecture.
+
 Kernel: write_note_info, fill_thread_core_info in fs/binfmt_elf.c.
 """
 
@@ -17,7 +20,7 @@ from kgcore.arch.base import Arch, auxv_note, file_note, prpsinfo_note, prstatus
 from kgcore.elf.layout import NT_AUXV, NT_FILE, NT_PRPSINFO, NT_PRSTATUS, NT_SIGINFO, Note
 from kgcore.model.process import ProcessImage, RegisterSource, Thread
 
-__all__ = ("NT_PRFPREG", "Remark", "process_notes", "remarks")
+__all__ = ("NT_PRFPREG", "Remark", "has_fpu_note", "process_notes", "remarks")
 
 NT_PRFPREG = 2
 
@@ -37,8 +40,10 @@ def process_notes(image: ProcessImage, arch: Arch) -> Iterator[Note]:
 
 
 def _thread_notes(image: ProcessImage, arch: Arch, thread: Thread) -> list[Note]:
-    built = ((row, row.build(image, thread)) for row in arch.regsets)
-    regsets = [Note(row.owner, row.type, desc) for row, desc in built if desc is not None]
+    regsets = [Note(given.owner, given.type, given.desc) for given in thread.regsets]
+    known = {(note.name, note.type) for note in regsets}
+    built = ((row, row.build(image, thread)) for row in arch.regsets if (row.owner, row.type) not in known)
+    regsets += (Note(row.owner, row.type, desc) for row, desc in built if desc is not None)
     fpvalid = any(note.type == NT_PRFPREG for note in regsets)
     signal = image.dying.signal if image.dying is not None else 0
     return [Note(b"CORE", NT_PRSTATUS, prstatus_note(arch, thread, fpvalid, signal)), *regsets]
@@ -77,5 +82,11 @@ def remarks(image: ProcessImage, arch: Arch) -> Iterator[Remark]:
                 "it was running: its floating-point and vector registers were in the CPU, not in memory; "
                 "those in the core are older",
             )
-        for text in arch.remarks(image, thread):
-            yield Remark(thread.tid, text)
+        if not has_fpu_note(thread):
+            for text in arch.remarks(image, thread):
+                yield Remark(thread.tid, text)
+
+
+def has_fpu_note(thread: Thread) -> bool:
+    """Whether a kernel handed over the thread's floating-point registers: then nothing about them is in doubt."""
+    return any((given.owner, given.type) == (b"CORE", NT_PRFPREG) for given in thread.regsets)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kgcore.model.dying import Dying
 
@@ -33,6 +33,7 @@ __all__ = (
     "ProcessImage",
     "ProcessSummary",
     "PsInfo",
+    "RegisterNote",
     "RegisterSet",
     "RegisterSource",
     "Socket",
@@ -143,6 +144,19 @@ class FpuState:
     pkru: int | None = None
 
 
+class RegisterNote(NamedTuple):
+    """A register set that a kernel handed over in the form of a note: by ptrace (PTRACE_GETREGSET), or in a core.
+
+    :ivar type: NT_*, known to kgcore or not.
+    :ivar owner: the note's name without its NUL: ``CORE`` for NT_PRFPREG, ``LINUX`` for most others.
+    :ivar desc: its description, whole.
+    """
+
+    type: int
+    owner: bytes
+    desc: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
     """One thread with everything its notes need.
@@ -162,6 +176,9 @@ class Thread:
     :ivar shstk: a user shadow stack is enabled (``thread.features & 1``).
     :ivar cpu: the CPU it was running on when the dump was made, else None.
     :ivar tls: its thread-local segments: number of the GDT entry and the descriptor as the CPU has it, 8 bytes.
+    :ivar regsets: register sets that are notes already, in the order that the core has them in. They are written as
+        they are, instead of what ``fpu``, ``ioperm``, ``shstk`` and ``tls`` would give. NT_PRSTATUS is none of them:
+        that is made of ``regs`` and of the rest here.
     :ivar forced_tf: the kernel itself set the trap flag (TIF_FORCED_TF); it does not show it to users.
     """
 
@@ -181,6 +198,7 @@ class Thread:
     cpu: int | None = None
     forced_tf: bool = False
     tls: tuple[tuple[int, int], ...] = ()
+    regsets: tuple[RegisterNote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
