@@ -215,6 +215,10 @@ class FakeSource(Source):
     def process(self, ref: TaskRef | int | str) -> "FakeProcess":
         return FakeProcess(self)
 
+    def remarks(self, missing: frozenset[Provenance]) -> Iterator[str]:
+        """What its processes say of themselves."""
+        yield from ()
+
     def describe(self) -> dict[str, str]:
         return {"format": "made up"}
 
@@ -232,6 +236,9 @@ class FakeProcess(Process, HasMappedFiles):
     @property
     def memory(self) -> FakeMemory:
         return self._source.memory
+
+    def remarks(self, missing: frozenset[Provenance] = frozenset()) -> Iterator[str]:
+        yield from self._source.remarks(missing)
 
     def files(self) -> Iterator[FileContents | Lost]:
         yield from self._source.its_files

@@ -23,7 +23,7 @@ from kgcore.coredump.plan import make_plan
 from kgcore.coredump.report import Report, make_report
 from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.model.account import Account, Gaps, left_out
+from kgcore.model.account import Account, Gaps
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import VM_EXEC, VM_READ, Vma
 from kgcore.sinks.files import FileSink
@@ -280,37 +280,19 @@ def test_words() -> None:
 # What makedumpfile left out
 
 USER = "user memory was left out of this dump by makedumpfile level {}; level 17 keeps it"
-FILES = "pages of files were left out of this dump by makedumpfile level {}; level 17 keeps them"
-UNKNOWN = "user memory was left out when the dump was made; makedumpfile level 17 keeps it"
 
 
-@pytest.mark.parametrize("level", range(32))
-def test_levels(level: int) -> None:
-    expected = USER if level & 8 else FILES if level & 6 else ""
-    assert left_out(level) == expected.format(level)
-
-
-@pytest.mark.parametrize(
-    ("source", "told"),
-    [
-        ({"dump_level": "31"}, USER.format(31)),
-        ({"dump_level": "8", "cut_off_bytes": "5"}, USER.format(8)),
-        ({"dump_level": "23"}, FILES.format(23)),
-        ({"dump_level": "17"}, None),  # it must have been cut off
-        ({"format": "ELF64"}, UNKNOWN),
-        ({"format": "ELF64", "cut_off_bytes": "5"}, None),
-    ],
-)
+@pytest.mark.parametrize("told", [USER.format(31), None])
 @pytest.mark.parametrize("with_note", [True, False])
-def test_who_left_memory_out_is_told_once(
-    source: dict[str, str], told: str | None, with_note: bool, tmp_path: Path
-) -> None:
+def test_who_left_memory_out_is_told_once(told: str | None, with_note: bool, tmp_path: Path) -> None:
+    """The source knows, and is asked with the reasons for which memory is missing."""
     excluded = (Provenance.EXCLUDED, "")
     memory = FakeMemory({(0x600000, 0x602000): excluded, (0x7FFD00000000, 0x7FFD00001000): excluded})
 
     class Filtered(FakeSource):
-        def describe(self) -> dict[str, str]:
-            return source
+        def remarks(self, missing: frozenset[Provenance]) -> Iterator[str]:
+            assert missing == {Provenance.EXCLUDED}
+            yield from (told,) if told else ()
 
     path = tmp_path / "core"
     report = dump(

@@ -70,7 +70,7 @@ def remarks(image: ProcessImage, thread: Thread) -> tuple[str, ...]:
     if fpu is None:
         return ("its floating-point state was not found",)
     if fpu.fxsave is None and not (thread.fpu is not None and is_fsave(thread.fpu)):
-        return ("its floating-point state is cut short in the dump and was left out",)
+        return ("its floating-point state is cut short and was left out",)
     if fpu.omitted:
         features = ", ".join(map(str, fpu.omitted))
         return (f"its extended state is incomplete: zeros stand for XSAVE features {features}",)

@@ -72,7 +72,7 @@ def remarks(image: ProcessImage, arch: Arch) -> Iterator[Remark]:
     """What is wrong with the threads' registers, thread by thread."""
     for thread in image.threads:
         if thread.regs.source is RegisterSource.UNAVAILABLE:
-            yield Remark(thread.tid, "its registers are not in the dump: zeros stand for all of them")
+            yield Remark(thread.tid, f"its registers are not {thread.regs.where}: zeros stand for all of them")
         elif thread.regs.unknown:
             names = ", ".join(sorted(thread.regs.unknown))
             yield Remark(thread.tid, f"these registers could not be found, zeros stand for them: {names}")

@@ -66,7 +66,6 @@ from kgcore.elf.layout import (
 )
 from kgcore.errors import KgcoreError
 from kgcore.filters.base import Filter
-from kgcore.model.account import left_out
 from kgcore.model.memory import Memory, Provenance
 from kgcore.model.process import ProcessImage
 
@@ -196,7 +195,7 @@ def make_plan(
     missing: MissingPolicy = "omit",
     source: Mapping[str, str] | None = None,
     note: bool = True,
-    remarks_of: Callable[[], Iterable[str]] = tuple,
+    remarks_of: Callable[[frozenset[Provenance]], Iterable[str]] | None = None,
     important_first: bool = False,
     share_zeros: bool = False,
 ) -> CorePlan:
@@ -205,7 +204,8 @@ def make_plan(
     :param missing: what to do with memory that is not to be had.
     :param source: where the process comes from (:meth:`kgcore.sources.base.Source.describe`); None: nobody knows.
     :param note: write the KGCORE note, if it is known where the process comes from.
-    :param remarks_of: asked for further warnings when all memory has been looked at.
+    :param remarks_of: asked for further warnings when all memory has been looked at, with the reasons for which some of
+        it is missing.
     :param important_first: the segments' data stand in the file in the order of their importance: a file that ends
         early lacks the least important ones. (The headers stay in the order of addresses, as ELF wants them.)
     :param share_zeros: long ranges that are certainly zeros have one place in the file; always if the file would be
@@ -214,9 +214,9 @@ def make_plan(
     """
     arch = _arch_of(image)
     vmas = plan_mappings(image.vmas, keep, memory)
-    image = replace(image, warnings=(*image.warnings, *remarks_of()))
+    if remarks_of is not None:
+        image = replace(image, warnings=(*image.warnings, *remarks_of(_reasons(vmas))))
     remarks_ = tuple(remarks(image, arch))
-    warnings = (*image.warnings, *_why_excluded(vmas, source or {}))
     loads = _loads(image, vmas, missing, memory, share_zeros=share_zeros)
     notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
     vendor = b""
@@ -229,7 +229,7 @@ def make_plan(
                 missing,
                 [(plan.keep, plan.account) for plan in vmas],
                 (run for plan in vmas for run in plan.missing),
-                (*warnings, *(f"thread {tid}: {text}" for tid, text in remarks_)),
+                (*image.warnings, *(f"thread {tid}: {text}" for tid, text in remarks_)),
                 sum(load.filesz for load in loads if load.shared),
             )
         )
@@ -256,7 +256,7 @@ def make_plan(
         size=size,
         vmas=vmas,
         remarks=remarks_,
-        warnings=warnings,
+        warnings=image.warnings,
         shared=placed.shared,
     )
 
@@ -273,15 +273,9 @@ def _arch_of(image: ProcessImage) -> Arch:
     return arch
 
 
-def _why_excluded(vmas: Iterable[VmaPlan], source: Mapping[str, str]) -> Iterator[str]:
-    """What there is to be said once, if memory was left out when the dump was made."""
-    if any(Provenance.EXCLUDED in plan.account.parts for plan in vmas):
-        level = source.get("dump_level", "")
-        # Of a dump that was cut off and does not tell its level we cannot know who took the memory.
-        if level.isdecimal() or (source and "cut_off_bytes" not in source):
-            sentence = left_out(int(level) if level.isdecimal() else None)
-            if sentence:
-                yield sentence
+def _reasons(vmas: Iterable[VmaPlan]) -> frozenset[Provenance]:
+    """Why memory is missing."""
+    return frozenset(provenance for plan in vmas for provenance in plan.account.parts if provenance.missing)
 
 
 def _loads(

@@ -10,14 +10,9 @@ from typing import Protocol
 from kgcore.model.memory import Provenance, Run
 from kgcore.text import first_names, human_size
 
-__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "Account", "Accounted", "Gaps", "amounts", "left_out", "without")
+__all__ = ("Account", "Accounted", "Gaps", "amounts", "without")
 
 _ORDER = {provenance: number for number, provenance in enumerate(Provenance)}
-
-# makedumpfile -d, makedumpfile.h: DL_EXCLUDE_*
-LEVEL_CACHE = 2 | 4
-LEVEL_USER_DATA = 8
-_KEEPS_PROCESSES = 17
 
 _DETAILS = 3  # told of one range
 
@@ -196,19 +191,3 @@ def without(run: Run, known: Sequence[Run]) -> Iterator[Run]:
         at = other.end
     if at < run.end:
         yield run._replace(address=at, length=run.end - at)
-
-
-def left_out(level: int | None) -> str:
-    """A sentence on what of the memory of processes makedumpfile left out of a dump, and on what would keep it.
-
-    :param level: makedumpfile's ``-d``; None: the dump does not tell, but lacks user memory.
-    :return: "" if that level leaves out nothing of processes.
-    """
-    if level is None:
-        return f"user memory was left out when the dump was made; makedumpfile level {_KEEPS_PROCESSES} keeps it"
-    by = f"left out of this dump by makedumpfile level {level}; level {_KEEPS_PROCESSES} keeps"
-    if level & LEVEL_USER_DATA:
-        return f"user memory was {by} it"
-    if level & LEVEL_CACHE:
-        return f"pages of files were {by} them"
-    return ""

@@ -103,11 +103,13 @@ class RegisterSet:
     :ivar values: register name to unsigned value, as wide as the architecture's ``elf_gregset_t`` has them.
     :ivar source: where they were found.
     :ivar unknown: names whose value could not be found; they are 0 in ``values``.
+    :ivar where: if nothing is known, where it was looked for, as the end of a sentence ("they are not ...").
     """
 
     values: Mapping[str, int]
     source: RegisterSource
     unknown: frozenset[str] = frozenset()
+    where: str = "known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

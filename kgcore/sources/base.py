@@ -13,7 +13,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from kgcore.errors import KgcoreError
 from kgcore.model.lost import Lost
-from kgcore.model.memory import Memory, Piece, Run
+from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
 from kgcore.model.traces import KernelStack
 
@@ -227,8 +227,11 @@ class Process(Protocol):
         :raises BrokenDump: what would lead to it is damaged or missing.
         """
 
-    def remarks(self) -> Iterator[str]:
-        """Say what was found out about the process while its memory was looked at, as sentences."""
+    def remarks(self, missing: frozenset[Provenance] = frozenset()) -> Iterator[str]:
+        """Say what was found out about the process while its memory was looked at, as sentences.
+
+        :param missing: why memory that was wanted is missing, if anybody wants to hear more of that.
+        """
         yield from ()
 
     def close(self) -> None:

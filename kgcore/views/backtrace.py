@@ -211,7 +211,7 @@ class _Core:
         """The stack of a thread, by its place among those that were asked for."""
         regs = self._threads[number].regs
         if {"ip", "sp"} & regs.unknown:
-            return (), End("registers", "its registers are not in the dump")
+            return (), End("registers", f"its registers are not {regs.where}")
         unwound = self._core.unwound(number + 1)
         frames: list[Frame] = []
         for number, frame in enumerate(unwound.frames):
@@ -245,7 +245,7 @@ class _Core:
             lost = self._lost(unwound.slot)
             return End("memory", lost) if lost else OUTERMOST
         if not frames:
-            return End("registers", "its registers are not in the dump")
+            return End("registers", "its registers are not known")
         last, sp = frames[-1], unwound.pointers[len(frames) - 1]
         lost = self._lost(sp) if sp is not None else ""
         if lost:
@@ -284,10 +284,10 @@ class _Core:
         if frame.module is None or frame.module.startswith(b"["):
             return ""
         name = plain(file_name(frame.module))
-        build_id = f"build id {frame.build_id}" if frame.build_id else "build id not in the dump"
+        build_id = f"build id {frame.build_id}" if frame.build_id else "build id unknown"
         file = self._files.get(name)
         if file is None:
-            return f"{name} ({build_id}) is not in the dump"
+            return f"{name} ({build_id}) was not found"
         if not file.whole:
             return f"{name} ({build_id}) lacks {human_size(file.missing_bytes)}, which may be its unwind information"
         return ""

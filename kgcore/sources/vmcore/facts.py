@@ -13,12 +13,12 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.printk import get_dmesg
 
 from kgcore.errors import KgcoreError
-from kgcore.model.account import LEVEL_CACHE, LEVEL_USER_DATA, left_out
 from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_READ, VM_WRITE, Vma
 from kgcore.sources.vmcore.damage import DAMAGE, guarded
 from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.dumpfile.frames import counted
+from kgcore.sources.vmcore.dumpfile.levels import LEVEL_CACHE, LEVEL_USER_DATA, left_out
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
 from kgcore.sources.vmcore.memory.backing import Backing, UserFiles

@@ -11,7 +11,7 @@ from kgcore.arch import ARCHES, Arch
 from kgcore.errors import BrokenDump
 from kgcore.model.dying import Dying
 from kgcore.model.lost import Lost
-from kgcore.model.memory import Memory, peek
+from kgcore.model.memory import Memory, Provenance, peek
 from kgcore.model.process import (
     OpenFile,
     ProcessImage,
@@ -39,6 +39,7 @@ from kgcore.sources.base import (
     UserFiles,
 )
 from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
+from kgcore.sources.vmcore.dumpfile.levels import why_left_out
 from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import crashed_thread, in_words
@@ -163,7 +164,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
             raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {in_words(error)}") from error
 
     @guarding_each("the mapped files cannot be compared")
-    def remarks(self) -> Iterator[str]:
+    def remarks(self, missing: frozenset[Provenance] = frozenset()) -> Iterator[str]:
         """See :meth:`kgcore.sources.base.Process.remarks`."""
         image, first = self._read
         try:
@@ -174,6 +175,8 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
             yield sentence
         if self._backing.root is not None:
             yield from self._backing.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
+        if Provenance.EXCLUDED in missing and (why := why_left_out(self._machine.target.describe())):
+            yield why
 
     @guarding_each("the mapped files cannot be read")
     def files(self) -> Iterator[FileContents | Lost]:

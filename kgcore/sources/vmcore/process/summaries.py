@@ -9,11 +9,11 @@ from typing import TypeVar
 from drgn import FaultError, Object, offsetof, sizeof
 
 from kgcore.errors import BrokenDump, KgcoreError
-from kgcore.model.account import LEVEL_USER_DATA
 from kgcore.model.dying import Dying
 from kgcore.model.memory import peek
 from kgcore.model.process import VM_READ, VM_WRITE, ProcessSummary, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState, counted
+from kgcore.sources.vmcore.dumpfile.levels import LEVEL_USER_DATA
 from kgcore.sources.vmcore.kernel.kernel import PF_KTHREAD
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes

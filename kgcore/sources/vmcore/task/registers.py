@@ -67,7 +67,7 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
 
 def _unavailable(kernel: Kernel, why: str) -> Found:
     unknown = dict.fromkeys(note_layout(kernel.architecture).user_regs, 0)
-    return Found(RegisterSet(unknown, RegisterSource.UNAVAILABLE, frozenset(unknown)), (why,))
+    return Found(RegisterSet(unknown, RegisterSource.UNAVAILABLE, frozenset(unknown), where="in the dump"), (why,))
 
 
 def _entry_frame(kernel: Kernel, task: Members) -> dict[str, int]:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What makedumpfile left out of a dump, in words."""
+
+from collections.abc import Mapping
+
+__all__ = ("LEVEL_CACHE", "LEVEL_USER_DATA", "left_out", "why_left_out")
+
+# makedumpfile -d, makedumpfile.h: DL_EXCLUDE_*
+LEVEL_CACHE = 2 | 4
+LEVEL_USER_DATA = 8
+_KEEPS_PROCESSES = 17
+
+
+def left_out(level: int | None) -> str:
+    """Say what of the memory of processes makedumpfile left out of a dump, and what would keep it.
+
+    :param level: makedumpfile's ``-d``; None: the dump does not tell, but lacks user memory.
+    :return: a sentence; "" if that level leaves out nothing of processes.
+    """
+    if level is None:
+        return f"user memory was left out when the dump was made; makedumpfile level {_KEEPS_PROCESSES} keeps it"
+    by = f"left out of this dump by makedumpfile level {level}; level {_KEEPS_PROCESSES} keeps"
+    if level & LEVEL_USER_DATA:
+        return f"user memory was {by} it"
+    if level & LEVEL_CACHE:
+        return f"pages of files were {by} them"
+    return ""
+
+
+def why_left_out(described: Mapping[str, str]) -> str:
+    """Say why memory of a process is not in a dump that does not have all of it.
+
+    :param described: what :meth:`kgcore.sources.base.Source.describe` says of the dump.
+    :return: a sentence; "" if it cannot be known.
+    """
+    level = described.get("dump_level", "")
+    if level.isdecimal():
+        return left_out(int(level))
+    # Of a dump that was cut off and does not tell its level we cannot know who took the memory.
+    return "" if "cut_off_bytes" in described else left_out(None)
