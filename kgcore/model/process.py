@@ -163,7 +163,7 @@ class RegisterNote(NamedTuple):
 class Thread:
     """One thread with everything its notes need.
 
-    :ivar task: address of its ``struct task_struct``.
+    :ivar task: address of its ``struct task_struct``; 0: the source does not see the kernel.
     :ivar tid: its id in the initial pid namespace (``ids.pid`` is the id for the notes).
     :ivar comm: its name, raw, at most 15 bytes.
     :ivar state: the raw task state word (``__state``).
