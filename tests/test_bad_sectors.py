@@ -14,7 +14,7 @@ from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState, open_dump
 from kgcore.sources.vmcore.dumpfile.ranks import Ranks, restored
 from kgcore.sources.vmcore.dumpfile.source import Gap, PlainFile, ShortFile, salvage
 from tests.bad_sectors import bad
-from tests.test_dumpfile import PAGE, PARSED, elf, flattened, kdump
+from tests.test_dumpfile import PAGE, PARSED, check_counts, elf, flattened, kdump
 from tests.test_framefill import FORMATS, STORED, content
 
 FRAMES = range(256)
@@ -70,6 +70,7 @@ def check(dump: DumpFile, wanted: dict[int, bytes]) -> list[int]:
         elif frame in wanted:
             assert state not in (FrameState.EXCLUDED, FrameState.NO_RAM), "it is not left out, but cannot be read"
             lost.append(frame)
+    check_counts(dump)
     return lost
 
 
@@ -140,6 +141,16 @@ class TestRanks:
 
     def true(self, bit: int, first: int = 0) -> int:
         return sum(self.BITS[at >> 3] >> (at & 7) & 1 for at in range(first, bit))
+
+    @pytest.mark.parametrize("first", [0, 70])
+    def test_the_bit_that_has_a_rank(self, first: int) -> None:
+        chance = random.Random(4)
+        for _ in range(20):
+            bits = b"".join(chance.choice((bytes(200), chance.randbytes(9), b"\xff" * 150)) for _ in range(9))
+            end = chance.randrange(first + 1, len(bits) * 8 + 1)
+            ranks = Ranks(memoryview(bits), first, end)
+            expected = [at for at in range(first, end) if bits[at >> 3] >> (at & 7) & 1]
+            assert [ranks.bit(rank) for rank in range(ranks.total)] == expected
 
     @pytest.mark.parametrize("first", [0, 70])
     @pytest.mark.parametrize("gaps", [(), (Gap(10, 12),), (Gap(0, 9),), (Gap(20, 30), Gap(40, 41)), (Gap(60, 64),)])

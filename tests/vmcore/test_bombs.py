@@ -164,6 +164,53 @@ def the_same_memory_again(path: Path) -> None:
     put(path, (0, program_headers(*rows)), (1 << 20, b"x" * (16 << 20)), size=17 << 20)
 
 
+FRAMES = 1 << 26
+
+
+def bitmaps(path: Path, ram: bytes, in_file: bytes, rows: int, behind: bytes = b"") -> None:
+    """67 million page frames, and no VMCOREINFO, so that all memory is searched.
+
+    :param ram: a byte of the one bitmap, which is all like this; then of the other.
+    :param rows: page descriptors, of which all but the last ones lie in a hole.
+    :param behind: those last ones.
+    """
+    half = FRAMES // 8
+    head = kdump_header(blocks=2 * half // PAGE, frames=0, sub=sub_header(frames=FRAMES))
+    table = 2 * PAGE + 2 * half
+    maps = (2 * PAGE, ram * half), (2 * PAGE + half, in_file * half)
+    end = table + 24 * rows
+    put(path, (0, head), *maps, (end - len(behind), behind), size=end + PAGE)
+
+
+def frames_without_descriptors(path: Path) -> None:
+    bitmaps(path, b"\xff", b"\xff", 0)
+
+
+def descriptors_in_a_hole(path: Path) -> None:
+    bitmaps(path, b"\xff", b"\xff", FRAMES)
+
+
+def every_other_descriptor_in_a_hole(path: Path) -> None:
+    bitmaps(path, b"\x55", b"\x55", FRAMES // 2)
+
+
+def descriptors_in_a_hole_but_for_the_last(path: Path) -> None:
+    """The file looks complete."""
+    bitmaps(path, b"\x55", b"\x55", FRAMES // 2, struct.pack("<QIIQ", 2 * PAGE, PAGE, 0, 0) * 4096)
+
+
+def every_other_frame_left_out(path: Path) -> None:
+    bitmaps(path, b"\xff", b"\x55", FRAMES // 2)
+
+
+def every_other_frame_of_ram(path: Path) -> None:
+    bitmaps(path, b"\x55", b"\0", 0)
+
+
+def pages_that_cannot_be_unpacked(path: Path) -> None:
+    bitmaps(path, b"\x55", b"\x55", 200_000, struct.pack("<QIIQ", 2 * PAGE, 100, 1, 0) * 200_000)
+
+
 BOMBS: tuple[Callable[[Path], None], ...] = (
     far_record,
     same_notes_again,
@@ -183,6 +230,13 @@ BOMBS: tuple[Callable[[Path], None], ...] = (
     memory_in_a_hole,
     memory_a_page_here_and_there,
     the_same_memory_again,
+    frames_without_descriptors,
+    descriptors_in_a_hole,
+    every_other_descriptor_in_a_hole,
+    descriptors_in_a_hole_but_for_the_last,
+    every_other_frame_left_out,
+    every_other_frame_of_ram,
+    pages_that_cannot_be_unpacked,
 )
 
 

@@ -57,13 +57,16 @@ def count_ones(bits: memoryview, start: int, end: int) -> int:
     return count - before.bit_count() - behind.bit_count()
 
 
-def count_others(bits: memoryview, but: memoryview, end: int) -> int:
-    """How many bits are set in [0, end) that are not in ``but``. Those behind the bitmaps are 0.
-
-    :param end: a multiple of 8.
-    """
-    count = 0
-    for at in range(0, min(end >> 3, len(bits)), _CHUNK):
-        stop = min(at + _CHUNK, end >> 3)
-        count += (int.from_bytes(bits[at:stop], "little") & ~int.from_bytes(but[at:stop], "little")).bit_count()
+def count_others(bits: memoryview, but: memoryview, start: int, end: int) -> int:
+    """How many bits are set in [start, end) that are not in ``but``. Those behind the bitmaps are 0."""
+    end = min(end, len(bits) << 3)
+    if start >= end:
+        return 0
+    count, last = 0, end - 1 >> 3
+    for at in range(start >> 3, last + 1, _CHUNK):
+        stop = min(at + _CHUNK, last + 1)
+        found = int.from_bytes(bits[at:stop], "little") & ~int.from_bytes(but[at:stop], "little")
+        if stop == last + 1:
+            found &= (1 << end - 8 * at) - 1
+        count += (found >> max(0, start - 8 * at)).bit_count()
     return count

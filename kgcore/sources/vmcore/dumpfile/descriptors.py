@@ -6,7 +6,7 @@ from struct import Struct
 
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, ShortFile
 
-__all__ = ("count_written",)
+__all__ = ("count_written", "written")
 
 _PLACE = Struct("<QI12x")  # of struct page_desc: offset, size
 _AT_ONCE = 1 << 14
@@ -19,7 +19,7 @@ def count_written(source: ByteSource, table: int, count: int) -> int:
     :param table: offset of the first.
     """
     found = 0
-    for first, last in _stored(source, table, count):
+    for first, last in written(source, table, count):
         for low in range(first, last, _AT_ONCE):
             high = min(last, low + _AT_ONCE)
             try:
@@ -36,8 +36,11 @@ def count_written(source: ByteSource, table: int, count: int) -> int:
     return found
 
 
-def _stored(source: ByteSource, table: int, count: int) -> Iterator[tuple[int, int]]:
-    """Descriptors of which anything is in the file, [first, last); in a hole none was written."""
+def written(source: ByteSource, table: int, count: int) -> Iterator[tuple[int, int]]:
+    """Descriptors of which anything is in the file, [first, last), ascending; in a hole none was written.
+
+    :param table: offset of the first.
+    """
     done = 0
     for offset, size in source.extents(table, count * _PLACE.size):
         first = max(done, (offset - table) // _PLACE.size)

@@ -19,6 +19,7 @@ __all__ = (
     "everything",
     "merged",
     "one_by_one",
+    "stored",
 )
 
 PAGE_SHIFT = 12  # x86
@@ -165,10 +166,18 @@ def everything() -> Frames:
 def counted(frames: Frames) -> dict[FrameState, int]:
     """How many frames there are in each state, but for NO_RAM."""
     found = dict.fromkeys(FrameState, 0)
-    tell: Callable[[], dict[FrameState, int] | None] = getattr(frames, "counts", lambda: None)
-    if (known := tell()) is not None:
-        return found | known
+    tell: Callable[[], dict[FrameState, int]] | None = getattr(frames, "counts", None)
+    if tell is not None:
+        return tell()
     for start, end, state in frames.runs(0, MAX_FRAMES):
         if state is not FrameState.NO_RAM:
             found[state] += end - start
     return found
+
+
+def stored(frames: Frames) -> Iterator[FrameRun]:
+    """All runs that are STORED, ascending."""
+    tell: Callable[[], Iterator[FrameRun]] | None = getattr(frames, "stored", None)
+    if tell is not None:
+        return tell()
+    return (run for run in frames.runs(0, MAX_FRAMES) if run.state is FrameState.STORED)

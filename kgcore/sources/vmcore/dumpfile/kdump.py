@@ -7,7 +7,7 @@ disk_dump_header, struct kdump_sub_header, struct page_desc), versions 1 to 6.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones, count_others
 from kgcore.sources.vmcore.dumpfile.budget import DAMAGED
 from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
-from kgcore.sources.vmcore.dumpfile.descriptors import count_written
+from kgcore.sources.vmcore.dumpfile.descriptors import count_written, written
 from kgcore.sources.vmcore.dumpfile.frames import (
     MAX_FRAMES,
     FrameRun,
@@ -258,23 +258,51 @@ class KdumpDump:
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
         return merged(self._runs(start, end))
 
-    def counts(self) -> dict[FrameState, int] | None:
-        """How many frames are in each state that has any, if the tables tell; not NO_RAM, which is all the rest.
+    def counts(self, start: int = 0, end: int = MAX_FRAMES) -> dict[FrameState, int]:
+        """How many of the frames [start, end) are in each state, but for NO_RAM, which is all the rest.
 
-        Runs may be as short as a frame, and as many as there are frames.
+        Runs may be as short as a frame, and as many as there are frames: the bitmaps are counted.
+
+        :param start: at most the first frame that this file is for.
+        :param end: at least the one behind its last.
         """
-        if self.split or self._ranks.lost:
-            return None
-        whole = self._end & ~7
-        excluded = count_others(self._ram, self._in_file, whole)
-        last = self._runs(whole, self._end)
-        excluded += sum(end - start for start, end, state in last if state is FrameState.EXCLUDED)
-        behind = max(self._end, self.last_frame) if self._lost else self._end
-        excluded += count_ones(self._ram, behind, len(self._ram) * 8)
-        total = self._ranks.total
-        written = count_written(self._source, self._descriptors, total) if self.incomplete else total
-        cut_off = total - written + behind - self._end
-        return {FrameState.STORED: written, FrameState.EXCLUDED: excluded, FrameState.CUT_OFF: cut_off}
+        behind = min(max(self._end, self.last_frame), end) if self._lost else self._end
+        lost = self._ranks.lost or range(self._end, self._end)
+        found = dict.fromkeys(FrameState, 0)
+        found[FrameState.LOST] = len(lost)
+        found[FrameState.CUT_OFF] = behind - self._end
+        found[FrameState.EXCLUDED] = count_ones(self._ram, start, self._first) + count_ones(self._ram, behind, end)
+        for first, last in ((self._first, lost.start), (lost.stop, self._end)):
+            if first >= last:
+                continue
+            found[FrameState.EXCLUDED] += count_others(self._ram, self._in_file, first, last)
+            total = there = count_ones(self._in_file, first, last)
+            if self.incomplete:
+                table = self._descriptors + self._ranks.rank(first) * _PAGE_DESC.size
+                there = count_written(self._source, table, total)
+            found[FrameState.STORED] += there
+            found[FrameState.CUT_OFF] += total - there
+        return found
+
+    def stored(self) -> Iterator[FrameRun]:
+        """All runs that are STORED, ascending, without a step for each of the others.
+
+        Not those whose descriptors lie in a hole of the file, which lead nowhere.
+        """
+        return merged(self._stored())
+
+    def _stored(self) -> Iterator[FrameRun]:
+        lost = self._ranks.lost
+        told: Iterable[tuple[int, int]] = ((self._first, lost.start), (lost.stop, self._end))
+        if not lost:
+            ranks = written(self._source, self._descriptors, self._ranks.total)
+            told = ((self._ranks.bit(first), self._ranks.bit(last - 1) + 1) for first, last in ranks)
+        for start, end in told:
+            for first, last, is_set in bit_runs(self._in_file, start, end):
+                if is_set and self.incomplete:
+                    yield from (run for run in self._check(first, last) if run.state is FrameState.STORED)
+                elif is_set:
+                    yield FrameRun(first, last, FrameState.STORED)
 
     def _runs(self, start: int, end: int) -> Iterator[FrameRun]:
         if start < self._first:

@@ -2,6 +2,7 @@
 """Where in the table of a kdump file the descriptor of a page frame stands: behind those of all frames before it."""
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from kgcore.sources.vmcore.dumpfile.bits import count_ones
@@ -48,13 +49,30 @@ class Ranks:
         """How many bits are set before one that is not lost."""
         bits, ranks = self._bits, self._ranks
         step = bit // _STEP
-        while len(ranks) <= step:
-            begin = (len(ranks) - 1) * _STEP // 8
-            ranks.append(ranks[-1] + int.from_bytes(bits[begin : begin + _STEP // 8], "little").bit_count())
+        self._know(step)
         before = int.from_bytes(bits[step * _STEP // 8 : bit >> 3], "little").bit_count()
         rest = (bits[bit >> 3] & (1 << (bit & 7)) - 1).bit_count()
         lacking = self._lacking if self.lost and bit >= self.lost.stop else 0
         return ranks[step] + before + rest - self._ones_before + lacking
+
+    def bit(self, rank: int) -> int:
+        """The bit that has a rank, if none is lost.
+
+        :param rank: below :attr:`total`.
+        """
+        self._know(len(self._bits) * 8 // _STEP)
+        rank += self._ones_before
+        step = bisect_right(self._ranks, rank) - 1
+        word = int.from_bytes(self._bits[step * _STEP // 8 : (step + 1) * _STEP // 8], "little")
+        wanted = rank - self._ranks[step] + 1
+        return step * _STEP + bisect_left(range(_STEP), wanted, key=lambda at: (word & (2 << at) - 1).bit_count())
+
+    def _know(self, step: int) -> None:
+        """Count up to a step."""
+        bits, ranks = self._bits, self._ranks
+        while len(ranks) <= step:
+            begin = (len(ranks) - 1) * _STEP // 8
+            ranks.append(ranks[-1] + int.from_bytes(bits[begin : begin + _STEP // 8], "little").bit_count())
 
 
 def restored(

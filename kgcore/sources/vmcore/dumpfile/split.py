@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, Stretch, merged, one_by_one
+from kgcore.sources.vmcore.dumpfile.frames import MAX_FRAMES, FrameRun, Frames, FrameState, Stretch, merged, one_by_one
 from kgcore.sources.vmcore.dumpfile.kdump import KdumpDump
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote
 
@@ -69,6 +69,16 @@ class SplitSet:
             yield from part.dump.runs(max(start, part.start), max(start, min(end, part.end)))
         last = self.parts[-1]
         yield from last.dump.runs(max(start, last.start), max(start, last.start, end))
+
+    def counts(self) -> dict[FrameState, int]:
+        """See :meth:`kgcore.sources.vmcore.dumpfile.kdump.KdumpDump.counts`."""
+        ends = [*(part.end for part in self.parts[:-1]), MAX_FRAMES]
+        each = [part.dump.counts(part.start, end) for part, end in zip(self.parts, ends, strict=True)]
+        return {state: sum(found[state] for found in each) for state in FrameState}
+
+    def stored(self) -> Iterator[FrameRun]:
+        """See :meth:`kgcore.sources.vmcore.dumpfile.kdump.KdumpDump.stored`."""
+        return merged(run for part in self.parts for run in part.dump.stored())
 
     def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
         return one_by_one(frames, self.runs)

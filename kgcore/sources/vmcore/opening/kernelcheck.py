@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from itertools import islice
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from drgn import FaultError
 
 from kgcore.arch.paging import EntryKind
 from kgcore.sources.vmcore.dumpfile import DumpFile, ElfDump, FrameState, LinearDump
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
+from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, stored
 from kgcore.sources.vmcore.opening.drgnmemory import memory_of
 from kgcore.sources.vmcore.opening.lowmem import PAGE_OFFSETS
 from kgcore.sources.vmcore.opening.translation import Translation
@@ -23,7 +24,7 @@ _PAGE = 1 << PAGE_SHIFT
 _PIECE = 4 << 20
 _SLACK = 1 << 28
 _MAX_RUNS = 1 << 22  # of memory; where so many pieces were left out, VMCOREINFO was not
-_MAX_FAILED = 1 << 16  # pieces that cannot be read
+_MAX_FAILED = 1 << 16  # pages that cannot be read
 _END = 1 << 52
 _NAMES = 400  # bytes of struct uts_namespace: all six names, wherever they start
 _FIELD = 65  # __NEW_UTS_LEN + 1
@@ -96,20 +97,25 @@ class DumpMemory:
                     return
                 try:
                     yield address, self._read(address, size)
-                except FaultError:  # a page of it cannot be read, which costs that page
-                    failed += 1
-                    if failed > _MAX_FAILED:
-                        return
-                    for page in range(address, address + size, _PAGE):
-                        if (data := self.read(page, _PAGE)) is not None:
-                            yield page, data
+                    continue
+                except FaultError:
+                    failed += size // _PAGE
+                if size > _PAGE:  # a page of it cannot be read, which costs that page
+                    for found in self._page_by_page(address, size):
+                        failed -= 1
+                        yield found
+                if failed > _MAX_FAILED:
+                    return
+
+    def _page_by_page(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
+        for page in range(address, address + size, _PAGE):
+            with suppress(FaultError):
+                yield page, self._read(page, _PAGE)
 
     def _filled(self) -> Iterator[tuple[int, int]]:
         """Where there is memory that is not in holes: start and end, page-aligned, ascending."""
-        for run in islice(self._dump.frames.runs(0, _END >> PAGE_SHIFT), _MAX_RUNS):
+        for run in islice(stored(self._dump.frames), _MAX_RUNS):
             start, end = run.start << PAGE_SHIFT, run.end << PAGE_SHIFT
-            if run.state is not FrameState.STORED:
-                continue
             if self._memory is None:
                 yield start, end
                 continue
