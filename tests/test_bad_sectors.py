@@ -70,7 +70,7 @@ def check(dump: DumpFile, wanted: dict[int, bytes]) -> list[int]:
         elif frame in wanted:
             assert state not in (FrameState.EXCLUDED, FrameState.NO_RAM), "it is not left out, but cannot be read"
             lost.append(frame)
-    check_counts(dump)
+    check_counts(dump, bad=True)
     return lost
 
 
