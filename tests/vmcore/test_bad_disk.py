@@ -259,6 +259,13 @@ def test_files_of_root_and_swap_images(disk: Disk, tmp_path: Path) -> None:
         check(done)
         assert done.status == 3
         assert check_core(whole, core, report) == PAGE
+        if file == mine:  # its header, without which nobody knows what it is
+            disk.fails(file, (0, PAGE))
+            done = kgcore(*command, cwd=tmp_path)
+            check(done)
+            assert done.status == 3
+            assert any(f"{mine} is not used: its first page" in line for line in done.remarks), done
+            assert check_core(whole, core, report) > PAGE
         disk.is_cut(file, 3, PAGE)
         done = kgcore(*command, cwd=tmp_path)
         check(done)

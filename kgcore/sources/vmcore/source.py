@@ -173,6 +173,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
             sentence = ""  # without its address space there is no core
         if sentence:
             yield sentence
+        yield from self._backing.images.remarks
         if self._backing.root is not None:
             yield from self._backing.root.remarks(vma.file for vma in image.vmas if vma.file is not None)
         if Provenance.EXCLUDED in missing and (why := why_left_out(self._machine.target.describe())):

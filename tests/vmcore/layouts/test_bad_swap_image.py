@@ -71,10 +71,31 @@ def test_bad_sectors(tmp_path: Path) -> None:
     assert image.lost(images) == {}
 
 
-def test_a_bad_header(tmp_path: Path) -> None:
-    """Then nobody knows whether it is an image of that swap space."""
+@pytest.mark.parametrize("sector", [(1024, 1536), (3584, PAGE), (0, PAGE)])
+def test_a_bad_header(tmp_path: Path, sector: tuple[int, int]) -> None:
+    """Nobody knows whether it is an image of that swap space: it is not used, and all else goes on."""
     image = Image(tmp_path)
-    with bad(image.path, (512, 1024)), pytest.raises(TargetError, match=r"cannot read .*: Input/output error"):
+    with bad(image.path, sector):
+        images = image.opened()
+    assert images.remarks == (
+        f"{image.path} is not used: its first page, which says whether it is an image of /dev/vdc, cannot be read "
+        "(Input/output error)",
+    )
+    (space,) = Spaces().all()
+    assert list(images.find(space, 5, 7)) == [
+        (5, 7, Provenance.SWAPPED, "on /dev/vdc, whose image has an unreadable header", None)
+    ]
+
+
+@pytest.mark.parametrize("sector", [(0, 1024), (512, 1024), (1536, 3584)])
+def test_a_bad_sector_of_the_header_beside_what_proves_it(tmp_path: Path, sector: tuple[int, int]) -> None:
+    image = Image(tmp_path)
+    with bad(image.path, sector):
+        images = image.opened()
+    assert images.remarks == ()
+    assert image.lost(images) == {}
+    image.path.write_bytes(image.content[:1028] + b"x" + image.content[1029:])
+    with bad(image.path, sector), pytest.raises(TargetError, match="its header says"):
         image.opened()
 
 

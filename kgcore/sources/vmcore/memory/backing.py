@@ -26,6 +26,7 @@ class Backing:
     :ivar swap_types: what entries of page tables mean that point to no page frame.
     :ivar cache: files and shared memory.
     :ivar swap: what was swapped out.
+    :ivar images: those of swap spaces that the user has.
     :ivar root: files of the crashed machine that the user has, if any.
     """
 
@@ -41,7 +42,8 @@ class Backing:
             Zram(kernel, self.physical, types),
         ]
         spaces = Spaces(kernel)
-        layers.append(SwapImages(spaces, user_files.swap))  # last: a swap space is written after all those
+        self.images = SwapImages(spaces, user_files.swap)
+        layers.append(self.images)  # last: a swap space is written after all those
         self.swap = SwapSpaces(spaces, layers)
         self.cache = PageCache(kernel, self.physical, self.swap)
         self.root = RootFiles(kernel, self.physical, self.cache, user_files.root) if user_files.root else None

@@ -41,24 +41,32 @@ _OTHERS = (
 
 
 class SwapImages:
-    """:class:`kgcore.sources.vmcore.memory.swap.layers.Layer` of what the user has."""
+    """:class:`kgcore.sources.vmcore.memory.swap.layers.Layer` of what the user has.
+
+    :ivar remarks: a sentence for each image that is not used.
+    """
 
     def __init__(self, spaces: Spaces, images: Mapping[str, str]) -> None:
         """
         :param images: path of a swap device or file, as /proc/swaps has it, to path of its image.
         :raises TargetError: the kernel does not swap to it, or the image is none of it.
         """
-        self._images: dict[int, _Image] = {}
+        self._images: dict[int, _Image | None] = {}
+        self.remarks: tuple[str, ...] = ()
         for device, path in images.items():
             space = _find(spaces, device)
             if space.number in self._images:
                 raise TargetError(f"two images of the swap space {space.name} are given")
-            self._images[space.number] = _open(path, space)
+            self._images[space.number], remark = _open(path, space)
+            self.remarks += (remark,) if remark else ()
 
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
         """See :meth:`kgcore.sources.vmcore.memory.swap.layers.Layer.find`."""
-        image = self._images.get(space.number)
+        if space.number not in self._images:
+            return
+        image = self._images[space.number]
         if image is None:
+            yield Slots(first, count, Provenance.SWAPPED, f"on {space.name}, whose image has an unreadable header")
             return
         inside = max(0, min(count, image.slots - first))
         if inside:
@@ -115,7 +123,10 @@ def _escaped(name: str) -> str:
     return "".join(f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in name)
 
 
-def _open(path: str, space: SwapSpace) -> _Image:
+def _open(path: str, space: SwapSpace) -> tuple[_Image | None, str]:
+    """
+    :returns: the image; or None, and why it is not used.
+    """
     try:
         # Whatever it is, opening it does not wait for anybody, and it does not become the terminal.
         descriptor = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
@@ -123,11 +134,29 @@ def _open(path: str, space: SwapSpace) -> _Image:
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             raise TargetError(f"{path} is no image of {space.name}: it is neither a file nor a block device")
         size = os.lseek(descriptor.number, 0, os.SEEK_END)  # a block device's st_size is 0
-        head = read_at(descriptor.number, _PAGE, 0)
     except OSError as error:
         raise TargetError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        head = _head(descriptor.number)
+    except OSError as error:  # its other pages may be anything's, an older image's or an encrypted device's
+        return None, (
+            f"{path} is not used: its first page, which says whether it is an image of {space.name}, cannot be read "
+            f"({error.strerror})"
+        )
     _check(path, head, space)
-    return _Image(path, descriptor, size // _PAGE)
+    return _Image(path, descriptor, size // _PAGE), ""
+
+
+def _head(descriptor: int) -> bytes:
+    """The first page; or, where a bad sector took part of it, zeros but for what proves that it is that of swap.
+
+    :raises OSError: that cannot be read.
+    """
+    try:
+        return read_at(descriptor, _PAGE, 0)
+    except OSError:
+        numbers, magic = read_at(descriptor, 8, _VERSION_AT), read_at(descriptor, len(_MAGIC), _MAGIC_AT)
+        return (bytes(_VERSION_AT) + numbers).ljust(_MAGIC_AT, b"\0") + magic
 
 
 def _check(path: str, head: bytes, space: SwapSpace) -> None:
