@@ -240,8 +240,12 @@ def test_files_of_root_and_swap_images(disk: Disk, tmp_path: Path) -> None:
     image = Path(dict(swapping.swaps)["/dev/vdc"])
     mine = tmp_path / "image"
     victims = on_disk.victims["dynamic"], swapping.victims["swap_disk"]
-    mappings = victims[1].said["mappings"]
-    slot = min(slot for each in mappings for slot in each["swap_offset"] if each["name"] != "dontdump")
+    slot = min(
+        slot
+        for each in victims[1].said["mappings"]
+        for page, slot in zip(each["swapped"], each["swap_offset"], strict=True)
+        if each["name"] != "dontdump" and page not in each["swap_cached"]
+    )
     cases = [
         ("-c", on_disk.dump("vmcore.d17-lzo"), "--root", tmp_path / "root", victims[0].pid),
         ("-c", swapping.dump(), "--swap", f"/dev/vdc={mine}", victims[1].pid),
