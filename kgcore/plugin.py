@@ -255,6 +255,7 @@ _USAGE = "**{}** [*OPTION*]... [*PID* | *TASK*]..."
 _LONG = "Write processes of this kernel as core files, core.<tgid> each. {} --help shows the options."
 _TYPES = "have the kernel's own types and symbols, without a vmlinux"
 _TYPES_LONG = "Types out of the kernel's BTF and symbols out of its kallsyms, behind those that there are."
+_TYPES_CRASH = " Without a vmlinux, do this before crash mode's own commands (set, ps, ...); gcore does not need it."
 
 
 def _kernel(prog: Program) -> bool:
@@ -331,7 +332,7 @@ def _register_crash_command() -> None:
             name="load_types",
             description=_TYPES,
             usage="**load_types**",
-            long_description=_TYPES_LONG,
+            long_description=_TYPES_LONG + _TYPES_CRASH,
             parse=parse_shell_command,
         )(_load_types)
 
