@@ -16,9 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 pytest.importorskip("drgn")
 
+from kgcore.errors import TargetError
+from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.vmcore.symbols import debugfiles
+from tests.bad_sectors import bad
 from tests.test_dumpfile import flattened
 from tests.vmcore import reshape
 from tests.vmcore.conftest import COMMITTED, need
@@ -277,6 +282,86 @@ def test_files_of_root_and_swap_images(disk: Disk, tmp_path: Path) -> None:
         assert done.status == 3
         assert check_core(whole, core, report) > PAGE
         disk.heal()
+
+
+def section(path: Path, name: str) -> tuple[int, int]:
+    """Where a section of an ELF file lies: offset and size."""
+    with path.open("rb") as file:
+        found = ELFFile(file).get_section_by_name(name)
+        assert found is not None
+        return found["sh_offset"], found["sh_size"]
+
+
+def test_a_vmlinux(disk: Disk, tmp_path: Path) -> None:
+    """It is not mapped; a bad sector in it ends the command with an error, and so does somebody who cuts it off."""
+    fixture = need("k61")
+    vmlinux = fixture.vmlinux
+    assert vmlinux is not None
+    words = ["-c", fixture.dump(), fixture.victims["threads"].pid, "--force", "-o", tmp_path / "core", "-s"]
+    plain = kgcore(*words, vmlinux, cwd=tmp_path)
+    assert plain.status == 0, plain
+    core = (tmp_path / "core").read_bytes()
+    disk.fails(vmlinux)
+    assert kgcore(*words, vmlinux, cwd=tmp_path) == plain
+    assert (tmp_path / "core").read_bytes() == core
+    at, size = section(vmlinux, ".rela.debug_info")
+    disk.fails(vmlinux, (at, at + size))  # of no use to anybody
+    assert kgcore(*words, vmlinux, cwd=tmp_path) == plain
+    assert (tmp_path / "core").read_bytes() == core
+    for name in (".debug_info", ".debug_str", ".symtab"):
+        at, size = section(vmlinux, name)
+        disk.fails(vmlinux, (at + size // 2, at + size // 2 + 512))
+        done = kgcore(*words, vmlinux, cwd=tmp_path)
+        assert done.status == 1
+        (line,) = done.remarks
+        assert line.startswith(f"kgcore: symbol file {vmlinux} cannot be read near offset ")
+        assert line.endswith(
+            "Input/output error (give another copy of it, or leave -s out to use the dump's own types)"
+        )
+    mine = tmp_path / "vmlinux"
+    shutil.copy(vmlinux, mine)
+    disk.is_cut(mine, 40, vmlinux.stat().st_size // 2)
+    done = kgcore(*words, mine, cwd=tmp_path)
+    assert done.status == 1
+    assert done.remarks == [f"kgcore: symbol file {mine} has become shorter while it is read (try again)"]
+
+
+def test_a_vmlinux_that_is_cut_off_later(tmp_path: Path) -> None:
+    """When drgn has begun to use it."""
+    fixture = need("k612")
+    mine = shutil.copy(str(fixture.vmlinux), tmp_path / "vmlinux")
+    with open_target(TargetOptions(core=str(fixture.dump()), symbols=(str(mine),))) as target:
+        os.truncate(mine, 0)
+        assert target.types == f"DWARF in {mine}"
+        assert target.prog["init_task"].comm.string_() == b"swapper/0"
+        assert target.prog.type("struct super_operations").has_member("alloc_inode")
+        assert not [link for link in os.listdir("/proc/self/fd") if link_of(link) == str(mine)]
+
+
+def link_of(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
+def test_a_symbol_file_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no copy, but it is read once."""
+    monkeypatch.setattr(debugfiles, "_room", lambda: 0)
+    path = tmp_path / "vmlinux"
+    path.write_bytes(bytes(5 << 20))
+    assert debugfiles.private_copy(str(path)) == -1
+    with bad(path, (3 << 20, (3 << 20) + 512)), pytest.raises(TargetError, match=f"near offset {3 << 20}: Input"):
+        debugfiles.private_copy(str(path))
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 5000, (1 << 20) + 1])
+def test_a_copy_of_a_symbol_file(tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    (tmp_path / "file").write_bytes(data)
+    copy = debugfiles.private_copy(str(tmp_path / "file"))
+    assert os.pread(copy, size + 1, 0) == data
+    os.close(copy)
 
 
 def damaged(disk: Disk, path: Path) -> list[Callable[[], None]]:

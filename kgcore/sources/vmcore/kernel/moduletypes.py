@@ -31,6 +31,7 @@ from kgcore.sources.vmcore.kernelreads import kernel_string
 from kgcore.sources.vmcore.opening.target import Target
 from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
+from kgcore.sources.vmcore.symbols.debugfiles import private_copy
 from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from kgcore.system.regular import reading
 
@@ -204,7 +205,8 @@ class ModuleTypes:
             if not note or not any(note in piece for piece in self._memory(module)):
                 raise LookupError(f"{file} is of another build, or the dump does not tell of which the module is")
             try:
-                self._prog.extra_module(name, create=True).try_file(file)
+                # drgn closes the descriptor.
+                self._prog.extra_module(name, create=True).try_file(file, fd=private_copy(file))
             except Exception as error:  # as above
                 raise LookupError(f"drgn cannot load {file}: {error}") from error
             if not self._has_debug_file(name):

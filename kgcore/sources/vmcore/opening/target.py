@@ -25,6 +25,7 @@ from kgcore.sources.vmcore.opening.translation import KernelMemory, is_encrypted
 from kgcore.sources.vmcore.opening.whichkernel import KernelSeen
 from kgcore.sources.vmcore.symbols import finders as symbols
 from kgcore.sources.vmcore.symbols import systemmap, vmcoreinfo
+from kgcore.sources.vmcore.symbols.debugfiles import given_name
 from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from kgcore.text import human_size
 
@@ -136,7 +137,8 @@ class Target:
         """Where types and symbols came from, in words."""
         if self.symbols_from == "dwarf":
             with suppress(LookupError):
-                return f"DWARF in {self.prog.main_module().debug_file_path}"
+                path = self.prog.main_module().debug_file_path
+                return f"DWARF in {path and given_name(self.prog, path)}"
             return "DWARF"
         if self._btf_file or self._map_file:
             btf = f"BTF in {self._btf_file}" if self._btf_file else "the kernel's own BTF"

@@ -14,6 +14,7 @@ from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
 from kgcore.sources.vmcore.symbols import kallsyms
 from kgcore.sources.vmcore.symbols.btf import MAGIC, Btf
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
+from kgcore.sources.vmcore.symbols.debugfiles import given_name, private_copies
 from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from kgcore.sources.vmcore.symbols.variables import VariableFinder
 from kgcore.system.regular import reading
@@ -40,18 +41,15 @@ def load_dwarf(
     :returns: whether there was any. It is no error if there is none and no file was named.
     :raises TargetError: a file is not what it should be, or belongs to another kernel.
     """
-    for file in files:
-        try:
-            with reading(file) as opened:
-                opened.read(1)
-        except OSError as error:
-            raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
     options = prog.debug_info_options
     options.directories = (*debug_directories, *options.directories)
     options.kernel_directories = (*kernel_directories, *options.kernel_directories)
     prog.set_enabled_debug_info_finders([name for name in prog.enabled_debug_info_finders() if name != "debuginfod"])
     try:
-        prog.load_debug_info(files, default=False, main=True)
+        with private_copies(prog, files) as copies:
+            prog.load_debug_info(copies, default=False, main=True)
+    except TargetError:
+        raise
     except MissingDebugInfoError as error:
         if files:
             raise _wrong_symbols(prog, release, files, error) from error
@@ -59,7 +57,8 @@ def load_dwarf(
     except MemoryError:
         raise
     except Exception as error:  # drgn raises what elfutils said as Exception and ValueError
-        raise TargetError(f"drgn cannot load {', '.join(files) or 'debug information'}: {error}") from error
+        words = given_name(prog, str(error))
+        raise TargetError(f"drgn cannot load {', '.join(files) or 'debug information'}: {words}") from error
     return True
 
 

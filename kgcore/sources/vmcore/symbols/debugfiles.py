@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files with debug information, as copies that nobody else can change.
+
+drgn maps what it is given: a bad sector in it, or somebody who cuts the file off, would end us by a signal. So it gets
+a copy in memory, made by reading. Copying the 560 MB of Debian's vmlinux for 6.1 takes 0.2 s of the processor, where
+opening a dump with it takes 0.9 s; half of that file are relocations, which are left out.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from struct import Struct
+from struct import error as TooShort
+
+from drgn import Program
+
+from kgcore.errors import TargetError
+from kgcore.system.regular import open_regular, read_at
+
+__all__ = ("given_name", "private_copies", "private_copy")
+
+_KEY = "kgcore_debug_files"
+_NUMBERS = count(1)  # the paths of two copies differ
+_AT_ONCE = 1 << 20
+_MOST = 2 << 30  # bytes of all copies together
+_SHARE = 4  # of the memory that is available: a copy takes at most one part of so many
+
+# Elf64_Ehdr: e_ident, e_type; e_shoff; e_shentsize, e_shnum. Elf64_Shdr: sh_type, sh_flags, sh_offset, sh_size.
+_EHDR = Struct("<6s10xH22xQ10xHH")
+_SHDR = Struct("<4xIQ8xQQ")
+_ELF64 = b"\x7fELF\x02\x01"
+_ET_EXEC, _SHT_RELA, _SHT_NOBITS, _SHF_ALLOC = 2, 4, 8, 2
+
+
+@contextmanager
+def private_copies(prog: Program, files: Sequence[str]) -> Iterator[list[str]]:
+    """Copy files, and give the paths of the copies, which are there as long as the block lasts.
+
+    What opens them in the block may use them for longer.
+
+    :param prog: whoever asks it later for the path of a debug file learns its name by :func:`given_name`.
+    :raises TargetError: a file cannot be read, or not all of it.
+    """
+    names: dict[str, str] = prog.cache.setdefault(_KEY, {})
+    with ExitStack() as stack:
+        paths = []
+        for file in files:
+            descriptor = private_copy(file)
+            path = f"/proc/self/fd/{descriptor}"
+            if descriptor >= 0:
+                stack.callback(os.close, descriptor)
+            try:
+                names |= {path: file, os.readlink(path): file}  # drgn says the one here and the other there
+            except OSError:  # there is no copy, or no /proc
+                path = file
+            paths.append(path)
+        yield paths
+
+
+def given_name(prog: Program, text: str) -> str:
+    """A path that drgn knows, or a text of its with paths, with the names that the user gave."""
+    names: dict[str, str] = prog.cache.get(_KEY, {})
+    for path in sorted(names, key=len, reverse=True):
+        text = text.replace(path, names[path])
+    return text
+
+
+def private_copy(file: str) -> int:
+    """Copy a file into memory.
+
+    Where there is too little of that it is read once all the same, so that a bad sector is found.
+
+    :returns: a descriptor of the copy; -1 if there is none.
+    :raises TargetError: the file cannot be read, or not all of it.
+    """
+    try:
+        source = open_regular(file)
+    except OSError as error:
+        raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+    try:
+        size = os.fstat(source).st_size
+        gaps = _relocations(source, size)
+        wanted = size - sum(end - start for start, end in gaps)
+        copy = os.memfd_create(f"kgcore-symbols-{next(_NUMBERS)}", os.MFD_CLOEXEC) if wanted <= _room() else -1
+        try:
+            copy = _copy(file, source, copy, size, gaps)
+        except BaseException:
+            if copy >= 0:
+                os.close(copy)
+            raise
+    finally:
+        os.close(source)
+    return copy
+
+
+def _copy(file: str, source: int, copy: int, size: int, gaps: Sequence[tuple[int, int]]) -> int:
+    """
+    :param copy: descriptor to write to; -1: the bytes are not kept.
+    :returns: the same; -1 if there is no memory left.
+    """
+    at = 0
+    for start, end in (*gaps, (size, size)):
+        while at < start:
+            try:
+                data = read_at(source, min(_AT_ONCE, start - at), at)
+            except OSError as error:
+                raise TargetError(
+                    f"symbol file {file} cannot be read near offset {at}: {error.strerror}",
+                    hint="give another copy of it, or leave -s out to use the dump's own types",
+                ) from error
+            if not data:
+                raise TargetError(f"symbol file {file} has become shorter while it is read", hint="try again")
+            try:
+                done = 0
+                while copy >= 0 and done < len(data):
+                    done += os.pwrite(copy, data[done:], at + done)
+            except OSError:
+                os.close(copy)
+                copy = -1
+            at += len(data)
+        at = max(at, end)
+    if copy >= 0:
+        os.ftruncate(copy, size)
+    return copy
+
+
+def _room() -> int:
+    """How many bytes a copy may take."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return min(_MOST, int(line.split()[1]) * 1024 // _SHARE)
+    except OSError:
+        pass
+    return 0
+
+
+def _relocations(source: int, size: int) -> list[tuple[int, int]]:
+    """Where a vmlinux has what nobody asks for: relocations, though it is linked (``ld --emit-relocs``).
+
+    :returns: ranges [start, end), ascending.
+    """
+    try:
+        ident, kind, table, entry, rows = _EHDR.unpack_from(read_at(source, _EHDR.size, 0))
+        if ident != _ELF64 or kind != _ET_EXEC:
+            return []
+        data = read_at(source, entry * rows, table)
+        sections = [_SHDR.unpack_from(data, entry * number) for number in range(rows)]
+    except (OSError, TooShort):  # whoever reads it will say so
+        return []
+    found, reached = [], 0
+    for kind, flags, start, length in sorted(sections, key=lambda section: section[2]):
+        if kind == _SHT_RELA and not flags & _SHF_ALLOC and reached <= start <= start + length <= size:
+            found.append((start, start + length))
+            reached = start + length
+    taken = [(start, start + length) for kind, flags, start, length in sections if kind not in (_SHT_RELA, _SHT_NOBITS)]
+    return [gap for gap in found if not any(low < gap[1] and gap[0] < high for low, high in taken)]
