@@ -21,7 +21,8 @@ from elftools.elf.elffile import ELFFile
 pytest.importorskip("drgn")
 
 from kgcore.errors import TargetError
-from kgcore.sources.vmcore.opening.target import TargetOptions, open_target
+from kgcore.sources.location import DumpLocation
+from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.symbols import debugfiles
 from tests.bad_sectors import bad
 from tests.test_dumpfile import flattened
@@ -330,7 +331,7 @@ def test_a_vmlinux_that_is_cut_off_later(tmp_path: Path) -> None:
     """When drgn has begun to use it."""
     fixture = need("k612")
     mine = shutil.copy(str(fixture.vmlinux), tmp_path / "vmlinux")
-    with open_target(TargetOptions(core=str(fixture.dump()), symbols=(str(mine),))) as target:
+    with open_target(DumpLocation(core=str(fixture.dump()), symbols=(str(mine),))) as target:
         os.truncate(mine, 0)
         assert target.types == f"DWARF in {mine}"
         assert target.prog["init_task"].comm.string_() == b"swapper/0"
