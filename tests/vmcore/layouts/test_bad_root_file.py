@@ -19,7 +19,7 @@ PAGE, PAGES = 4096, 6
 
 
 def read(extents: Iterator[Extent]) -> list[Piece]:
-    return list(pieces(extents, PAGES * PAGE))
+    return list(pieces(extents, PAGES * PAGE, PAGE))
 
 
 def lost(world: Mapped, found: list[Piece]) -> dict[int, str]:

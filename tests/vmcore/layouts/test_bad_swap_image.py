@@ -23,6 +23,8 @@ PAGE, SLOTS = 4096, 600  # more than is read at once
 
 
 class Spaces:
+    page_size = PAGE
+
     def all(self) -> tuple[SwapSpace, ...]:
         nothing: Any = None
         return (SwapSpace(0, nothing, SLOTS, "/dev/vdc"),)
@@ -48,7 +50,7 @@ class Image:
             for found in images.find(space, 1, SLOTS - 1)
         )
         end = PAGE
-        for run, data in pieces(extents, (SLOTS - 1) * PAGE):
+        for run, data in pieces(extents, (SLOTS - 1) * PAGE, PAGE):
             assert run.address == end
             end = run.address + run.length
             if run.provenance is Provenance.UNREADABLE:

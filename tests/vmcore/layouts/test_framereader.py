@@ -63,7 +63,7 @@ def drgn() -> Drgn:
 
 @pytest.fixture
 def read(dump: Any, drgn: Drgn) -> Callable[..., bytes]:
-    reader = FrameReader(dump, drgn, check=True)
+    reader = FrameReader(dump, drgn, PAGE, check=True)
 
     def filled(*pages: int) -> bytes:
         data = bytearray(len(pages) * PAGE)
@@ -118,7 +118,7 @@ def test_later_errors_are_the_pages_own(dump: Dump, drgn: Drgn, read: Callable[.
 
 
 def test_drgn_is_not_asked_where_it_would_ask_us(dump: Any, drgn: Drgn) -> None:
-    reader = FrameReader(dump, drgn, check=False)
+    reader = FrameReader(dump, drgn, PAGE, check=False)
     data = memoryview(bytearray(PAGE))
     dump.wrong[PAGE] = OSError(5, "Input/output error")
     with pytest.raises(FaultError, match="the dump file cannot be read there: Input/output error"):
@@ -130,5 +130,5 @@ def test_drgn_is_not_asked_where_it_would_ask_us(dump: Any, drgn: Drgn) -> None:
 
 def test_a_guest_is_read_by_drgn_alone(drgn: Drgn) -> None:
     data = memoryview(bytearray(2 * PAGE))
-    FrameReader(None, drgn, check=True).fill((PAGE, 2 * PAGE), data)
+    FrameReader(None, drgn, PAGE, check=True).fill((PAGE, 2 * PAGE), data)
     assert data == page(PAGE) + page(2 * PAGE)

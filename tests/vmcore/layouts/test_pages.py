@@ -202,7 +202,7 @@ class TestPresent:
         found = memory.scattered(START, [frame << 12 for frame in frames], places=places)
         expected = [(1, EXCLUDED), (1, ZERO), (2, EXCLUDED), (3, ZERO), (1, EXCLUDED), (1, PRESENT)]
         expected += [(1, ZERO), (1, EXCLUDED)]
-        runs = list(joined(found))
+        runs = list(joined(found, 12))
         assert [(run.length >> 12, run.provenance) for run in runs] == expected
         assert [run.address for run in runs] == [START, *(run.end for run in runs[:-1])]
 

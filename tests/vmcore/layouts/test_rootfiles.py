@@ -140,7 +140,7 @@ def kinds(extents: Iterator[Extent]) -> str:
 
 
 def read(extents: Iterator[Extent]) -> bytes:
-    return b"".join(bytes(data).ljust(run.length, b"?") for run, data in pieces(extents, 1 << 30))
+    return b"".join(bytes(data).ljust(run.length, b"?") for run, data in pieces(extents, 1 << 30, PAGE))
 
 
 def refused(world: Mapped) -> str:
@@ -452,11 +452,11 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
     assert kinds(iter(extents)) == "crr"
     file.write_bytes(world.content)
     os.utime(file, ns=(1, 1))
-    found = list(pieces(iter(extents), sum(each.run.length for each in extents)))
+    found = list(pieces(iter(extents), sum(each.run.length for each in extents), PAGE))
     assert [piece.run.provenance for piece in found[1:]] == [Provenance.UNREADABLE] * 2
     assert "has changed meanwhile" in found[1].run.detail
     file.unlink()
-    assert "No such file" in list(pieces(iter(extents), sum(each.run.length for each in extents)))[1].run.detail
+    assert "No such file" in list(pieces(iter(extents), sum(each.run.length for each in extents), PAGE))[1].run.detail
 
 
 def test_a_directory_that_is_none(tmp_path: Path) -> None:

@@ -278,7 +278,8 @@ class TestSpace:
         extents = Backing(swap.kernel, UserFiles()).swap.extents
 
         def scattered(*slots: int) -> str:
-            (run,) = joined(extent for at, slot in enumerate(slots) for extent in extents(NUMBER, slot, at << 12, 4096))
+            found = (extent for at, slot in enumerate(slots) for extent in extents(NUMBER, slot, at << 12, 4096))
+            (run,) = joined(found, 12)
             assert run.length == len(slots) << 12
             return run.detail
 

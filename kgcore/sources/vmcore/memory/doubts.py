@@ -27,7 +27,6 @@ __all__ = ("CHANGING", "Doubts")
 
 CHANGING = "the kernel was changing the page table"
 _HUGE_PAGE = 1 << 21
-_PAGE_SHIFT = 12
 _END = 1 << 64
 # The same in 4.9 to 7.2, include/linux/sched/coredump.h and, since 6.18, mm_types.h.
 _MMF_OOM_SKIP = 1 << 21
@@ -199,7 +198,7 @@ class Doubts:
         if known is None:
             known = False
             with suppress(FaultError, LookupError, AttributeError):
-                page = self._kernel.frame_to_page(table >> _PAGE_SHIFT)
+                page = self._kernel.frame_to_page(table >> self._kernel.page_shift)
                 known = bool(self._locks.read(page)[_LOCK])
             self._locked[table] = known
         return known

@@ -20,9 +20,6 @@ from kgcore.sources.vmcore.memory.pagecache import CachedFile
 
 __all__ = ("Faults",)
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
-
 
 class _Handler(Enum):
     """What answers a fault in a mapping."""
@@ -52,7 +49,8 @@ class Faults:
         :param mm: ``struct mm_struct *``
         """
         self._backing = backing
-        self._kernel = backing.kernel
+        self._kernel = kernel = backing.kernel
+        self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
         self._mm = mm
         self._known: dict[int, _Behind] = {}
 
@@ -77,8 +75,8 @@ class Faults:
         elif behind.file is None:
             yield missing(address, length, Provenance.FILE)
         else:
-            first = vma.pgoff + (address - vma.start >> _PAGE_SHIFT)
-            yield from self._backing.cache.extents(behind.file, first, length >> _PAGE_SHIFT, address)
+            first = vma.pgoff + (address - vma.start >> self._page_shift)
+            yield from self._backing.cache.extents(behind.file, first, length >> self._page_shift, address)
 
     def _behind(self, vma: Vma) -> _Behind:
         if vma.file is None and not vma.name:
@@ -121,7 +119,7 @@ class Faults:
         """The vdso's pages are part of the kernel image (vdso_fault(), arch/x86/entry/vdso/vma.c)."""
         try:
             image = self._mm.context.vdso_image
-            data, size = image.data.value_(), -(-image.size.value_() // _PAGE) * _PAGE
+            data, size = image.data.value_(), -(-image.size.value_() // self._page_size) * self._page_size
             physical = self._kernel.kernel_image_to_phys(data)
         except FaultError as error:
             yield missing(address, length, Provenance.FILE, f"vdso: {in_words(error)}")
@@ -141,11 +139,12 @@ class Faults:
             special = Object(self._kernel.prog, "struct vm_special_mapping *", private)
             pages = special.pages.read_()
             at = address
-            while (
-                at < end and not special.fault and (page := pages[vma.pgoff + (at - vma.start >> _PAGE_SHIFT)].value_())
-            ):
-                yield from self._backing.physical.extents(at, _PAGE, self._kernel.page_to_phys(page))
-                at += _PAGE
+            while at < end and not special.fault:
+                page = pages[vma.pgoff + (at - vma.start >> self._page_shift)].value_()
+                if not page:
+                    break
+                yield from self._backing.physical.extents(at, self._page_size, self._kernel.page_to_phys(page))
+                at += self._page_size
         except FaultError:
             pass
         if at < end:

@@ -17,8 +17,6 @@ from kgcore.sources.vmcore.memory.swap import SwapSpaces
 
 __all__ = ("CachedFile", "PageCache")
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
 _ENDLESS = 1 << 62
 _NOT_WRITTEN = 0, 1  # PAGECACHE_TAG_DIRTY, PAGECACHE_TAG_WRITEBACK (include/linux/fs.h)
 
@@ -43,6 +41,7 @@ class PageCache:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, swap: SwapSpaces) -> None:
         self._kernel = kernel
+        self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
         self._physical = physical
         self._swap = swap
         self._arrays = XArrays(kernel.prog)
@@ -72,7 +71,7 @@ class PageCache:
         casing in filemap.c" (6.7)."""
         if self._kernel.version >= (6, 7):
             return 0
-        orders = [level.shift - _PAGE_SHIFT for level in self._kernel.paging_mode.levels if level.can_be_leaf]
+        orders = [level.shift - self._page_shift for level in self._kernel.paging_mode.levels if level.can_be_leaf]
         try:
             info = self._kernel.prog.type("struct hugetlbfs_sb_info *")
             order = int(Object(self._kernel.prog, info, file.f_inode.i_sb.s_fs_info.value_()).hstate.order.value_())
@@ -86,17 +85,17 @@ class PageCache:
         :param first: page of the file.
         :param address: what the first one is to be called.
         """
-        file_end = file.size + _PAGE - 1 >> _PAGE_SHIFT
+        file_end = file.size + self._page_size - 1 >> self._page_shift
         end = max(first, min(first + pages, file_end))
         at = first
 
         def where(page: int) -> int:
-            return address + (page - first << _PAGE_SHIFT)
+            return address + (page - first << self._page_shift)
 
         def gap(low: int, high: int) -> Iterator[Extent]:
             """Pages that the cache does not have."""
             if low < high:
-                size = high - low << _PAGE_SHIFT
+                size = high - low << self._page_shift
                 yield zeros(where(low), size) if file.in_memory else missing(where(low), size, Provenance.FILE)
 
         for found in self._entries(file, first, end):
@@ -104,11 +103,11 @@ class PageCache:
             high = min(found.first + found.length << file.shift, end)
             if low < high:
                 yield from gap(at, low)
-                yield from self._entry(file, found, low, where(low), high - low << _PAGE_SHIFT)
+                yield from self._entry(file, found, low, where(low), high - low << self._page_shift)
                 at = high
         yield from gap(at, end)
         if end < first + pages:
-            yield zeros(where(end), first + pages - end << _PAGE_SHIFT)
+            yield zeros(where(end), first + pages - end << self._page_shift)
 
     def clean(self, file: CachedFile, first: int, pages: int) -> Iterator[tuple[int, int, int]]:
         """Which pages of a file are in memory and the same as on the disk, as far as the kernel itself knows.
@@ -116,7 +115,7 @@ class PageCache:
         :param first: page of the file.
         :return: (page, how many, physical address), ascending.
         """
-        end = min(first + pages, file.size + _PAGE - 1 >> _PAGE_SHIFT)
+        end = min(first + pages, file.size + self._page_size - 1 >> self._page_shift)
         for found in self._entries(file, first, end):
             low, high = max(found.first, first), min(found.first + found.length, end)
             if found.entry is None or found.entry & 1 or low >= high:
@@ -126,7 +125,7 @@ class PageCache:
                 continue
             inside = low - folio.index
             if 0 <= inside < 1 << 20:
-                yield low, high - low, folio.physical + (inside << _PAGE_SHIFT)
+                yield low, high - low, folio.physical + (inside << self._page_shift)
 
     def unwritten(self, file: CachedFile) -> int | None:
         """Bytes that are newer in memory than on the disk: dirty, or on their way there.
@@ -145,7 +144,7 @@ class PageCache:
         for entry in self._arrays.marked(head, _NOT_WRITTEN):
             if entry.entry is None:
                 return None
-            low, high = entry.first << _PAGE_SHIFT, entry.first + entry.length << _PAGE_SHIFT
+            low, high = entry.first << self._page_shift, entry.first + entry.length << self._page_shift
             found += max(0, min(high, file.size) - low)
         return found
 
@@ -186,5 +185,5 @@ class PageCache:
                 # A large folio stands in all its slots, each time as its head.
                 ahead = page - (folio.index << file.shift)
                 inside = ahead if 0 <= ahead < 1 << 20 else inside
-                physical = folio.physical + (inside << _PAGE_SHIFT)
+                physical = folio.physical + (inside << self._page_shift)
                 yield from self._physical.extents(address, length, physical, Provenance.PAGE_CACHE)

@@ -21,14 +21,15 @@ from kgcore.text import first_names
 
 __all__ = ("VmcoreMemory", "joined", "pieces")
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
 _PIECE = 1 << 20  # bytes read from the dump in one call
 _SLOTS_NAMED = 3  # ranges of slots, of a missing range that is scattered over swap space
 
 
-def joined(extents: Iterator[Extent]) -> Iterator[Run]:
-    """Extents as runs that are as long as can be."""
+def joined(extents: Iterator[Extent], page_shift: int) -> Iterator[Run]:
+    """Extents as runs that are as long as can be.
+
+    :param page_shift: a page, and so a slot of swap space, has ``1 << page_shift`` bytes.
+    """
     pending: Run | None = None
     slots: list[range] = []
     for run, _, slot in extents:
@@ -40,7 +41,7 @@ def joined(extents: Iterator[Extent]) -> Iterator[Run]:
             pending, slots = run, []
         if slot is None or len(slots) > _SLOTS_NAMED:
             continue
-        end = slot + (run.length >> _PAGE_SHIFT)
+        end = slot + (run.length >> page_shift)
         if slots and slots[-1].stop == slot:
             slots[-1] = range(slots[-1].start, end)
         else:
@@ -71,10 +72,11 @@ class _Buffer:
         return Piece(self.run._replace(length=self.filled), data)
 
 
-def pieces(extents: Iterator[Extent], size: int) -> Iterator[Piece]:
+def pieces(extents: Iterator[Extent], size: int, page_size: int) -> Iterator[Piece]:
     """Extents with their bytes, in pieces of bounded size.
 
     :param size: of all extents together.
+    :param page_size: where something cannot be read, each page is tried by itself.
     """
     buffer: _Buffer | None = None
     for run, place, _ in extents:
@@ -96,8 +98,8 @@ def pieces(extents: Iterator[Extent], size: int) -> Iterator[Piece]:
                 if buffer.filled:
                     yield buffer.piece()
                 buffer = None
-                for at in range(done, done + part, _PAGE):
-                    page = run._replace(address=run.address + at, length=_PAGE)
+                for at in range(done, done + part, page_size):
+                    page = run._replace(address=run.address + at, length=page_size)
                     yield _page(page, Place(place.reader, place.at + at))
             else:
                 buffer.filled += part
@@ -126,16 +128,14 @@ class _Swapped(NamedTuple):
     address: int
     length: int
 
-    def following(self, length: int) -> "_Swapped":
+    def following(self, length: int, page_shift: int) -> "_Swapped":
         """What comes next if the slots go on."""
-        pages = self.length >> _PAGE_SHIFT
+        pages = self.length >> page_shift
         return _Swapped(self.number, self.first + pages, self.address + self.length, length)
 
 
 class VmcoreMemory:
     """:class:`kgcore.model.memory.Memory` of one ``struct mm_struct``."""
-
-    page_size = _PAGE
 
     def __init__(self, backing: Backing, mm: Object) -> None:
         """
@@ -144,6 +144,7 @@ class VmcoreMemory:
         """
         self._backing = backing
         self._kernel = kernel = backing.kernel
+        self._page_shift, self.page_size = kernel.page_shift, kernel.page_size
         self.parallel = not kernel.target.live  # drgn talks to a guest over one connection
         self._mode = kernel.paging_mode
         self._root = kernel.root_table(mm)
@@ -154,12 +155,12 @@ class VmcoreMemory:
     @guarding_each("the memory cannot be looked up")
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """See :meth:`kgcore.model.memory.Memory.runs`."""
-        return joined(self.extents(vma, start, end))
+        return joined(self.extents(vma, start, end), self._page_shift)
 
     @guarding_each("the memory cannot be looked up")
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
         """See :meth:`kgcore.model.memory.Memory.read`."""
-        return pieces(self.extents(vma, start, end), end - start)
+        return pieces(self.extents(vma, start, end), end - start, self.page_size)
 
     def resident(self, start: int, end: int) -> int:
         """Bytes that page tables point to, whether or not the dump has them, and those of which it does not tell."""
@@ -179,7 +180,7 @@ class VmcoreMemory:
         file = self._faults.file(vma)
         if file is None:
             return found
-        return self._backing.root.fill(vma.file, file, (vma.pgoff << _PAGE_SHIFT) - vma.start, found)
+        return self._backing.root.fill(vma.file, file, (vma.pgoff << self._page_shift) - vma.start, found)
 
     def _extents(self, vma: Vma, start: int, end: int) -> Iterator[Extent]:
         if vma.flags & (VM_IO | VM_PFNMAP) or self._faults.secret(vma):
@@ -187,13 +188,14 @@ class VmcoreMemory:
             yield zeros(start, end - start)
             return
         read = self._backing.physical.stored
+        shift = self._page_shift
         swapped = _Swapped(0, 0, start, 0)
         changing = self._doubts.changing if self._doubts.concern(vma) else None
         for leaf in walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask, changing):
             entry = self._swap_types.decode(leaf.value) if leaf.kind is EntryKind.SWAP else None
             if entry is not None and entry.kind is SwapKind.SWAP:
-                this = _Swapped(entry.type, entry.value + (leaf.inside >> _PAGE_SHIFT), leaf.address, leaf.length)
-                if swapped.length and this == swapped.following(leaf.length):
+                this = _Swapped(entry.type, entry.value + (leaf.inside >> shift), leaf.address, leaf.length)
+                if swapped.length and this == swapped.following(leaf.length, shift):
                     swapped = swapped._replace(length=swapped.length + leaf.length)
                     continue
                 yield from self._backing.swap.extents(*swapped)
@@ -226,7 +228,7 @@ class VmcoreMemory:
     def _special(self, vma: Vma, leaf: Leaf, entry: SwapEntry) -> Iterator[Extent]:
         """Entries that look like swap entries and mean something else."""
         if entry.kind is SwapKind.PAGE:
-            physical = (entry.value << _PAGE_SHIFT) + leaf.inside
+            physical = (entry.value << self._page_shift) + leaf.inside
             yield from self._backing.physical.extents(leaf.address, leaf.length, physical)
         elif entry.kind is SwapKind.NONE:
             yield from self._faults.bring(vma, leaf.address, leaf.length)

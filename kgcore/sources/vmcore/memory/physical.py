@@ -17,9 +17,7 @@ from kgcore.sources.vmcore.opening.qemu import PausedGuest
 
 __all__ = ("PhysicalMemory",)
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
-_MAX_FRAME = 1 << 52 - _PAGE_SHIFT  # physical addresses have at most 52 bits
+_MAX_PHYSICAL = 1 << 52  # addresses have at most 52 bits
 _PAGES_AT_ONCE = 1 << 12  # struct pages read in one call
 _FRAMES_KEPT = 256
 
@@ -38,14 +36,16 @@ class _Pages(Reader):
     def __init__(self, frames: FrameReader, pages: Sequence[int]) -> None:
         self._frames = frames
         self._pages = pages
+        self._page_size = frames.page_size
 
     def fill(self, at: int, view: memoryview) -> None:
         """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`."""
-        first, last = at >> _PAGE_SHIFT, at + len(view) - 1 >> _PAGE_SHIFT
-        if at % _PAGE or len(view) % _PAGE:
-            whole = bytearray((last - first + 1) * _PAGE)
+        page_size = self._page_size
+        first, last = at // page_size, (at + len(view) - 1) // page_size
+        if at % page_size or len(view) % page_size:
+            whole = bytearray((last - first + 1) * page_size)
             self._frames.fill(self._pages[first : last + 1], memoryview(whole))
-            view[:] = memoryview(whole)[at % _PAGE :][: len(view)]
+            view[:] = memoryview(whole)[at % page_size :][: len(view)]
         else:
             self._frames.fill(self._pages[first : last + 1], view)
 
@@ -56,8 +56,10 @@ class PhysicalMemory(Reader):
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._target = target = kernel.target
+        self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
+        self._max_frame = _MAX_PHYSICAL >> kernel.page_shift
         dump = None if isinstance(target.dump, PausedGuest) else target.dump
-        self._frames = FrameReader(dump, target.phys, check=not target.assembled)
+        self._frames = FrameReader(dump, target.phys, kernel.page_size, check=not target.assembled)
         self._not_there = dict(_NOT_STORED)
         if dump is not None and not dump.missing_bytes:
             self._not_there[FrameState.CUT_OFF] = Provenance.EXCLUDED, _NEVER_WRITTEN
@@ -66,24 +68,24 @@ class PhysicalMemory(Reader):
 
     def fill(self, at: int, view: memoryview) -> None:
         """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`; ``at`` is a physical address."""
-        if at % _PAGE or len(view) % _PAGE:
+        if at % self._page_size or len(view) % self._page_size:
             view[:] = self._target.phys(at, len(view))
         else:
-            self._frames.fill(range(at, at + len(view), _PAGE), view)
+            self._frames.fill(range(at, at + len(view), self._page_size), view)
 
     def stored(self, address: int, size: int) -> bytes | None:
         """Bytes within one page frame; None if the dump does not hold it."""
-        frame = self._frame(address >> _PAGE_SHIFT)
-        return None if frame is None else frame[address % _PAGE :][:size]
+        frame = self._frame(address >> self._page_shift)
+        return None if frame is None else frame[address % self._page_size :][:size]
 
     def _read_frame(self, frame: int) -> bytes | None:
-        if not 0 <= frame < _MAX_FRAME:
+        if not 0 <= frame < self._max_frame:
             return None
         for _, _, state in self._target.frames.runs(frame, frame + 1):
             if state is not FrameState.STORED:
                 return None
         try:
-            return self._target.phys(frame << _PAGE_SHIFT, _PAGE)
+            return self._target.phys(frame << self._page_shift, self._page_size)
         except FaultError:
             return None
 
@@ -95,17 +97,18 @@ class PhysicalMemory(Reader):
         :param address: of the process.
         :param provenance: of what is in the file.
         """
-        first = physical >> _PAGE_SHIFT
-        last = first + (length >> _PAGE_SHIFT)
-        if not 0 <= first < last <= _MAX_FRAME:
+        shift = self._page_shift
+        first = physical >> shift
+        last = first + (length >> shift)
+        if not 0 <= first < last <= self._max_frame:
             yield missing(address, length, Provenance.UNREADABLE, "no RAM at that address")
             return
         for low, high, state in self._target.frames.runs(first, last):
-            at = address + (low - first << _PAGE_SHIFT)
+            at = address + (low - first << shift)
             if state is FrameState.STORED:
                 yield from self._stored(at, low, high, provenance)
             else:
-                yield from self._not_stored(at, low << _PAGE_SHIFT, high - low << _PAGE_SHIFT, state)
+                yield from self._not_stored(at, low << shift, high - low << shift, state)
 
     def scattered(self, address: int, pages: Sequence[int], *, places: bool) -> Iterator[Extent]:
         """The same of pages in any order, which page tables point to.
@@ -114,18 +117,19 @@ class PhysicalMemory(Reader):
         :param places: also of those that the file does not hold say where they would be, for which each needs an
             extent of its own.
         """
-        frames = [page >> _PAGE_SHIFT for page in pages]
-        if self._any_poisoned or not max(frames) < _MAX_FRAME:
+        shift, page_size = self._page_shift, self._page_size
+        frames = [page >> shift for page in pages]
+        if self._any_poisoned or not max(frames) < self._max_frame:
             for number, page in enumerate(pages):
-                yield from self.extents(address + (number << _PAGE_SHIFT), _PAGE, page)
+                yield from self.extents(address + (number << shift), page_size, page)
             return
         for start, end, state in self._target.frames.stretches(frames):
-            at, length = address + (start << _PAGE_SHIFT), end - start << _PAGE_SHIFT
+            at, length = address + (start << shift), end - start << shift
             if state is FrameState.STORED:
                 yield Extent(Run(at, length, Provenance.PRESENT), Place(_Pages(self._frames, pages[start:end]), 0))
             elif places:
                 for number, page in enumerate(pages[start:end]):
-                    yield from self._not_stored(at + (number << _PAGE_SHIFT), page, _PAGE, state)
+                    yield from self._not_stored(at + (number << shift), page, page_size, state)
             else:
                 yield from self._not_stored_anywhere(at, pages[start:end], state)
 
@@ -134,15 +138,15 @@ class PhysicalMemory(Reader):
         for frame in self._poisoned(first, last):
             if at < frame:
                 yield self._extent(address, first, at, frame, provenance)
-            where = address + (frame - first << _PAGE_SHIFT)
-            yield missing(where, 1 << _PAGE_SHIFT, Provenance.UNREADABLE, "the hardware lost it")
+            where = address + (frame - first << self._page_shift)
+            yield missing(where, self._page_size, Provenance.UNREADABLE, "the hardware lost it")
             at = frame + 1
         if at < last:
             yield self._extent(address, first, at, last, provenance)
 
     def _extent(self, address: int, first: int, low: int, high: int, provenance: Provenance) -> Extent:
-        run = Run(address + (low - first << _PAGE_SHIFT), high - low << _PAGE_SHIFT, provenance)
-        return Extent(run, Place(self, low << _PAGE_SHIFT))
+        run = Run(address + (low - first << self._page_shift), high - low << self._page_shift, provenance)
+        return Extent(run, Place(self, low << self._page_shift))
 
     def _not_stored(self, address: int, physical: int, length: int, state: FrameState) -> Iterator[Extent]:
         """Frames that the file does not hold. The kernel's shared pages of zeros need no copy in it to be known."""
@@ -168,7 +172,7 @@ class PhysicalMemory(Reader):
         provenance, detail = self._not_there[state]
         at = address
         for zero, group in groupby(pages, self._is_zero):
-            length = sum(1 for _ in group) << _PAGE_SHIFT
+            length = sum(1 for _ in group) << self._page_shift
             yield zeros(at, length) if zero else missing(at, length, provenance, detail)
             at += length
 

@@ -42,11 +42,8 @@ from kgcore.text import first_names, plain
 
 __all__ = ("Identity", "RootFiles", "identity")
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
 _PIECE = 1 << 20  # compared at once
 _MOST_BAD = 256  # pages that cannot be read; each may take a broken disk seconds
-_ZEROS = bytes(_PAGE)
 _ELF = b"\x7fELF"
 _NAMED = 3  # files that one sentence is about
 _Clean = Callable[[CachedFile, int, int], Iterator[tuple[int, int, int]]]  # PageCache.clean
@@ -95,6 +92,7 @@ class RootFiles:
         """
         self._kernel = kernel
         self._physical = physical
+        self._page_shift = kernel.page_shift
         self._cache = cache
         self._directory = directory
         try:
@@ -145,10 +143,10 @@ class RootFiles:
         another page for that part of the file."""
         start, end = extent.run.address, extent.run.end
         at = start
-        first = start + offset >> _PAGE_SHIFT
-        for page, count, physical in self._clean(file, first, end - start >> _PAGE_SHIFT):
-            low = start + (page - first << _PAGE_SHIFT)
-            high = min(low + (count << _PAGE_SHIFT), end)
+        first = start + offset >> self._page_shift
+        for page, count, physical in self._clean(file, first, end - start >> self._page_shift):
+            low = start + (page - first << self._page_shift)
+            high = min(low + (count << self._page_shift), end)
             if low < at or physical != place.at + (low - start):
                 continue
             if at < low:
@@ -214,6 +212,8 @@ class _Mapped:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, file: CachedFile, clean: _Clean) -> None:
         self.file = file
+        self.page_size = kernel.page_size
+        self._page_shift = kernel.page_shift
         self._kernel = kernel
         self._physical = physical
         self._clean = clean
@@ -221,7 +221,7 @@ class _Mapped:
     def pages(self, first: int, count: int) -> Iterator[_Page]:
         """Those that are in the dump and are what is, or will be, on the disk."""
         for page, length, physical in self._clean(self.file, first, count):
-            for run, place, _ in self._physical.extents(page << _PAGE_SHIFT, length << _PAGE_SHIFT, physical):
+            for run, place, _ in self._physical.extents(page << self._page_shift, length << self._page_shift, physical):
                 if place is None or not run.provenance.stored:
                     continue
                 for done in range(0, run.length, _PIECE):
@@ -236,13 +236,13 @@ class _Mapped:
         if not 0 <= at < self.file.size or size <= 0:
             return None
         size = min(size, self.file.size - at)
-        first, last = at >> _PAGE_SHIFT, at + size - 1 >> _PAGE_SHIFT
+        first, last = at >> self._page_shift, at + size - 1 >> self._page_shift
         data = b""
         for page in self.pages(first, last - first + 1):
-            if page.at != (first << _PAGE_SHIFT) + len(data):
+            if page.at != (first << self._page_shift) + len(data):
                 return None
             data += page.data
-        part = data[at - (first << _PAGE_SHIFT) :][:size]
+        part = data[at - (first << self._page_shift) :][:size]
         return part if len(part) == size else None
 
     def identity(self) -> Identity | None:
@@ -291,7 +291,7 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
 
     :raises OSError: it cannot be read where that would tell.
     """
-    size = mapped.file.size
+    size, page_size = mapped.file.size, mapped.page_size
     if ours.size != size:
         return f"is not the file that was mapped: it has {ours.size} bytes, not {size}"
     wanted = build_id(mapped.read)
@@ -309,14 +309,14 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
             same_id = True
     told = False  # whether a page was compared that says something
     bad = 0
-    for page in mapped.pages(0, size + _PAGE - 1 >> _PAGE_SHIFT):
+    for page in mapped.pages(0, -(-size // page_size)):
         data: bytes | None = None
         with suppress(OSError):
             data = read_at(descriptor, len(page.data), page.at)
-        for done in range(0, len(page.data), _PAGE):
-            other = page.data[done : done + _PAGE]
+        for done in range(0, len(page.data), page_size):
+            other = page.data[done : done + page_size]
             try:
-                one = read_at(descriptor, len(other), page.at + done) if data is None else data[done : done + _PAGE]
+                one = read_at(descriptor, len(other), page.at + done) if data is None else data[done : done + page_size]
             except OSError as error:
                 trouble = error
                 if (bad := bad + 1) > _MOST_BAD:
@@ -324,7 +324,7 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
                 continue
             if one != other:
                 return f"is not the file that was mapped: its page at offset {page.at + done:#x} is another"
-            told = told or (len(one) == _PAGE and one != _ZEROS)
+            told = told or (len(one) == page_size and one != bytes(page_size))
     theirs = mapped.identity()
     if theirs == ours and _is_elf(descriptor):
         return ""

@@ -12,7 +12,6 @@ from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
 
 __all__ = ("SwapUse", "read_swap", "zswap_bytes")
 
-_PAGE = 4096
 # "mm, swap: use an atomic counter of slots in use" keeps a flag above the count (6.13): SWAP_USAGE_COUNTER_MASK
 _COUNT = (1 << 30) - 1
 
@@ -36,8 +35,9 @@ def read_swap(kernel: Kernel) -> tuple[SwapUse, ...]:
 
     :raises FaultError, LookupError: the dump does not tell.
     """
+    page = kernel.page_size
     return tuple(
-        SwapUse(space.name, _kind(space), int(space.info.pages.value_()) * _PAGE, _used(space) * _PAGE)
+        SwapUse(space.name, _kind(space), int(space.info.pages.value_()) * page, _used(space) * page)
         for space in Spaces(kernel).all()
     )
 
@@ -62,4 +62,4 @@ def _kind(space: SwapSpace) -> Literal["partition", "file", "zram"]:
 def zswap_bytes(kernel: Kernel) -> int | None:
     """What zswap holds in memory, in front of them, before compression; None: there is none, or it is not known."""
     address = kernel.target.symbol_address("zswap_stored_pages")  # an atomic_t, since 6.12 an atomic_long_t
-    return None if address is None else int(kernel.prog.read_u32(address)) * _PAGE
+    return None if address is None else int(kernel.prog.read_u32(address)) * kernel.page_size

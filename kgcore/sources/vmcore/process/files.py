@@ -20,8 +20,6 @@ from kgcore.sources.vmcore.task.vmas import Paths, vma_members
 
 __all__ = ("mapped_programs",)
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
 _ELF = b"\x7fELF"
 _MAX_SIZE = 1 << 44  # what ext4 and XFS allow of one file, more or less
 
@@ -121,7 +119,8 @@ def _is_program(backing: Backing, mapped: _Mapped) -> bool:
     its own, as memfd_create() has not."""
     if not 0 < mapped.cached.size <= _MAX_SIZE:
         return False
-    for run, data in pieces(_extents(backing, mapped, 1), _PAGE):
+    page = backing.kernel.page_size
+    for run, data in pieces(_extents(backing, mapped, 1), page, page):
         if run.provenance.stored:
             return bytes(data[: len(_ELF)]) == _ELF
         if not run.provenance.missing:
@@ -130,8 +129,9 @@ def _is_program(backing: Backing, mapped: _Mapped) -> bool:
 
 
 def _read(backing: Backing, mapped: _Mapped) -> Iterator[Piece]:
-    count = -(-mapped.cached.size // _PAGE)
-    return pieces(_extents(backing, mapped, count), count * _PAGE)
+    page = backing.kernel.page_size
+    count = -(-mapped.cached.size // page)
+    return pieces(_extents(backing, mapped, count), count * page, page)
 
 
 def _extents(backing: Backing, mapped: _Mapped, count: int) -> Iterator[Extent]:

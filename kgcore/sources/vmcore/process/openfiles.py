@@ -24,7 +24,6 @@ from kgcore.sources.vmcore.task.vmas import Paths
 
 __all__ = ("file_contents", "open_files")
 
-_PAGE_SHIFT = 12
 _O_CLOEXEC = 0o2000000
 _FMODE_WRITE = 2
 # fs.nr_open, a million unless somebody raised it, says how many there may be; a dump may say anything.
@@ -270,17 +269,18 @@ class _Contents:
         self._named = named
         self._cached = cached
         self.size = cached.size
-        self._pages = -(-cached.size >> _PAGE_SHIFT)
+        self._page_shift, self._page_size = backing.kernel.page_shift, backing.kernel.page_size
+        self._pages = -(-cached.size >> self._page_shift)
 
     @guarding_each("the contents of the file cannot be read")
     def runs(self) -> Iterator[Run]:
         """See :meth:`kgcore.sources.base.Contents.runs`."""
-        return joined(self._extents())
+        return joined(self._extents(), self._page_shift)
 
     @guarding_each("the contents of the file cannot be read")
     def read(self) -> Iterator[Piece]:
         """See :meth:`kgcore.sources.base.Contents.read`."""
-        return pieces(self._extents(), self._pages << _PAGE_SHIFT)
+        return pieces(self._extents(), self._pages * self._page_size, self._page_size)
 
     def unwritten(self) -> int | None:
         """See :meth:`kgcore.sources.base.Contents.unwritten`."""

@@ -27,7 +27,6 @@ from kgcore.sources.vmcore.task.tasks import Tasks
 
 __all__ = ("Summaries",)
 
-_PAGE = 4096
 _MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
 _MAX_LEVEL = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
 # include/linux/sched.h; RTLOCK_WAIT since 5.15, FROZEN since
@@ -52,7 +51,8 @@ def _soft(get: Callable[[], _T], default: _T) -> _T:
 
 def _read(memory: VmcoreMemory, start: int, end: int) -> bytes | None:
     """Of the arguments' mapping what matters: what was never touched cannot be arguments."""
-    vma = Vma(start & -_PAGE, end + _PAGE - 1 & -_PAGE, VM_READ | VM_WRITE, anon=True)
+    page = memory.page_size
+    vma = Vma(start & -page, end + page - 1 & -page, VM_READ | VM_WRITE, anon=True)
     return peek(memory, vma, start, end - start)
 
 
@@ -178,8 +178,9 @@ class Summaries:
             return data and data[:-1]
         if found["env_start"] == end and found["env_end"] > end:
             end = found["env_end"]
-        end = min(end, start + _PAGE)  # get_mm_proctitle()
-        middle = min(start + _PAGE & -_PAGE, end)
+        page = self._kernel.page_size
+        end = min(end, start + page)  # get_mm_proctitle()
+        middle = min(start + page & -page, end)
         title, nul, _ = (_read(memory, start, middle) or b"").partition(b"\0")
         if nul or middle == end:
             return title

@@ -17,8 +17,6 @@ from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
 
 __all__ = ("SwapSpaces",)
 
-_PAGE = 4096
-
 
 class SwapSpaces:
     """All swap spaces of a kernel."""
@@ -43,17 +41,18 @@ class SwapSpaces:
         if isinstance(space, Lost):
             yield missing(address, length, Provenance.SWAPPED, space.reason)
             return
-        count = length // _PAGE
+        page = self._spaces.page_size
+        count = length // page
         inside = max(0, min(count, space.slots - first))
         at = 0
         for found in self._find(space, self._layers, first, inside):
             if found.first != first + at:
                 raise ValueError(f"swap slots are not adjacent: {found} at {first + at}")
-            run = Run(address + at * _PAGE, found.length * _PAGE, found.provenance, found.detail)
+            run = Run(address + at * page, found.length * page, found.provenance, found.detail)
             yield Extent(run, found.place, found.first if found.provenance is Provenance.SWAPPED else None)
             at += found.length
         if at < count:
-            rest = missing(address + at * _PAGE, (count - at) * _PAGE, Provenance.UNREADABLE, "no such swap slot")
+            rest = missing(address + at * page, (count - at) * page, Provenance.UNREADABLE, "no such swap slot")
             yield rest
 
     def _find(self, space: SwapSpace, layers: Sequence[Layer], first: int, count: int) -> Iterator[Slots]:

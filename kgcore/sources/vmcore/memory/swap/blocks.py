@@ -17,7 +17,7 @@ from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
 
 __all__ = ("Blocks", "SwapBlocks", "partition_start")
 
-_SECTORS_PER_PAGE = 8
+_SECTOR = 512  # bytes
 _SWP_BLKDEV = 1 << 6  # include/linux/swap.h (5.10 to 7.2)
 
 
@@ -137,7 +137,7 @@ class _Extents:
 
 
 def partition_start(kernel: Kernel, device: Object) -> int:
-    """Where on its disk a block device begins, in units of 4 KiB; 0 for a whole disk.
+    """Where on its disk a block device begins, in pages; 0 for a whole disk.
 
     In 5.10 it is its ``struct hd_struct`` that tells.
 
@@ -150,7 +150,7 @@ def partition_start(kernel: Kernel, device: Object) -> int:
     else:
         partition = device.member_("bd_part")
         sector = partition.member_("start_sect").value_() if partition else 0
-    page, rest = divmod(int(sector), _SECTORS_PER_PAGE)
+    page, rest = divmod(int(sector), kernel.page_size // _SECTOR)
     if rest:
-        raise BrokenDump(f"a partition that begins with sector {sector}: not at a multiple of 4096 bytes")
+        raise BrokenDump(f"a partition that begins with sector {sector}: not at a multiple of {kernel.page_size} bytes")
     return page

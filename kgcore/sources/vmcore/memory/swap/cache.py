@@ -16,7 +16,6 @@ from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
 
 __all__ = ("SwapCache", "SwapTable", "ZeroMap", "swap_cache")
 
-_PAGE_SHIFT = 12
 _SPACE_SHIFT = 14  # SWAP_ADDRESS_SPACE_SHIFT, mm/swap.h: one address_space per 64 MiB
 _LARGEST_FOLIO = 1 << 9  # pages: HPAGE_PMD_NR
 
@@ -32,6 +31,7 @@ class _Cached:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
         self._kernel = kernel
+        self._page_shift = kernel.page_shift
         self._physical = physical
         self._folios = Folios(kernel)
 
@@ -42,11 +42,11 @@ class _Cached:
         inside = slot - self._kernel.swap_offset(folio.private)
         if self._kernel.swap_type(folio.private) != space.number or not 0 <= inside < _LARGEST_FOLIO:
             return
-        physical = folio.physical + (inside << _PAGE_SHIFT)
-        for run, place, _ in self._physical.extents(0, count << _PAGE_SHIFT, physical, Provenance.SWAP_CACHE):
+        physical = folio.physical + (inside << self._page_shift)
+        for run, place, _ in self._physical.extents(0, count << self._page_shift, physical, Provenance.SWAP_CACHE):
             if run.provenance.missing and folio.settled:
                 continue  # makedumpfile left it out, but what was written to swap space is the same
-            yield Slots(slot + (run.address >> _PAGE_SHIFT), run.length >> _PAGE_SHIFT, *run[2:], place)
+            yield Slots(slot + (run.address >> self._page_shift), run.length >> self._page_shift, *run[2:], place)
 
 
 class SwapCache(_Cached):

@@ -20,10 +20,9 @@ from kgcore.system.regular import read_at
 
 __all__ = ("SwapImages",)
 
-_PAGE = 4096
 # union swap_header, include/linux/swap.h
 _MAGIC = b"SWAPSPACE2"
-_MAGIC_AT = _PAGE - len(_MAGIC)
+_MAGIC_AT = -len(_MAGIC)  # from the end of the first page
 _VERSION_AT = 1024  # then last_page; u32 each
 
 _NO_MAGIC = "its first page does not end with SWAPSPACE2"
@@ -31,7 +30,7 @@ _LOST = (
     "it must be an image of the swap device itself, or of the swap file, from the first byte on; of encrypted swap, "
     "of the decrypted device (one that has a new random key with each boot is lost)"
 )
-# Magic bytes, where they are, what it is, and what to do.
+# Magic bytes, where they are (below 0: from the end of the first page), what it is, and what to do.
 _OTHERS = (
     (b"LUKS\xba\xbe", 0, "it is encrypted (LUKS)", "open it with cryptsetup, and give the decrypted device"),
     (b"EFI PART", 512, "it is a whole disk", "give an image of the swap partition alone"),
@@ -53,11 +52,12 @@ class SwapImages:
         """
         self._images: dict[int, _Image | None] = {}
         self.remarks: tuple[str, ...] = ()
+        self._page_size = spaces.page_size
         for device, path in images.items():
             space = _find(spaces, device)
             if space.number in self._images:
                 raise TargetError(f"two images of the swap space {space.name} are given")
-            self._images[space.number], remark = _open(path, space)
+            self._images[space.number], remark = _open(path, space, self._page_size)
             self.remarks += (remark,) if remark else ()
 
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
@@ -70,7 +70,7 @@ class SwapImages:
             return
         inside = max(0, min(count, image.slots - first))
         if inside:
-            yield Slots(first, inside, Provenance.SWAP_IMAGE, place=Place(image, first * _PAGE))
+            yield Slots(first, inside, Provenance.SWAP_IMAGE, place=Place(image, first * self._page_size))
         if inside < count:
             detail = f"on {space.name}, beyond the end of its image"
             yield Slots(first + inside, count - inside, Provenance.SWAPPED, detail)
@@ -123,7 +123,7 @@ def _escaped(name: str) -> str:
     return "".join(f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in name)
 
 
-def _open(path: str, space: SwapSpace) -> tuple[_Image | None, str]:
+def _open(path: str, space: SwapSpace, page_size: int) -> tuple[_Image | None, str]:
     """
     :returns: the image; or None, and why it is not used.
     """
@@ -137,36 +137,37 @@ def _open(path: str, space: SwapSpace) -> tuple[_Image | None, str]:
     except OSError as error:
         raise TargetError(f"cannot read {path}: {error.strerror}") from error
     try:
-        head = _head(descriptor.number)
+        head = _head(descriptor.number, page_size)
     except OSError as error:  # its other pages may be anything's, an older image's or an encrypted device's
         return None, (
             f"{path} is not used: its first page, which says whether it is an image of {space.name}, cannot be read "
             f"({error.strerror})"
         )
-    _check(path, head, space)
-    return _Image(path, descriptor, size // _PAGE), ""
+    _check(path, head, space, page_size)
+    return _Image(path, descriptor, size // page_size), ""
 
 
-def _head(descriptor: int) -> bytes:
+def _head(descriptor: int, page_size: int) -> bytes:
     """The first page; or, where a bad sector took part of it, zeros but for what proves that it is that of swap.
 
     :raises OSError: that cannot be read.
     """
     try:
-        return read_at(descriptor, _PAGE, 0)
+        return read_at(descriptor, page_size, 0)
     except OSError:
-        numbers, magic = read_at(descriptor, 8, _VERSION_AT), read_at(descriptor, len(_MAGIC), _MAGIC_AT)
-        return (bytes(_VERSION_AT) + numbers).ljust(_MAGIC_AT, b"\0") + magic
+        magic_at = _MAGIC_AT % page_size
+        numbers, magic = read_at(descriptor, 8, _VERSION_AT), read_at(descriptor, len(_MAGIC), magic_at)
+        return (bytes(_VERSION_AT) + numbers).ljust(magic_at, b"\0") + magic
 
 
-def _check(path: str, head: bytes, space: SwapSpace) -> None:
+def _check(path: str, head: bytes, space: SwapSpace, page_size: int) -> None:
     """
     :raises TargetError: what starts like this is not an image of that swap space.
     """
     none = f"{path} is no image of {space.name}"
-    if head[_MAGIC_AT:] != _MAGIC:
+    if head[_MAGIC_AT % page_size :] != _MAGIC:
         for magic, at, what, remedy in _OTHERS:
-            if head.startswith(magic, at):
+            if head.startswith(magic, at % page_size):
                 raise TargetError(f"{none}: {what}", hint=remedy)
         other = refusal(path, head)
         if other is not None:

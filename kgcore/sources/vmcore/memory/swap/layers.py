@@ -14,9 +14,6 @@ from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
 
 __all__ = ("Layer", "PageBytes", "Slots", "page_slot", "unpacked")
 
-_PAGE = 4096
-_ZEROS = bytes(_PAGE)
-
 
 class Slots(NamedTuple):
     """Adjacent slots that a layer has, or knows to be lost.
@@ -53,17 +50,17 @@ class PageBytes(Reader):
 
 def page_slot(slot: int, provenance: Provenance, data: bytes) -> Slots:
     """A slot whose page was unpacked."""
-    if data == _ZEROS:
+    if data == bytes(len(data)):
         return Slots(slot, 1, Provenance.ZERO)
     return Slots(slot, 1, provenance, place=Place(PageBytes(data), 0))
 
 
-def unpacked(slot: int, provenance: Provenance, decompress: Decompress, data: bytes) -> Slots:
+def unpacked(slot: int, provenance: Provenance, decompress: Decompress, data: bytes, page_size: int) -> Slots:
     """A slot out of its compressed bytes.
 
     It is unpacked at once and not when it is written, since whether that works decides what the core's headers say.
     """
     try:
-        return page_slot(slot, provenance, decompress(data, _PAGE))
+        return page_slot(slot, provenance, decompress(data, page_size))
     except (CannotDecompress, BrokenDump, FaultError) as error:
         return Slots(slot, 1, Provenance.UNREADABLE, f"{provenance.value}: {error}")

@@ -34,10 +34,14 @@ class SwapSpace:
 
 
 class Spaces:
-    """Finds swap spaces by number, each once."""
+    """Finds swap spaces by number, each once.
+
+    :ivar page_size: bytes of a slot.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self.page_size = kernel.page_size
         self._count = SwapTypes.of(kernel).max_swapfiles  # as many as swap_info has places for
         self._known: dict[int, SwapSpace | Lost] = {}
 

@@ -12,7 +12,6 @@ from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 
 __all__ = ("Z3fold", "Zbud")
 
-_PAGE = 4096
 _CHUNK = 64  # CHUNK_SIZE of both
 _NOT_THERE = "its compressed bytes are not in the dump"
 
@@ -44,14 +43,15 @@ class Zbud:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
         self._frames = _Frames(kernel, physical)
+        self._page_size = kernel.page_size
 
     def read(self, handle: int, size: int) -> bytes:
         """An object.
 
         :raises BrokenDump: there is none of that size, or the dump does not hold it.
         """
-        room = -(-size // _CHUNK) * _CHUNK
-        if not _CHUNK <= room <= _PAGE - 2 * _CHUNK or handle % _PAGE not in (_CHUNK, _PAGE - room):
+        room, page = -(-size // _CHUNK) * _CHUNK, self._page_size
+        if not _CHUNK <= room <= page - 2 * _CHUNK or handle % page not in (_CHUNK, page - room):
             raise BrokenDump(f"no object of {size} bytes can be there", address=handle)
         return self._frames.read(handle, size)
 
@@ -76,7 +76,7 @@ class Z3fold:
         :raises LookupError: the dump does not tell what ``struct z3fold_header`` looks like.
         """
         self._frames = _Frames(kernel, physical)
-        self._word_size = kernel.word_size
+        self._word_size, self._page_size = kernel.word_size, kernel.page_size
         header = types.type("z3fold", "struct z3fold_header")
         self._offsets = [header.member(name).offset for name in self._COUNTS]
         self._lock = header.member("page_lock").offset
@@ -90,16 +90,16 @@ class Z3fold:
         :raises BrokenDump: there is none of that size, or the dump does not hold it.
         """
         if handle & self._HEADLESS:
-            if handle % _PAGE != self._HEADLESS or not 0 < size <= _PAGE:
+            if handle % self._page_size != self._HEADLESS or not 0 < size <= self._page_size:
                 raise BrokenDump("there is no such page", address=handle)
             return self._frames.read(handle - self._HEADLESS, size)
         slot, rest = divmod(handle % self._SLOTS_ALIGN, self._word_size)
         if rest or slot >= self._SLOTS:
             raise BrokenDump("that is no handle", address=handle)
         word = int.from_bytes(self._frames.read(handle, self._word_size), "little")
-        page = self._frames.read(word & -_PAGE, _PAGE)
-        start, room = self._place(word % _PAGE, page)
-        if not (self._header <= start and 0 < size <= room <= _PAGE - start):
+        page = self._frames.read(word & -self._page_size, self._page_size)
+        start, room = self._place(word % self._page_size, page)
+        if not (self._header <= start and 0 < size <= room <= self._page_size - start):
             raise BrokenDump(f"no object of {size} bytes can be there", address=handle)
         return page[start : start + size]
 
@@ -120,5 +120,5 @@ class Z3fold:
                 return start, middle
             case self._LAST:  # the slot says how long it is
                 room = (word >> self._BUDDY_SHIFT) * _CHUNK
-                return _PAGE - room, room
+                return self._page_size - room, room
         return 0, 0

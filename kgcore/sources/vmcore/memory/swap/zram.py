@@ -29,8 +29,6 @@ from kgcore.text import first_names, plain
 
 __all__ = ("Zram",)
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
 _ENTRIES_AT_ONCE = 1 << 12
 _MAX_NAME = 128  # CRYPTO_MAX_ALG_NAME
 _MAX_DICTIONARY = 64 << 20  # bytes; that of zstd has some 100 KB
@@ -91,6 +89,7 @@ class Zram:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
         self._kernel = kernel
+        self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
         self._physical = physical
         self._types = types
         self._blocks = SwapBlocks(kernel)
@@ -134,7 +133,7 @@ class Zram:
 
     def _table(self, disk: _Disk, slot: int, count: int, address: int) -> Iterator[Slots]:
         """Slots whose entries are at that address. What of the table is lost does not take the rest along."""
-        entry = disk.entries.size
+        entry, shift = disk.entries.size, self._page_shift
         try:
             raw = kernel_bytes(self._kernel.prog, address, count * entry)
         except FaultError:
@@ -153,7 +152,7 @@ class Zram:
             yield from self._written_back(disk, number, blocks)
             blocks.clear()
             at = address + (number - slot) * entry
-            if not handle and not (self._stored(at >> _PAGE_SHIFT) and self._stored(at + entry - 1 >> _PAGE_SHIFT)):
+            if not handle and not (self._stored(at >> shift) and self._stored(at + entry - 1 >> shift)):
                 yield _lost(number, 1, "its table is not in the dump")
             else:
                 yield self._page(disk, number, handle, flags)
@@ -183,17 +182,17 @@ class Zram:
         if not handle or flags >> entries.same & 1:
             # A page that was never written reads as zeros.
             word = handle.to_bytes(entries.handle_size, "little")
-            return page_slot(slot, Provenance.ZRAM, word * (_PAGE // len(word)))
+            return page_slot(slot, Provenance.ZRAM, word * (self._page_size // len(word)))
         size = flags & entries.sizes
         try:
             # Releases differ in whether they look at the size or at the flag; one implies the other.
-            if size == _PAGE or flags >> entries.huge & 1:
-                return page_slot(slot, Provenance.ZRAM, self._zsmalloc.read(disk.pool, handle, _PAGE))
+            if size == self._page_size or flags >> entries.huge & 1:
+                return page_slot(slot, Provenance.ZRAM, self._zsmalloc.read(disk.pool, handle, self._page_size))
             priority = 0 if entries.priority is None else flags >> entries.priority & _PRIORITY_MASK
             codec = self._codec(disk, priority)
             if isinstance(codec, Lost):
                 return _lost(slot, 1, codec.reason)
-            return unpacked(slot, Provenance.ZRAM, codec, self._zsmalloc.read(disk.pool, handle, size))
+            return unpacked(slot, Provenance.ZRAM, codec, self._zsmalloc.read(disk.pool, handle, size), self._page_size)
         except (BrokenDump, FaultError) as error:
             return _lost(slot, 1, str(error))
 
@@ -217,7 +216,7 @@ class Zram:
                 zram,
                 entries=self._read_entries(),
                 table=zram.member_("table").value_(),
-                pages=int(zram.member_("disksize").value_()) >> _PAGE_SHIFT,
+                pages=int(zram.member_("disksize").value_()) >> self._page_shift,
                 start=partition_start(self._kernel, device),
                 pool=zram.member_("mem_pool").read_(),
             )
@@ -296,11 +295,11 @@ class Zram:
         if root is None:
             return True
         mode = self._kernel.paging_mode
-        top, start = self._kernel.kernel_image_to_phys(root), page << _PAGE_SHIFT
+        top, start = self._kernel.kernel_image_to_phys(root), page << self._page_shift
         mask = self._kernel.encryption_mask
-        for leaf in walk(mode, top, start, start + _PAGE, self._physical.stored, mask):
+        for leaf in walk(mode, top, start, start + self._page_size, self._physical.stored, mask):
             if leaf.kind is EntryKind.PRESENT:
-                return self._physical.stored(leaf.value, _PAGE) is not None
+                return self._physical.stored(leaf.value, self._page_size) is not None
         return False
 
 

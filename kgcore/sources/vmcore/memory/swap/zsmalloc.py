@@ -19,8 +19,6 @@ from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 
 __all__ = ("Zsmalloc",)
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
 _MAGIC = 0x58  # ZSPAGE_MAGIC
 _ALLOCATED = 1  # OBJ_ALLOCATED_TAG, in the header
 _MAX_FRAMES = 16  # of a zspage: CONFIG_ZSMALLOC_CHAIN_SIZE is at most that, and it was 4 before there was a choice
@@ -152,6 +150,7 @@ class Zsmalloc:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
         self._kernel = kernel
+        self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
         self._physical = physical
         self._types = types
         self._codes = list(_CODES[kernel.word_size])
@@ -167,7 +166,7 @@ class Zsmalloc:
         :param size: bytes from the object's beginning on; at most a page.
         :raises BrokenDump, FaultError: they are not to be had; the message says why.
         """
-        if not 0 < size <= _PAGE:
+        if not 0 < size <= self._page_size:
             raise BrokenDump(f"a compressed page of {size} bytes", address=handle)
         where, word = pool.value_(), self._word(handle)
         doubt: BrokenDump | FaultError | None = None
@@ -195,8 +194,8 @@ class Zsmalloc:
         if size > kind.size - kind.header:
             raise BrokenDump(f"a compressed page of {size} bytes where there is no room for it", address=handle)
         at = number * kind.size
-        offset = at & _PAGE - 1
-        here = min(size + kind.header, _PAGE - offset)
+        offset = at & self._page_size - 1
+        here = min(size + kind.header, self._page_size - offset)
         data = self._stored(frame, offset, here)
         # obj_malloc()
         if kind.header:
@@ -206,14 +205,14 @@ class Zsmalloc:
         if not known or number >= kind.objects:
             raise BrokenDump(_LOST, address=handle)
         if here < size + kind.header:
-            place = at >> _PAGE_SHIFT
+            place = at >> self._page_shift
             if zspage.frames[place : place + 1] != (frame,) or place + 1 >= len(zspage.frames):
                 raise _Certain("the second part of the compressed page is not to be found", address=handle)
             data += self._stored(zspage.frames[place + 1], 0, size + kind.header - here)
         return data[kind.header :]
 
     def _stored(self, frame: int, offset: int, size: int) -> bytes:
-        data = self._physical.stored((frame << _PAGE_SHIFT) + offset, size)
+        data = self._physical.stored((frame << self._page_shift) + offset, size)
         if data is None:
             raise _Certain("the compressed page was left out of the dump")
         return data
@@ -228,9 +227,9 @@ class Zsmalloc:
         size, objects, frames = (field(raw) for field in self._layout.class_fields)
         kind = _Class(size, objects, frames, self._kernel.word_size)
         if (
-            not kind.handle < kind.size <= _PAGE
+            not kind.handle < kind.size <= self._page_size
             or not 0 < kind.frames <= _MAX_FRAMES
-            or kind.objects != kind.frames * _PAGE // kind.size
+            or kind.objects != kind.frames * self._page_size // kind.size
         ):
             raise BrokenDump(f"zsmalloc keeps {kind.objects} objects of {kind.size} bytes in {kind.frames} pages")
         return kind
@@ -253,7 +252,7 @@ class Zsmalloc:
         while len(found) < count:
             if not kernel.is_page(page):
                 return ()
-            number = kernel.page_to_phys(page) >> _PAGE_SHIFT
+            number = kernel.page_to_phys(page) >> self._page_shift
             if kernel.frame_to_page(number) != page or number in found:
                 return ()
             try:

@@ -28,7 +28,6 @@ from kgcore.sources.vmcore.memory.swap.zsmalloc import Zsmalloc
 
 __all__ = ("Zswap",)
 
-_PAGE = 4096
 _TREE_SHIFT = 14  # SWAP_ADDRESS_SPACE_SHIFT, mm/swap.h; ZSWAP_ADDRESS_SPACE_SHIFT, mm/zswap.c: a tree per 64 MiB
 _MAX_OFFSET = 1 << 58  # of a swp_entry_t
 _RB_DEPTH = 2 * 58 + 2  # of a red-black tree with a node for each offset
@@ -76,6 +75,7 @@ class Zswap:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
         self._kernel = kernel
+        self._page_size = kernel.page_size
         self._pools = _Pools(kernel, physical, types)
 
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
@@ -115,13 +115,13 @@ class Zswap:
             return _lost(slot, 1, "its entry is damaged")
         if not entry.length and trees.same_filled:
             word = entry.handle.to_bytes(self._kernel.word_size, "little")
-            return page_slot(slot, Provenance.ZSWAP, word * (_PAGE // len(word)))
-        if not 0 < entry.length <= _PAGE:
+            return page_slot(slot, Provenance.ZSWAP, word * (self._page_size // len(word)))
+        if not 0 < entry.length <= self._page_size:
             return _lost(slot, 1, "its entry is damaged")
         try:
             pool = self._pools.of(entry)
-            if entry.length == _PAGE and self._raw:
-                return page_slot(slot, Provenance.ZSWAP, pool.read(entry.handle, _PAGE))
+            if entry.length == self._page_size and self._raw:
+                return page_slot(slot, Provenance.ZSWAP, pool.read(entry.handle, self._page_size))
             if isinstance(pool.decompress, Lost):
                 return _lost(slot, 1, pool.decompress.reason)
             data = pool.read(entry.handle, pool.header + entry.length)
@@ -131,7 +131,7 @@ class Zswap:
             return _lost(slot, 1, str(error))
         if data[: pool.header] != (type_ | slot).to_bytes(8, "little")[: pool.header]:  # struct zswap_header
             return _lost(slot, 1, "its compressed bytes are another page's")
-        return unpacked(slot, Provenance.ZSWAP, pool.decompress, data[pool.header :])
+        return unpacked(slot, Provenance.ZSWAP, pool.decompress, data[pool.header :], self._page_size)
 
 
 def _lost(slot: int, length: int, why: str) -> Slots:
