@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgcore
@@ -119,6 +119,7 @@ def test_every_provenance_has_a_kind_and_the_account_says_the_same() -> None:
 SIZES = st.dictionaries(st.sampled_from(list(Kind)), st.integers(1, 1 << 48))
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(0, 40))
 def test_a_bar_is_in_proportion_and_overlooks_nothing(sizes: dict[Kind, int], width: int) -> None:
     cells = shares(sizes, width)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgcore.arch import ARCHES, x86_64_task
@@ -246,6 +246,7 @@ def expected_tls(entry: int, raw: int) -> bytes:
 FLAT = 0xF7_DF_F3_DC_4580_FFFF
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, (1 << 64) - 1), min_size=3, max_size=3), st.sampled_from((6, 12)))
 def test_tls_is_ptraces_view_of_the_descriptors(descriptors: list[int], first: int) -> None:
     thread = make_thread(tls=tuple(enumerate(descriptors, first)))

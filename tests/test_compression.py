@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kgcore.errors import BrokenDump
@@ -151,11 +151,13 @@ class TestEveryAlgorithm:
         with pytest.raises(CannotDecompress):
             decompressor(algorithm)(packed, PAGE)
 
+    @settings(deadline=None)
     @given(data=st.binary(max_size=200))
     def test_anything(self, algorithm: str, data: bytes) -> None:
         independent(algorithm)
         unpacks_or_says_not(algorithm, data, 100)
 
+    @settings(deadline=None)
     @given(bits=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=8), size=st.sampled_from([PAGE, 10, 100_000]))
     def test_flipped_bits(self, algorithm: str, bits: list[int], size: int) -> None:
         packed = bytearray(independent(algorithm)(CONTENTS["sparse"]))
@@ -471,11 +473,13 @@ class TestLzo:
         with pytest.raises(lzo_rle.DamagedBlock, match=message):
             lzo_rle.decompress(data, PAGE)
 
+    @settings(deadline=None)
     @given(data=st.binary(max_size=100), header=st.sampled_from([b"", b"\x11\0", RUNS]), size=st.integers(0, 5000))
     def test_anything(self, data: bytes, header: bytes, size: int) -> None:
         with contextlib.suppress(lzo_rle.DamagedBlock):
             assert len(lzo_rle.decompress(header + data + END, size)) == size
 
+    @settings(deadline=None)
     @given(
         name=st.sampled_from(sorted(FROM_THE_KERNEL)),
         changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=4),
@@ -488,6 +492,7 @@ class TestLzo:
         with contextlib.suppress(lzo_rle.DamagedBlock):
             assert len(lzo_rle.decompress(bytes(packed), size)) == size
 
+    @settings(deadline=None)
     @given(st.lists(st.tuples(st.binary(max_size=700), st.integers(0, 5000)), max_size=6))
     @example([(b"", 4), (b"abc", 3), (b"", 2051), (b"abcd", 2056), (b"", 0)])
     def test_zeros_and_literals(self, parts: list[tuple[bytes, int]]) -> None:

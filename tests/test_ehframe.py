@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgcore.elf.ehframe import Entry, unwind_entry
@@ -81,12 +81,14 @@ def test_a_header_that_is_missing() -> None:
     assert unwind_entry(reader(b"", range(4096)), 0x1000) is Entry.MISSING
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 1 << 63))
 def test_nonsense(data: bytes, offset: int) -> None:
     assert unwind_entry(reader(data), offset) is Entry.UNKNOWN
     assert unwind_entry(reader(b"\x7fELF\2\1" + data), offset) in (Entry.UNKNOWN, Entry.NO)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damage(program: tuple[bytes, ELFFile], data: st.DataObject) -> None:
     original, elf = program

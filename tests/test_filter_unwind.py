@@ -3,7 +3,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgcore.filters.unwind import MAPPED, STACK, UnwindFilter, cut_out_stacks
@@ -60,6 +60,7 @@ def test_offsets_in_files_follow() -> None:
     assert [(vma.start - 0x10000000) // PAGE - vma.pgoff for vma in cut] == [-7] * 3
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 1 << 16), st.integers(1, 1 << 13)), min_size=1, max_size=8),
     st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 1 << 34), max_size=12),

@@ -7,11 +7,8 @@ is about half as much again as what was measured with 3.11; a call, an object or
 
 import random
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -25,35 +22,11 @@ from kgcore.sinks.files import MemorySink
 from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.dumpfile.frames import counted
 from tests.builders import FakeMemory, make_image, make_vma
+from tests.counting import instructions, per_page
 from tests.test_dumpfile import PAGE, kdump
 from tests.test_framefill import STORED, elf_dump, kdump_dump
 
 ENTRIES = 512
-
-
-def instructions(work: Callable[[], object]) -> int:
-    """How many of Python's own instructions it takes to do something."""
-    count = 0
-
-    def each(frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return each
-
-    before = sys.gettrace()
-    sys.settrace(each)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
-
-
-def per_page(work: Callable[[int], object], few: int, many: int) -> float:
-    """What one page more costs; what everything costs but once does not count."""
-    work(few)  # what is done but once in a program's life is done
-    return (instructions(lambda: work(many)) - instructions(lambda: work(few))) / (many - few)
 
 
 def tables(entry: Callable[[int], int]) -> Callable[[int, int], bytes | None]:

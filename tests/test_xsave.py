@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgcore.arch.xsave import layout_note, user_fpu, user_ssp
@@ -178,6 +178,7 @@ def test_layout_note() -> None:
     assert layout_note(LAYOUT) == b"".join(struct.pack("<4I", *row) for row in rows)
 
 
+@settings(deadline=None)
 @given(
     image=st.binary(max_size=1200),
     size=st.integers(0, 5000),
