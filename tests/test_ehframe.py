@@ -3,7 +3,7 @@
 
 import io
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgcore.elf.ehframe import Entry, unwind_entry
+from kgcore.elf import ehframe
+from kgcore.elf.ehframe import Entry
+
+unwind_entry = partial(ehframe.unwind_entry, page_size=4096)
 
 
 def reader(data: bytes, missing: range = range(0)) -> Any:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A machine whose pages have 64 KiB, from the filter to the check of the core: nothing takes 4096 for it."""
 
+import ast
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,82 @@ def test_a_dump_that_does_not_say(tmp_path: Path) -> None:
     assert opened(tmp_path, elf([(PAGE, PAGE, PAGE)])).page_shift == 12
     assert [usual_page_shift("x86_64", told) for told in (None, 4096, 65536, 0, 5)] == [12] * 5
     assert [usual_page_shift("aarch64", told) for told in (None, 16384, 65536, 1 << 30)] == [12, 14, 16, 12]
+
+
+# No module has a page size of its own.
+
+KGCORE = Path(__file__).parents[1] / "kgcore"
+ARCHITECTURES = "arch/"  # what architectures say of themselves
+ALLOWED = {
+    ("binaries/linkmap.py", "_MAX_NAME"): "PATH_MAX",
+    ("binaries/sysroot.py", "_PATH_MAX"): "PATH_MAX",
+    ("check/core.py", "_AT_ONCE"): "a count",
+    ("coredump/writer.py", "_BLOCK"): "of a file system that the core is written to",
+    ("sinks/compressed.py", "most"): "bytes that a frame may add",
+    ("sinks/files.py", "_BLOCK"): "of a file system that the core is written to",
+    ("sources/inroot.py", "_MAX_STEPS"): "a count",
+    ("sources/vmcore/dumpfile/elf.py", "_MAX_SECTION_NAMES"): "a limit",
+    ("sources/vmcore/dumpfile/flattened.py", "_HEADER_SIZE"): "makedumpfile's MAX_SIZE_MDF_HEADER",
+    ("sources/vmcore/dumpfile/kdump.py", "_LAST_DESCRIPTORS"): "a count",
+    ("sources/vmcore/dumpfile/source.py", "BAD_PAGE"): "of a disk with bad sectors that the dump lies on",
+    ("sources/vmcore/dumpfile/source.py", "_MOST_READS_OF_BAD"): "a count",
+    ("sources/vmcore/dumpfile/unsupported.py", "HEAD_SIZE"): "bytes of a file that are looked at",
+    ("sources/vmcore/dumpfile/unsupported.py", "_OTHERS"): "where swap areas that are no dump have their magic",
+    ("sources/vmcore/kernel/trees.py", "_XA_SMALLEST_NODE"): "include/linux/xarray.h, on all architectures",
+    ("sources/vmcore/kernelreads.py", "SMALLEST_PAGE"): "of all architectures",
+    ("sources/vmcore/memory/physical.py", "_PAGES_AT_ONCE"): "a count",
+    ("sources/vmcore/memory/swap/zram.py", "_ENTRIES_AT_ONCE"): "a count",
+    ("sources/vmcore/memory/swap/zswap.py", "_CACHED"): "a count",
+    ("sources/vmcore/opening/lowmem.py", "_CACHED_PAGES"): "a count",
+    ("sources/vmcore/opening/whichkernel.py", "(_MAX_TEXTS, _MAX_CHECKED)"): "counts",
+    ("sources/vmcore/process/openfiles.py", "_AT_ONCE"): "a count",
+    ("sources/vmcore/process/openfiles.py", "_MAX_LOST"): "a count",
+    (
+        "sources/vmcore/process/summaries.py",
+        "(_TASK_REPORT, _TASK_IDLE, _TASK_RTLOCK_WAIT, _TASK_FROZEN)",
+    ): "include/linux/sched.h",
+    ("sources/vmcore/task/counters.py", "_CACHED"): "a count",
+    ("sources/vmcore/task/cpus.py", "(_CPU_NUMBER, _CPU_NUMBER_MASK)"): "VDSO_CPUNODE_BITS",
+    ("sources/vmcore/task/orc.py", "_MAX_MODULES"): "a count",
+    ("sources/vmcore/task/orc.py", "_PROBED"): "a count",
+    ("sources/vmcore/task/vmas.py", "_NAME_MAX"): "a limit",
+    ("views/addressmap.py", "_STEPS"): "a count",
+    ("views/openfiles.py", "_FLAGS"): "a flag of open()",
+}
+
+
+def literals(node: ast.AST, where: str = "") -> Iterator[str]:
+    """The name of what is assigned, or of the function, in which 4096 or 4095 stands or a shift by 12 bits."""
+    for child in ast.iter_child_nodes(node):
+        inside = where
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            inside = child.name
+        elif isinstance(node, ast.Module) and isinstance(child, ast.Assign | ast.AnnAssign):
+            inside = ast.unparse(child.targets[0] if isinstance(child, ast.Assign) else child.target)
+        shift = child.right if isinstance(child, ast.BinOp) and isinstance(child.op, ast.LShift | ast.RShift) else None
+        named = child.value if isinstance(child, ast.keyword) and "page_shift" in str(child.arg) else None
+        named = child.value if isinstance(child, ast.Assign) and "PAGE_SHIFT" in inside else named
+        twelve = any(isinstance(each, ast.Constant) and each.value == 12 for each in (shift, named))
+        if twelve or (isinstance(child, ast.Constant) and type(child.value) is int and child.value in (4095, 4096)):
+            yield inside
+        yield from literals(child, inside)
+
+
+def test_no_module_has_a_page_size_of_its_own() -> None:
+    found = set()
+    for path in KGCORE.rglob("*.py"):
+        name = str(path.relative_to(KGCORE))
+        if not name.startswith(ARCHITECTURES):
+            found |= {(name, where) for where in literals(ast.parse(path.read_bytes()))}
+    assert found == set(ALLOWED)
+
+
+def test_the_search_finds_page_sizes() -> None:
+    lines = (
+        "_PAGE = 4096",
+        "_PAGE_SHIFT = 12",
+        "_MASK: int = 0xFFF",
+        "def frame(at): return at >> 12",
+        "x = f(page_shift=12)",
+    )
+    assert set(literals(ast.parse("\n".join(lines)))) == {"_PAGE", "_PAGE_SHIFT", "_MASK", "frame", "x"}

@@ -21,7 +21,6 @@ _PT_GNU_EH_FRAME = 0x6474E550
 _MAX_HEADERS = 256
 # Version and encodings that every linker writes: DW_EH_PE_pcrel | DW_EH_PE_sdata4, udata4, datarel | sdata4
 _HEADER = bytes((1, 0x1B, 0x03, 0x3B))
-_PAGE = 4096
 
 
 class Entry(Enum):
@@ -43,24 +42,25 @@ class _Missing(Exception):
     """A part of the file is not there."""
 
 
-def unwind_entry(read: Read, offset: int) -> Entry:
+def unwind_entry(read: Read, offset: int, page_size: int) -> Entry:
     """Look for an entry.
 
-    :param offset: of an instruction in the file's image in memory, from where its first segment begins.
+    :param offset: of an instruction in the file's image in memory, from the page where its first segment begins.
+    :param page_size: bytes of a page.
     """
     try:
-        return _look(read, offset)
+        return _look(read, offset, page_size)
     except _Missing:
         return Entry.MISSING
     except struct.error:
         return Entry.UNKNOWN
 
 
-def _look(read: Read, offset: int) -> Entry:
+def _look(read: Read, offset: int, page_size: int) -> Entry:
     loads, index = _segments(read)
     if index is None or not loads:
         return Entry.UNKNOWN
-    address = offset + loads[0].address // _PAGE * _PAGE
+    address = offset + loads[0].address // page_size * page_size
     start = _need(read, index.offset, 12)
     if start[:4] != _HEADER:
         return Entry.UNKNOWN

@@ -170,6 +170,7 @@ class _Core:
         from kgcore.sources.corefile.unwind import CoreThreads
 
         self._threads = threads
+        self._page_size = image.page_size
         self._directory = sysroot.directory
         self._files = {plain(file.path): file for file in sysroot.files}
         pointers = [thread.regs.values["sp"] for thread in threads]
@@ -274,7 +275,7 @@ class _Core:
             return read_at(opened.fileno(), size, at)
 
         with contextlib.suppress(OSError), open(_path(self._directory, file.path), "rb") as opened:
-            entry = unwind_entry(read, frame.module_offset - (not exact))
+            entry = unwind_entry(read, frame.module_offset - (not exact), self._page_size)
             # A whole file without such a table, as Go writes them, has another one or keeps frame pointers.
             return entry is Entry.YES or (entry is Entry.UNKNOWN and file.whole)
         return False

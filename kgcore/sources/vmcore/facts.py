@@ -33,7 +33,6 @@ __all__ = ("DumpFacts", "UserMemory", "read_facts")
 
 UserMemory = Literal["yes", "partly", "no", "unknown"]
 
-_PAGE = 4096
 _SAMPLE = 64  # processes looked at
 
 # kernel/panic.c; arch/x86/mm/fault.c; lib/bug.c; arch/x86/kernel/dumpstack.c
@@ -107,7 +106,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
     kernel = kernel_of(target)
     prog = target.prog
     dump = target.dump
-    pages = _count(target)
+    pages, page = _count(target), target.page_size
     level = dump.dump_level if dump else None
     user_memory: UserMemory = _soft(lambda: _user_memory(kernel), "unknown")
     if user_memory == "unknown" and level is not None and level & LEVEL_USER_DATA:
@@ -121,9 +120,9 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         compression=dump.compression if dump else "none",
         level=level,
         size=sum(os.stat(file).st_size for file in files) if files else None,
-        stored=pages[FrameState.STORED] * _PAGE,
-        excluded=pages[FrameState.EXCLUDED] * _PAGE,
-        cut_off=pages[FrameState.CUT_OFF] * _PAGE,
+        stored=pages[FrameState.STORED] * page,
+        excluded=pages[FrameState.EXCLUDED] * page,
+        cut_off=pages[FrameState.CUT_OFF] * page,
         missing_bytes=dump.missing_bytes if dump else 0,
         release=target.release,
         build=_soft(lambda: _text(prog["init_uts_ns"].name.version), ""),
@@ -187,15 +186,15 @@ def _user_memory(kernel: Kernel) -> UserMemory:
 def _stack_pages(kernel: Kernel) -> Iterator[bool]:
     """Whether the stack's top page is in the dump, process by process; not of those that have it in swap."""
     leaders, _ = Tasks(kernel).leaders()
-    backing = Backing(kernel, UserFiles())
+    backing, page = Backing(kernel, UserFiles()), kernel.page_size
     for task in leaders:
         try:
             if is_kernel_thread(task) or not task.mm:
                 continue
-            start = task.mm.start_stack.value_() & -_PAGE
+            start = task.mm.start_stack.value_() & -page
             memory = VmcoreMemory(backing, task.mm)
-            vma = Vma(start, start + _PAGE, VM_READ | VM_WRITE, anon=True)
-            provenance = next(iter(memory.runs(vma, start, start + _PAGE))).provenance
+            vma = Vma(start, start + page, VM_READ | VM_WRITE, anon=True)
+            provenance = next(iter(memory.runs(vma, start, start + page))).provenance
         except (FaultError, KgcoreError):
             continue
         if provenance in (Provenance.PRESENT, Provenance.EXCLUDED, Provenance.UNREADABLE):

@@ -5,9 +5,10 @@ import logging
 
 from drgn import FaultError, Program, Thread
 
-__all__ = ("crashed_thread", "in_words", "kernel_bytes", "kernel_string")
+__all__ = ("SMALLEST_PAGE", "crashed_thread", "in_words", "kernel_bytes", "kernel_string")
 
-_PAGE = 4096
+SMALLEST_PAGE = 4096
+"""Bytes of a page where pages are smallest: what lies within such a block never crosses the end of a page."""
 _LIBRARIES = logging.getLogger("kgcore.libraries")
 _LIBRARIES.propagate = False
 _LIBRARIES.addHandler(logging.NullHandler())
@@ -52,7 +53,9 @@ def kernel_string(prog: Program, address: int, limit: int) -> bytes:
     found = b""
     while len(found) < limit:
         at = address + len(found)
-        piece, end, _ = kernel_bytes(prog, at, min(limit - len(found), _PAGE - at % _PAGE)).partition(b"\0")
+        piece, end, _ = kernel_bytes(prog, at, min(limit - len(found), SMALLEST_PAGE - at % SMALLEST_PAGE)).partition(
+            b"\0"
+        )
         found += piece
         if end:
             break

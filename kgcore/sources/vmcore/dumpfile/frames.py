@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 
 __all__ = (
     "MAX_FRAMES",
-    "PAGE_SHIFT",
     "FrameRun",
     "FrameState",
     "Frames",
@@ -22,7 +21,6 @@ __all__ = (
     "stored",
 )
 
-PAGE_SHIFT = 12  # x86
 MAX_FRAMES = 1 << 52
 """No machine has as many: physical addresses have at most 52 bits, and a page frame many bytes."""
 _NO_RAM = 3  # in RunList, where the others are 0 to 2

@@ -420,7 +420,7 @@ class Kernel:
     @cached_property
     def user_end(self) -> int:
         """TASK_SIZE_MAX: no mapping of a process goes beyond (arch/x86/include/asm/page_64_types.h)."""
-        return (1 << (56 if self.five_level else 47)) - 4096
+        return (1 << (56 if self.five_level else 47)) - self.page_size
 
     def auxv(self, mm: Object, word_size: int) -> tuple[int, ...]:
         """``mm->saved_auxv`` as words of the program: two share an unsigned long if it is a 32-bit one.
@@ -494,7 +494,7 @@ class Kernel:
 
     def page_to_phys(self, page: int) -> int:
         """Physical address of the memory that a ``struct page`` (or folio) at that address describes."""
-        return (page - self.vmemmap) // self.page_struct_size << 12
+        return (page - self.vmemmap) // self.page_struct_size << self.page_shift
 
     def frame_to_page(self, frame: int) -> int:
         """Address of the ``struct page`` of a page frame."""
@@ -548,11 +548,11 @@ class Kernel:
         small = self.target.symbol_address("empty_zero_page")
         if small is not None:
             with suppress(FaultError):
-                found.append((self.kernel_image_to_phys(small), 1 << 12))
+                found.append((self.kernel_image_to_phys(small), self.page_size))
         with suppress(FaultError):
             pfn = self.read_word("huge_zero_pfn")
             if pfn is not None and 0 < pfn < 1 << 40:
-                found.append((pfn << 12, 1 << 21))
+                found.append((pfn << self.page_shift, 1 << 21))
         return tuple(sorted(found))
 
     def kernel_image_to_phys(self, address: int) -> int:

@@ -16,7 +16,6 @@ from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("Kernel32", "kernel_of")
 
-_PAGE_SHIFT = 12
 _END = 1 << 32
 _MAX_FRAME = 1 << 24  # MAX_PHYSMEM_BITS is 36 with PAE, 32 without
 _MAX_SECTIONS = 1 << 10
@@ -116,7 +115,7 @@ class Kernel32(Kernel):
         offset = vmcoreinfo.number(info, "OFFSET(mem_section.section_mem_map)")
         if bits is None or length is None or table is None or size is None or offset is None:
             return
-        shift = bits - _PAGE_SHIFT
+        shift = bits - self.page_shift
         for number in range(min(length, _MAX_SECTIONS)):
             try:
                 coded = int(self.prog.read_word(table + number * size + offset))
@@ -140,10 +139,10 @@ class Kernel32(Kernel):
         section = self._section(page)
         if section is None:
             raise FaultError("no struct page", page)
-        return (page - section.pages) % _END // self.page_struct_size << _PAGE_SHIFT
+        return (page - section.pages) % _END // self.page_struct_size << self.page_shift
 
     def frame_to_page(self, frame: int) -> int:
         for section in self._sections:
             if section.first <= frame < section.end:
                 return (section.pages + frame * self.page_struct_size) % _END
-        raise FaultError("no struct page", frame << _PAGE_SHIFT)
+        raise FaultError("no struct page", frame << self.page_shift)

@@ -27,7 +27,7 @@ from drgn.helpers.linux.list import list_for_each_entry
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
 from kgcore.sources.vmcore.kernel.trees import XArrays
-from kgcore.sources.vmcore.kernelreads import kernel_string
+from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE, kernel_string
 from kgcore.sources.vmcore.opening.target import Target
 from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
@@ -43,7 +43,6 @@ _MAX_SYMBOLS = 1 << 18  # of a module; the largest have some ten thousands
 _MAX_NAMES = 1 << 24  # bytes of all their names
 _MAX_NAME = 512  # KSYM_NAME_LEN
 _MAX_MEMORY = 1 << 26  # bytes of a module's code, or of its data; the largest have some megabytes
-_PAGE = 4096
 _CACHE_KEY = "kgcore_module_types"
 
 _SYMBOL = Struct("<I20x")  # Elf64_Sym: st_name, and the rest
@@ -225,9 +224,9 @@ class ModuleTypes:
             if size > _MAX_MEMORY:
                 raise BrokenDump(f"it is said to have {size} bytes of memory")
             piece = bytearray()
-            for at in range(start, start + size, _PAGE):
+            for at in range(start, start + size, SMALLEST_PAGE):
                 try:
-                    piece += self._prog.read(at, min(_PAGE, start + size - at))
+                    piece += self._prog.read(at, min(SMALLEST_PAGE, start + size - at))
                 except FaultError:
                     yield piece
                     piece = bytearray()

@@ -17,7 +17,6 @@ from drgn import FaultError, Program
 from kgcore.elf.headers import EHDR, NHDR, PHDR64, Ehdr, Nhdr, Phdr64
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, ElfDump, FrameState, LinearDump
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
 from kgcore.sources.vmcore.dumpfile.source import ShortFile, reason
 from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
@@ -25,9 +24,8 @@ __all__ = ("MemorySegment", "assemble", "memory_of", "reader_of")
 
 _ET_CORE, _EM_X86_64, _PT_NOTE = 4, 62, 4
 
-_PAGE = 1 << PAGE_SHIFT
 _CACHED_PAGES = 2048
-_CACHED_SPAN = 4 * _PAGE  # what is longer is not read twice
+_CACHED_SPAN = 4  # pages; what is longer is not read twice
 _END = 1 << 52  # of what x86 can address
 _KEY = "kgcore_assembled"
 
@@ -39,18 +37,19 @@ Read = Callable[[int, int], bytes]
 
 
 class MemorySegment(NamedTuple):
-    """Physical memory [start, start + size) and what reads it."""
+    """Physical memory [start, start + size) and what reads it, best in pages of ``1 << page_shift`` bytes."""
 
     start: int
     size: int
     read: Read
+    page_shift: int
 
 
 def memory_of(dump: DumpFile) -> MemorySegment:
     """The physical memory of a dump file."""
     if isinstance(dump, ElfDump | LinearDump):
-        return MemorySegment(0, _END, partial(_read_bytes, dump.memory))
-    return MemorySegment(0, _END, partial(_read_frames, dump))
+        return MemorySegment(0, _END, partial(_read_bytes, dump.memory), dump.page_shift)
+    return MemorySegment(0, _END, partial(_read_frames, dump), dump.page_shift)
 
 
 def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[MemorySegment, ...]) -> None:
@@ -59,8 +58,8 @@ def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[MemorySeg
     with open(descriptor, "wb", closefd=False) as file:
         file.write(_header(notes))
     prog.set_core_dump(descriptor)  # and it is drgn's from now on, which closes it
-    for start, size, read in memory:
-        prog.cache[_KEY] = reader = PhysicalReader(read)
+    for start, size, read, page_shift in memory:
+        prog.cache[_KEY] = reader = PhysicalReader(read, page_shift)
         prog.add_memory_segment(start, size, reader.answer, True)
 
 
@@ -74,26 +73,30 @@ class PhysicalReader:
     """Physical memory with a cache: drgn's helpers read a byte here and a word there, a hundred thousand times.
 
     :ivar page: the bytes of a page frame by its number. It raises FaultError if one of them cannot be read.
+    :ivar page_shift: a page frame has ``1 << page_shift`` bytes, and ``page_size`` is that.
     """
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, page_shift: int) -> None:
         self._read = read
+        self.page_shift, self.page_size = page_shift, 1 << page_shift
+        self._cached_span = _CACHED_SPAN << page_shift
         self.page: Callable[[int], bytes] = lru_cache(_CACHED_PAGES)(self._read_page)
 
     def _read_page(self, frame: int) -> bytes:
-        return self._read(frame << PAGE_SHIFT, _PAGE)
+        return self._read(frame << self.page_shift, self.page_size)
 
     def answer(self, address: int, count: int, _offset: int, _physical: bool) -> bytes:
         """Read memory for drgn.
 
         :raises FaultError: it cannot be read.
         """
-        start = address & _PAGE - 1
+        page_size = self.page_size
+        start = address & page_size - 1
         try:
-            if start + count <= _PAGE:
-                return self.page(address >> PAGE_SHIFT)[start : start + count]
-            if start + count <= _CACHED_SPAN:  # a task_struct has three
-                first, last = address >> PAGE_SHIFT, address + count - 1 >> PAGE_SHIFT
+            if start + count <= page_size:
+                return self.page(address >> self.page_shift)[start : start + count]
+            if start + count <= self._cached_span:  # a task_struct has three
+                first, last = address >> self.page_shift, address + count - 1 >> self.page_shift
                 return b"".join(map(self.page, range(first, last + 1)))[start : start + count]
         except FaultError:  # memory may end within the page
             pass
@@ -109,17 +112,18 @@ def _read_bytes(memory: Uncompressed, address: int, size: int) -> bytes:
 
 def _read_frames(dump: DumpFile, address: int, size: int) -> bytes:
     """Page by page, since each is compressed by itself."""
-    first, last = address >> PAGE_SHIFT, address + size - 1 >> PAGE_SHIFT
+    page_shift, page_size = dump.page_shift, 1 << dump.page_shift
+    first, last = address >> page_shift, address + size - 1 >> page_shift
     for start, _, state in dump.frames.runs(first, last + 1):
         if state is not FrameState.STORED:
-            raise FaultError(f"page frame {state.value}", start << PAGE_SHIFT)
-    pages = range(first << PAGE_SHIFT, last + 1 << PAGE_SHIFT, _PAGE)
-    data = bytearray(len(pages) * _PAGE)
+            raise FaultError(f"page frame {state.value}", start << page_shift)
+    pages = range(first << page_shift, last + 1 << page_shift, page_size)
+    data = bytearray(len(pages) * page_size)
     try:
         dump.fill(pages, memoryview(data))
     except (ShortFile, BrokenDump, OSError) as error:
         raise FaultError(reason(error), address) from error
-    return bytes(data[address & _PAGE - 1 :][:size])
+    return bytes(data[address & page_size - 1 :][:size])
 
 
 def _header(notes: tuple[DumpNote, ...]) -> bytes:

@@ -12,7 +12,7 @@ from drgn import FaultError
 
 from kgcore.arch.paging import EntryKind
 from kgcore.sources.vmcore.dumpfile import DumpFile, ElfDump, FrameState, LinearDump
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT, stored
+from kgcore.sources.vmcore.dumpfile.frames import stored
 from kgcore.sources.vmcore.opening.drgnmemory import memory_of
 from kgcore.sources.vmcore.opening.lowmem import PAGE_OFFSETS
 from kgcore.sources.vmcore.opening.translation import Translation
@@ -20,7 +20,6 @@ from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("Checked", "DumpMemory", "KernelVerdict", "architecture_of", "check", "shift")
 
-_PAGE = 1 << PAGE_SHIFT
 _PIECE = 4 << 20
 _SLACK = 1 << 28
 _MAX_RUNS = 1 << 22  # of memory; where so many pieces were left out, VMCOREINFO was not
@@ -60,6 +59,7 @@ class DumpMemory:
 
     def __init__(self, dump: DumpFile) -> None:
         self._dump = dump
+        self._page_shift, self._page_size = dump.page_shift, 1 << dump.page_shift
         self._read = memory_of(dump).read
         self._memory = dump.memory if isinstance(dump, ElfDump | LinearDump) else None
 
@@ -80,7 +80,7 @@ class DumpMemory:
         """What the file has of the page frame with an address."""
         if not 0 <= address < _END:
             return FrameState.NO_RAM
-        frame = address >> PAGE_SHIFT
+        frame = address >> self._page_shift
         return next(iter(self._dump.frames.runs(frame, frame + 1))).state
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
@@ -99,8 +99,8 @@ class DumpMemory:
                     yield address, self._read(address, size)
                     continue
                 except FaultError:
-                    failed += size // _PAGE
-                if size > _PAGE:  # a page of it cannot be read, which costs that page
+                    failed += size // self._page_size
+                if size > self._page_size:  # a page of it cannot be read, which costs that page
                     for found in self._page_by_page(address, size):
                         failed -= 1
                         yield found
@@ -108,20 +108,21 @@ class DumpMemory:
                     return
 
     def _page_by_page(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
-        for page in range(address, address + size, _PAGE):
+        for page in range(address, address + size, self._page_size):
             with suppress(FaultError):
-                yield page, self._read(page, _PAGE)
+                yield page, self._read(page, self._page_size)
 
     def _filled(self) -> Iterator[tuple[int, int]]:
         """Where there is memory that is not in holes: start and end, page-aligned, ascending."""
+        shift, page = self._page_shift, self._page_size
         for run in islice(stored(self._dump.frames), _MAX_RUNS):
-            start, end = run.start << PAGE_SHIFT, run.end << PAGE_SHIFT
+            start, end = run.start << shift, run.end << shift
             if self._memory is None:
                 yield start, end
                 continue
             for at, size in self._memory.extents(start, end - start):
-                low = max(start, at & -_PAGE)
-                start = min(at + size + _PAGE - 1 & -_PAGE, end)  # two holes may end within one page
+                low = max(start, at & -page)
+                start = min(at + size + page - 1 & -page, end)  # two holes may end within one page
                 if low < start:
                     yield low, start
 
@@ -147,7 +148,7 @@ def check(memory: DumpMemory, info: Mapping[str, str]) -> Checked:
     leaf = found.look(names, memory.read)
     if leaf.kind is EntryKind.BROKEN:  # the tables may not be in the dump
         return _look(memory, image, info)
-    if leaf.kind is not EntryKind.PRESENT or leaf.value != image & -_PAGE:
+    if leaf.kind is not EntryKind.PRESENT or leaf.value != image & -found.mode.page_size:
         return Checked(KernelVerdict.REFUTED, "has no page tables of a kernel where it says they are")
     looked = _look(memory, image, info)
     return Checked(KernelVerdict.CONFIRMED) if looked.verdict is KernelVerdict.UNKNOWN else looked
@@ -185,7 +186,7 @@ def _fits(found: Translation, names: int, low: int, memory: DumpMemory) -> bool:
     of those."""
     found = found.with_encryption(lambda address, size: memory.read(address - low, size), names)
     leaf = found.look(names, lambda address, size: memory.read(address - low, size))
-    return leaf.kind is EntryKind.PRESENT and leaf.value == (found.image(names) or 0) & -_PAGE
+    return leaf.kind is EntryKind.PRESENT and leaf.value == (found.image(names) or 0) & -found.mode.page_size
 
 
 def shift(memory: DumpMemory, info: Mapping[str, str]) -> int:

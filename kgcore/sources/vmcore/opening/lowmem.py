@@ -17,8 +17,6 @@ from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("PAGE_OFFSETS", "LowMemory")
 
-_PAGE_SHIFT = 12
-_PAGE = 1 << _PAGE_SHIFT
 _CACHED_PAGES = 4096
 _END = 1 << 32
 _KEY = "kgcore_lowmem"
@@ -42,6 +40,7 @@ class LowMemory:
         self._root = root
         self.page_offset = page_offset
         self.mode = mode
+        self._page_shift, self._page_size = mode.page_shift, mode.page_size
         self._page = lru_cache(_CACHED_PAGES)(self._read_page)
 
     @classmethod
@@ -89,20 +88,20 @@ class LowMemory:
         """What drgn calls for the kernel's memory."""
         if address < self.page_offset:
             raise FaultError("no memory of the kernel", address)
-        start = address & _PAGE - 1
-        if start + size <= _PAGE:
-            return self._page(address >> _PAGE_SHIFT)[start : start + size]
-        first, last = address >> _PAGE_SHIFT, address + size - 1 >> _PAGE_SHIFT
+        start = address & self._page_size - 1
+        if start + size <= self._page_size:
+            return self._page(address >> self._page_shift)[start : start + size]
+        first, last = address >> self._page_shift, address + size - 1 >> self._page_shift
         data = b"".join(self._page(page) for page in range(first, last + 1))
         return data[start : start + size]
 
     def _read_page(self, page: int) -> bytes:
-        address = page << _PAGE_SHIFT
-        leaf = next(walk(self.mode, self._root, address, address + _PAGE, self._table))
+        address = page << self._page_shift
+        leaf = next(walk(self.mode, self._root, address, address + self._page_size, self._table))
         if leaf.kind is EntryKind.PRESENT:
-            return self.physical(leaf.value, _PAGE)
+            return self.physical(leaf.value, self._page_size)
         if leaf.kind is EntryKind.BROKEN:  # the table was not dumped; of memory in one piece it is not needed
-            return self.physical(address - self.page_offset, _PAGE)
+            return self.physical(address - self.page_offset, self._page_size)
         raise FaultError("address is not mapped", address)
 
     def _table(self, address: int, size: int) -> bytes | None:

@@ -79,7 +79,8 @@ class PausedGuest:
     def connect(self, prog: Program) -> None:
         """Make a Program one of this guest, and pause it."""
         if self._reader is not None:  # drgn has done the greeting, which cannot be done twice
-            assemble(prog, self.notes, (MemorySegment(0, _MAX_MEMORY, partial(self._reader.read, physical=True)),))
+            memory = MemorySegment(0, _MAX_MEMORY, partial(self._reader.read, physical=True), self.page_shift)
+            assemble(prog, self.notes, (memory,))
             return
         if not hasattr(prog, "set_qemu_qmp"):
             raise TargetError(f"drgn {version()} cannot read a guest", hint="it takes drgn 0.2.0 or later")

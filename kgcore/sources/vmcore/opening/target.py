@@ -83,7 +83,10 @@ class Target:
         self.page_shift = dump.page_shift if dump else usual_page_shift(program.machine_of(prog), told)
         self.page_size = 1 << self.page_shift
         if told not in (None, self.page_size):
-            self.messages += (f"VMCOREINFO says that a page has {told} bytes, which is wrong: {self.page_size}",)
+            self.messages += (
+                f"VMCOREINFO says PAGESIZE={told}, which its machine does not have: kgcore reads pages of "
+                f"{self.page_size} bytes",
+            )
         low = LowMemory.of(prog)
         self._phys: Callable[[int, int], bytes] = partial(prog.read, physical=True) if low is None else low.physical
         # Probes are asked again and again; caches of this object's own, so that they go when it goes.
@@ -260,7 +263,8 @@ def _explained(error: TargetError, choice: whichkernel.Choice, *, lost: bool) ->
     :param lost: not even its symbol table.
     """
     if choice.lost is None:
-        hint = f"{error.hint}; or give --vmcoreinfo FILE, if the dump's own is wrong" if lost else error.hint
+        ours = "give --vmcoreinfo FILE, if the dump's own is wrong"
+        hint = error.hint if not lost else f"{error.hint}; or {ours}" if error.hint else ours
         return TargetError(error.message, hint=hint)
     if choice.lost is not FrameState.EXCLUDED:  # then no file of symbols helps
         hint = "look for a copy that is whole, or give --vmcoreinfo FILE if the dump's own is wrong"

@@ -15,7 +15,6 @@ from drgn import FaultError, Program
 
 from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, PagingMode, walk
 from kgcore.sources.vmcore.dumpfile import Frames, FrameState
-from kgcore.sources.vmcore.dumpfile.frames import PAGE_SHIFT
 from kgcore.sources.vmcore.opening.drgnmemory import PhysicalReader, reader_of
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
@@ -24,11 +23,10 @@ __all__ = ("KernelMemory", "ReadTable", "Translation", "encryption_bit", "is_enc
 ReadTable = Callable[[int, int], bytes | None]
 """Physical memory within a page frame, by address and size; None if the dump does not have it."""
 
-_PAGE = 1 << PAGE_SHIFT
 _START_KERNEL_MAP = 0xFFFFFFFF80000000
 _IMAGE_SIZE = 1 << 30  # KERNEL_IMAGE_SIZE with KASLR
 _KERNEL_HALF = 1 << 63  # no address of the kernel's lies below, with four or five levels
-_MAX_FRAMES = 1 << 46 - PAGE_SHIFT  # 64 TiB, all that 4-level tables can map
+_MAX_MEMORY = 1 << 46  # 64 TiB, all that 4-level tables can map
 _BLOCK = 1 << 21  # bytes whose page-table entries are read at once: of one table, or one huge page
 _BLOCKS_KEPT = 256
 _NOT_MAPPED, _BROKEN = -1, -2
@@ -71,8 +69,9 @@ class Translation:
 
     def look(self, address: int, read: ReadTable) -> Leaf:
         """That of the page with an address."""
-        start = address & -_PAGE
-        return next(self.walk(start, start + _PAGE, read))
+        page = self.mode.page_size
+        start = address & -page
+        return next(self.walk(start, start + page, read))
 
     def with_encryption(self, read: ReadTable, address: int) -> "Translation":
         """This, or, if the tables lead nowhere by it, with the encryption bit by which they do.
@@ -95,7 +94,7 @@ class Translation:
 
     def _leads(self, address: int, physical: int, read: ReadTable) -> bool:
         leaf = self.look(address, read)
-        return leaf.kind is EntryKind.PRESENT and leaf.value == physical & -_PAGE
+        return leaf.kind is EntryKind.PRESENT and leaf.value == physical & -self.mode.page_size
 
 
 def encryption_bit(info: Mapping[str, str]) -> int | None:
@@ -127,7 +126,9 @@ class KernelMemory:
         self._table = table
         self._physical = physical
         self._page = physical.page
+        self._frame_shift, self._frame_size = physical.page_shift, physical.page_size
         self.translation = translation
+        self._page_shift, self._page_size = translation.mode.page_shift, translation.mode.page_size
         self._ranges = [_Range(_START_KERNEL_MAP, _START_KERNEL_MAP + _IMAGE_SIZE, translation.base)]
         self._pages = lru_cache(_BLOCKS_KEPT)(self._look)
 
@@ -141,7 +142,7 @@ class KernelMemory:
         found, reader = _translation(prog, frames), reader_of(prog)
         if found is None or reader is None:
             return
-        memory = cls(prog, found, _tables(prog, frames), reader)
+        memory = cls(prog, found, _tables(prog, frames, found.mode.page_shift), reader)
         prog.add_memory_segment(_KERNEL_HALF, (1 << 64) - _KERNEL_HALF, memory.read, False)
         prog.cache[_KEY] = memory
 
@@ -158,8 +159,9 @@ class KernelMemory:
             frames = self._prog.read_u64(self._prog.symbol("max_pfn").address)
         except (LookupError, FaultError):
             return
-        if start >> 56 == 0xFF and 0 < frames < _MAX_FRAMES:  # vmalloc's area comes right behind
-            self._ranges.append(_Range(start, start + (frames << PAGE_SHIFT), 0))
+        size = frames << self._page_shift
+        if start >> 56 == 0xFF and 0 < size < _MAX_MEMORY:  # vmalloc's area comes right behind
+            self._ranges.append(_Range(start, start + size, 0))
 
     def read(self, address: int, size: int, _offset: int, _physical: bool) -> bytes:
         """What drgn calls for the kernel's memory."""
@@ -167,24 +169,25 @@ class KernelMemory:
             if start <= address and address + size <= end:
                 if (place := address - start + physical) < 0:
                     raise FaultError("no physical address", address)
-                if (at := place & _PAGE - 1) + size <= _PAGE:  # most do, and there are very many
+                frame = self._frame_size
+                if (at := place & frame - 1) + size <= frame:  # most do, and there are very many
                     try:
-                        return self._page(place >> PAGE_SHIFT)[at : at + size]
+                        return self._page(place >> self._frame_shift)[at : at + size]
                     except FaultError:  # memory may end within the page
                         pass
                 return self._physical.answer(place, size, 0, True)
         parts = []
         while size > 0:
-            count = min(size, _PAGE - address % _PAGE)
-            parts.append(self._physical.answer(self._place(address) + address % _PAGE, count, 0, True))
+            count = min(size, self._page_size - address % self._page_size)
+            parts.append(self._physical.answer(self._place(address) + address % self._page_size, count, 0, True))
             address, size = address + count, size - count
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _place(self, address: int) -> int:
         """Where the page with an address lies."""
-        found = self._pages(address // _BLOCK)[address % _BLOCK >> PAGE_SHIFT]
+        found = self._pages(address // _BLOCK)[address % _BLOCK >> self._page_shift]
         if found < 0:
-            raise FaultError(_NO_PLACE[found], address & -_PAGE)
+            raise FaultError(_NO_PLACE[found], address & -self._page_size)
         return found
 
     def _look(self, block: int) -> Sequence[int]:
@@ -195,9 +198,10 @@ class KernelMemory:
             if leaf.kind is EntryKind.SCATTERED:
                 places += leaf.pages
             elif leaf.kind is EntryKind.PRESENT:
-                places += range(leaf.value, leaf.value + leaf.length, _PAGE)
+                places += range(leaf.value, leaf.value + leaf.length, self._page_size)
             else:
-                places += [_BROKEN if leaf.kind is EntryKind.BROKEN else _NOT_MAPPED] * (leaf.length >> PAGE_SHIFT)
+                lost = _BROKEN if leaf.kind is EntryKind.BROKEN else _NOT_MAPPED
+                places += [lost] * (leaf.length >> self._page_shift)
         return places
 
 
@@ -214,14 +218,14 @@ def _translation(prog: Program, frames: Frames) -> Translation | None:
     except LookupError:  # it is no Linux kernel
         return None
     found, known = Translation.of(info), vmcoreinfo.symbol(info, "init_uts_ns")
-    return found.with_encryption(_tables(prog, frames), known) if found and known else found
+    return found.with_encryption(_tables(prog, frames, found.mode.page_shift), known) if found and known else found
 
 
-def _tables(prog: Program, frames: Frames) -> ReadTable:
+def _tables(prog: Program, frames: Frames, page_shift: int) -> ReadTable:
     """Reads page tables. Of what is not in it an ELF dump gives zeros, which would be an empty table."""
 
     def read(address: int, size: int) -> bytes | None:
-        frame = address >> PAGE_SHIFT
+        frame = address >> page_shift
         if any(run.state is not FrameState.STORED for run in frames.runs(frame, frame + 1)):
             return None
         try:

@@ -10,7 +10,7 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.drgnversion import older_than, version
-from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
+from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE, in_words, kernel_bytes
 from kgcore.sources.vmcore.symbols import kallsyms
 from kgcore.sources.vmcore.symbols.btf import MAGIC, Btf
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
@@ -21,7 +21,6 @@ from kgcore.system.regular import reading
 
 __all__ = ("OwnSymbols", "has_btf", "is_raw_btf", "kallsyms_lines", "kallsyms_of", "load_btf", "load_dwarf")
 
-_PAGE = 4096
 _MAX_BTF = 64 << 20  # bytes; a Debian kernel has 5 MB
 _FINDER = "kgcore"
 _PER_CPU_END = 1 << 24  # beyond the offset of any per-CPU variable, and below where any kernel lies
@@ -192,7 +191,7 @@ def kallsyms_lines(prog: Program, info: Mapping[str, str]) -> bytes:
             data = b""
             with suppress(FaultError):
                 while len(data) < size:
-                    data += kernel_bytes(prog, address + len(data), min(_PAGE, size - len(data)))
+                    data += kernel_bytes(prog, address + len(data), min(SMALLEST_PAGE, size - len(data)))
             return data
 
     lacking = kallsyms.amended(info, read)

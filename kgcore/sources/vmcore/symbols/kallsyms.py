@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 
 from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("amended", "locate")
@@ -35,7 +36,6 @@ _MAX_MARKERS = 1 << 14  # 4 million symbols; Debian's kernel has 100 000 to 200 
 _MAX_GROUP = _GROUP * 256  # bytes of names between two markers
 _MAX_IMAGE = 1 << 27  # bytes from _stext to where .rodata surely ends
 _PIECE = 1 << 20
-_PAGE = 1 << 12
 
 
 def amended(info: Mapping[str, str], read: Read) -> Mapping[str, int]:
@@ -75,7 +75,7 @@ def _search(read: Read, start: int, pattern: re.Pattern[bytes]) -> Iterator[int]
         if len(data) == _PIECE:
             address += _PIECE - len(pattern.pattern)
         else:  # a hole: with page table isolation, what is between .text and .rodata is not mapped
-            address = (address + len(data)) // _PAGE * _PAGE + _PAGE
+            address = (address + len(data)) // SMALLEST_PAGE * SMALLEST_PAGE + SMALLEST_PAGE
 
 
 def _read_before(read: Read, end: int, size: int) -> bytes:

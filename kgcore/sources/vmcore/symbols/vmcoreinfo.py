@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE
+
 __all__ = ("ascii_only", "at", "candidates", "number", "parse", "symbol")
 
-_PAGE = 4096
-_MAX_TEXT = 16 * _PAGE  # VMCOREINFO_BYTES is one page so far
+_MAX_TEXT = 1 << 16  # VMCOREINFO_BYTES is one page so far
 _FIRST = b"OSRELEASE="
 _START = re.compile(rb"OSRELEASE=[^\n\0]{1,64}\n")
 _IN_NOTE = 24  # bytes of note header and name before the text, in the kernel's own copy as an ELF note
@@ -57,7 +58,7 @@ def at(address: int, read: Callable[[int, int], bytes]) -> bytes | None:
     """
     if address < 0:
         return None
-    text = read(address, _PAGE - address % _PAGE)
+    text = read(address, SMALLEST_PAGE - address % SMALLEST_PAGE)
     if not _START.match(text):
         return None
     return _whole(address, text, read)
@@ -66,9 +67,9 @@ def at(address: int, read: Callable[[int, int], bytes]) -> bytes | None:
 def _whole(address: int, text: bytes, read: Callable[[int, int], bytes]) -> bytes | None:
     """A text of which the beginning is known, up to its NUL."""
     end = address + len(text)
-    while b"\0" not in text and len(text) < _MAX_TEXT and (more := read(end, _PAGE)):
+    while b"\0" not in text and len(text) < _MAX_TEXT and (more := read(end, SMALLEST_PAGE)):
         text += more
-        end += _PAGE
+        end += SMALLEST_PAGE
     text = text.split(b"\0")[0]
     return text if b"\nSYMBOL(swapper_pg_dir)=" in text and b"\nSYMBOL(init_uts_ns)=" in text else None
 
@@ -88,7 +89,7 @@ def candidates(
         place = data.find(_FIRST)
         while place >= 0:
             start = address + place
-            if (anywhere or start % _PAGE in (0, _IN_NOTE)) and _START.match(data, place):
+            if (anywhere or start % SMALLEST_PAGE in (0, _IN_NOTE)) and _START.match(data, place):
                 text = _whole(start, bytes(data[place : place + _MAX_TEXT]), read)
                 if text is not None:
                     yield start, text

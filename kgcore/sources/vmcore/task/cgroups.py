@@ -7,7 +7,7 @@ from functools import cache
 from drgn import FaultError, offsetof
 
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.kernelreads import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE, kernel_bytes
 
 __all__ = ("Cgroups",)
 
@@ -79,7 +79,7 @@ class Cgroups:
 
     def _name(self, address: int) -> bytes:
         """Of a ``char *``, which may end at the end of what there is."""
-        size = min(_NAME_MAX, 4096 - address % 4096)
+        size = min(_NAME_MAX, SMALLEST_PAGE - address % SMALLEST_PAGE)
         data = kernel_bytes(self._kernel.prog, address, size)
         if b"\0" not in data and size < _NAME_MAX:
             data += kernel_bytes(self._kernel.prog, address + size, _NAME_MAX - size)

@@ -14,7 +14,6 @@ from kgcore.sources.vmcore.task.tasks import Tasks
 
 __all__ = ("Counters", "Usage")
 
-_PAGE = 4096
 _KINDS = "MM_FILEPAGES", "MM_ANONPAGES", "MM_SWAPENTS", "MM_SHMEMPAGES"
 _CACHED = 1 << 12  # pages of per-CPU memory
 
@@ -44,6 +43,7 @@ class Counters:
 
     def __init__(self, kernel: Kernel, tasks: Tasks) -> None:
         self._kernel = kernel
+        self._page_size = kernel.page_size
         self._tasks = tasks
         constant = kernel.target.constant
         self._kinds = [constant(name) for name in _KINDS]
@@ -71,11 +71,11 @@ class Counters:
         own = self._own(task, threads) if self._per_thread else []
         file, anon, swap, shmem = (
             # Each may be below zero for a moment, when another CPU or thread has what belongs to it.
-            max(0, 0 if kind is None else self._count(found, kind, own)) * _PAGE
+            max(0, 0 if kind is None else self._count(found, kind, own)) * self._page_size
             for kind in self._kinds
         )
-        huge = found.get("hugetlb_usage.counter", 0) * _PAGE
-        return Usage(found["total_vm"] * _PAGE, file, anon, swap, shmem, max(0, huge))
+        huge = found.get("hugetlb_usage.counter", 0) * self._page_size
+        return Usage(found["total_vm"] * self._page_size, file, anon, swap, shmem, max(0, huge))
 
     def _own(self, task: int, threads: int) -> list[Members]:
         if threads == 1:
@@ -99,10 +99,11 @@ class Counters:
     def _s32(self, address: int) -> int:
         """A CPU's share of a counter. Those of thousands of processes lie in the same few pages."""
         address &= (1 << 8 * self._kernel.word_size) - 1
-        page, at = address & -_PAGE, address % _PAGE
+        page_size = self._page_size
+        page, at = address & -page_size, address % page_size
         data = self._pages.get(page)
         if data is None:
             if len(self._pages) >= _CACHED:
                 self._pages.clear()
-            data = self._pages[page] = kernel_bytes(self._kernel.prog, page, _PAGE)
+            data = self._pages[page] = kernel_bytes(self._kernel.prog, page, page_size)
         return int.from_bytes(data[at : at + 4], "little", signed=True)

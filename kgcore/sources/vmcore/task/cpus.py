@@ -32,7 +32,6 @@ _NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS with MAXSMP
 # trick"), and GDT_ENTRY_PERCPU, whose base is that of the per-CPU memory
 _CPU_NUMBER, _CPU_NUMBER_MASK = 15, 0xFFF
 _PER_CPU_32 = 27
-_PAGE = 4096
 # Of 64-bit kernels, Documentation/arch/x86/x86_64/mm.rst
 _ENTRY_AREA, _ENTRY_AREA_SIZE = 0xFFFFFE0000000000, 1 << 39
 
@@ -271,7 +270,7 @@ class Cpus:
         if not self._kernel.target.has_member("struct cpu_entry_area", "gdt"):
             return None
         size = self._kernel.prog.type("struct cpu_entry_area").size or 1
-        number, rest = divmod(gdt - idt - _PAGE, size)
+        number, rest = divmod(gdt - idt - self._kernel.page_size, size)
         return number if rest == 0 and number >= 0 and self._possible(number) else None
 
     def _possible(self, cpu: int) -> bool:

@@ -28,7 +28,6 @@ _MAX_MODULES = 4096
 _ENTRY = struct.Struct("<hhH")  # struct orc_entry: sp_offset, bp_offset, and bit fields
 _PROBED = 4096  # entries
 _WORD = 8
-_PAGE = 4096
 _SCANNED = 1024  # bytes of a function's frame
 _CALL, _CALL_NEAR = struct.Struct("<Bi"), 0xE8
 
@@ -165,7 +164,8 @@ class OrcUnwinder:
 
     def _words(self, sp: int) -> bytes:
         """What a function may have on the stack, as far as there is one: behind its last page nothing is mapped."""
-        first = min(_SCANNED, _PAGE - sp % _PAGE) // _WORD * _WORD
+        page = self._kernel.page_size
+        first = min(_SCANNED, page - sp % page) // _WORD * _WORD
         words = self._read(sp, first)
         with suppress(FaultError):
             words += self._read(sp + first, (_SCANNED - first) // _WORD * _WORD)

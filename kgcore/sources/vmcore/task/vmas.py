@@ -17,7 +17,6 @@ from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes, kernel_str
 
 __all__ = ("Paths", "read_vmas", "vma_members")
 
-_PAGE_SIZE = 4096
 _VSYSCALL = 0xFFFFFFFFFF600000
 _PATH_MAX_DEPTH = 2048  # components; PATH_MAX would be 4096 bytes
 _NAME_MAX = 4096
@@ -124,12 +123,12 @@ def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:
     gate = kernel.gate_vma(mm)
     if gate is not None:
         # Where it is does not change: it is part of the ABI (arch/x86/include/uapi/asm/vsyscall.h).
-        yield Vma(_VSYSCALL, _VSYSCALL + _PAGE_SIZE, int(gate.vm_flags.value_()), name="[vsyscall]")
+        yield Vma(_VSYSCALL, _VSYSCALL + kernel.page_size, int(gate.vm_flags.value_()), name="[vsyscall]")
 
 
 def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, warnings: list[str]) -> Vma | None:
     start, end = found["vm_start"], found["vm_end"]
-    if not start < end <= kernel.user_end or (start | end) % _PAGE_SIZE:
+    if not start < end <= kernel.user_end or (start | end) % kernel.page_size:
         warnings.append(f"a mapping that cannot be, {start:#x}-{end:#x}, is left out")
         return None
     file = None
