@@ -5,19 +5,20 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kgcore.sources import drgnversion
 from kgcore.sources.base import Source, UserFiles
-from kgcore.sources.location import DumpLocation, SymbolsFrom
+from kgcore.sources.location import DumpLocation, Location, SymbolsFrom
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
 
-__all__ = ("open_qemu", "open_running_kernel", "open_source", "open_target", "open_vmcore")
+__all__ = ("SOURCES", "open_qemu", "open_running_kernel", "open_source", "open_target", "open_vmcore")
 
 _Path = str | os.PathLike[str]
 _Paths = _Path | Iterable[_Path]
+_Tell = Callable[[str], None]
 
 
 def open_vmcore(
@@ -138,19 +139,29 @@ def open_qemu(
 
 
 @contextmanager
-def open_source(location: DumpLocation, user_files: UserFiles, tell: Callable[[str], None]) -> Iterator[Source]:
-    """Open whatever a location says and give its processes: what the command line calls.
-
-    :raises KgcoreError: as :func:`open_vmcore` does.
-    """
+def _open_dump(location: DumpLocation, user_files: UserFiles, tell: _Tell) -> Iterator[Source]:
     with open_target(location, tell) as target:
         from kgcore.sources.vmcore.source import VmcoreSource
 
         yield VmcoreSource(target, user_files)
 
 
+SOURCES: dict[type, Callable[[Any, UserFiles, _Tell], AbstractContextManager[Source]]] = {
+    DumpLocation: _open_dump,
+}
+"""How to open each kind of :data:`kgcore.sources.location.Location`."""
+
+
+def open_source(location: Location, user_files: UserFiles, tell: _Tell) -> AbstractContextManager[Source]:
+    """Open whatever a location says and give its processes: what the command line calls.
+
+    :raises KgcoreError: as :func:`open_vmcore` does.
+    """
+    return SOURCES[type(location)](location, user_files, tell)
+
+
 @contextmanager
-def open_target(location: DumpLocation, tell: Callable[[str], None]) -> Iterator["Target"]:
+def open_target(location: DumpLocation, tell: _Tell) -> Iterator["Target"]:
     """Open whatever a location says, without a look at its processes.
 
     :raises KgcoreError: as :func:`open_vmcore` does.

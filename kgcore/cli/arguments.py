@@ -8,8 +8,8 @@ import argparse
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from kgcore._version import __version__
 from kgcore.cli.request import Channel
@@ -17,12 +17,14 @@ from kgcore.errors import KgcoreError
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sinks.outputs import standard
 from kgcore.sources.base import TaskRef, UserFiles
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import DumpLocation, Location
 
 __all__ = (
     "FILTER_BITS",
+    "PLACES",
     "Answer",
     "Parser",
+    "Place",
     "UsageError",
     "add_filter_options",
     "add_json",
@@ -408,11 +410,28 @@ def vmcore_path(given: str | None, environ: Mapping[str, str]) -> str:
     )
 
 
-def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocation:
+class Place(NamedTuple):
+    """A kind of source on the command line.
+
+    :ivar options: those that lead to it, by their names in the parsed arguments; (): none has to.
+    :ivar location: makes its location of all options.
+    """
+
+    options: tuple[str, ...]
+    location: Callable[[argparse.Namespace, Mapping[str, str]], Location]
+
+
+def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Location:
     """Return what the options of :func:`add_place_options` say.
 
     :raises UsageError: a file does not exist, or is given twice.
     """
+    given = {name for name, value in vars(parsed).items() if value}
+    kind = next(kind for kind in PLACES if not kind.options or given.intersection(kind.options))
+    return kind.location(parsed, environ)
+
+
+def _dump_location(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocation:
     for path in parsed.symbols:
         existing(path, "symbol file")
     for path in (*parsed.debug_directories, *parsed.kernel_directories):
@@ -436,6 +455,12 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLoca
         live=parsed.live,
         parts=tuple(parts),
     )
+
+
+PLACES: list[Place] = [
+    Place((), _dump_location),  # whatever else is missing: $KGCORE_VMCORE, or ./vmcore
+]
+"""Kinds of sources; the first that an option leads to is meant."""
 
 
 def task_of(parsed: argparse.Namespace) -> TaskRef:

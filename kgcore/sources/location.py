@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ("DumpLocation", "SymbolsFrom")
+__all__ = ("DumpLocation", "Location", "SymbolsFrom")
 
 SymbolsFrom = Literal["auto", "dwarf", "btf"]
 
@@ -42,3 +42,8 @@ class DumpLocation:
         for name in ("symbols", "debug_directories", "kernel_directories", "parts"):
             given = getattr(self, name)  # a string is one name, not as many as it has letters
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+
+
+Location = DumpLocation
+"""What can be opened: a class for each kind of source (``DumpLocation | ...``). :mod:`kgcore.library` knows the way
+from each to its source, and ``cli/arguments.py`` the options that make one."""

@@ -26,7 +26,7 @@ from kgcore.cli.request import Channel
 from kgcore.errors import KgcoreError
 from kgcore.model.traces import End, Frame, ThreadTrace, grouped, ranges
 from kgcore.sources.base import TaskRef, UserFiles
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 from kgcore.text import first_names, plain, printable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class BtCommand:
     :ivar tasks: never empty.
     """
 
-    place: DumpLocation
+    place: Location
     show: Channel
     tasks: tuple[TaskRef, ...]
     user_files: UserFiles

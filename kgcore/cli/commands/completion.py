@@ -13,7 +13,7 @@ from kgcore.cli.commands import opening
 from kgcore.cli.completion import SHELLS, script
 from kgcore.cli.console import Console, Status
 from kgcore.cli.request import Channel
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 from kgcore.text import printable
 
 __all__ = ("CompletionCommand", "make_parser", "parse", "run")
@@ -41,7 +41,7 @@ class CompletionCommand:
     """
 
     shell: str | None
-    place: DumpLocation | None = None
+    place: Location | None = None
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> CompletionCommand:
@@ -79,7 +79,7 @@ def run(command: CompletionCommand, console: Console) -> int:
     return Status.COMPLETE
 
 
-def _place(line: Sequence[str], environ: Mapping[str, str]) -> DumpLocation | None:
+def _place(line: Sequence[str], environ: Mapping[str, str]) -> Location | None:
     """The dump that an unfinished command line names, even if the rest of the line is invalid."""
     parser = Parser("kgcore")
     add_place_options(parser)

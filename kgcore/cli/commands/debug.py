@@ -32,7 +32,7 @@ from kgcore.cli.console import Console, Status
 from kgcore.cli.request import Channel
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import Source, TaskRef, UserFiles
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 from kgcore.system import stopping
 from kgcore.system.privatedir import PrivateDirectory
 from kgcore.text import first_names, human_size, plain, printable
@@ -72,7 +72,7 @@ class DebugCommand:
     :ivar arguments: the debugger's own.
     """
 
-    place: DumpLocation
+    place: Location
     show: Channel
     task: TaskRef
     user_files: UserFiles

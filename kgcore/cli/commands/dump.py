@@ -42,7 +42,7 @@ from kgcore.errors import KgcoreError
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 
 __all__ = ("DumpCommand", "make_parser", "parse", "parse_drgn", "refuse_terminal", "run")
 
@@ -87,7 +87,7 @@ Without a PID or TASK: crash mode's current context, else the process that was c
 class DumpCommand:
     """The arguments of ``kgcore [PID | TASK]...``."""
 
-    place: DumpLocation
+    place: Location
     request: DumpRequest
 
     @property

@@ -32,7 +32,7 @@ from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
 from kgcore.sources.base import NO_USER_FILES, HasOpenFiles, OpenFiles, Source, TaskRef, UserFiles
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 from kgcore.text import first_lines, human_size
 from kgcore.views.openfiles import ContentAccount, Row, account, list_lines, open_file_json, write_contents
 
@@ -64,7 +64,7 @@ class FilesCommand:
     :ivar list: the text file to write.
     """
 
-    place: DumpLocation
+    place: Location
     show: Channel
     json: bool
     task: TaskRef

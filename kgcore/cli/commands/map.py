@@ -28,7 +28,7 @@ from kgcore.cli.request import Channel
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef, UserFiles
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 
 __all__ = ("MapCommand", "make_parser", "parse", "run")
 
@@ -56,7 +56,7 @@ class MapCommand:
     :ivar html: the file to write the page to, "-" for standard output; None: print a table, or JSON.
     """
 
-    place: DumpLocation
+    place: Location
     show: Channel
     task: TaskRef
     mask: int | None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open the dump that the command line names: the library's way, with remarks on the console."""
+"""Open what the command line names: the library's way, with remarks on the console."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from kgcore.cli.console import Console
 from kgcore.cli.librarylog import routed
 from kgcore.cli.request import Channel
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import DumpLocation, Location
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
@@ -19,10 +19,8 @@ __all__ = ("opened", "opened_target")
 
 
 @contextlib.contextmanager
-def opened(
-    place: DumpLocation, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
-) -> Iterator[Source]:
-    """Open a vmcore and give its processes."""
+def opened(place: Location, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES) -> Iterator[Source]:
+    """Open what the command line names, whatever it is, and give its processes."""
     with routed(show, console), library.open_source(place, user_files, console.remark) as source:
         yield source
 

@@ -23,7 +23,7 @@ from kgcore.cli.request import NO_SELECTION, Channel, Selection
 from kgcore.cli.selection import chosen
 from kgcore.errors import KgcoreError
 from kgcore.model.process import ProcessSummary
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 
 __all__ = ("PsCommand", "make_parser", "parse", "run")
 
@@ -60,7 +60,7 @@ class PsCommand:
     :ivar sort: the key to sort them by, ascending.
     """
 
-    place: DumpLocation
+    place: Location
     show: Channel
     json: bool
     select: Selection = NO_SELECTION
