@@ -8,6 +8,7 @@ tests/test_bad_sectors.py.
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -17,13 +18,15 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 pytest.importorskip("drgn")
 
 from kgcore.errors import TargetError
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.opening.target import open_target
-from kgcore.sources.vmcore.symbols import debugfiles
+from kgcore.sources.vmcore.opening.translation import Translation
+from kgcore.sources.vmcore.symbols import debugfiles, vmcoreinfo
 from tests.bad_sectors import bad
 from tests.test_dumpfile import flattened
 from tests.vmcore import reshape
@@ -283,6 +286,65 @@ def test_files_of_root_and_swap_images(disk: Disk, tmp_path: Path) -> None:
         assert done.status == 3
         assert check_core(whole, core, report) > PAGE
         disk.heal()
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, int]:
+    """Physical addresses of pages in the middle of the kernel's tables of types and of symbols."""
+    with open_target(DumpLocation(core=str(SMALL))) as target:
+        translation = Translation.of(target.vmcoreinfo)
+        assert translation is not None
+        found = {
+            "types": target.prog.symbol("__start_BTF").address + 200_000,
+            "names of types": target.prog.symbol("__stop_BTF").address - 200_000,
+            "names of symbols": vmcoreinfo.symbol(target.vmcoreinfo, "kallsyms_names"),
+            "addresses of symbols": vmcoreinfo.symbol(target.vmcoreinfo, "kallsyms_offsets"),
+        }
+        places = {}
+        for name, address in found.items():
+            assert address is not None
+            place = translation.image(address)
+            assert place is not None
+            places[name] = (place + 2 * PAGE) & -PAGE
+        return places
+
+
+@pytest.fixture(scope="module")
+def system_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with Path(str(need("k61").vmlinux)).open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        rows = ((each["st_value"], each.name) for each in table.iter_symbols() if each["st_shndx"] != "SHN_UNDEF")
+        lines = [f"{value:016x} D {name}\n" for value, name in sorted(rows) if name]
+    path = tmp_path_factory.mktemp("map") / "System.map"
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("name", ["types", "names of types", "names of symbols", "addresses of symbols"])
+def test_the_kernels_own_tables(
+    disk: Disk, folder: Path, tables: dict[str, int], system_map: Path, tmp_path: Path, name: str
+) -> None:
+    """A bad page there is named, and costs nothing where the user has another source of what stood in it."""
+    vmlinux = need("k61").vmlinux
+    words = ("--force", "-o", tmp_path / "core")
+    assert run(folder, "raw", *words, PID).status == 0
+    core = (tmp_path / "core").read_bytes()
+    disk.fails(folder / "raw", (tables[name], tables[name] + PAGE))
+    done = run(folder, "raw", *words, PID)
+    assert done.status == 1
+    (line,) = done.remarks
+    (address,) = re.findall(
+        r"Input/output error: 0x([0-9a-f]+) \(install linux-image-\S*-dbg and give its vmlinux", line
+    )
+    assert int(address, 16) & -PAGE == tables[name]
+    assert run(folder, "raw", *words, "-s", vmlinux, PID).status == 0
+    assert (tmp_path / "core").read_bytes() == core
+    if "symbols" not in name:
+        return
+    assert "with -s, or its System.map" in line
+    assert run(folder, "raw", *words, "-s", system_map, PID).status == 0
+    assert (tmp_path / "core").read_bytes() == core
 
 
 def section(path: Path, name: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ signal.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -50,6 +50,15 @@ def memory_of(dump: DumpFile) -> MemorySegment:
     if isinstance(dump, ElfDump | LinearDump):
         return MemorySegment(0, _END, partial(_read_bytes, dump.memory), dump.page_shift)
     return MemorySegment(0, _END, partial(_read_frames, dump), dump.page_shift)
+
+
+def _pages(address: int, count: int, page_size: int) -> Iterator[tuple[int, int]]:
+    """The parts of memory that lie in a page each: address and size."""
+    end = address + count
+    while address < end:
+        stop = min(end, (address | page_size - 1) + 1)
+        yield address, stop - address
+        address = stop
 
 
 def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[MemorySegment, ...]) -> None:
@@ -100,7 +109,13 @@ class PhysicalReader:
                 return b"".join(map(self.page, range(first, last + 1)))[start : start + count]
         except FaultError:  # memory may end within the page
             pass
-        return self._read(address, count)
+        try:
+            return self._read(address, count)
+        except FaultError:
+            if start + count <= page_size:
+                raise
+        # Then the error names the page.
+        return b"".join(self._read(at, size) for at, size in _pages(address, count, page_size))
 
 
 def _read_bytes(memory: Uncompressed, address: int, size: int) -> bytes:

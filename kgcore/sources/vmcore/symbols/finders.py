@@ -174,7 +174,8 @@ def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
         raise
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
         raise TargetError(
-            f"the kernel's symbol table (kallsyms) cannot be read: {in_words(error)}", hint=_newer_drgn(prog) + remedy
+            f"the kernel's symbol table (kallsyms) cannot be read: {in_words(error)}",
+            hint=f"{_newer_drgn(prog)}{remedy}, or its System.map",
         ) from error
 
 
