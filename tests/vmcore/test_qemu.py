@@ -16,6 +16,8 @@ import pytest
 
 pytest.importorskip("drgn")
 
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+
 from kgcore.check.core import check_core
 from kgcore.errors import TargetError
 from kgcore.model.process import RegisterSource
@@ -180,6 +182,42 @@ def test_unplugged_and_added_cpus(tmp_path: Path) -> None:
             images.append(VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image)
     told = told_by_qemu(text)
     assert (text.count("CPU#"), len(told)) == (4, 2)
+    for image, source in zip(images, (RegisterSource.LIVE_CPU, RegisterSource.QEMU_NOTE), strict=True):
+        (running,) = (thread for thread in image.threads if thread.cpu is not None)
+        assert running.cpu == 2
+        assert running.regs.values["r12"] == 0xBB00008100000012  # block_fill(), victims/blockregs.h
+        if running.regs.source is not RegisterSource.ENTRY_FRAME:  # it was in no interrupt at that moment
+            assert running.regs.source is source
+            (cpu,) = (one for one in told if one["r12"] == running.regs.values["r12"])
+            assert {name: running.regs.values[name] for name in cpu} == cpu
+
+
+SWITCH_CPUS = """
+echo 0 > /sys/devices/system/cpu/cpu1/online
+(until echo 1 > /sys/devices/system/cpu/cpu3/online; do sleep 0.2; done 2> /dev/null; echo "@@ADDED@@" > /dev/console) &
+"""
+
+
+@pytest.mark.usefixtures("guest")
+def test_offline_and_added_cpus(tmp_path: Path) -> None:
+    """A CPU that the kernel took offline, and one that was added and that it has started.
+
+    QEMU tells of the one as well, which still has the kernel's per-CPU memory and runs nobody."""
+    spinner, setup = simple("spin", "0x33", "2"), HUGE_PAGES + SWITCH_CPUS
+    recipe = Recipe("offline", "bookworm", (spinner,), ram=384, append="isolcpus=2", setup=setup)
+    with boot(tmp_path, recipe=recipe, cpus="3,maxcpus=4") as live:
+        plug(live.guest, 3)
+        live.guest.wait_for("ADDED", 60)
+        with open_target(DumpLocation(qemu=live.socket)) as target:
+            text = live.guest.monitor("info registers -a")
+            live.guest.dump(tmp_path / "vmcore", "elf")
+            online = set(for_each_online_cpu(target.prog))
+            (row,) = (row for row in VmcoreSource(target).processes() if row.comm == b"spin")
+            images = [VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image]
+        with open_target(DumpLocation(core=str(tmp_path / "vmcore"))) as target:
+            images.append(VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image)
+    told = told_by_qemu(text)
+    assert (online, text.count("CPU#"), len(told)) == ({0, 2, 3}, 4, 4)
     for image, source in zip(images, (RegisterSource.LIVE_CPU, RegisterSource.QEMU_NOTE), strict=True):
         (running,) = (thread for thread in image.threads if thread.cpu is not None)
         assert running.cpu == 2
