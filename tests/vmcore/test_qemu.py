@@ -16,8 +16,10 @@ import pytest
 
 pytest.importorskip("drgn")
 
+from drgn import Program
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 
+from kgcore import gcore
 from kgcore.check.core import check_core
 from kgcore.errors import TargetError
 from kgcore.model.process import RegisterSource
@@ -31,7 +33,7 @@ from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
 from tests.vmcore.live_guest import LiveGuest, boot, plug, told_by_qemu, unplug
 from tests.vmcore.test_registers import NAMES
-from tests.vmcore.tools import ROOT, kgcore, tool
+from tests.vmcore.tools import ROOT, kgcore, same_bytes, tool
 from tests.vmcore_fixtures.make import moments
 from tests.vmcore_fixtures.make.recipes import HUGE_PAGES, Recipe, simple
 
@@ -226,6 +228,21 @@ def test_offline_and_added_cpus(tmp_path: Path) -> None:
             assert running.regs.source is source
             (cpu,) = (one for one in told if one["r12"] == running.regs.values["r12"])
             assert {name: running.regs.values[name] for name in cpu} == cpu
+
+
+def test_gcore_on_a_program_of_a_guest(guest: LiveGuest, tmp_path: Path) -> None:
+    """drgn's own way to a guest, and ``gcore(prog, pid)``: the core that the command writes at the same moment."""
+    pid = pids(guest)["threads"]
+    with moments.stopped(guest.guest, moments.Moment()):
+        words = ("--qemu", guest.socket, "--no-kgcore-note", "-o", tmp_path / "command", pid)
+        assert kgcore(*words, cwd=tmp_path).status == 0
+        prog = Program()
+        prog.set_qemu_qmp(guest.socket)
+        report = gcore(prog, pid, output=tmp_path / "function", note=False)
+        del prog
+    assert report.complete
+    assert same_bytes(tmp_path / "function", tmp_path / "command")
+    assert guest.status == "running"
 
 
 def test_cores_equal_the_kernels_own(guest: LiveGuest, tmp_path: Path) -> None:
