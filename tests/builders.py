@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from kgcore.arch.x86_64 import GREGS
+from kgcore.arch.x86.x86_64 import GREGS
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import (

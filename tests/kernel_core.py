@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kgcore.arch.x86_64 import GREGS
+from kgcore.arch.x86.x86_64 import GREGS
 from kgcore.filters.base import Keep, Peek
 from kgcore.model.memory import Provenance
 from kgcore.model.process import (

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgcore.arch import ARCHES, x86_64_task
+from kgcore.arch import ARCHES
 from kgcore.arch.base import prpsinfo_note, prstatus_note
-from kgcore.arch.ia32 import GREGS
+from kgcore.arch.x86.ia32 import GREGS
+from kgcore.arch.x86.kernels import x86_64_task
 from kgcore.check.core import check_core
 from kgcore.coredump.pipeline import dump
 from kgcore.elf.layout import ElfClass

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kgcore.arch import ARCHES
-from kgcore.arch.x86_64 import GREGS
+from kgcore.arch.x86.x86_64 import GREGS
 from kgcore.model.process import FpuState, XsaveLayout
 from kgcore.sinks.files import FileSink
 from tests.builders import FakeSource, make_image, make_regs, make_thread

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.arch.paging import X86_64_4LEVEL, walk
+from kgcore.arch.paging import walk
+from kgcore.arch.x86.paging import X86_64_4LEVEL
 from kgcore.coredump.plan import make_plan
 from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter

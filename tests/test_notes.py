@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 
 from kgcore.arch import ARCHES, Arch
 from kgcore.arch.base import auxv_note, file_note, prpsinfo_note, prstatus_note, siginfo_note
-from kgcore.arch.x86_64 import GREGS
+from kgcore.arch.x86.x86_64 import GREGS
 from kgcore.check.core import check_core
 from kgcore.coredump.notes import process_notes, remarks
 from kgcore.coredump.pipeline import dump

@@ -9,16 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kgcore.arch.paging import (
-    I386_2LEVEL,
-    I386_PAE,
-    X86_64_4LEVEL,
-    X86_64_5LEVEL,
-    EntryKind,
-    Leaf,
-    PagingMode,
-    walk,
-)
+from kgcore.arch.paging import EntryKind, Leaf, PagingMode, walk
+from kgcore.arch.x86.paging import I386_2LEVEL, I386_PAE, X86_64_4LEVEL, X86_64_5LEVEL
 
 P, RW, US, PSE, PROTNONE, NX = 1, 2, 4, 1 << 7, 1 << 8, 1 << 63
 PFN = ((1 << 52) - 1) & ~0xFFF

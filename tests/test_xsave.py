@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgcore.arch.xsave import layout_note, user_fpu, user_ssp
+from kgcore.arch.x86.xsave import layout_note, user_fpu, user_ssp
 from kgcore.model.process import FpuState, XsaveLayout
 
 COMPACTED = 1 << 63

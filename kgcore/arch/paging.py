@@ -13,10 +13,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 __all__ = (
-    "I386_2LEVEL",
-    "I386_PAE",
-    "X86_64_4LEVEL",
-    "X86_64_5LEVEL",
+    "EntryBits",
     "EntryKind",
     "Leaf",
     "Level",
@@ -61,11 +58,30 @@ class Level:
     """One level of the tree, from the root down.
 
     :ivar shift: an entry covers ``1 << shift`` bytes.
-    :ivar can_be_leaf: the entry may map a large page (bit 7, PSE).
+    :ivar can_be_leaf: the entry may map a large page.
     """
 
     shift: int
     can_be_leaf: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryBits:
+    """What the bits of a table entry say of it, on one architecture.
+
+    :ivar present: the CPU follows the entry.
+    :ivar no_access: without ``present``, the entry points to memory all the same: PROT_NONE, and NUMA hinting.
+    :ivar large: of a level where that may be: the entry maps a large page if it has one of these ...
+    :ivar table: ... and none of these, which say that it leads to a table.
+    :ivar inverted: an entry that is not present and has all of these holds its page frame number inverted; 0: no entry
+        does.
+    """
+
+    present: int
+    no_access: int
+    large: int
+    table: int = 0
+    inverted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,7 @@ class PagingMode:
     :ivar entries: entries in a table.
     :ivar pfn_mask: the bits of an entry that are a physical address.
     :ivar swap: how its entries hold swap entries.
+    :ivar bits: what the other bits of its entries say.
     """
 
     levels: tuple[Level, ...]
@@ -107,6 +124,7 @@ class PagingMode:
     entries: int
     pfn_mask: int
     swap: SwapLayout
+    bits: EntryBits
 
     @property
     def page_shift(self) -> int:
@@ -117,29 +135,6 @@ class PagingMode:
     def page_size(self) -> int:
         """Bytes of a page."""
         return 1 << self.page_shift
-
-
-_PRESENT = 1 << 0
-_PSE = 1 << 7
-# _PAGE_BIT_PROTNONE is _PAGE_BIT_GLOBAL, which has no meaning in an entry that is not present
-# (arch/x86/include/asm/pgtable_types.h, all releases).
-_PROTNONE = 1 << 8
-_X86_64_PFN = ((1 << 52) - 1) & ~0xFFF
-_X86_64_LOWER = (Level(39), Level(30, can_be_leaf=True), Level(21, can_be_leaf=True), Level(12))
-
-# arch/x86/include/asm/pgtable_64.h, pgtable-3level.h (52 physical bits since L1TF, page_32_types.h), pgtable-2level.h;
-# SWP_PFN_BITS: MAX_PHYSMEM_BITS of sparsemem.h
-_X86_64_SWAP = SwapLayout(59, 9, 50, 34, inverted=True)
-_5LEVEL_SWAP = SwapLayout(59, 9, 50, 40, inverted=True)
-_PAE_SWAP = SwapLayout(59, 9, 50, 24, inverted=True)
-_2LEVEL_SWAP = SwapLayout(1, 9, 23, 20, inverted=False)
-
-X86_64_4LEVEL = PagingMode(_X86_64_LOWER, "Q", 512, _X86_64_PFN, _X86_64_SWAP)
-X86_64_5LEVEL = PagingMode((Level(48), *_X86_64_LOWER), "Q", 512, _X86_64_PFN, _5LEVEL_SWAP)
-# The top table has four entries, of which nothing but P and the address counts. The tables below are x86_64's.
-I386_PAE = PagingMode((Level(30), Level(21, can_be_leaf=True), Level(12)), "Q", 512, _X86_64_PFN, _PAE_SWAP)
-# Bits 13 to 20 of a 4 MiB page are address bits 32 to 39, which Linux does not use in this mode.
-I386_2LEVEL = PagingMode((Level(22, can_be_leaf=True), Level(12)), "I", 1024, 0xFFFFF000, _2LEVEL_SWAP)
 
 
 def walk(
@@ -267,17 +262,16 @@ def _look(
 
     :param table: that it is in.
     """
-    if level.can_be_leaf and entry & _PSE:
-        # A huge page that is being split or hinted has neither P nor PROTNONE, but PSE all the same
-        # (pmd_present(), arch/x86/include/asm/pgtable.h).
-        # Below the page's own size an entry has flags (PAT, bit 12), and zeros that are not inverted with the rest
-        # (pfn_pmd() and pmd_modify(): PHYSICAL_PMD_PAGE_MASK).
+    bits = mode.bits
+    if level.can_be_leaf and entry & bits.large and not entry & bits.table:
+        # Below the page's own size an entry has flags, and zeros that are not inverted with the rest (x86: PAT, bit 12;
+        # pfn_pmd() and pmd_modify(): PHYSICAL_PMD_PAGE_MASK).
         inside = (1 << level.shift) - 1
         physical = _physical(mode, entry, encryption_mask) & ~inside
         return Leaf(address, upto - address, EntryKind.PRESENT, physical + (address & inside))
-    if entry & _PRESENT:
+    if entry & bits.present:
         return entry & mode.pfn_mask & ~encryption_mask
-    if level.can_be_leaf and not entry & _PROTNONE:
+    if level.can_be_leaf and not entry & bits.no_access:
         return Leaf(address, upto - address, EntryKind.SWAP, entry, inside=address & (1 << level.shift) - 1)
     return Leaf(address, upto - address, EntryKind.BROKEN, table)
 
@@ -287,7 +281,8 @@ def _pages(
 ) -> Iterator[Leaf]:
     """The lowest table: nothing here is done page by page but in comprehensions, and no object made but per run."""
     mask = mode.pfn_mask & ~encryption_mask
-    here = _PRESENT | _PROTNONE
+    present = mode.bits.present
+    here = present | mode.bits.no_access
     first = 0
     for kind, group in groupby([2 if entry & here else 1 if entry else 0 for entry in entries]):
         count = len(list(group))
@@ -299,7 +294,7 @@ def _pages(
             for number, entry in enumerate(run):
                 yield Leaf(address + number * page, page, EntryKind.SWAP, entry)
         else:
-            pages = [e & mask if e & _PRESENT else _physical(mode, e, encryption_mask) for e in run]
+            pages = [e & mask if e & present else _physical(mode, e, encryption_mask) for e in run]
             contiguous = range(pages[0], pages[0] + count * page, page)
             if pages[-1] == contiguous[-1] and pages == list(contiguous):
                 yield Leaf(address, count * page, EntryKind.PRESENT, pages[0])
@@ -308,12 +303,8 @@ def _pages(
 
 
 def _physical(mode: PagingMode, entry: int, encryption_mask: int) -> int:
-    """The physical address in a leaf entry that may lack the present bit.
-
-    Since 6b28baca9b1f "x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation" (4.18, and stable kernels)
-    such an entry holds its page frame number inverted. No machine has RAM at the very top of the 52-bit space, so the
-    topmost bits tell whether this kernel does so.
-    """
-    if not entry & _PRESENT and entry >> 47 & 0x1F == 0x1F:
+    """The physical address in a leaf entry that may lack the present bit."""
+    inverted = mode.bits.inverted
+    if inverted and not entry & mode.bits.present and entry & inverted == inverted:
         entry ^= mode.pfn_mask
     return entry & mode.pfn_mask & ~encryption_mask

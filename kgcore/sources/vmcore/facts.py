@@ -126,7 +126,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         missing_bytes=dump.missing_bytes if dump else 0,
         release=target.release,
         build=_soft(lambda: _text(prog["init_uts_ns"].name.version), ""),
-        architecture=kernel.architecture,
+        architecture=kernel.architecture.name,
         levels=_soft(lambda: len(kernel.paging_mode.levels), None),
         crash_time=int(time) if re.fullmatch("[0-9]{1,11}", time) else None,  # up to the year 5138
         panic=panic.decode(errors="backslashreplace") if panic else None,

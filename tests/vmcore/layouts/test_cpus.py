@@ -195,7 +195,7 @@ class TestPrstatusOfAHypervisor:
         found = cpus.registers(1, TID)
         assert found is not None
         assert found.source is RegisterSource.CPU_NOTE
-        assert (found.pid, found.cr3) == (None, None)
+        assert (found.pid, found.root) == (None, None)
         assert "gs_base" not in found.values, "that was the kernel's"
 
     def test_in_user_mode(self) -> None:

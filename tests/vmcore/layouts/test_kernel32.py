@@ -10,7 +10,8 @@ pytest.importorskip("drgn")
 
 from drgn import Architecture, FaultError, Platform, Program
 
-from kgcore.arch.paging import I386_2LEVEL, I386_PAE, PagingMode
+from kgcore.arch.paging import PagingMode
+from kgcore.arch.x86.paging import I386_2LEVEL, I386_PAE
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.kernel.kernel32 import Kernel32
 from kgcore.sources.vmcore.opening.lowmem import LowMemory

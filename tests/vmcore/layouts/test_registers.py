@@ -10,8 +10,8 @@ pytest.importorskip("drgn")
 
 from drgn import FaultError
 
+from kgcore.arch.cpunotes import CpuRegisters
 from kgcore.model.process import RegisterSource
-from kgcore.sources.vmcore.dumpfile.cpunotes import CpuRegisters
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.task.cpus import Cpus, OnCpu
 from kgcore.sources.vmcore.task.registers import fpu_state, tls_segments, user_registers
@@ -123,7 +123,8 @@ class Machine(World):
 
     def note(self, pid: int | None = TID, cr3: int | None = None, **known: int) -> CpuRegisters:
         values = numbered(USER_REGS, 0x5000, cs=USER_CS) | known
-        return CpuRegisters(values, RegisterSource.CPU_NOTE, pid=pid, cr3=cr3)
+        user_mode = values["cs"] == USER_CS
+        return CpuRegisters(values, RegisterSource.CPU_NOTE, user_mode, pid=pid, root=cr3)
 
 
 class TestEntryFrame:

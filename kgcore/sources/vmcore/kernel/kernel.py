@@ -13,8 +13,10 @@ from functools import cache, cached_property, partial
 
 from drgn import FaultError, Object, offsetof
 
-from kgcore.arch import x86_64_task
-from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, PagingMode
+from kgcore.arch import Architecture
+from kgcore.arch.paging import PagingMode
+from kgcore.arch.x86.kernels import X86_64_KERNEL, x86_64_task
+from kgcore.arch.x86.paging import X86_64_4LEVEL, X86_64_5LEVEL
 from kgcore.errors import BrokenDump
 from kgcore.model.process import CoreDialect, XsaveLayout
 from kgcore.sources.vmcore.kernel.structs import Members, Structs
@@ -48,9 +50,7 @@ _TASK = (
 class Kernel:
     """The crashed kernel's answers. Cheap to make: each probe happens when first asked for, once."""
 
-    architecture = "x86_64"
-    # Bytes of a long, and of a pointer
-    word_size = 8
+    architecture: Architecture = X86_64_KERNEL
     _min_fpu = 512  # bytes of FXSAVE's image
     # struct user_regset of what ptrace() shows: arch/x86/kernel/ptrace.c
     _regsets = "x86_64_regsets"
@@ -61,6 +61,11 @@ class Kernel:
         self.page_shift, self.page_size = target.page_shift, target.page_size  # PAGE_SHIFT, PAGE_SIZE
         # As Target's probes: a cache of this object's own
         self.structs: Callable[..., Structs] = cache(partial(Structs, self.prog))
+
+    @property
+    def word_size(self) -> int:
+        """Bytes of a long, and of a pointer."""
+        return self.architecture.word_size
 
     def task(self, task: Object) -> Members:
         """What a ``struct task_struct *`` points to."""

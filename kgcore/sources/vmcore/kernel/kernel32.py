@@ -8,6 +8,7 @@ from typing import NamedTuple
 from drgn import FaultError, Object
 
 from kgcore.arch.paging import PagingMode
+from kgcore.arch.x86.kernels import I386_KERNEL, i386_task
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.opening.lowmem import LowMemory
@@ -42,8 +43,7 @@ class _Section(NamedTuple):
 class Kernel32(Kernel):
     """An i386 kernel, with or without PAE."""
 
-    architecture = "i386"
-    word_size = 4
+    architecture = I386_KERNEL
     _regsets = "x86_32_regsets"
     _min_fpu = 112  # struct fregs_state
 
@@ -90,7 +90,7 @@ class Kernel32(Kernel):
         return self.target.symbol_address("stack_canary") is None
 
     def arch(self, mm: Object, cs: int) -> str:
-        return "i386"
+        return i386_task()
 
     def gate_vma(self, mm: Object) -> Object | None:
         return None

@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from drgn import FaultError, Program
 
-from kgcore.arch.paging import I386_2LEVEL, I386_PAE, EntryKind, PagingMode, walk
+from kgcore.arch.paging import EntryKind, PagingMode, walk
+from kgcore.arch.x86.paging import I386_2LEVEL, I386_PAE
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 

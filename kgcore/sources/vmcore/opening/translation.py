@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program
 
-from kgcore.arch.paging import X86_64_4LEVEL, X86_64_5LEVEL, EntryKind, Leaf, PagingMode, walk
+from kgcore.arch.paging import EntryKind, Leaf, PagingMode, walk
+from kgcore.arch.x86.paging import X86_64_4LEVEL, X86_64_5LEVEL
 from kgcore.sources.vmcore.dumpfile import Frames, FrameState
 from kgcore.sources.vmcore.opening.drgnmemory import PhysicalReader, reader_of
 from kgcore.sources.vmcore.symbols import vmcoreinfo

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program
 
+from kgcore.arch.x86.kernels import X86_64_KERNEL
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.model.process import RegisterSource
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState, LinearDump
-from kgcore.sources.vmcore.dumpfile.cpunotes import is_qemu, qemu_registers
 from kgcore.sources.vmcore.opening.kernelcheck import Checked, DumpMemory, KernelVerdict, check, shift
 from kgcore.sources.vmcore.opening.translation import Translation
 from kgcore.sources.vmcore.symbols import vmcoreinfo
@@ -248,8 +248,9 @@ def _runs(dump: DumpFile, memory: DumpMemory, text: bytes) -> bool | None:
         return None
     found = found.with_encryption(memory.read, names)
     own, mask = memory.read(found.root + _TOP_ENTRY, 8), _TABLE & ~found.encryption
-    notes = [qemu_registers(each.desc, "x86_64", RegisterSource.QEMU_NOTE) for each in dump.notes if is_qemu(each)]
-    entries = [memory.read(((note.cr3 or 0) & mask) + _TOP_ENTRY, 8) for note in notes]
+    cpus = X86_64_KERNEL.notes
+    notes = [cpus.own(each.desc, RegisterSource.QEMU_NOTE) for each in dump.notes if cpus.is_own(each)]
+    entries = [memory.read(((note.root or 0) & mask) + _TOP_ENTRY, 8) for note in notes]
     return own in entries if own is not None and any(entries) else None
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Global variables without DWARF: the address from kallsyms, the type from BTF or from the table below.
+"""Global variables without DWARF: the address from kallsyms, the type from BTF or from a table.
 
 A kernel's BTF describes at most its per-CPU variables, so for the others somebody has to say what they are. To make one
-more variable known, add a line; ``tests/vmcore/test_target.py`` compares all of them with a real vmlinux.
+more variable known, add a line below, or to :attr:`kgcore.arch.Architecture.variables` if only one architecture has it;
+``tests/vmcore/test_target.py`` compares all of them with a real vmlinux.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from types import MappingProxyType
 
 from drgn import FindObjectFlags, Object, Program, SymbolKind, Type
 
+from kgcore.arch import ARCHITECTURES
 from kgcore.sources.vmcore.symbols.btf import BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 
@@ -17,110 +19,83 @@ __all__ = ("VARIABLES", "VariableFinder")
 
 # The C types that a variable has or had, separated by "|", newest first: the first that the kernel has is taken.
 # Lengths of arrays are left out; they depend on the configuration.
+_OF_ALL = {
+    # tasks, ids, the machine
+    "init_task": "struct task_struct",
+    "init_mm": "struct mm_struct",
+    "init_pid_ns": "struct pid_namespace",
+    "init_user_ns": "struct user_namespace",
+    "init_uts_ns": "struct uts_namespace",
+    "init_css_set": "struct css_set",
+    "root_task_group": "struct task_group",
+    "overflowuid": "int",
+    "overflowgid": "int",
+    "fs_overflowuid": "int",
+    "fs_overflowgid": "int",
+    "task_state_array": "char *[9]",
+    "saved_command_line": "char *",
+    "linux_banner": "char []",
+    "jiffies": "unsigned long",
+    "jiffies_64": "u64",
+    "modules": "struct list_head",
+    "mod_tree": "struct mod_tree_root",
+    "btf_idr": "struct idr",
+    "prb": "struct printk_ringbuffer *",
+    "tainted_mask": "unsigned long",
+    # CPUs
+    "runqueues": "struct rq",
+    "current_task": "struct task_struct *",
+    "__per_cpu_offset": "unsigned long []",
+    "__cpu_online_mask": "struct cpumask",
+    "__cpu_possible_mask": "struct cpumask",
+    "__cpu_present_mask": "struct cpumask",
+    "nr_cpu_ids": "unsigned int",
+    "panic_cpu": "atomic_t",
+    "crashing_cpu": "int",
+    "crash_notes": "note_buf_t *",
+    # mappings
+    "special_mapping_vmops": "struct vm_operations_struct",
+    "legacy_special_mapping_vmops": "struct vm_operations_struct",
+    "shmem_vm_ops": "struct vm_operations_struct",
+    "shmem_anon_vm_ops": "struct vm_operations_struct",
+    "hugetlb_vm_ops": "struct vm_operations_struct",
+    "shmem_aops": "struct address_space_operations",
+    "shmem_file_operations": "struct file_operations",
+    "hugetlbfs_file_operations": "struct file_operations",
+    "elf_format": "struct linux_binfmt",
+    "compat_elf_format": "struct linux_binfmt",
+    # pages
+    "mem_section": "struct mem_section **",
+    "memblock": "struct memblock",
+    "node_data": "struct pglist_data *[]",
+    "max_pfn": "unsigned long",
+    "khugepaged_scan": "struct khugepaged_scan",
+    "huge_zero_page": "struct page *",
+    "huge_zero_folio": "struct folio *",
+    "huge_zero_pfn": "unsigned long",
+    "zero_pfn": "unsigned long",
+    "zero_page_pfn": "unsigned long",
+    "hstates": "struct hstate []",
+    "hugetlb_max_hstate": "int",
+    "default_hstate_idx": "unsigned int",
+    "vmap_area_root": "struct rb_root",
+    "vmap_area_list": "struct list_head",
+    "vmap_nodes": "struct vmap_node *",
+    "nr_vmap_nodes": "unsigned int",
+    "vmap_zone_size": "unsigned int",
+    # swap
+    "swap_info": "struct swap_info_struct *[]",
+    "nr_swapfiles": "unsigned int",
+    "swapper_spaces": "struct address_space *[]",
+    "nr_swapper_spaces": "unsigned int []",
+    "_totalram_pages": "atomic_long_t",
+    "total_swap_pages": "long",
+    "nr_swap_pages": "atomic_long_t",
+    "zswap_trees": "struct zswap_tree *[] | struct xarray *[]",  # the older one first: xarrays are older still
+    "nr_zswap_trees": "unsigned int []",
+}
 VARIABLES: Mapping[str, str] = MappingProxyType(
-    {
-        # tasks, ids, the machine
-        "init_task": "struct task_struct",
-        "init_mm": "struct mm_struct",
-        "init_pid_ns": "struct pid_namespace",
-        "init_user_ns": "struct user_namespace",
-        "init_uts_ns": "struct uts_namespace",
-        "init_css_set": "struct css_set",
-        "root_task_group": "struct task_group",
-        "overflowuid": "int",
-        "overflowgid": "int",
-        "fs_overflowuid": "int",
-        "fs_overflowgid": "int",
-        "task_state_array": "char *[9]",
-        "saved_command_line": "char *",
-        "linux_banner": "char []",
-        "jiffies": "unsigned long",
-        "jiffies_64": "u64",
-        "modules": "struct list_head",
-        "mod_tree": "struct mod_tree_root",
-        "btf_idr": "struct idr",
-        "prb": "struct printk_ringbuffer *",
-        "tainted_mask": "unsigned long",
-        # CPUs
-        "runqueues": "struct rq",
-        "current_task": "struct task_struct *",
-        "pcpu_hot": "struct pcpu_hot",
-        "__per_cpu_offset": "unsigned long []",
-        "__cpu_online_mask": "struct cpumask",
-        "__cpu_possible_mask": "struct cpumask",
-        "__cpu_present_mask": "struct cpumask",
-        "nr_cpu_ids": "unsigned int",
-        "panic_cpu": "atomic_t",
-        "crashing_cpu": "int",
-        "crash_notes": "note_buf_t *",
-        "boot_cpu_data": "struct cpuinfo_x86",
-        # extended registers
-        "x86_64_regsets": "struct user_regset []",
-        "x86_32_regsets": "struct user_regset []",
-        "xstate_offsets": "unsigned int []",
-        "xstate_sizes": "unsigned int []",
-        "xstate_flags": "unsigned int []",
-        "xstate_comp_offsets": "unsigned int []",
-        "xstate_supervisor_only_offsets": "unsigned int []",
-        "xfeatures_mask_all": "u64",
-        "fpu_kernel_cfg": "struct fpu_state_config",
-        "fpu_user_cfg": "struct fpu_state_config",
-        "fpu_kernel_xstate_size": "unsigned int",
-        "fpu_user_xstate_size": "unsigned int",
-        "init_fpstate": "struct fpstate | union fpregs_state",
-        # mappings
-        "gate_vma": "struct vm_area_struct",
-        "gate_vma_ops": "struct vm_operations_struct",
-        "special_mapping_vmops": "struct vm_operations_struct",
-        "legacy_special_mapping_vmops": "struct vm_operations_struct",
-        "shmem_vm_ops": "struct vm_operations_struct",
-        "shmem_anon_vm_ops": "struct vm_operations_struct",
-        "hugetlb_vm_ops": "struct vm_operations_struct",
-        "shmem_aops": "struct address_space_operations",
-        "shmem_file_operations": "struct file_operations",
-        "hugetlbfs_file_operations": "struct file_operations",
-        "vsyscall_mode": "unsigned int",
-        "vdso_image_64": "struct vdso_image",
-        "vdso64_image": "struct vdso_image",
-        "elf_format": "struct linux_binfmt",
-        "compat_elf_format": "struct linux_binfmt",
-        # pages
-        "mem_section": "struct mem_section **",
-        "memblock": "struct memblock",
-        "node_data": "struct pglist_data *[]",
-        "max_pfn": "unsigned long",
-        "page_offset_base": "unsigned long",
-        "vmemmap_base": "unsigned long",
-        "vmalloc_base": "unsigned long",
-        "physical_mask": "phys_addr_t",
-        "sme_me_mask": "u64",
-        "pgdir_shift": "unsigned int",
-        "__pgtable_l5_enabled": "unsigned int",
-        "khugepaged_scan": "struct khugepaged_scan",
-        "huge_zero_page": "struct page *",
-        "huge_zero_folio": "struct folio *",
-        "huge_zero_pfn": "unsigned long",
-        "zero_pfn": "unsigned long",
-        "zero_page_pfn": "unsigned long",
-        "hstates": "struct hstate []",
-        "hugetlb_max_hstate": "int",
-        "default_hstate_idx": "unsigned int",
-        "vmap_area_root": "struct rb_root",
-        "vmap_area_list": "struct list_head",
-        "vmap_nodes": "struct vmap_node *",
-        "nr_vmap_nodes": "unsigned int",
-        "vmap_zone_size": "unsigned int",
-        # swap
-        "swap_info": "struct swap_info_struct *[]",
-        "nr_swapfiles": "unsigned int",
-        "swapper_spaces": "struct address_space *[]",
-        "nr_swapper_spaces": "unsigned int []",
-        "_totalram_pages": "atomic_long_t",
-        "total_swap_pages": "long",
-        "nr_swap_pages": "atomic_long_t",
-        "zswap_trees": "struct zswap_tree *[] | struct xarray *[]",  # the older one first: xarrays are older still
-        "nr_zswap_trees": "unsigned int []",
-    }
+    {name: type_ for each in ARCHITECTURES.values() for name, type_ in each.variables.items()} | _OF_ALL
 )
 
 

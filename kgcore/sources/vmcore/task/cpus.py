@@ -17,9 +17,9 @@ from drgn import FaultError, Object
 from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from drgn.helpers.linux.sched import cpu_curr, task_cpu
 
+from kgcore.arch.cpunotes import NT_PRSTATUS, CpuRegisters
 from kgcore.errors import BrokenDump
 from kgcore.model.process import RegisterSource
-from kgcore.sources.vmcore.dumpfile.cpunotes import NT_PRSTATUS, CpuRegisters, is_qemu, note_layout, qemu_registers
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
@@ -57,7 +57,7 @@ class Cpus:
         self._kernel = kernel
         self._lost: set[int] = set()  # CPUs of which it is not in the dump what they ran
         self._running = dict(self._read_running())
-        self._layout = note_layout(kernel.architecture)
+        self._layout = kernel.architecture.notes
 
     # Who ran where
 
@@ -138,7 +138,7 @@ class Cpus:
         """Whether a CPU's registers are those of this task, as far as the note lets us see."""
         if cpu.pid is not None and cpu.pid != tid:
             return False
-        if cpu.cr3 is None or not task["mm"]:  # a kernel thread works on any tables
+        if cpu.root is None or not task["mm"]:  # a kernel thread works on any tables
             return True
         try:
             # Bit 12 tells the user's copy of the tables from the kernel's (PTI); the bits below are the PCID; and with
@@ -146,7 +146,7 @@ class Cpus:
             root = self._kernel.root_table(Object(self._kernel.prog, "struct mm_struct *", task["mm"]))
         except (FaultError, BrokenDump):
             return True
-        return (cpu.cr3 ^ root) & ((1 << 52) - 1) & ~0x1FFF & ~self._kernel.encryption_mask == 0
+        return (cpu.root ^ root) & ((1 << 52) - 1) & ~0x1FFF & ~self._kernel.encryption_mask == 0
 
     def _crashed(self, cpu: int) -> bool:
         """Whether it is the CPU that crashed, which does so in the kernel.
@@ -192,7 +192,7 @@ class Cpus:
         CPUs where the others have ids of tasks.
         """
         target = self._kernel.target
-        return "CRASHTIME" in target.vmcoreinfo and not any(is_qemu(note) for note in target.notes)
+        return "CRASHTIME" in target.vmcoreinfo and not any(self._layout.is_own(note) for note in target.notes)
 
     def _crash_note(self, cpu: int) -> CpuRegisters | None:
         """What the crash path left for a CPU: ``crash_notes``, a per-CPU buffer of ELF notes (kernel/kexec_core.c)."""
@@ -212,8 +212,8 @@ class Cpus:
         """Those of a hypervisor: QEMU's own, which say more than its NT_PRSTATUS, or those if there are no others."""
         target = self._kernel.target
         source = RegisterSource.LIVE_CPU if target.live else RegisterSource.QEMU_NOTE
-        own = (note.desc for note in target.notes if is_qemu(note))
-        found = tuple(qemu_registers(desc, self._kernel.architecture, source) for desc in own)
+        own = (note.desc for note in target.notes if self._layout.is_own(note))
+        found = tuple(self._layout.own(desc, source) for desc in own)
         if found or self._crash_path:
             return found
         return tuple(map(self._layout.hypervisor, self._prstatus))
@@ -224,7 +224,7 @@ class Cpus:
         claims: dict[int | None, list[CpuRegisters]] = {}
         for note in self._notes:
             cpu, base = self._identity(note)
-            claims.setdefault(cpu, []).append(note.with_kernel_base(base))
+            claims.setdefault(cpu, []).append(self._layout.with_kernel_base(note, base))
         return claims
 
     @property
@@ -249,14 +249,15 @@ class Cpus:
 
     def _by_segments(self, note: CpuRegisters) -> int | None:
         """By the CPU's table of segments (GDT), which user mode cannot change."""
-        if note.gdt is None or note.gdt < self._kernel.user_end:
+        gdt = note.tables.get("gdt")
+        if gdt is None or gdt < self._kernel.user_end:
             return None
         narrow = self._kernel.word_size == 4
         try:
-            at = note.gdt + 8 * (_PER_CPU_32 if narrow else _CPU_NUMBER)
+            at = gdt + 8 * (_PER_CPU_32 if narrow else _CPU_NUMBER)
             segment = int.from_bytes(kernel_bytes(self._kernel.prog, at, 8), "little")
         except FaultError:
-            return self._by_entry_area(note.gdt, note.idt) if narrow else None
+            return self._by_entry_area(gdt, note.tables.get("idt", 0)) if narrow else None
         base, access = segment >> 16 & 0xFFFFFF | segment >> 32 & 0xFF000000, segment >> 40 & 0xFF
         if narrow:  # present, and not one of the system's
             return self._offsets.get(base) if access & 0x90 == 0x90 else None

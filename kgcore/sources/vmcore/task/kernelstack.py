@@ -6,8 +6,8 @@ from functools import cached_property
 
 from drgn import FaultError, Object, StackFrame
 
+from kgcore.arch.x86.cpunotes import pt_regs
 from kgcore.model.traces import OUTERMOST, End, Frame, KernelStack
-from kgcore.sources.vmcore.dumpfile.cpunotes import pt_regs
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernelreads import in_words
 from kgcore.sources.vmcore.task.cpus import Cpus, OnCpu
@@ -40,7 +40,7 @@ class KernelStacks:
 
         :param task: ``struct task_struct *``
         """
-        if self._kernel.architecture != "x86_64":
+        if self._kernel.architecture.name != "x86_64":
             return _nothing("the stacks of 32-bit kernels are not unwound")
         try:
             if not task.stack:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object
 
+from kgcore.arch.cpunotes import named_words
 from kgcore.model.process import FpuState, RegisterSet, RegisterSource
-from kgcore.sources.vmcore.dumpfile.cpunotes import PT_REGS, note_layout, registers
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
@@ -22,8 +22,6 @@ __all__ = ("FpuState", "fpu_state", "tls_segments", "user_registers")
 
 _GDT_TLS_ENTRIES = 3  # arch/x86/include/asm/segment.h
 _LDT_ENTRIES = 8192
-# A thread that was running in user mode was in no system call.
-_NO_SYSCALL = (1 << 64) - 1
 
 
 class Found(NamedTuple):
@@ -41,7 +39,7 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
     """
     cpu = on.registers if on is not None else None
     if cpu is not None and cpu.user_mode:
-        return Found(RegisterSet(dict(cpu.values, orig_ax=_NO_SYSCALL), cpu.source), ())
+        return Found(RegisterSet({**cpu.values, **kernel.architecture.no_system_call}, cpu.source), ())
     try:
         values = _entry_frame(kernel, task)
     except FaultError as error:
@@ -54,9 +52,10 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
             f"(its last entry into the kernel was at {values['ip']:#x}, with the stack at {values['sp']:#x})",
         )
     warnings = []
-    if values["cs"] & 3 != 3:
-        warnings.append(f"thread {tid}: its last kernel entry was not from user mode (cs {values['cs']:#x})")
-    layout = _LAYOUTS[kernel.architecture]
+    if not kernel.architecture.notes.user_mode(values):
+        mode = kernel.architecture.mode
+        warnings.append(f"thread {tid}: its last kernel entry was not from user mode ({mode} {values[mode]:#x})")
+    layout = _LAYOUTS[kernel.architecture.name]
     values |= layout.segments(kernel, task)
     if cpu is not None:
         # The kernel leaves the user's FS and GS alone while it runs; the task's own copy dates from its last
@@ -66,18 +65,19 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
 
 
 def _unavailable(kernel: Kernel, why: str) -> Found:
-    unknown = dict.fromkeys(note_layout(kernel.architecture).user_regs, 0)
+    unknown = dict.fromkeys(kernel.architecture.notes.user_regs, 0)
     return Found(RegisterSet(unknown, RegisterSource.UNAVAILABLE, frozenset(unknown), where="in the dump"), (why,))
 
 
 def _entry_frame(kernel: Kernel, task: Members) -> dict[str, int]:
     """``task_pt_regs()``: what the thread's last entry into the kernel saved."""
-    names = PT_REGS[kernel.architecture]
+    names = kernel.architecture.entry_frame
     size = kernel.word_size * len(names)
     at = task["stack"] + kernel.thread_size - kernel.pt_regs_padding - size
     if at >= 1 << 8 * kernel.word_size:
         raise FaultError("the thread's kernel stack has no possible address", task["stack"])
-    return registers(names, kernel.word_size, kernel_bytes(kernel.prog, at, size))
+    values = named_words(names, kernel.word_size, kernel_bytes(kernel.prog, at, size))
+    return kernel.architecture.notes.cleaned(values)
 
 
 def _segments(kernel: Kernel, task: Members) -> dict[str, int]:
@@ -123,7 +123,7 @@ def tls_segments(kernel: Kernel, task: Members) -> tuple[tuple[int, int], ...]:
     """
     raw = task["thread.tls_array"]
     descriptors = (int.from_bytes(raw[at : at + 8], "little") for at in range(0, 8 * _GDT_TLS_ENTRIES, 8))
-    return tuple(enumerate(descriptors, _LAYOUTS[kernel.architecture].tls_min))
+    return tuple(enumerate(descriptors, _LAYOUTS[kernel.architecture.name].tls_min))
 
 
 def fpu_state(kernel: Kernel, task: Members, cpu: int | None) -> FpuState:

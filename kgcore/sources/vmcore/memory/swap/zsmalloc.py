@@ -6,12 +6,13 @@ is a chain of up to 16 page frames which objects of one size share, without rega
 begins with its own handle, so whatever a damaged dump says on the way there, what is found is that object or nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from drgn import FaultError, Object, Type, sizeof
 
+from kgcore.arch import Architecture
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
@@ -90,14 +91,15 @@ class _Code(NamedTuple):
         return (word & (1 << self.frame_shift) - 1) >> self.tag_bits
 
 
-# _PFN_BITS is 40 where 5-level page tables can be (MAX_POSSIBLE_PHYSMEM_BITS 52,
-# arch/x86/include/asm/pgtable_64_types.h), else 34. OBJ_TAG_BITS are 1 in 5.10 and 6.1, 0 in 6.12 and 7.2 (where
-# the word has no tag any more), and were 2 for a while in 2023. No type or symbol tells; finding the header does.
-# On i386 it is 24 with PAE, else 20. By bytes of a word:
-_CODES = {
-    8: tuple(_Code(shift, bits) for shift in (24, 30) for bits in (0, 1, 2)),
-    4: tuple(_Code(shift, bits) for shift in (8, 12) for bits in (0, 1, 2)),
-}
+def _codes(architecture: Architecture) -> Iterator[_Code]:
+    """Those that there may be.
+
+    _PFN_BITS is what MAX_POSSIBLE_PHYSMEM_BITS leaves. OBJ_TAG_BITS are 1 in 5.10 and 6.1, 0 in 6.12 and 7.2 (where the
+    word has no tag any more), and were 2 for a while in 2023. No type or symbol tells; finding the header does.
+    """
+    for bits in architecture.physical_bits:
+        for tag_bits in (0, 1, 2):
+            yield _Code(8 * architecture.word_size - bits + architecture.page_shift, tag_bits)
 
 
 class _Field(NamedTuple):
@@ -153,7 +155,7 @@ class Zsmalloc:
         self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
         self._physical = physical
         self._types = types
-        self._codes = list(_CODES[kernel.word_size])
+        self._codes = list(_codes(kernel.architecture))
         # Neighbours in swap space mostly share zspages. Caches of this object's own, so that they go when it goes.
         self._class: Callable[[int, int], _Class] = lru_cache(_MAX_CLASSES)(self._read_class)
         self._zspage: Callable[[int, int], _Zspage] = lru_cache(_CACHED)(self._read_zspage)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kgcore.arch.base import Arch, RegSet
-from kgcore.arch.x86 import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
-from kgcore.arch.x86_64 import GREGS as GREGS_64
-from kgcore.arch.xsave import FSAVE_SIZE, is_fsave
+from kgcore.arch.x86.common import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
+from kgcore.arch.x86.x86_64 import GREGS as GREGS_64
+from kgcore.arch.x86.xsave import FSAVE_SIZE, is_fsave
 from kgcore.elf.layout import EM_386
 from kgcore.model.process import ProcessImage, Thread
 

@@ -5,7 +5,7 @@ Kernel: arch/x86/kernel/ptrace.c (``getreg``, ``genregs_get``, ``ioperm_get``).
 """
 
 from kgcore.arch.base import ProcessNote, RegSet
-from kgcore.arch.xsave import UserFpu, is_fsave, layout_note, user_fpu
+from kgcore.arch.x86.xsave import UserFpu, is_fsave, layout_note, user_fpu
 from kgcore.model.process import ProcessImage, Thread
 
 __all__ = (

@@ -5,8 +5,8 @@ import struct
 from dataclasses import replace
 
 from kgcore.arch.base import Arch, RegSet
-from kgcore.arch.x86 import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
-from kgcore.arch.xsave import user_ssp
+from kgcore.arch.x86.common import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
+from kgcore.arch.x86.xsave import user_ssp
 from kgcore.elf.layout import EM_X86_64
 from kgcore.model.process import ProcessImage, Thread
 

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is true of all kernels of an architecture, whatever their structures look like: the checklist.
+
+Beside it stand, for what takes a kernel's own structures or an open dump, the checklists in
+:mod:`kgcore.sources.vmcore.kernel.machine.base` and :mod:`kgcore.sources.vmcore.opening.spaces.base`, and for the cores
+of its tasks :class:`kgcore.arch.base.Arch`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kgcore.arch.cpunotes import CpuNotes
+
+__all__ = ("Architecture", "SystemCalls")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemCalls:
+    """System calls of programs of one width.
+
+    :ivar number: the register with the number, while a thread is in one.
+    :ivar ignored: bits of the number that do not count.
+    :ivar arguments: the registers with the arguments, in order.
+    :ivar madvise: its number.
+    :ivar quiet: numbers of those that hold mmap_lock for writing while pages stay where they are, or go for good as the
+        process asked.
+    """
+
+    number: str
+    ignored: int
+    arguments: tuple[str, ...]
+    madvise: int
+    quiet: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """An architecture of kernels.
+
+    :ivar name: on the command line, in messages and in ``kgcore info``; the key in :data:`kgcore.arch.ARCHITECTURES`.
+    :ivar machines: what its kernels call their machine in ``struct new_utsname``, and so headers of dumps.
+    :ivar elf_machine: ``e_machine`` of its dumps.
+    :ivar word_size: bytes of a kernel's long, and of a pointer.
+    :ivar page_shift: a page has ``1 << page_shift`` bytes, where the dump does not say.
+    :ivar top_table: addresses at which the kernel may have ``swapper_pg_dir``, by which VMCOREINFO tells whose it is.
+    :ivar user_pages: no page of user space lies at or above this address, whatever the kernel's configuration.
+    :ivar physical_bits: MAX_POSSIBLE_PHYSMEM_BITS of its kernels: how long a physical address may be.
+    :ivar notes: how dumps say what its CPUs had in their registers.
+    :ivar entry_frame: the words of ``struct pt_regs``, from its start.
+    :ivar mode: the register that tells which mode a CPU was in, for messages.
+    :ivar no_system_call: what registers of a thread have that is in no system call.
+    :ivar system_calls: by the width of the program, in bytes.
+    :ivar variables: types of global variables of its kernels, which BTF does not have, by name.
+    """
+
+    name: str
+    machines: frozenset[str]
+    elf_machine: int
+    word_size: int
+    page_shift: int
+    top_table: range
+    user_pages: int
+    physical_bits: tuple[int, ...]
+    notes: CpuNotes
+    entry_frame: tuple[str, ...]
+    mode: str
+    no_system_call: Mapping[str, int]
+    system_calls: Mapping[int, SystemCalls]
+    variables: Mapping[str, str]
