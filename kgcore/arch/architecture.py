@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What is true of all kernels of an architecture, whatever their structures look like: the checklist.
 
-Beside it stand, for what takes a kernel's own structures or an open dump, the checklists in
-:mod:`kgcore.sources.vmcore.kernel.machine.base` and :mod:`kgcore.sources.vmcore.opening.spaces.base`, and for the cores
-of its tasks :class:`kgcore.arch.base.Arch`.
+Beside it stands, for the cores of its tasks, :class:`kgcore.arch.base.Arch`.
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,9 @@
 """Global variables without DWARF: the address from kallsyms, the type from BTF or from a table.
 
 A kernel's BTF describes at most its per-CPU variables, so for the others somebody has to say what they are. To make one
-more variable known, add a line below, or to :attr:`kgcore.arch.Architecture.variables` if only one architecture has it;
-``tests/vmcore/test_target.py`` compares all of them with a real vmlinux.
+more variable known, add a line below, or, if only one architecture has it, to
+:attr:`kgcore.arch.architecture.Architecture.variables`; ``tests/vmcore/test_target.py`` compares all of them with a
+real vmlinux.
 """
 
 from collections.abc import Mapping
