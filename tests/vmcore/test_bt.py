@@ -19,7 +19,7 @@ pytest.importorskip("drgn")
 from kgcore.errors import KgcoreError
 from kgcore.model.traces import Frame, grouped
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.task import orc
+from kgcore.sources.vmcore.kernel.machine import orc
 from kgcore.views.backtrace import Backtrace, backtrace
 from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Victim, main_dump, need
 from tests.vmcore.tools import ROOT, gdb, kgcore, lwps, serving
@@ -239,7 +239,7 @@ def test_kernel_stacks(name: str, types: str) -> None:
     from drgn.helpers.linux.pid import for_each_task
 
     from kgcore.sources.location import DumpLocation
-    from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
+    from kgcore.sources.vmcore.kernel.kernel import Kernel
     from kgcore.sources.vmcore.opening.target import open_target
     from kgcore.sources.vmcore.task.cpus import Cpus
     from kgcore.sources.vmcore.task.kernelstack import KernelStacks
@@ -253,7 +253,7 @@ def test_kernel_stacks(name: str, types: str) -> None:
         open_target(DumpLocation(core=core, symbols=vmlinux)) as full,
         open_target(DumpLocation(core=core, symbols=vmlinux if types == "dwarf" else (), symbols_from=types)) as other,  # type: ignore[arg-type]
     ):
-        kernel = kernel_of(other)
+        kernel = Kernel(other)
         stacks = KernelStacks(kernel, Cpus(kernel))
         compared = 0
         for task in for_each_task(full.prog):
@@ -377,9 +377,9 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_kernel_stacks_without_the_kernels_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the debug information: of a running thread from the registers of its CPU, whichever drgn takes for it."""
     from kgcore.sources.location import DumpLocation
+    from kgcore.sources.vmcore.kernel.machine.orc import OrcUnwinder
     from kgcore.sources.vmcore.opening.target import open_target
     from kgcore.sources.vmcore.source import VmcoreSource
-    from kgcore.sources.vmcore.task.orc import OrcUnwinder
 
     fixture = need(name)
     options = DumpLocation(core=str(fixture.dump(main_dump(fixture))), symbols=(str(fixture.vmlinux),))

@@ -123,7 +123,7 @@ class TestWriter:
     def doubted(self, doctored: Doctored, owner: Object, number: int, *args: int) -> list[Run]:
         """What is unstable while a thread is in a system call and holds the lock of the process ``threads``."""
         kernel = doctored.source()._machine.kernel
-        top = owner.stack.value_() + kernel.thread_size - kernel.pt_regs_padding
+        top = owner.stack.value_() + kernel.thread_size - kernel.machine.pt_regs_padding
         regs = Object(doctored.prog, "struct pt_regs", address=top - 21 * 8)
         doctored.set(regs.orig_ax, number)
         for name, value in zip(("di", "si", "dx"), args, strict=False):
@@ -185,7 +185,7 @@ def test_page_table_whose_lock_was_held(name: str) -> None:
     at = doctored.entry(mm, stack.end - PAGE)
     assert at is not None
     kind = "struct ptdesc" if doctored.machine.fixture.version >= (6, 6) else "struct page"
-    page = Object(doctored.prog, kind, address=doctored.source()._machine.kernel.frame_to_page(at // PAGE))
+    page = Object(doctored.prog, kind, address=doctored.source()._machine.kernel.machine.frame_to_page(at // PAGE))
     assert page.ptl.rlock.raw_lock.val.counter == 0
     doctored.set(page.ptl.rlock.raw_lock.val.counter, 1)
 

@@ -41,7 +41,7 @@ def roots(dump: Path) -> tuple[set[int], int]:
         for task in Tasks(kernel).leaders()[0]:
             with suppress(FaultError):  # the dump may be a reduced one
                 if task.mm:
-                    found.add(kernel.root_table(task.mm))
+                    found.add(kernel.machine.root_table(task.mm))
     return found, base
 
 

@@ -10,7 +10,7 @@ from kgcore.arch.x86.ia32 import GREGS as GREGS_32
 from kgcore.arch.x86.x86_64 import GREGS as GREGS_64
 from kgcore.model.process import RegisterSource
 
-__all__ = ("ENTRY_FRAME_32", "ENTRY_FRAME_64", "NOTES_32", "NOTES_64", "pt_regs")
+__all__ = ("ENTRY_FRAME_32", "ENTRY_FRAME_64", "NOTES_32", "NOTES_64")
 
 # struct pt_regs, arch/x86/include/asm/ptrace.h: the same words in all releases, and the first ones of struct
 # user_regs_struct (with FRED the upper halves of cs and ss hold other things).
@@ -91,8 +91,3 @@ class _X86Notes(CpuNotes):
 
 NOTES_64 = _X86Notes(8, GREGS_64, per_cpu="gs", swapped=True)
 NOTES_32 = _X86Notes(4, GREGS_32, per_cpu="fs", swapped=False)
-
-
-def pt_regs(values: Mapping[str, int]) -> bytes:
-    """``struct pt_regs`` of x86_64 with these."""
-    return struct.pack(f"<{len(ENTRY_FRAME_64)}Q", *(values[name] for name in ENTRY_FRAME_64))

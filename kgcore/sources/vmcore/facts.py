@@ -20,7 +20,6 @@ from kgcore.sources.vmcore.dumpfile import FrameState
 from kgcore.sources.vmcore.dumpfile.frames import counted
 from kgcore.sources.vmcore.dumpfile.levels import LEVEL_CACHE, LEVEL_USER_DATA, left_out
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
 from kgcore.sources.vmcore.memory.backing import Backing, UserFiles
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory
 from kgcore.sources.vmcore.memory.swapuse import SwapUse, read_swap, zswap_bytes
@@ -103,7 +102,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
 
     :param files: those that the dump consists of.
     """
-    kernel = kernel_of(target)
+    kernel = Kernel(target)
     prog = target.prog
     dump = target.dump
     pages, page = _count(target), target.page_size
@@ -127,7 +126,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
         release=target.release,
         build=_soft(lambda: _text(prog["init_uts_ns"].name.version), ""),
         architecture=kernel.architecture.name,
-        levels=_soft(lambda: len(kernel.paging_mode.levels), None),
+        levels=_soft(lambda: len(kernel.machine.paging_mode.levels), None),
         crash_time=int(time) if re.fullmatch("[0-9]{1,11}", time) else None,  # up to the year 5138
         panic=panic.decode(errors="backslashreplace") if panic else None,
         cpus=_soft(lambda: sum(1 for _ in for_each_online_cpu(prog)), None),

@@ -40,7 +40,7 @@ from kgcore.sources.base import (
 )
 from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
 from kgcore.sources.vmcore.dumpfile.levels import why_left_out
-from kgcore.sources.vmcore.kernel.kernel32 import kernel_of
+from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import crashed_thread, in_words
 from kgcore.sources.vmcore.memory.backing import Backing
@@ -71,7 +71,7 @@ class _Machine:
 
     def __init__(self, target: Target, user_files: UserFiles) -> None:
         self.target = target
-        self.kernel = kernel_of(target)
+        self.kernel = Kernel(target)
         self.backing = Backing(self.kernel, user_files)
         self.tasks = Tasks(self.kernel)
 
@@ -257,7 +257,7 @@ class _Reader:
             auxv=auxv,
             dump_filter=self._kernel.dump_filter(mm),
             dialect=self._kernel.dialect(),
-            xsave=self._soft("the layout of the FPU state", self._kernel.xsave_layout, None),
+            xsave=self._soft("the layout of the FPU state", self._kernel.machine.xsave_layout, None),
             warnings=tuple(self._warnings),
             kernel=self._kernel.target.release,
             start_brk=mm.start_brk.value_(),
@@ -292,7 +292,7 @@ class _Reader:
 
         :param first: registers of the dumping thread.
         """
-        return ARCHES[self._kernel.arch(mm, first.values["cs"])]
+        return ARCHES[self._kernel.machine.task_arch(mm, first.values)]
 
     def _thread(self, task: Members, ids: Ids) -> Thread:
         tid = int(task["pid"])
@@ -311,12 +311,12 @@ class _Reader:
             sigpend=task["pending.signal.sig[0]"],
             sighold=task["blocked.sig[0]"],
             regs=found.registers,
-            fpu=self._soft(f"FPU state of thread {tid}", lambda: registers.fpu_state(self._kernel, task, cpu), None),
-            ioperm=self._soft(f"I/O bitmap of thread {tid}", lambda: self._kernel.io_bitmap(task), None),
-            shstk=self._kernel.shadow_stack(task),
+            fpu=self._soft(f"FPU state of thread {tid}", lambda: self._kernel.machine.fpu_state(task, cpu), None),
+            ioperm=self._soft(f"I/O bitmap of thread {tid}", lambda: self._kernel.machine.io_bitmap(task), None),
+            shstk=self._kernel.machine.shadow_stack(task),
             cpu=cpu,
-            forced_tf=self._kernel.forced_tf(task),
-            tls=self._soft(f"TLS segments of thread {tid}", lambda: registers.tls_segments(self._kernel, task), ()),
+            forced_tf=self._kernel.machine.forced_tf(task),
+            tls=self._soft(f"TLS segments of thread {tid}", lambda: self._kernel.machine.tls_segments(task), ()),
         )
 
     def _psinfo(self, leader: Object, mm: Object, ids: Ids, mappings: tuple[Vma, ...]) -> PsInfo:

@@ -46,10 +46,10 @@ class TestTasks:
     def test_padding(self) -> None:
         """TOP_OF_KERNEL_STACK_PADDING, arch/x86/include/asm/thread_info.h: 2 * 8 with CONFIG_X86_FRED."""
         world = World("")
-        assert world.kernel.pt_regs_padding == 0
+        assert world.machine.pt_regs_padding == 0
         world = World("")
         world.has("fred_entry_from_user")
-        assert world.kernel.pt_regs_padding == 16
+        assert world.machine.pt_regs_padding == 16
 
     @pytest.mark.parametrize("member", ["long state", "unsigned int __state"])
     def test_state(self, member: str) -> None:
@@ -73,8 +73,8 @@ class TestTasks:
         world = World(THREAD + "struct task_struct { struct thread_info thread_info; };", release)
         for number in range(32):
             it = task(world, thread_info__flags=1 << number)
-            assert world.kernel.need_fpu_load(it) is (number == bit)
-            assert world.kernel.forced_tf(it) is (number == 24)
+            assert world.machine.need_fpu_load(it) is (number == bit)
+            assert world.machine.forced_tf(it) is (number == 24)
 
     @pytest.mark.parametrize("enabled", [False, True])
     def test_fsgsbase(self, enabled: bool) -> None:
@@ -83,25 +83,25 @@ class TestTasks:
         words = [0xFFFFFFFF] * 20
         words[9] = 0xFFFFFFFE | enabled
         world.variable("boot_cpu_data", "struct cpuinfo_x86", x86_capability=words)
-        assert world.kernel.fsgsbase is enabled
+        assert world.machine.fsgsbase is enabled
 
     def test_shadow_stack(self) -> None:
         old = World("struct thread_struct { long sp; }; struct task_struct { struct thread_struct thread; };")
-        assert not old.kernel.shadow_stack(task(old))
+        assert not old.machine.shadow_stack(task(old))
         new = World(
             "struct thread_struct { unsigned long features; }; struct task_struct { struct thread_struct thread; };"
         )
-        assert new.kernel.shadow_stack(task(new, thread__features=1))
-        assert not new.kernel.shadow_stack(task(new, thread__features=2)), "ARCH_SHSTK_WRSS alone"
+        assert new.machine.shadow_stack(task(new, thread__features=1))
+        assert not new.machine.shadow_stack(task(new, thread__features=2)), "ARCH_SHSTK_WRSS alone"
 
     def test_io_bitmap_before_5_5(self) -> None:
         world = World(
             "struct thread_struct { unsigned long *io_bitmap_ptr; unsigned int io_bitmap_max; };"
             "struct task_struct { struct thread_struct thread; };"
         )
-        assert world.kernel.io_bitmap(task(world)) is None
+        assert world.machine.io_bitmap(task(world)) is None
         bits = bytes(range(256)) * 32
-        assert world.kernel.io_bitmap(task(world, thread__io_bitmap_ptr=world.data(bits))) == bits
+        assert world.machine.io_bitmap(task(world, thread__io_bitmap_ptr=world.data(bits))) == bits
 
     def test_io_bitmap(self) -> None:
         world = World(
@@ -112,9 +112,9 @@ class TestTasks:
         bits = bytes(range(256)) * 32
         used = world.new("struct io_bitmap", max=8192, bitmap=struct.unpack("<1024Q", bits))
         unused = world.new("struct io_bitmap", max=0, bitmap=struct.unpack("<1024Q", bits))
-        assert world.kernel.io_bitmap(task(world)) is None
-        assert world.kernel.io_bitmap(task(world, thread__io_bitmap=unused)) is None
-        assert world.kernel.io_bitmap(task(world, thread__io_bitmap=used)) == bits
+        assert world.machine.io_bitmap(task(world)) is None
+        assert world.machine.io_bitmap(task(world, thread__io_bitmap=unused)) is None
+        assert world.machine.io_bitmap(task(world, thread__io_bitmap=used)) == bits
 
     def test_cpus(self) -> None:
         world = World("struct cpumask { unsigned long bits[2]; };")
@@ -136,17 +136,17 @@ class TestFpu:
         )
         it = task(world, thread__fpu__state=self.IMAGE)
         world.word("fpu_kernel_xstate_size", 0xDEAD_0000_03C0)  # an unsigned int
-        assert world.kernel.fpu_image(it) == self.IMAGE[:0x3C0]
+        assert world.machine.fpu.image(it) == self.IMAGE[:0x3C0]
         world.lost = set(world.memory)
         with pytest.raises(FaultError):
-            world.kernel.fpu_image(it)
+            world.machine.fpu.image(it)
 
     def test_without_xsave(self) -> None:
         world = World(
             self.STATE + "struct fpu { union fpregs_state state; };"
             "struct thread_struct { struct fpu fpu; }; struct task_struct { struct thread_struct thread; };"
         )
-        assert world.kernel.fpu_image(task(world, thread__fpu__state=self.IMAGE)) == self.IMAGE[:512]
+        assert world.machine.fpu.image(task(world, thread__fpu__state=self.IMAGE)) == self.IMAGE[:512]
 
     def test_5_16_to_6_15(self) -> None:
         world = World(
@@ -154,7 +154,7 @@ class TestFpu:
             "struct thread_struct { struct fpu fpu; }; struct task_struct { struct thread_struct thread; };"
         )
         state = world.new("struct fpstate", size=1000, regs=self.IMAGE)
-        assert world.kernel.fpu_image(task(world, thread__fpu__fpstate=state)) == self.IMAGE[:1000]
+        assert world.machine.fpu.image(task(world, thread__fpu__fpstate=state)) == self.IMAGE[:1000]
 
     def test_since_6_16(self) -> None:
         """``x86_task_fpu()``: (void *)(task) + sizeof(*(task))."""
@@ -165,7 +165,7 @@ class TestFpu:
         )
         state = world.new("struct fpstate", size=832, regs=self.IMAGE)
         both = world.new("struct both", fpu__fpstate=state)
-        assert world.kernel.fpu_image(world.kernel.task(world.pointer("struct task_struct", both))) == self.IMAGE[:832]
+        assert world.machine.fpu.image(world.kernel.task(world.pointer("struct task_struct", both))) == self.IMAGE[:832]
 
     @pytest.mark.parametrize("size", [0, 511, 1 << 17, 0xFFFFFFFF])
     def test_absurd_size(self, size: int) -> None:
@@ -175,7 +175,7 @@ class TestFpu:
         )
         state = world.new("struct fpstate", size=size)
         with pytest.raises(BrokenDump, match=f"FPU state of {size} bytes"):
-            world.kernel.fpu_image(task(world, thread__fpu__fpstate=state))
+            world.machine.fpu.image(task(world, thread__fpu__fpstate=state))
 
 
 class TestXsaveLayout:
@@ -205,7 +205,7 @@ class TestXsaveLayout:
         self.array(world, "xstate_flags", 0, 0, 1, 2, 3)
         image = bytes(range(240)) * 4
         world.symbols["init_fpstate"] = world.new("struct fpstate", regs=image)
-        layout = world.kernel.xsave_layout()
+        layout = world.machine.xsave_layout()
         assert layout is not None
         assert (layout.user_size, layout.user_features) == (960, 0xF)
         assert (layout.offsets, layout.sizes) == ({2: 576, 3: 832}, {2: 256, 3: 64})
@@ -218,25 +218,25 @@ class TestXsaveLayout:
         self.array(world, "xstate_comp_offsets", 0, 160, 576, 832 + 64, 0)
         image = bytes(range(240)) * 4
         world.symbols["init_fpstate"] = world.data(image)  # a union fpregs_state itself
-        layout = world.kernel.xsave_layout()
+        layout = world.machine.xsave_layout()
         assert layout is not None
         assert layout.aligned == {3}
         assert layout.init_image == image
 
     def test_no_xsave(self) -> None:
-        assert World("").kernel.xsave_layout() is None
-        assert self.world(words=0).kernel.xsave_layout() is None
+        assert World("").machine.xsave_layout() is None
+        assert self.world(words=0).machine.xsave_layout() is None
 
     def test_absurd(self) -> None:
         with pytest.raises(BrokenDump):
-            self.world(words=0xFFFFFFFF).kernel.xsave_layout()
+            self.world(words=0xFFFFFFFF).machine.xsave_layout()
 
     def test_lost(self) -> None:
         """What the CPU has is not to be guessed."""
         world = self.world()
         world.lost = {(world.symbols["xstate_fx_sw_bytes"] - PAGE_OFFSET) >> 12}
         with pytest.raises(FaultError):
-            world.kernel.xsave_layout()
+            world.machine.xsave_layout()
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ class TestPrograms:
     def program(self, world: World, binfmt: str, end: int) -> bool:
         address = world.symbols.get(binfmt) or (world.new("struct linux_binfmt") if binfmt else 0)
         mm = world.new("struct mm_struct", binfmt=address, task_size=end)
-        return world.kernel.compat_program(world.pointer("struct mm_struct", mm))
+        return world.machine.compat_program(world.pointer("struct mm_struct", mm))
 
     @pytest.mark.parametrize("end", [IA32_END, END, 0])
     def test_the_format_decides(self, end: int) -> None:
@@ -294,18 +294,18 @@ class TestPrograms:
         """__USER32_CS 0x23, __USER_CS 0x33; of the process's own table: arch/x86/include/asm/segment.h."""
         for world in (World(""), World("struct pv_info { char *name; };")):
             world.word("pv_info", 0xE033)
-            assert [cs for cs in (0x33, 0x23, 0x0F, 0x1B, 0xE033, 0x10, 0) if world.kernel.long_mode(cs)] == [0x33]
+            assert [cs for cs in (0x33, 0x23, 0x0F, 0x1B, 0xE033, 0x10, 0) if world.machine.long_mode(cs)] == [0x33]
 
     @pytest.mark.parametrize(("other", "found"), [(0x33, [0x33]), (0xE033, [0x33, 0xE033])])
     def test_code_segment_of_xen(self, other: int, found: list[int]) -> None:
         """FLAT_USER_CS64, arch/x86/xen/enlighten_pv.c."""
         world = World("struct pv_info { u16 extra_user_64bit_cs; char *name; };")
         world.variable("pv_info", "struct pv_info", extra_user_64bit_cs=other)
-        assert [cs for cs in (0x33, 0x23, 0xE023, 0xE033) if world.kernel.long_mode(cs)] == found
+        assert [cs for cs in (0x33, 0x23, 0xE023, 0xE033) if world.machine.long_mode(cs)] == found
         lost = World("struct pv_info { u16 extra_user_64bit_cs; char *name; };")
         lost.variable("pv_info", "struct pv_info", extra_user_64bit_cs=other)
         lost.lost = set(lost.memory)
-        assert [cs for cs in (0x33, 0x23, 0xE033) if lost.kernel.long_mode(cs)] == [0x33]
+        assert [cs for cs in (0x33, 0x23, 0xE033) if lost.machine.long_mode(cs)] == [0x33]
 
 
 class TestAddressSpace:
@@ -352,7 +352,7 @@ class TestAddressSpace:
         world.word("vsyscall_mode", 0xABCD_0000_0000 << 8 | mode)  # an unsigned int
         mm = world.new("struct mm_struct")
         world.set("struct mm_struct", mm, members)
-        gate = world.kernel.gate_vma(world.pointer("struct mm_struct", mm))
+        gate = world.machine.gate_vma(world.pointer("struct mm_struct", mm))
         assert (gate is not None) is there
         assert gate is None or gate.value_() == world.symbols["gate_vma"]
 
@@ -366,11 +366,11 @@ class TestAddressSpace:
         mm = world.pointer("struct mm_struct", world.new("struct mm_struct", context__flags=2))
         for mode in range(3):
             world.set("struct v", address, {"m": mode})
-            assert (world.kernel.gate_vma(mm) is None) is (mode == none)
+            assert (world.machine.gate_vma(mm) is None) is (mode == none)
 
     def test_no_vsyscall_compiled_in(self) -> None:
         world = World(self.NEW)
-        assert world.kernel.gate_vma(world.pointer("struct mm_struct", world.new("struct mm_struct"))) is None
+        assert world.machine.gate_vma(world.pointer("struct mm_struct", world.new("struct mm_struct"))) is None
 
     def test_auxv(self) -> None:
         upstream = World("struct mm_struct { unsigned long saved_auxv[4]; };")
@@ -394,27 +394,27 @@ class TestAddressSpace:
     def test_addresses(self) -> None:
         """KASLR: page_offset_base, vmemmap_base and phys_base say where things are; else Documentation/arch/x86/x86_64/
         mm.rst."""
-        plain = World("struct page { u64 words[8]; };").kernel
+        plain = World("struct page { u64 words[8]; };").machine
         assert plain.direct_map_to_phys(0xFFFF888012345678) == 0x12345678
         assert plain.page_to_phys(0xFFFFEA0000000000 + 64 * 5) == 0x5000
-        la57 = World("", vmcoreinfo={"NUMBER(pgtable_l5_enabled)": "1"}).kernel
+        la57 = World("", vmcoreinfo={"NUMBER(pgtable_l5_enabled)": "1"}).machine
         assert (la57.page_offset, la57.vmemmap) == (0xFF11000000000000, 0xFFD4000000000000)
         assert la57.user_end == (1 << 56) - 4096
         world = World("struct page { u64 words[5]; };")
         world.word("page_offset_base", 0xFFFF9C0000000000)
         world.word("vmemmap_base", 0xFFFFF40000000000)
         world.word("phys_base", 0x5000000)
-        kernel = world.kernel
-        assert kernel.direct_map_to_phys(0xFFFF9C0000001000) == 0x1000
-        assert kernel.page_to_phys(0xFFFFF40000000000 + 40 * 0x123) == 0x123000
-        assert kernel.kernel_image_to_phys(0xFFFFFFFF81000000) == 0x6000000
+        machine = world.machine
+        assert machine.direct_map_to_phys(0xFFFF9C0000001000) == 0x1000
+        assert machine.page_to_phys(0xFFFFF40000000000 + 40 * 0x123) == 0x123000
+        assert machine.kernel_image_to_phys(0xFFFFFFFF81000000) == 0x6000000
         with pytest.raises(BrokenDump):
-            kernel.direct_map_to_phys(0xFFFF888012345678)
+            machine.direct_map_to_phys(0xFFFF888012345678)
 
     def test_physical_base_may_be_negative(self) -> None:
         """KASLR moves the kernel's addresses and its place in RAM apart from each other."""
         world = World("", vmcoreinfo={"NUMBER(phys_base)": "-287309824"})
-        assert world.kernel.kernel_image_to_phys(0xFFFFFFFF9FE00000) == 0x1FE00000 - 287309824
+        assert world.machine.kernel_image_to_phys(0xFFFFFFFF9FE00000) == 0x1FE00000 - 287309824
 
     @pytest.mark.parametrize("name", ["page_offset_base", "vmemmap_base"])
     def test_a_lost_base_is_not_guessed(self, name: str) -> None:
@@ -422,7 +422,7 @@ class TestAddressSpace:
         world.word(name, 0xFFFF9C0000000000)
         world.lost = set(world.memory)
         with pytest.raises(FaultError):
-            _ = world.kernel.page_offset if name == "page_offset_base" else world.kernel.vmemmap
+            _ = world.machine.page_offset if name == "page_offset_base" else world.machine.vmemmap
 
     @pytest.mark.parametrize(
         ("text", "mask"),
@@ -437,16 +437,16 @@ class TestAddressSpace:
         ],
     )
     def test_encryption_mask(self, text: str | None, mask: int) -> None:
-        assert World("", vmcoreinfo={"NUMBER(sme_mask)": text} if text else {}).kernel.encryption_mask == mask
+        assert World("", vmcoreinfo={"NUMBER(sme_mask)": text} if text else {}).machine.encryption_mask == mask
 
     def test_encryption_mask_that_vmcoreinfo_does_not_tell(self) -> None:
         """It does since 5.1."""
         world = World("")
         world.word("sme_me_mask", 1 << 47)
-        assert world.kernel.encryption_mask == 1 << 47
+        assert world.machine.encryption_mask == 1 << 47
         world = World("", vmcoreinfo={"NUMBER(sme_mask)": "0"})
         world.word("sme_me_mask", 1 << 47)
-        assert world.kernel.encryption_mask == 0
+        assert world.machine.encryption_mask == 0
 
     def test_zero_pages(self) -> None:
         world = World("")

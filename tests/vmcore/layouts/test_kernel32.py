@@ -11,9 +11,11 @@ pytest.importorskip("drgn")
 from drgn import Architecture, FaultError, Platform, Program
 
 from kgcore.arch.paging import PagingMode
+from kgcore.arch.x86.kernels import I386_KERNEL
 from kgcore.arch.x86.paging import I386_2LEVEL, I386_PAE
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.vmcore.kernel.kernel32 import Kernel32
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.machine.i386 import I386
 from kgcore.sources.vmcore.opening.lowmem import LowMemory
 
 PAGE = 4096
@@ -110,6 +112,8 @@ def test_across_pages() -> None:
 class FakeTarget:
     """Symbols and members that are asked for."""
 
+    architecture = I386_KERNEL
+
     def __init__(self, prog: Any, symbols: dict[str, int], info: dict[str, str], members: set[str]) -> None:
         self.prog, self.vmcoreinfo, self.release = prog, info, RELEASE
         self.page_shift, self.page_size = 12, 1 << 12
@@ -122,11 +126,12 @@ def kernel(
     symbols: dict[str, int],
     info: dict[str, str] | None = None,
     members: set[str] = frozenset(),  # type: ignore[assignment]
-) -> Kernel32:
+) -> I386:
     target = FakeTarget(machine.program(), symbols, info or {}, members)
-    made = Kernel32(target, machine.low())  # type: ignore[arg-type]
+    made = Kernel(target)  # type: ignore[arg-type]
     made.__dict__["page_struct_size"] = 40
-    return made
+    assert isinstance(made.machine, I386)
+    return made.machine
 
 
 def test_flat_memory() -> None:
@@ -174,4 +179,4 @@ def test_probes() -> None:
     with pytest.raises(BrokenDump):
         plain.direct_map_to_phys(0x7FFFF000)
     entry = 3 << 26 | 5  # swp_entry_t: five bits of type on top of 26
-    assert (plain.swap_type(entry), plain.swap_offset(entry)) == (3, 5)
+    assert (plain._kernel.swap_type(entry), plain._kernel.swap_offset(entry)) == (3, 5)

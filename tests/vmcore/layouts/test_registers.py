@@ -14,7 +14,7 @@ from kgcore.arch.cpunotes import CpuRegisters
 from kgcore.model.process import RegisterSource
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.task.cpus import Cpus, OnCpu
-from kgcore.sources.vmcore.task.registers import fpu_state, tls_segments, user_registers
+from kgcore.sources.vmcore.task.registers import user_registers
 from tests.vmcore.layouts.world import PAGE_OFFSET, World, physical
 
 TYPES = """
@@ -196,13 +196,13 @@ class TestBases:
 
     def test_descriptors_of_thread_local_segments(self) -> None:
         machine = Machine()
-        assert tls_segments(machine.kernel, machine.task) == ((12, 0), (13, 0), (14, 0))
+        assert machine.machine.tls_segments(machine.task) == ((12, 0), (13, 0), (14, 0))
         machine.thread(**{"tls_array[1].base0": 0x1234, "tls_array[1].g": 1, "tls_array[2].limit0": 0xFFFF})
-        found = tls_segments(machine.kernel, machine.task)
+        found = machine.machine.tls_segments(machine.task)
         assert found == ((12, 0), (13, 1 << 55 | 0x1234 << 16), (14, 0xFFFF))
         machine.lost = {physical(machine.address) >> 12}
         with pytest.raises(FaultError):
-            tls_segments(machine.kernel, machine.task)
+            machine.machine.tls_segments(machine.task)
 
     @pytest.mark.parametrize(("index", "base"), [(0, 0x55667788), (1, 0x11223344), (2, 0), (8191, 0)])
     def test_local_descriptor_table(self, index: int, base: int) -> None:
@@ -313,15 +313,15 @@ class TestFpu:
         machine = Machine()
         machine.thread(pkru=0x55555554)
         machine.set("struct task_struct", machine.address, {"thread.fpu.state.fxsave": b"x" * 512})
-        asleep = fpu_state(machine.kernel, machine.task, None)
+        asleep = machine.machine.fpu_state(machine.task, None)
         assert (asleep.image, asleep.stale, asleep.pkru) == (b"x" * 512, False, 0x55555554)
-        assert fpu_state(machine.kernel, machine.task, 0).stale, "its registers were live in CPU 0"
+        assert machine.machine.fpu_state(machine.task, 0).stale, "its registers were live in CPU 0"
         machine.set("struct task_struct", machine.address, {"thread_info.flags": 1 << 14})
-        assert not fpu_state(machine.kernel, machine.task, 0).stale, "TIF_NEED_FPU_LOAD: they were saved"
+        assert not machine.machine.fpu_state(machine.task, 0).stale, "TIF_NEED_FPU_LOAD: they were saved"
         machine.lost = {physical(machine.address) >> 12}
         with pytest.raises(FaultError):
-            fpu_state(machine.kernel, machine.task, None)
+            machine.machine.fpu_state(machine.task, None)
 
     def test_pkru_in_the_image_before_5_14(self) -> None:
         machine = Machine(types=TYPES.replace("u32 pkru;", ""))
-        assert fpu_state(machine.kernel, machine.task, None).pkru is None
+        assert machine.machine.fpu_state(machine.task, None).pkru is None

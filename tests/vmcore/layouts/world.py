@@ -26,6 +26,7 @@ from drgn import Type as DrgnType
 from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, FrameState, RunList
 from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.machine.x86_64 import X86_64
 from kgcore.sources.vmcore.opening.target import Target
 from tests.vmcore.layouts.declare import Declarations
 
@@ -63,6 +64,8 @@ class World:
         self.target.release = release
         self.target.vmcoreinfo = vmcoreinfo or {}
         self.kernel = Kernel(self.target)
+        assert isinstance(self.kernel.machine, X86_64)
+        self.machine = self.kernel.machine
 
     # What drgn asks
 

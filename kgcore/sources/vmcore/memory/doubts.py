@@ -35,20 +35,7 @@ _MMF_UNSTABLE = 1 << 22
 _READER_OWNED = 1
 _OWNER_FLAGS = 7
 _LOCK = "ptl.rlock.raw_lock.val.counter"
-# System calls that hold mmap_lock for writing while pages stay where they are, or go for good as the process asked, by
-# their numbers in 64-bit and in 32-bit programs: mmap, mprotect, munmap, brk, shmat, clone, fork, vfork, shmdt, mlock,
-# munlock, mlockall, munlockall, prctl, arch_prctl, remap_file_pages, mbind, mlock2, pkey_mprotect, clone3, mseal.
-_QUIET = {
-    8: frozenset((9, 10, 11, 12, 30, 56, 57, 58, 67, 149, 150, 151, 152, 157, 158, 216, 237, 325, 329, 435, 462)),
-    4: frozenset(
-        (2, 45, 90, 91, 117, 120, 125, 150, 151, 152, 153, 172, 190, 192, 257, 274, 376, 380, 384, 397, 398, 435, 462)
-    ),
-}
-_MADVISE = {8: 28, 4: 219}
 _MADV_COLLAPSE = 25
-_X32_SYSCALL_BIT = 0x40000000
-_USER32_CS = 0x23  # arch/x86/include/asm/segment.h
-_TS_COMPAT = 2  # thread_info.status, arch/x86/include/asm/thread_info.h
 
 
 class _Doubt(NamedTuple):
@@ -162,25 +149,18 @@ class Doubts:
             return anything  # dup_mmap() holds the new one's, too
         found = self._kernel.task(task)
         values = registers.user_registers(self._kernel, found, int(found["pid"]), None).registers.values
-        word = self._syscall_word(task, values["cs"])
-        number = values["orig_ax"] & (1 << 8 * word) - 1 & ~_X32_SYSCALL_BIT
-        if number == (1 << 8 * word) - 1 & ~_X32_SYSCALL_BIT or number in _QUIET[word]:
+        width = self._kernel.machine.system_call_width(task, values)
+        calls = self._kernel.architecture.system_calls[width]
+        none = (1 << 8 * width) - 1
+        number = values[calls.number] & none & ~calls.ignored
+        if number == none & ~calls.ignored or number in calls.quiet:
             return None  # no system call but a fault: the stack grew
-        if number == _MADVISE[word]:
-            start, length, advice = (values[name] for name in (("di", "si", "dx") if word == 8 else ("bx", "cx", "dx")))
+        if number == calls.madvise:
+            start, length, advice = (values[name] for name in calls.arguments[:3])
             if advice != _MADV_COLLAPSE:
                 return None
             return anything._replace(start=start & -_HUGE_PAGE, end=start + length)
         return anything
-
-    def _syscall_word(self, task: Object, cs: int) -> int:
-        """Bytes of a word in the system call that a task is in."""
-        if self._kernel.word_size == 4 or cs == _USER32_CS:
-            return 4
-        with suppress(LookupError, AttributeError):
-            if int(task.thread_info.status.value_()) & _TS_COMPAT:
-                return 4  # int $0x80 from 64-bit code
-        return 8
 
     # Who holds a page table's own lock
 
@@ -198,7 +178,7 @@ class Doubts:
         if known is None:
             known = False
             with suppress(FaultError, LookupError, AttributeError):
-                page = self._kernel.frame_to_page(table >> self._kernel.page_shift)
+                page = self._kernel.machine.frame_to_page(table >> self._kernel.page_shift)
                 known = bool(self._locks.read(page)[_LOCK])
             self._locked[table] = known
         return known

@@ -116,15 +116,13 @@ class Faults:
     # Special mappings
 
     def _vdso(self, vma: Vma, address: int, length: int) -> Iterator[Extent]:
-        """The vdso's pages are part of the kernel image (vdso_fault(), arch/x86/entry/vdso/vma.c)."""
+        """The vdso's pages are part of the kernel image."""
         try:
-            image = self._mm.context.vdso_image
-            data, size = image.data.value_(), -(-image.size.value_() // self._page_size) * self._page_size
-            physical = self._kernel.kernel_image_to_phys(data)
+            physical, size = self._kernel.machine.vdso(self._mm)
         except FaultError as error:
             yield missing(address, length, Provenance.FILE, f"vdso: {in_words(error)}")
             return
-        inside = max(0, min(length, vma.start + size - address))
+        inside = max(0, min(length, vma.start - (-size // self._page_size) * self._page_size - address))
         if inside:
             at = physical + address - vma.start
             yield from self._backing.physical.extents(address, inside, at, Provenance.PAGE_CACHE)
@@ -143,7 +141,7 @@ class Faults:
                 page = pages[vma.pgoff + (at - vma.start >> self._page_shift)].value_()
                 if not page:
                     break
-                yield from self._backing.physical.extents(at, self._page_size, self._kernel.page_to_phys(page))
+                yield from self._backing.physical.extents(at, self._page_size, self._kernel.machine.page_to_phys(page))
                 at += self._page_size
         except FaultError:
             pass

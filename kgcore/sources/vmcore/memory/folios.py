@@ -44,7 +44,7 @@ class Folios:
     def read(self, address: int) -> Folio | None:
         """The page whose ``struct page`` is at an address; None if that is not in the dump."""
         kernel = self._kernel
-        if not kernel.is_page(address):
+        if not kernel.machine.is_page(address):
             return None
         try:
             raw = kernel_bytes(kernel.prog, address, kernel.page_struct_size)
@@ -53,7 +53,7 @@ class Folios:
         flags = kernel.word_at(raw, 0)  # the first member in all releases
         index, private, mapping = (kernel.word_at(raw, at) for at in self._offsets.values())
         return Folio(
-            physical=kernel.page_to_phys(address),
+            physical=kernel.machine.page_to_phys(address),
             index=index,
             private=private,
             mapping=mapping,

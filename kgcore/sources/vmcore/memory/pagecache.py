@@ -71,7 +71,9 @@ class PageCache:
         casing in filemap.c" (6.7)."""
         if self._kernel.version >= (6, 7):
             return 0
-        orders = [level.shift - self._page_shift for level in self._kernel.paging_mode.levels if level.can_be_leaf]
+        orders = [
+            level.shift - self._page_shift for level in self._kernel.machine.paging_mode.levels if level.can_be_leaf
+        ]
         try:
             info = self._kernel.prog.type("struct hugetlbfs_sb_info *")
             order = int(Object(self._kernel.prog, info, file.f_inode.i_sb.s_fs_info.value_()).hstate.order.value_())

@@ -146,8 +146,8 @@ class VmcoreMemory:
         self._kernel = kernel = backing.kernel
         self._page_shift, self.page_size = kernel.page_shift, kernel.page_size
         self.parallel = not kernel.target.live  # drgn talks to a guest over one connection
-        self._mode = kernel.paging_mode
-        self._root = kernel.root_table(mm)
+        self._mode = kernel.machine.paging_mode
+        self._root = kernel.machine.root_table(mm)
         self._swap_types = backing.swap_types
         self._faults = Faults(backing, mm)
         self._doubts = Doubts(kernel, mm)
@@ -165,7 +165,7 @@ class VmcoreMemory:
     def resident(self, start: int, end: int) -> int:
         """Bytes that page tables point to, whether or not the dump has them, and those of which it does not tell."""
         read = self._backing.physical.stored
-        leaves = walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask)
+        leaves = walk(self._mode, self._root, start, end, read, self._kernel.machine.encryption_mask)
         kinds = EntryKind.PRESENT, EntryKind.SCATTERED, EntryKind.BROKEN
         return sum(leaf.length for leaf in leaves if leaf.kind in kinds)
 
@@ -191,7 +191,7 @@ class VmcoreMemory:
         shift = self._page_shift
         swapped = _Swapped(0, 0, start, 0)
         changing = self._doubts.changing if self._doubts.concern(vma) else None
-        for leaf in walk(self._mode, self._root, start, end, read, self._kernel.encryption_mask, changing):
+        for leaf in walk(self._mode, self._root, start, end, read, self._kernel.machine.encryption_mask, changing):
             entry = self._swap_types.decode(leaf.value) if leaf.kind is EntryKind.SWAP else None
             if entry is not None and entry.kind is SwapKind.SWAP:
                 this = _Swapped(entry.type, entry.value + (leaf.inside >> shift), leaf.address, leaf.length)

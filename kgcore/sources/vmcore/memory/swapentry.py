@@ -84,7 +84,7 @@ class SwapTypes:
             ranges.append(range(first, first + count))
             first += count
         poison, moving, in_device, exclusively, markers = ranges
-        swap = kernel.paging_mode.swap
+        swap = kernel.machine.paging_mode.swap
         return cls(swap, poison.start, poison, moving, in_device, exclusively, markers)
 
     def decode(self, pte: int) -> SwapEntry:

@@ -12,6 +12,7 @@ from weakref import finalize
 
 from drgn import Architecture, ModuleFileStatus, Program, ProgramFlags
 
+from kgcore.arch.x86.kernels import I386_KERNEL, X86_64_KERNEL
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.drgnversion import version
 from kgcore.sources.location import DumpLocation
@@ -42,6 +43,7 @@ class Target:
 
     :ivar dump: the file's own tables; None for a running kernel, and where there is no file.
     :ivar prog: types, objects, symbols and drgn's Linux helpers work on it.
+    :ivar architecture: of the kernel.
     :ivar frames: which page frames the file holds.
     :ivar page_shift: a page has ``1 << page_shift`` bytes, and ``page_size`` is that.
     :ivar notes: of the dump file, in its order.
@@ -88,6 +90,7 @@ class Target:
                 f"{self.page_size} bytes",
             )
         low = LowMemory.of(prog)
+        self.architecture = X86_64_KERNEL if low is None else I386_KERNEL
         self._phys: Callable[[int, int], bytes] = partial(prog.read, physical=True) if low is None else low.physical
         # Probes are asked again and again; caches of this object's own, so that they go when it goes.
         self.symbol_address: Callable[[str], int | None] = cache(self._symbol_address)

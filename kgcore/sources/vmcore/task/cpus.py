@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from drgn import FaultError, Object
-from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
+from drgn.helpers.linux.percpu import per_cpu_ptr
 from drgn.helpers.linux.sched import cpu_curr, task_cpu
 
 from kgcore.arch.cpunotes import NT_PRSTATUS, CpuRegisters
@@ -27,13 +27,6 @@ from kgcore.sources.vmcore.kernelreads import kernel_bytes
 __all__ = ("Cpus", "OnCpu")
 
 _NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS with MAXSMP
-# arch/x86/include/asm/segment.h: GDT_ENTRY_CPUNODE, whose limit is node << 12 | CPU (GDT_ENTRY_PER_CPU before 4.19, as
-# it was before 22245bdf0ad8 "x86/segments: Introduce the 'CPUNODE' naming to better document the segment CPU/node NR
-# trick"), and GDT_ENTRY_PERCPU, whose base is that of the per-CPU memory
-_CPU_NUMBER, _CPU_NUMBER_MASK = 15, 0xFFF
-_PER_CPU_32 = 27
-# Of 64-bit kernels, Documentation/arch/x86/x86_64/mm.rst
-_ENTRY_AREA, _ENTRY_AREA_SIZE = 0xFFFFFE0000000000, 1 << 39
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +76,7 @@ class Cpus:
         """
         prog = self._kernel.prog
         with suppress(FaultError, LookupError):
-            # In struct pcpu_hot from e57ef2ed97c1 "x86: Put hot per CPU variables into a struct" (6.2) until 6.15
-            hot = self._kernel.target.has_type("struct pcpu_hot")
-            task = per_cpu(prog["pcpu_hot"], cpu).current_task if hot else per_cpu(prog["current_task"], cpu).read_()
+            task = self._kernel.machine.current(cpu)
             if task and self._on_cpu(task):
                 return int(task.value_())
         task = cpu_curr(prog, cpu)
@@ -120,19 +111,9 @@ class Cpus:
         if not self._belongs(task, tid, found):
             # If the CPU was in the kernel, then for another task, none was in user mode there.
             return OnCpu(cpu, None, not found.user_mode, "whose registers are another task's")
-        if self._entering(found):
+        if self._kernel.machine.entering(found):
             return OnCpu(cpu, found, False, "which was just on its way into the kernel or out of it")
         return OnCpu(cpu, found, not found.user_mode)
-
-    def _entering(self, cpu: CpuRegisters) -> bool:
-        """Whether a CPU is where the user's registers need not all be on the thread's stack yet: in the code of
-        the entries, or on the stack that interrupts of user mode begin with, before sync_regs() has copied them
-        (arch/x86/entry/entry_64.S, arch/x86/include/asm/cpu_entry_area.h)."""
-        ip, sp = cpu.values["ip"], cpu.values["sp"]
-        start, end = map(self._kernel.target.symbol_address, ("__entry_text_start", "__entry_text_end"))
-        if cpu.user_mode or start is None or end is None:
-            return False
-        return start <= ip < end or (self._kernel.word_size == 8 and _ENTRY_AREA <= sp < _ENTRY_AREA + _ENTRY_AREA_SIZE)
 
     def _belongs(self, task: Members, tid: int, cpu: CpuRegisters) -> bool:
         """Whether a CPU's registers are those of this task, as far as the note lets us see."""
@@ -141,12 +122,10 @@ class Cpus:
         if cpu.root is None or not task["mm"]:  # a kernel thread works on any tables
             return True
         try:
-            # Bit 12 tells the user's copy of the tables from the kernel's (PTI); the bits below are the PCID; and with
-            # SME it has the encryption bit.
-            root = self._kernel.root_table(Object(self._kernel.prog, "struct mm_struct *", task["mm"]))
+            root = self._kernel.machine.root_table(Object(self._kernel.prog, "struct mm_struct *", task["mm"]))
         except (FaultError, BrokenDump):
             return True
-        return (cpu.root ^ root) & ((1 << 52) - 1) & ~0x1FFF & ~self._kernel.encryption_mask == 0
+        return self._kernel.machine.is_root(cpu.root, root)
 
     def _crashed(self, cpu: int) -> bool:
         """Whether it is the CPU that crashed, which does so in the kernel.
@@ -245,34 +224,7 @@ class Cpus:
         if len(found) == 1:
             return next(iter(found.items()))
         # A user may have put what he likes into one of them, and a CPU may stand where neither is the kernel's.
-        return self._by_segments(note), None
-
-    def _by_segments(self, note: CpuRegisters) -> int | None:
-        """By the CPU's table of segments (GDT), which user mode cannot change."""
-        gdt = note.tables.get("gdt")
-        if gdt is None or gdt < self._kernel.user_end:
-            return None
-        narrow = self._kernel.word_size == 4
-        try:
-            at = gdt + 8 * (_PER_CPU_32 if narrow else _CPU_NUMBER)
-            segment = int.from_bytes(kernel_bytes(self._kernel.prog, at, 8), "little")
-        except FaultError:
-            return self._by_entry_area(gdt, note.tables.get("idt", 0)) if narrow else None
-        base, access = segment >> 16 & 0xFFFFFF | segment >> 32 & 0xFF000000, segment >> 40 & 0xFF
-        if narrow:  # present, and not one of the system's
-            return self._offsets.get(base) if access & 0x90 == 0x90 else None
-        number = segment & _CPU_NUMBER_MASK
-        return number if base == 0 and access & 0xF0 == 0xF0 and self._possible(number) else None  # for all, DPL 3
-
-    def _by_entry_area(self, gdt: int, idt: int) -> int | None:
-        """By the place of that table: ``struct cpu_entry_area``, of which each CPU's has one, begins with it, and they
-        lie in order a page behind the table of interrupts (CPU_ENTRY_AREA_PER_CPU, 4.15). 64-bit kernels shuffle them
-        since 97e3d26b5e5f "x86/mm: Randomize per-cpu entry area" (6.2)."""
-        if not self._kernel.target.has_member("struct cpu_entry_area", "gdt"):
-            return None
-        size = self._kernel.prog.type("struct cpu_entry_area").size or 1
-        number, rest = divmod(gdt - idt - self._kernel.page_size, size)
-        return number if rest == 0 and number >= 0 and self._possible(number) else None
+        return self._kernel.machine.cpu_by_tables(note, self._offsets, self._possible), None
 
     def _possible(self, cpu: int) -> bool:
         try:

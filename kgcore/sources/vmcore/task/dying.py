@@ -13,7 +13,7 @@ from drgn import FaultError, Object, offsetof
 
 from kgcore.model import siginfo
 from kgcore.model.dying import Dying
-from kgcore.model.siginfo import Fault, SigInfo
+from kgcore.model.siginfo import SigInfo
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
@@ -28,11 +28,9 @@ _SIGKILL = 9
 _HARMLESS = frozenset({17, 18, 19, 20, 21, 22, 23, 28})
 # SYNCHRONOUS_MASK: SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS are taken before others
 _SYNCHRONOUS = frozenset({11, 7, 4, 5, 8, 31})
-_X86_TRAP_PF = 14
 _NSIG = 64
 _MAX_QUEUED = 1 << 16
-_TASK = ("blocked", "mm", "pending.signal", "pending.list", "pid", "ptrace", "sighand", "signal", "stack",
-         "thread.cr2", "thread.error_code", "thread.trap_nr")  # fmt: skip
+_TASK = ("blocked", "mm", "pending.signal", "pending.list", "pid", "ptrace", "sighand", "signal", "stack")  # fmt: skip
 _SIGNAL = ("core_state", "flags", "group_exec_task", "group_exit_code", "group_exit_task",
            "shared_pending.signal", "shared_pending.list")  # fmt: skip
 
@@ -43,7 +41,7 @@ class Deaths:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         structs = kernel.structs
-        self._tasks = structs("struct task_struct", *_TASK)
+        self._tasks = structs("struct task_struct", *_TASK, *kernel.machine.fault_members)
         self._pendings = structs("struct task_struct", "blocked", "pending.signal", "signal")  # in one page
         self._signals = structs("struct signal_struct", *_SIGNAL)
         self._words = structs("struct list_head", "next")
@@ -80,9 +78,7 @@ class Deaths:
         tid = int(task["pid"]) if task["signal"] == signal else None
         if not details:
             return Dying(number, "dumping-core", tid)
-        trap = task["thread.trap_nr"]
-        cr2 = task["thread.cr2"] if trap == _X86_TRAP_PF else 0
-        fault = Fault(trap, task["thread.error_code"], cr2) if number in _SYNCHRONOUS and trap else None
+        fault = self._kernel.machine.fault(task) if number in _SYNCHRONOUS else None
         return Dying(number, "dumping-core", tid, self._from_stack(task, number), fault)
 
     def _from_stack(self, task: Members, number: int) -> SigInfo | None:

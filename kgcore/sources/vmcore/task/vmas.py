@@ -17,7 +17,6 @@ from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes, kernel_str
 
 __all__ = ("Paths", "read_vmas", "vma_members")
 
-_VSYSCALL = 0xFFFFFFFFFF600000
 _PATH_MAX_DEPTH = 2048  # components; PATH_MAX would be 4096 bytes
 _NAME_MAX = 4096
 _S_DAX = 1 << 13  # include/linux/fs.h; 5.8 and later, 4.9 to 5.7 alike
@@ -68,9 +67,11 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
     if len(vmas) < limit and not warnings:
         warnings.append(f"{limit - len(vmas)} of {limit} mappings are not to be found")
     try:
-        vmas += _gate(kernel, mm)
+        gate = kernel.machine.gate(mm)
     except FaultError as error:
         warnings.append(f"the vsyscall page is lost: {in_words(error)}")
+    else:
+        vmas += () if gate is None else (gate,)
     return tuple(vmas), tuple(warnings)
 
 
@@ -87,7 +88,8 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | Lost]:
             # 763ecb035029 "mm: remove the vma linked list" (6.1)
             for first, last, entry in maple_slots(mm.mm_mt):
                 if entry is None:
-                    yield Lost(f"the mappings between {first:#x} and {min(last + 1, kernel.user_end):#x} are lost")
+                    end = min(last + 1, kernel.machine.user_end)
+                    yield Lost(f"the mappings between {first:#x} and {end:#x} are lost")
                 elif entry == XA_ZERO:
                     # d24062914837 "fork: use __mt_dup() to duplicate maple tree in dup_mmap()" (6.8), until 6.18
                     yield Lost(f"the mappings from {first:#x} on were never copied: a fork failed there")
@@ -119,16 +121,9 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | Lost]:
         yield Lost(f"the mappings {where} are another process's: the address space was being copied (fork)")
 
 
-def _gate(kernel: Kernel, mm: Object) -> Iterator[Vma]:
-    gate = kernel.gate_vma(mm)
-    if gate is not None:
-        # Where it is does not change: it is part of the ABI (arch/x86/include/uapi/asm/vsyscall.h).
-        yield Vma(_VSYSCALL, _VSYSCALL + kernel.page_size, int(gate.vm_flags.value_()), name="[vsyscall]")
-
-
 def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, warnings: list[str]) -> Vma | None:
     start, end = found["vm_start"], found["vm_end"]
-    if not start < end <= kernel.user_end or (start | end) % kernel.page_size:
+    if not start < end <= kernel.machine.user_end or (start | end) % kernel.page_size:
         warnings.append(f"a mapping that cannot be, {start:#x}-{end:#x}, is left out")
         return None
     file = None

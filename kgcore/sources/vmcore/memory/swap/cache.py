@@ -132,7 +132,7 @@ class SwapTable(_Cached):
     def _word(self, space: SwapSpace, slot: int, word: int) -> Iterator[Slots]:
         folio = None
         if word & 0b11 == _TABLE_PFN_MARK:
-            folio = self._folios.read(self._kernel.frame_to_page((word & _TABLE_PFN_MASK) >> 2))
+            folio = self._folios.read(self._kernel.machine.frame_to_page((word & _TABLE_PFN_MASK) >> 2))
         elif not word & 0b111:  # a plain pointer; that of a bad slot (all ones but for these) points nowhere
             folio = self._folios.read(word)
         found = [*self._slots(space, folio, slot, 1)]

@@ -28,7 +28,7 @@ class _Frames:
 
         :raises BrokenDump: the dump does not hold them.
         """
-        data = self._physical.stored(self._kernel.direct_map_to_phys(address), size)
+        data = self._physical.stored(self._kernel.machine.direct_map_to_phys(address), size)
         if data is None:
             raise BrokenDump(_NOT_THERE, address=address)
         return data

@@ -294,9 +294,9 @@ class Zram:
         root = self._kernel.target.symbol_address("init_top_pgt")
         if root is None:
             return True
-        mode = self._kernel.paging_mode
-        top, start = self._kernel.kernel_image_to_phys(root), page << self._page_shift
-        mask = self._kernel.encryption_mask
+        mode = self._kernel.machine.paging_mode
+        top, start = self._kernel.machine.kernel_image_to_phys(root), page << self._page_shift
+        mask = self._kernel.machine.encryption_mask
         for leaf in walk(mode, top, start, start + self._page_size, self._physical.stored, mask):
             if leaf.kind is EntryKind.PRESENT:
                 return self._physical.stored(leaf.value, self._page_size) is not None

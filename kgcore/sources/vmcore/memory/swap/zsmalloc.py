@@ -252,10 +252,10 @@ class Zsmalloc:
         kernel = self._kernel
         found: list[int] = []
         while len(found) < count:
-            if not kernel.is_page(page):
+            if not kernel.machine.is_page(page):
                 return ()
-            number = kernel.page_to_phys(page) >> self._page_shift
-            if kernel.frame_to_page(number) != page or number in found:
+            number = kernel.machine.page_to_phys(page) >> self._page_shift
+            if kernel.machine.frame_to_page(number) != page or number in found:
                 return ()
             try:
                 frame = self._frame(number)
@@ -270,7 +270,7 @@ class Zsmalloc:
         return tuple(found) if count == 1 or not page else ()
 
     def _read_frame(self, frame: int) -> _Frame:
-        raw = self._structure(self._kernel.frame_to_page(frame), self._kernel.page_struct_size)
+        raw = self._structure(self._kernel.machine.frame_to_page(frame), self._kernel.page_struct_size)
         return _Frame(self._layout.owner(raw), self._layout.word(raw))
 
     @cached_property

@@ -11,16 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from drgn import FaultError
+from drgn import FaultError, Object
 from drgn.helpers.linux.list import list_for_each_entry
 
+from kgcore.arch.cpunotes import CpuRegisters
+from kgcore.arch.x86.kernels import X86_64_KERNEL
 from kgcore.model.traces import OUTERMOST, End
-from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernelreads import in_words
 
+if TYPE_CHECKING:
+    from kgcore.sources.vmcore.kernel.kernel import Kernel
+
 __all__ = ("OrcUnwinder", "State")
+
+_FRAME = "struct inactive_task_frame"
 
 _MAX_FRAMES = 256
 _MAX_ENTRIES = 1 << 22
@@ -32,8 +38,7 @@ _SCANNED = 1024  # bytes of a function's frame
 _CALL, _CALL_NEAR = struct.Struct("<Bi"), 0xE8
 
 # struct pt_regs, and the part of it that the CPU writes (IRET_FRAME_OFFSET)
-_PT_REGS = ("r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di", "orig_ax",
-            "ip", "cs", "flags", "sp", "ss")  # fmt: skip
+_PT_REGS = X86_64_KERNEL.entry_frame
 _IRET = _PT_REGS[-5:]
 
 # ORC_REG_*, arch/x86/include/asm/orc_types.h: the numbers of 6.12, and those of 7.2. No type says which they are, but
@@ -86,7 +91,7 @@ class _Stop(Exception):
 class OrcUnwinder:
     """Of one kernel."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel
         self._prog = kernel.prog
 
@@ -95,6 +100,32 @@ class OrcUnwinder:
         """Whether this kernel has tables (CONFIG_UNWINDER_ORC) that we understand."""
         known = self._kernel.target.has_type("struct orc_entry")
         return known and self._vmlinux is not None and self._registers is not None
+
+    def interrupted(self, cpu: CpuRegisters) -> State:
+        """Where a CPU was."""
+        values = cpu.values
+        return State(values["ip"], values["sp"], values["bp"], True, values, cpu.user_mode)
+
+    def asleep(self, task: Object) -> State:
+        """Where ``__switch_to_asm()`` left off.
+
+        :param task: ``struct task_struct *``
+        """
+        sp = task.thread.sp.value_()
+        frame = Object(self._prog, _FRAME, address=sp)
+        size = self._prog.type(_FRAME).size or 0
+        ip = frame.ret_addr.value_()
+        return State(ip, sp + size, frame.bp.value_(), exact=ip in self._forked)
+
+    @cached_property
+    def _forked(self) -> tuple[int, ...]:
+        """Where a task begins that has never run: at a function's first instruction, which is no return address.
+
+        ``ret_from_fork_asm`` since 3aec4ecb3d1f "x86: Rewrite ret_from_fork() in C" (6.6), before it ``ret_from_fork``;
+        __unwind_start() in arch/x86/kernel/unwind_orc.c makes the same exception.
+        """
+        found = map(self._kernel.target.symbol_address, ("ret_from_fork_asm", "ret_from_fork"))
+        return tuple(address for address in found if address is not None)
 
     def unwind(self, state: State) -> tuple[list[tuple[int, bool]], End]:
         """The calls from a state on: instruction pointer, and whether it is exact; and why there are no more."""

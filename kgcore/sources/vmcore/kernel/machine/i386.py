@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""32-bit kernels of x86, with or without PAE."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from drgn import FaultError, Object
+
+from kgcore.arch.cpunotes import CpuRegisters
+from kgcore.arch.paging import PagingMode
+from kgcore.arch.x86.kernels import I386_KERNEL, i386_task
+from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.opening.lowmem import LowMemory
+from kgcore.sources.vmcore.symbols import vmcoreinfo
+
+if TYPE_CHECKING:
+    from kgcore.sources.vmcore.kernel.kernel import Kernel
+
+__all__ = ("I386",)
+
+_END = 1 << 32
+_MAX_FRAME = 1 << 24  # MAX_PHYSMEM_BITS is 36 with PAE, 32 without
+_MAX_SECTIONS = 1 << 10
+_SECTION_MAP_MASK = ~0x3F  # flags in a pointer to 64-byte objects: include/linux/mmzone.h has up to five of them
+_PER_CPU = 27  # GDT_ENTRY_PERCPU, arch/x86/include/asm/segment.h
+_PRESENT_SEGMENT = 0x90  # present, and not one of the system's
+
+
+class _Section(NamedTuple):
+    """Adjacent page frames whose ``struct page`` are adjacent, too.
+
+    :ivar pages: address of that of frame 0, which need not be part of it.
+    """
+
+    first: int
+    end: int
+    pages: int
+
+
+class I386(X86):
+    """A 32-bit kernel."""
+
+    architecture = I386_KERNEL
+    usual_thread_size = 8192
+    no_unwinder = "the stacks of 32-bit kernels are not unwound"
+    _tls_min = 6
+    _regsets = "x86_32_regsets"
+    _min_fpu = 112  # struct fregs_state
+    _entry_stacks = range(0)
+
+    def __init__(self, kernel: "Kernel") -> None:
+        super().__init__(kernel)
+        low = LowMemory.of(kernel.prog)
+        if low is None:
+            raise BrokenDump("the memory of a 32-bit kernel is not opened as such")
+        self._low = low
+
+    # Address spaces
+
+    @cached_property
+    def paging_mode(self) -> PagingMode:
+        return self._low.mode
+
+    @cached_property
+    def user_end(self) -> int:
+        """TASK_SIZE (arch/x86/include/asm/page_32_types.h)."""
+        return self._low.page_offset
+
+    def direct_map_to_phys(self, address: int) -> int:
+        if not self._low.page_offset <= address < _END:
+            raise BrokenDump(f"{address:#x} is not in the kernel's direct map", address=address)
+        return address - self._low.page_offset
+
+    def kernel_image_to_phys(self, address: int) -> int:
+        return address - self._low.page_offset & _END - 1
+
+    # Programs
+
+    def task_arch(self, mm: Object, values: Mapping[str, int]) -> str:
+        return i386_task()
+
+    def system_call_width(self, task: Object, values: Mapping[str, int]) -> int:
+        return self.architecture.word_size
+
+    # Registers of threads
+
+    @cached_property
+    def pt_regs_padding(self) -> int:
+        """TOP_OF_KERNEL_STACK_PADDING: room for what vm86 mode pushes besides, if the kernel has that
+        (arch/x86/include/asm/thread_info.h, 4.2)."""
+        return 16 if self._target.has_member("struct thread_struct", "vm86") else 8
+
+    @cached_property
+    def lazy_gs(self) -> bool:
+        """The user's GS stays in the CPU while the kernel runs, and is saved at a switch (``thread.gs``).
+
+        Without stack protector (CONFIG_X86_32_LAZY_GS), and always since 3fb0fdb3bbe7 "x86/stackprotector/32: Make the
+        canary into a regular percpu variable" (5.13), which removed ``stack_canary``. Else it is in ``struct pt_regs``.
+        """
+        return self._target.symbol_address("stack_canary") is None
+
+    def asleep(self, task: Members) -> Mapping[str, int]:
+        """See arch/x86/kernel/process_32.c."""
+        return {"gs": task["thread.gs"] & 0xFFFF} if self.lazy_gs else {}
+
+    def kept(self) -> tuple[str, ...]:
+        return ("gs",) if self.lazy_gs else ()
+
+    # CPUs
+
+    def cpu_by_tables(
+        self, cpu: CpuRegisters, offsets: Mapping[int, int], possible: Callable[[int], bool]
+    ) -> int | None:
+        """By the segment in the CPU's GDT whose base is that of its per-CPU memory."""
+        gdt = cpu.tables.get("gdt")
+        if gdt is None or gdt < self.user_end:
+            return None
+        try:
+            descriptor, access = self._gdt_entry(gdt, _PER_CPU)
+        except FaultError:
+            return self._by_entry_area(gdt, cpu.tables.get("idt", 0), possible)
+        known = access & _PRESENT_SEGMENT == _PRESENT_SEGMENT
+        return offsets.get(descriptor_base(descriptor)) if known else None
+
+    def _by_entry_area(self, gdt: int, idt: int, possible: Callable[[int], bool]) -> int | None:
+        """By the place of that table: ``struct cpu_entry_area``, of which each CPU's has one, begins with it, and they
+        lie in order a page behind the table of interrupts (CPU_ENTRY_AREA_PER_CPU, 4.15). 64-bit kernels shuffle them
+        since 97e3d26b5e5f "x86/mm: Randomize per-cpu entry area" (6.2)."""
+        if not self._target.has_member("struct cpu_entry_area", "gdt"):
+            return None
+        size = self._prog.type("struct cpu_entry_area").size or 1
+        number, rest = divmod(gdt - idt - (1 << self.architecture.page_shift), size)
+        return number if rest == 0 and number >= 0 and possible(number) else None
+
+    # Kernel stacks
+
+    @property
+    def unwinder(self) -> None:
+        return None
+
+    # struct page
+
+    @cached_property
+    def _sections(self) -> tuple[_Section, ...]:
+        """All memory is one piece with FLATMEM; with SPARSEMEM each section has its own ``struct page`` array."""
+        flat = self._kernel.read_word("mem_map")
+        if flat:
+            return (_Section(0, _MAX_FRAME, flat),)
+        return tuple(self._sparse())
+
+    def _sparse(self) -> Iterator[_Section]:
+        """``mem_section[0][]``, with CONFIG_SPARSEMEM_STATIC as all 32-bit kernels have it."""
+        info = self._target.vmcoreinfo
+        bits = vmcoreinfo.number(info, "NUMBER(SECTION_SIZE_BITS)")
+        length = vmcoreinfo.number(info, "LENGTH(mem_section)")
+        table = self._target.symbol_address("mem_section")
+        size = vmcoreinfo.number(info, "SIZE(mem_section)")
+        offset = vmcoreinfo.number(info, "OFFSET(mem_section.section_mem_map)")
+        if bits is None or length is None or table is None or size is None or offset is None:
+            return
+        shift = bits - self.architecture.page_shift
+        for number in range(min(length, _MAX_SECTIONS)):
+            try:
+                coded = int(self._prog.read_word(table + number * size + offset))
+            except FaultError:
+                continue
+            if coded & 1 << 1:  # SECTION_HAS_MEM_MAP
+                yield _Section(number << shift, number + 1 << shift, coded & _SECTION_MAP_MASK & _END - 1)
+
+    def _section(self, page: int) -> _Section | None:
+        size = self._kernel.page_struct_size
+        for section in self._sections:
+            # The coded pointer may be below zero.
+            if section.first * size <= (page - section.pages) % _END < section.end * size:
+                return section
+        return None
+
+    def is_page(self, page: int) -> bool:
+        return self._section(page) is not None
+
+    def page_to_phys(self, page: int) -> int:
+        section = self._section(page)
+        if section is None:
+            raise FaultError("no struct page", page)
+        return (page - section.pages) % _END // self._kernel.page_struct_size << self.architecture.page_shift
+
+    def frame_to_page(self, frame: int) -> int:
+        for section in self._sections:
+            if section.first <= frame < section.end:
+                return (section.pages + frame * self._kernel.page_struct_size) % _END
+        raise FaultError("no struct page", frame << self.architecture.page_shift)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What x86 kernels of both widths have in common.
+
+Layouts are probed (does the member, type or symbol exist?), newest first, since distributions backport; the few things
+that types and symbols do not hold (numbers of thread flags) go by the release, and say so.
+"""
+
+from functools import cached_property
+from typing import ClassVar
+
+from drgn import Object
+from drgn.helpers.linux.percpu import per_cpu
+
+from kgcore.arch.cpunotes import CpuRegisters
+from kgcore.arch.x86.memorymap import MAX_PHYSICAL
+from kgcore.model.process import CoreDialect, FpuState, XsaveLayout
+from kgcore.model.siginfo import Fault
+from kgcore.sources.vmcore.kernel.machine.base import Machine
+from kgcore.sources.vmcore.kernel.machine.x86fpu import X86Fpu
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
+
+__all__ = ("X86", "descriptor_base")
+
+_GDT_TLS_ENTRIES = 3  # arch/x86/include/asm/segment.h
+_X86_TRAP_PF = 14
+_CR3_FLAGS = 0x1FFF
+
+
+class X86(Machine):
+    """A kernel of either width."""
+
+    task_members = (
+        "thread.ds", "thread.es", "thread.features", "thread.fpu.fpstate", "thread.fs", "thread.fsbase",
+        "thread.fsindex", "thread.gs", "thread.gsbase", "thread.gsindex", "thread.io_bitmap", "thread.io_bitmap_ptr",
+        "thread.pkru", "thread.tls_array", "thread_info.flags",
+    )  # fmt: skip
+    fault_members = ("thread.cr2", "thread.error_code", "thread.trap_nr")
+    usual_thread_size = 16384  # without KASAN, which makes it 32 KiB
+    _tls_min: ClassVar[int]  # GDT_ENTRY_TLS_MIN
+    _regsets: ClassVar[str]  # struct user_regset of what ptrace() shows: arch/x86/kernel/ptrace.c
+    _min_fpu: ClassVar[int]  # bytes of the smallest FPU image
+    _entry_stacks: ClassVar[range]  # where all CPUs have those on which interrupts of user mode begin
+
+    # Registers of threads
+
+    @cached_property
+    def fpu(self) -> X86Fpu:
+        return X86Fpu(self._kernel, self._regsets, self._min_fpu)
+
+    def fpu_state(self, task: Members, cpu: int | None) -> FpuState:
+        pkru = None
+        if self._target.has_member("struct thread_struct", "pkru"):
+            # 954436989cc5 "x86/fpu: Remove PKRU handling from switch_fpu_finish()" (5.14) and its series
+            pkru = task["thread.pkru"]
+        stale = cpu is not None and not self.need_fpu_load(task)
+        return FpuState(self.fpu.image(task), stale, pkru)
+
+    def xsave_layout(self) -> XsaveLayout | None:
+        return self.fpu.xsave_layout()
+
+    def need_fpu_load(self, task: Members) -> bool:
+        """TIF_NEED_FPU_LOAD: the FPU registers of a running task are saved in memory, not live in its CPU.
+
+        Bit 14 from 5f409e20b794 "x86/fpu: Defer FPU state load until return to userspace" (5.2) on; bit 19 since
+        da3f033a9fbf "x86: Use generic TIF bits" (6.18). They are macros, so the release has to tell.
+        """
+        bit = 19 if self._kernel.version >= (6, 18) else 14
+        return bool(task["thread_info.flags"] >> bit & 1)
+
+    def forced_tf(self, task: Members) -> bool:
+        """TIF_FORCED_TF (arch/x86/include/asm/thread_info.h: bit 24 in 4.9 to 7.2)."""
+        return bool(task["thread_info.flags"] >> 24 & 1)
+
+    def shadow_stack(self, task: Members) -> bool:
+        """ARCH_SHSTK_SHSTK of ``thread.features``.
+
+        Since 2d39a6add422 "x86/shstk: Add user-mode shadow stack support" (6.6).
+        """
+        if not self._target.has_member("struct thread_struct", "features"):
+            return False
+        return bool(task["thread.features"] & 1)
+
+    def io_bitmap(self, task: Members) -> bytes | None:
+        """In a ``struct io_bitmap`` since 5.5 (arch/x86/include/asm/io_bitmap.h)."""
+        if not self._target.has_member("struct thread_struct", "io_bitmap"):
+            old = task["thread.io_bitmap_ptr"]
+            return kernel_bytes(self._prog, old, 8192) if old else None
+        if not task["thread.io_bitmap"]:
+            return None
+        bitmap = Object(self._prog, "struct io_bitmap *", task["thread.io_bitmap"])
+        return kernel_bytes(self._prog, bitmap.bitmap.address_of_().value_(), 8192) if bitmap.max else None
+
+    def tls_segments(self, task: Members) -> tuple[tuple[int, int], ...]:
+        """``thread.tls_array``, as entries of the GDT."""
+        raw = task["thread.tls_array"]
+        descriptors = (int.from_bytes(raw[at : at + 8], "little") for at in range(0, 8 * _GDT_TLS_ENTRIES, 8))
+        return tuple(enumerate(descriptors, self._tls_min))
+
+    # Programs
+
+    def dialect(self, neutral: CoreDialect) -> CoreDialect:
+        return CoreDialect(
+            note_align=neutral.note_align,
+            # eb6f51723f03 "x86/fpu: Make copy_xstate_to_kernel() usable for [x]fpregs_get()" (5.14)
+            raw_fpregs=self._target.symbol_address("copy_xstate_to_uabi_buf") is None,
+            # ba386777a30b "x86/elf: Add a new FPU buffer layout info to x86 core files" (6.12)
+            xsave_layout=self._target.symbol_address("elf_coredump_extra_notes_write") is not None,
+        )
+
+    def vdso(self, mm: Object) -> tuple[int, int]:
+        """``vdso_fault()``, arch/x86/entry/vdso/vma.c."""
+        image = mm.context.vdso_image
+        return self.kernel_image_to_phys(image.data.value_()), image.size.value_()
+
+    def fault(self, task: Members) -> Fault | None:
+        trap = task["thread.trap_nr"]
+        if not trap:
+            return None
+        return Fault(trap, task["thread.error_code"], task["thread.cr2"] if trap == _X86_TRAP_PF else 0)
+
+    # CPUs
+
+    def current(self, cpu: int) -> Object | None:
+        """In struct pcpu_hot from e57ef2ed97c1 "x86: Put hot per CPU variables into a struct" (6.2) until 6.15."""
+        if self._target.has_type("struct pcpu_hot"):
+            return per_cpu(self._prog["pcpu_hot"], cpu).current_task
+        return per_cpu(self._prog["current_task"], cpu).read_()
+
+    def entering(self, cpu: CpuRegisters) -> bool:
+        """In the code of the entries, or on the stack that interrupts of user mode begin with, before sync_regs() has
+        copied them (arch/x86/entry/entry_64.S, arch/x86/include/asm/cpu_entry_area.h)."""
+        start, end = map(self._target.symbol_address, ("__entry_text_start", "__entry_text_end"))
+        if cpu.user_mode or start is None or end is None:
+            return False
+        return start <= cpu.values["ip"] < end or cpu.values["sp"] in self._entry_stacks
+
+    def is_root(self, register: int, root: int) -> bool:
+        """Bit 12 tells the user's copy of the tables from the kernel's (PTI); the bits below are the PCID; and with SME
+        it has the encryption bit."""
+        return (register ^ root) & MAX_PHYSICAL - 1 & ~_CR3_FLAGS & ~self.encryption_mask == 0
+
+    def _gdt_entry(self, gdt: int, number: int) -> tuple[int, int]:
+        """A descriptor of a CPU's table of segments, which user mode cannot change, and its access byte.
+
+        :raises FaultError: it is not in the dump.
+        """
+        descriptor = int.from_bytes(kernel_bytes(self._prog, gdt + 8 * number, 8), "little")
+        return descriptor, descriptor >> 40 & 0xFF
+
+
+def descriptor_base(descriptor: int) -> int:
+    """``get_desc_base()``, arch/x86/include/asm/desc.h: an unsigned int."""
+    return descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
