@@ -154,7 +154,7 @@ def load_types(prog: Program) -> None:
     from kgcore.sources import drgnversion
 
     drgnversion.ensure()
-    from kgcore.sources.vmcore.opening.target import add_types
+    from kgcore.sources.vmcore.opening.foreign import add_types
 
     add_types(prog)
 
@@ -191,7 +191,7 @@ def _source(prog: Program, user_files: UserFiles = NO_USER_FILES) -> Iterator[So
     from kgcore.sources import drgnversion
 
     drgnversion.ensure()
-    from kgcore.sources.vmcore.opening.target import from_program
+    from kgcore.sources.vmcore.opening.foreign import from_program
     from kgcore.sources.vmcore.source import VmcoreSource
 
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:

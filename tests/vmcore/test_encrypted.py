@@ -20,7 +20,8 @@ from drgn import FaultError, Program
 
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.opening.target import from_program, open_target
+from kgcore.sources.vmcore.opening.foreign import from_program
+from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.task.tasks import Tasks
 from tests.vmcore import reshape
 from tests.vmcore.conftest import need

@@ -20,7 +20,8 @@ from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.facts import read_facts
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory
-from kgcore.sources.vmcore.opening.target import from_program, open_target
+from kgcore.sources.vmcore.opening.foreign import from_program
+from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Extractor, Victim, main_dump, need

@@ -22,7 +22,8 @@ from drgn.helpers.linux.xarray import xa_load
 from kgcore.errors import TargetError
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import FrameState
-from kgcore.sources.vmcore.opening.target import Target, from_program, open_target
+from kgcore.sources.vmcore.opening.foreign import from_program
+from kgcore.sources.vmcore.opening.target import Target, open_target
 from kgcore.sources.vmcore.symbols import finders as symbols
 from kgcore.sources.vmcore.symbols.variables import VARIABLES
 from tests.vmcore.tools import kgcore

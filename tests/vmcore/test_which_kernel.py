@@ -14,7 +14,7 @@ pytest.importorskip("drgn")
 
 from drgn import Program
 
-from kgcore.sources.vmcore.opening.target import from_program
+from kgcore.sources.vmcore.opening.foreign import from_program
 from tests.vmcore import reshape
 from tests.vmcore.conftest import Fixture, need
 from tests.vmcore.tools import kgcore

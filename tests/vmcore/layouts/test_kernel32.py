@@ -16,7 +16,8 @@ from kgcore.arch.x86.paging import I386_2LEVEL, I386_PAE
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.machine.i386 import I386
-from kgcore.sources.vmcore.opening.lowmem import LowMemory
+from kgcore.sources.vmcore.opening.spaces import space_of
+from kgcore.sources.vmcore.opening.spaces.i386 import LowMemory
 
 PAGE = 4096
 RELEASE = "6.1.0-test"
@@ -116,6 +117,7 @@ class FakeTarget:
 
     def __init__(self, prog: Any, symbols: dict[str, int], info: dict[str, str], members: set[str]) -> None:
         self.prog, self.vmcoreinfo, self.release = prog, info, RELEASE
+        self.space = space_of(prog)
         self.page_shift, self.page_size = 12, 1 << 12
         self.symbol_address = symbols.get
         self.has_member = lambda type_, member: member in members

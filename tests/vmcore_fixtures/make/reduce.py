@@ -38,7 +38,7 @@ from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.facts import read_facts
 from kgcore.sources.vmcore.memory.framereader import FrameReader
-from kgcore.sources.vmcore.opening.lowmem import LowMemory
+from kgcore.sources.vmcore.opening.spaces.i386 import LowMemory
 from kgcore.sources.vmcore.opening.target import Target, open_target
 from kgcore.sources.vmcore.source import VmcoreSource
 from kgcore.sources.vmcore.symbols import finders as symbols

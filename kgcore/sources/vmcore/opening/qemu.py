@@ -22,6 +22,7 @@ from typing import Any
 
 from drgn import Program
 
+from kgcore.arch import ARCHITECTURES
 from kgcore.errors import TargetError
 from kgcore.sources.drgnversion import version
 from kgcore.sources.vmcore.dumpfile import DumpNote, Frames, everything, open_dump
@@ -51,7 +52,7 @@ class PausedGuest:
 
     format = "running guest"
     compression = "none"
-    architecture = "x86_64"
+    architecture = next(iter(ARCHITECTURES))  # drgn reads guests of no other
     dump_level: int | None = None
     release = ""
     needs_platform = False

@@ -2,40 +2,32 @@
 """Opening a vmcore: everything between a file name and a :class:`drgn.Program` whose types and symbols work."""
 
 import logging
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Literal, Self
 from weakref import finalize
 
-from drgn import Architecture, ModuleFileStatus, Program, ProgramFlags
+from drgn import Program
 
-from kgcore.arch.x86.kernels import I386_KERNEL, X86_64_KERNEL
-from kgcore.errors import BrokenDump, TargetError
-from kgcore.sources.drgnversion import version
+from kgcore.errors import TargetError
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.damage import guarded
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, FrameState, KdumpDump, everything, open_dump
 from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift
 from kgcore.sources.vmcore.opening import drgnmemory, program, whichkernel
-from kgcore.sources.vmcore.opening.lowmem import LowMemory
 from kgcore.sources.vmcore.opening.qemu import PausedGuest
-from kgcore.sources.vmcore.opening.translation import KernelMemory, is_encrypted
+from kgcore.sources.vmcore.opening.spaces import has_own_space, space_of
 from kgcore.sources.vmcore.opening.whichkernel import KernelSeen
-from kgcore.sources.vmcore.symbols import finders as symbols
-from kgcore.sources.vmcore.symbols import systemmap, vmcoreinfo
+from kgcore.sources.vmcore.opening.withsymbols import ProgramOpener, vmcoreinfo_of, with_symbols
+from kgcore.sources.vmcore.symbols import vmcoreinfo
 from kgcore.sources.vmcore.symbols.debugfiles import given_name
-from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 from kgcore.text import human_size
 
-__all__ = ("Target", "add_types", "from_program", "open_target")
+__all__ = ("Target", "messages_of", "open_target", "opened")
 
 _CAPTURE_KERNEL = "the kernel in it is a capture kernel, booted to save a dump; the one that crashed was not found"
-_KEY = "kgcore_target"
-_Open = Callable[[bytes | None], Program]  # with VMCOREINFO to use instead of what there is
-_ARCHES_32 = frozenset({Architecture.I386})
 
 
 class Target:
@@ -44,6 +36,8 @@ class Target:
     :ivar dump: the file's own tables; None for a running kernel, and where there is no file.
     :ivar prog: types, objects, symbols and drgn's Linux helpers work on it.
     :ivar architecture: of the kernel.
+    :ivar space: the kernel's memory.
+    :ivar phys: reads physical memory by address and size, or raises FaultError.
     :ivar frames: which page frames the file holds.
     :ivar page_shift: a page has ``1 << page_shift`` bytes, and ``page_size`` is that.
     :ivar notes: of the dump file, in its order.
@@ -73,39 +67,32 @@ class Target:
         self._map_file = map_file
         self.debug_files: tuple[str, ...] = ()
         self.kernels: tuple[KernelSeen, ...] = ()
-        self.assembled = drgnmemory.reader_of(prog) is not None or LowMemory.of(prog) is not None
+        space = space_of(prog)
+        self.space = space
+        self.architecture = space.architecture
+        self.assembled = drgnmemory.reader_of(prog) is not None or has_own_space(prog)
         self.ours = True
         self._kept = False
         self.live = program.is_live(prog) or isinstance(dump, PausedGuest)
         self.frames: Frames = dump.frames if dump else everything()
         self.notes: tuple[DumpNote, ...] = dump.notes if dump else ()
-        self.vmcoreinfo = _vmcoreinfo_of(prog)
+        self.vmcoreinfo = vmcoreinfo_of(prog)
         self.release = self.vmcoreinfo.get("OSRELEASE", "")
         told = vmcoreinfo.number(self.vmcoreinfo, "PAGESIZE")
-        self.page_shift = dump.page_shift if dump else usual_page_shift(program.machine_of(prog), told)
+        self.page_shift = dump.page_shift if dump else usual_page_shift(self.architecture.name, told)
         self.page_size = 1 << self.page_shift
         if told not in (None, self.page_size):
             self.messages += (
                 f"VMCOREINFO says PAGESIZE={told}, which its machine does not have: kgcore reads pages of "
                 f"{self.page_size} bytes",
             )
-        low = LowMemory.of(prog)
-        self.architecture = X86_64_KERNEL if low is None else I386_KERNEL
-        self._phys: Callable[[int, int], bytes] = partial(prog.read, physical=True) if low is None else low.physical
+        # Of frames that are not STORED drgn itself gives zeros, if it reads an ELF dump: ask frames first.
+        self.phys: Callable[[int, int], bytes] = space.physical
         # Probes are asked again and again; caches of this object's own, so that they go when it goes.
         self.symbol_address: Callable[[str], int | None] = cache(self._symbol_address)
         self.has_type: Callable[[str], bool] = cache(self._has_type)
         self.has_member: Callable[[str, str], bool] = cache(self._has_member)
         self.constant: Callable[[str], int | None] = cache(self._constant)
-
-    def phys(self, address: int, size: int) -> bytes:
-        """Physical memory.
-
-        Of frames that are not STORED drgn itself gives zeros, if it reads an ELF dump: ask :attr:`frames` first.
-
-        :raises drgn.FaultError: it is not in the dump.
-        """
-        return self._phys(address, size)
 
     def _symbol_address(self, name: str) -> int | None:
         """The address of a kernel symbol, None if there is none."""
@@ -191,7 +178,7 @@ def open_target(options: DumpLocation) -> Target:
 
     :raises TargetError: it cannot be opened, or its kernel not be understood; the hint says what to try.
     """
-    return _opened(options, _given(options))
+    return opened(options, _given(options))
 
 
 def _given(options: DumpLocation) -> bytes | int | None:
@@ -205,10 +192,11 @@ def _given(options: DumpLocation) -> bytes | int | None:
     return int(options.vmcoreinfo, 16)
 
 
-def _opened(
+def opened(
     options: DumpLocation, text: bytes | int | None, dump: DumpFile | None = None, through: Program | None = None
 ) -> Target:
-    """
+    """Open what the options say, with more known of it than they say.
+
     :param text: VMCOREINFO to use instead of the dump's, or, of a dump, its physical address.
     :param dump: if it is open already.
     :param through: read what this can read, which is not touched.
@@ -224,14 +212,14 @@ def _opened(
             if dump is not None and options.core is not None:
                 return _of_dump(options, options.core, dump, text)
             assert not isinstance(text, int)
-            open_: _Open = partial(_program, options, dump)
+            open_: ProgramOpener = partial(_program, options, dump)
             if through is not None:
                 open_ = partial(program.open_through, through)
-            return _with_symbols(open_, open_(text), dump, options)
+            return _target(open_, open_(text), dump, options)
     except BaseException as error:
         if dump is not None:
             dump.close()
-        if isinstance(error, TargetError) and (messages := _messages(dump)):  # they are the likelier reason
+        if isinstance(error, TargetError) and (messages := messages_of(dump)):  # they are the likelier reason
             raise TargetError("; ".join((*messages, error.message)), hint=error.hint) from error
         raise
 
@@ -242,18 +230,18 @@ def _of_dump(options: DumpLocation, path: str, dump: DumpFile, given: bytes | in
     choice = whichkernel.choose(path, dump, open_, given)
     own = given is None and not choice.kernels  # the header's, and memory was not searched
     try:
-        target = _with_symbols(open_, open_(choice.text), dump, options)
+        target = _target(open_, open_(choice.text), dump, options)
     except TargetError as error:
         lost = not whichkernel.has_symbols(open_, choice.text)
         better = whichkernel.search_again(dump, open_, choice.text, "is damaged") if own and lost else None
         if better is None:
             raise _explained(error, choice, lost=lost) from error
         choice = better
-        target = _with_symbols(open_, open_(choice.text), dump, options)
+        target = _target(open_, open_(choice.text), dump, options)
     if given is None and whichkernel.is_capture_kernel(target.prog):
         better = whichkernel.search_again(dump, open_, choice.text, "is the capture kernel's") if own else None
         if better is not None:
-            target = _with_symbols(open_, open_(better.text), dump, options)
+            target = _target(open_, open_(better.text), dump, options)
         choice = better or choice._replace(messages=(*choice.messages, _CAPTURE_KERNEL))
     target.kernels = choice.kernels
     target.messages = (*choice.messages, *target.messages)
@@ -276,129 +264,6 @@ def _explained(error: TargetError, choice: whichkernel.Choice, *, lost: bool) ->
     return TargetError(f"the VMCOREINFO is wrong, it seems: {why}", hint="give the right one with --vmcoreinfo FILE")
 
 
-@guarded("the dump cannot be used")
-def from_program(prog: Program) -> Target:
-    """A Program that somebody else opened, with the debug information they loaded, if they did.
-
-    It stays as it is: where it has no types, or drgn cannot read its memory, the target has a Program of its own.
-
-    :raises TargetError: it is not a Linux kernel, or its types are not to be had.
-    """
-    _require_kernel(prog)
-    path = _path_of(prog)
-    if prog.platform is not None and prog.platform.arch in _ARCHES_32:
-        return _opened_anew(prog, path)
-    dump: DumpFile | None = None
-    unknown: tuple[str, ...] = ()
-    if path:
-        try:
-            dump = open_dump(path)
-        except TargetError as error:  # though drgn could open it
-            unknown = (f"what the dump holds cannot be told: {error.message}; memory left out may look like zeros",)
-    if dump and path and (is_encrypted(prog, dump.frames) or whichkernel.is_wrong(dump, _text_of(prog))):
-        dump.close()
-        return _opened_anew(prog, path)
-    if _has_types(prog):
-        target = Target(prog, dump, _types_of(prog), (*unknown, *_messages(dump)))
-        target.ours = False
-        return target
-    return _own(prog, path, dump, unknown)
-
-
-def _own(prog: Program, path: str | None, dump: DumpFile | None, messages: tuple[str, ...] = ()) -> Target:
-    """The same kernel with the types and symbols that it has itself. It takes half a second, and is kept for the next
-    time, as long as there is that Program.
-
-    :param path: of the dump.
-    :param dump: it, if it can be opened anew; else what that Program can read is read.
-    """
-    known: Target | None = prog.cache.get(_KEY)
-    if known is not None:
-        if dump is not None:
-            dump.close()
-        return known
-    text: bytes | None = prog["VMCOREINFO"].string_()
-    if dump is not None:
-        if text == whichkernel.own_vmcoreinfo(dump):  # then whether that is right is looked into
-            text = None
-        target = _opened(DumpLocation(core=path, symbols_from="btf"), text, dump)
-    else:
-        target = _opened(DumpLocation(symbols_from="btf"), text, through=prog)
-    target.messages = (*messages, *target.messages)
-    if dump is not None:  # else it would refer to that Program, and keep it for ever; and what runs changes
-        target.keep()
-        prog.cache[_KEY] = target
-    return target
-
-
-@guarded("the dump cannot be used")
-def add_types(prog: Program) -> None:
-    """Register finders for the kernel's own types and symbols with somebody's Program, behind all that it has.
-
-    :raises TargetError: it is not a Linux kernel, drgn cannot read its memory, or it has no types of its own.
-    """
-    _require_kernel(prog)
-    if symbols.has_btf(prog):
-        return
-    if prog.platform is not None and prog.platform.arch in _ARCHES_32:
-        raise TargetError("drgn does not read the memory of 32-bit kernels", hint="gcore() and the command kgcore do")
-    path = _path_of(prog)
-    dump = None
-    if path is not None:
-        with suppress(TargetError):
-            dump = open_dump(path)
-    own = symbols.OwnSymbols.of(_own(prog, path, dump).prog)
-    assert own is not None
-    own.give(prog, first=False)
-
-
-def _require_kernel(prog: Program) -> None:
-    if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
-        raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
-    if not hasattr(prog, "core_dump_path"):
-        raise TargetError(
-            f"drgn {version()} does not tell which file a program came from",
-            hint="it takes drgn 0.0.33 or later; the command kgcore and kgcore.open_vmcore() work with this one",
-        )
-
-
-def _path_of(prog: Program) -> str | None:
-    """Of the dump file."""
-    path: str | None = None if ProgramFlags.IS_LIVE in prog.flags else prog.core_dump_path
-    return _still_there(path) if path else None
-
-
-def _types_of(prog: Program) -> Literal["dwarf", "btf"]:
-    """Where a Program has its types from, if it has any; debug information goes before what load_types() added."""
-    with suppress(LookupError):
-        if prog.main_module().debug_file_status == ModuleFileStatus.HAVE:
-            return "dwarf"
-    return "btf" if symbols.has_btf(prog) else "dwarf"
-
-
-def _opened_anew(prog: Program, path: str | None) -> Target:
-    """drgn opens dumps of 32-bit kernels, encrypted ones, those with a wrong VMCOREINFO, and reads no kernel there. See
-    :mod:`kgcore.sources.vmcore.opening.lowmem` and :mod:`kgcore.sources.vmcore.opening.translation`."""
-    if not path:
-        raise TargetError("running kernels are read of x86_64 only", hint="make a dump, and open that")
-    files: tuple[str, ...] = ()
-    with suppress(LookupError):
-        file = prog.main_module().debug_file_path
-        files = (file,) if file else ()
-    return open_target(DumpLocation(core=_still_there(path), symbols=files))
-
-
-def _still_there(path: str) -> str:
-    """A name of the dump that drgn has opened, even if it was deleted since."""
-    if not os.path.exists(path):
-        for descriptor in os.listdir("/proc/self/fd"):
-            link = f"/proc/self/fd/{descriptor}"
-            with suppress(OSError):
-                if os.readlink(link) == f"{os.path.abspath(path)} (deleted)":
-                    return link
-    return path
-
-
 def _program(options: DumpLocation, dump: DumpFile | None, text: bytes | None) -> Program:
     """Of a running machine."""
     if isinstance(dump, PausedGuest):
@@ -408,85 +273,16 @@ def _program(options: DumpLocation, dump: DumpFile | None, text: bytes | None) -
     raise TargetError("there is nothing to open", hint="name a vmcore with -c")
 
 
-def _with_symbols(open_: "_Open", prog: Program, dump: DumpFile | None, options: DumpLocation) -> Target:
-    """DWARF if a file was named or one is found; else BTF."""
-    info = _vmcoreinfo_of(prog)
-    release = info.get("OSRELEASE", "")
-    btf_files = [file for file in options.symbols if symbols.is_raw_btf(file)]
-    maps = [file for file in options.symbols if systemmap.is_system_map(file)]
-    dwarf_files = [file for file in options.symbols if file not in btf_files and file not in maps]
-    if options.symbols_from == "dwarf" or (options.symbols_from == "auto" and not btf_files):
-        directories = options.debug_directories, options.kernel_directories
-        if symbols.load_dwarf(prog, release, dwarf_files, *directories):
-            if moved := _moved(prog, info):
-                line = f"KERNELOFFSET={moved:x}\n".encode()
-                prog = open_(prog["VMCOREINFO"].string_() + line)
-                symbols.load_dwarf(prog, release, dwarf_files, *directories)
-            target = _finished(prog, dump, "dwarf")
-            target.debug_files = tuple(dwarf_files)
-            return target
-        if options.symbols_from == "dwarf":
-            raise TargetError(
-                f"no debug information was found for kernel {release}",
-                hint=f"install {debug_package(release)}, or name its vmlinux with -s",
-            )
-    try:
-        lines = b"" if maps else symbols.kallsyms_lines(prog, info)
-    except BrokenDump as error:
-        hint = f"install {debug_package(release)} and give its vmlinux with -s"
-        raise TargetError(error.message, hint=hint) from error
-    if lines:  # drgn takes these from VMCOREINFO only, and VMCOREINFO only when it opens something
-        prog = open_(prog["VMCOREINFO"].string_() + lines)
-    named = systemmap.read_symbols(maps[0], vmcoreinfo.symbol(info, "_stext")) if maps else None
-    symbols.load_btf(prog, release, btf_files[0] if btf_files else None, named)
-    return _finished(prog, dump, "btf", btf_files[0] if btf_files else None, maps[0] if maps else None)
+def _target(open_: ProgramOpener, prog: Program, dump: DumpFile | None, options: DumpLocation) -> Target:
+    found = with_symbols(open_, prog, options)
+    space_of(found.prog).symbols_known()
+    target = Target(found.prog, dump, found.origin, messages_of(dump), found.btf_file, found.map_file)
+    target.debug_files = found.debug_files
+    return target
 
 
-def _moved(prog: Program, info: Mapping[str, str]) -> int:
-    """How far KASLR has moved a kernel that does not say so: VMCOREINFO of i386 has no KERNELOFFSET."""
-    start = vmcoreinfo.symbol(info, "_stext")
-    if LowMemory.of(prog) is None or "KERNELOFFSET" in info or start is None:
-        return 0
-    try:
-        linked: int = prog.symbol("_stext").address
-    except LookupError:
-        return 0
-    return start - linked
-
-
-def _finished(
-    prog: Program,
-    dump: DumpFile | None,
-    symbols_from: Literal["dwarf", "btf"],
-    btf_file: str | None = None,
-    map_file: str | None = None,
-) -> Target:
-    if memory := KernelMemory.of(prog):
-        memory.add_direct_map()
-    return Target(prog, dump, symbols_from, _messages(dump), btf_file, map_file)
-
-
-def _has_types(prog: Program) -> bool:
-    """Whether it has the kernel's types: a module's debug information alone is not enough."""
-    try:
-        return bool(prog["init_task"].type_.has_member("mm") and prog.symbol("init_task"))
-    except (LookupError, TypeError):
-        return False
-
-
-def _vmcoreinfo_of(prog: Program) -> Mapping[str, str]:
-    return vmcoreinfo.parse(_text_of(prog))
-
-
-def _text_of(prog: Program) -> bytes:
-    try:
-        text: bytes = prog["VMCOREINFO"].string_()
-    except LookupError:
-        return b""
-    return text
-
-
-def _messages(dump: DumpFile | None) -> tuple[str, ...]:
+def messages_of(dump: DumpFile | None) -> tuple[str, ...]:
+    """Give what the user should know of a dump file, as sentences."""
     if dump is None:
         return ()
     if not dump.missing_bytes:

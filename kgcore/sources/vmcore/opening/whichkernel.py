@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program
 
-from kgcore.arch.x86.kernels import X86_64_KERNEL
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.model.process import RegisterSource
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState, LinearDump
-from kgcore.sources.vmcore.opening.kernelcheck import Checked, DumpMemory, KernelVerdict, check, shift
-from kgcore.sources.vmcore.opening.translation import Translation
+from kgcore.sources.vmcore.opening.dumpmemory import DumpMemory
+from kgcore.sources.vmcore.opening.kernelcheck import check, image_of, runs, shift
+from kgcore.sources.vmcore.opening.spaces.base import Checked, KernelVerdict
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 from kgcore.sources.vmcore.symbols.finders import kallsyms_lines, kallsyms_of
 
@@ -42,8 +41,6 @@ Opener = Callable[[bytes], Program]
 
 _MAX_TEXTS, _MAX_CHECKED = 1 << 16, 1 << 12  # a host of many guests has those of all
 _NEVER = (1 << 64) - 1  # ELFCORE_ADDR_MAX, include/linux/crash_dump.h
-_TOP_ENTRY = 511 * 8  # of the kernel's image in a top page table
-_TABLE = (1 << 52) - 1 & ~0x1FFF  # of CR3: not the PCID, and of two tables (PTI) the kernel's
 _GIVE_IT = "give the right one with --vmcoreinfo FILE, from another dump of that boot, or the note that kdump saved"
 
 
@@ -214,15 +211,14 @@ def _search(dump: DumpFile, memory: DumpMemory, opener: Opener) -> list[_Candida
 def _candidate(address: int, text: bytes) -> _Candidate:
     info = vmcoreinfo.parse(text)
     time = info.get("CRASHTIME", "")
-    found, names = Translation.of(info), vmcoreinfo.symbol(info, "init_uts_ns")
-    image = found.image(names) if found and names else None
+    image = image_of(info)
     seen = KernelSeen(info["OSRELEASE"], address, int(time) if time.isdecimal() and len(time) < 20 else None)
     return _Candidate(seen, text, range(0), -1 if image is None else image)
 
 
 def _looked_into(dump: DumpFile, memory: DumpMemory, opener: Opener, candidate: _Candidate) -> _Candidate:
     """What the kernel itself says of its part; of one that says nothing it stays unknown."""
-    running = _runs(dump, memory, candidate.text)
+    running = runs(memory, vmcoreinfo.parse(candidate.text), dump.notes)
     capture, reserved = None, range(0)
     with suppress(TargetError, BrokenDump, FaultError, LookupError):
         prog = _with_symbols(opener, candidate.text)
@@ -238,20 +234,6 @@ def _with_symbols(opener: Opener, text: bytes) -> Program:
         prog = opener(text + lines)
     prog.register_symbol_finder("kgcore", kallsyms_of(prog, ""), enable_index=0)
     return prog
-
-
-def _runs(dump: DumpFile, memory: DumpMemory, text: bytes) -> bool | None:
-    """Whether a CPU was using the kernel's page tables. All share what maps the kernel's image."""
-    info = vmcoreinfo.parse(text)
-    found, names = Translation.of(info), vmcoreinfo.symbol(info, "init_uts_ns")
-    if found is None or names is None:
-        return None
-    found = found.with_encryption(memory.read, names)
-    own, mask = memory.read(found.root + _TOP_ENTRY, 8), _TABLE & ~found.encryption
-    cpus = X86_64_KERNEL.notes
-    notes = [cpus.own(each.desc, RegisterSource.QEMU_NOTE) for each in dump.notes if cpus.is_own(each)]
-    entries = [memory.read(((note.root or 0) & mask) + _TOP_ENTRY, 8) for note in notes]
-    return own in entries if own is not None and any(entries) else None
 
 
 def _best(found: Sequence[_Candidate], told: tuple[str, ...]) -> Choice:

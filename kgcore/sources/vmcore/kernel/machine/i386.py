@@ -13,7 +13,7 @@ from kgcore.arch.x86.kernels import I386_KERNEL, i386_task
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
 from kgcore.sources.vmcore.kernel.structs import Members
-from kgcore.sources.vmcore.opening.lowmem import LowMemory
+from kgcore.sources.vmcore.opening.spaces.i386 import LowMemory
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class I386(X86):
 
     def __init__(self, kernel: "Kernel") -> None:
         super().__init__(kernel)
-        low = LowMemory.of(kernel.prog)
-        if low is None:
+        low = kernel.target.space
+        if not isinstance(low, LowMemory):
             raise BrokenDump("the memory of a 32-bit kernel is not opened as such")
         self._low = low
 

@@ -27,7 +27,7 @@ from kgcore.sources.vmcore.kernel.machine.orc import OrcUnwinder
 from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
-from kgcore.sources.vmcore.opening.translation import KernelMemory, encryption_bit
+from kgcore.sources.vmcore.opening.spaces.x86_64 import X86Space, encryption_bit
 
 __all__ = ("X86_64",)
 
@@ -72,8 +72,9 @@ class X86_64(X86):  # noqa: N801
 
         Not in VMCOREINFO before 5.1, where what opened the dump has found it out, or the kernel's variable has it.
         """
-        if memory := KernelMemory.of(self._prog):
-            return memory.translation.encryption
+        space = self._target.space
+        if isinstance(space, X86Space) and space.encryption is not None:
+            return space.encryption
         number = encryption_bit(self._target.vmcoreinfo)
         with suppress(FaultError):
             number = self._kernel.read_u64("sme_me_mask") if number is None else number

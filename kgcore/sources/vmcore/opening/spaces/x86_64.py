@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Addresses of an x86_64 kernel to physical ones, by page tables that are walked here, as those of processes are.
+"""Kernels of x86_64: their addresses to physical ones, by page tables that are walked here, as those of processes are.
 
 drgn walks them too, but knows no encryption bit (AMD's SME and SEV), and takes what an ELF dump lacks for an empty
 table. Two ranges do without tables, which is quicker, and works where they were lost, at the end of RAM or to a bad
@@ -11,28 +11,39 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from drgn import FaultError, Program
+from drgn import Architecture, FaultError, Platform, Program
 
 from kgcore.arch.paging import EntryKind, Leaf, PagingMode, walk
+from kgcore.arch.x86.kernels import X86_64_KERNEL
+from kgcore.arch.x86.memorymap import IMAGE_SIZE, KERNEL_HALF, MAX_PHYSICAL, START_KERNEL_MAP
 from kgcore.arch.x86.paging import X86_64_4LEVEL, X86_64_5LEVEL
-from kgcore.sources.vmcore.dumpfile import Frames, FrameState
-from kgcore.sources.vmcore.opening.drgnmemory import PhysicalReader, reader_of
+from kgcore.model.process import RegisterSource
+from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, FrameState
+from kgcore.sources.vmcore.opening.connect import open_program, without_user_pages
+from kgcore.sources.vmcore.opening.drgnmemory import PhysicalReader, assemble, memory_of, reader_of
+from kgcore.sources.vmcore.opening.dumpmemory import DumpMemory
+from kgcore.sources.vmcore.opening.spaces.base import (
+    SPACE_KEY,
+    Checked,
+    KernelOpening,
+    KernelSpace,
+    KernelVerdict,
+    look_at_names,
+)
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
-__all__ = ("KernelMemory", "ReadTable", "Translation", "encryption_bit", "is_encrypted")
+__all__ = ("KernelMemory", "Translation", "X86Opening", "X86Space", "encryption_bit")
 
 ReadTable = Callable[[int, int], bytes | None]
 """Physical memory within a page frame, by address and size; None if the dump does not have it."""
 
-_START_KERNEL_MAP = 0xFFFFFFFF80000000
-_IMAGE_SIZE = 1 << 30  # KERNEL_IMAGE_SIZE with KASLR
-_KERNEL_HALF = 1 << 63  # no address of the kernel's lies below, with four or five levels
 _MAX_MEMORY = 1 << 46  # 64 TiB, all that 4-level tables can map
 _BLOCK = 1 << 21  # bytes whose page-table entries are read at once: of one table, or one huge page
 _BLOCKS_KEPT = 256
 _NOT_MAPPED, _BROKEN = -1, -2
 _NO_PLACE = {_NOT_MAPPED: "address is not mapped", _BROKEN: "its page table is not in the dump"}
-_KEY = "kgcore_translation"
+_TOP_ENTRY = 511 * 8  # of the kernel's image in a top page table
+_TABLE = MAX_PHYSICAL - 1 & ~0x1FFF  # of CR3: not the PCID, and of two tables (PTI) the kernel's
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +64,16 @@ class Translation:
     def of(cls, info: Mapping[str, str]) -> "Translation | None":
         """None: it is not one of an x86_64 kernel, or lacks what is needed."""
         table, base = vmcoreinfo.symbol(info, "swapper_pg_dir"), vmcoreinfo.number(info, "NUMBER(phys_base)")
-        if table is None or base is None or not _START_KERNEL_MAP <= table < 1 << 64:
+        if table is None or base is None or not START_KERNEL_MAP <= table < 1 << 64:
             return None
         five = info.get("NUMBER(pgtable_l5_enabled)", "").strip() == "1"
-        root = table - _START_KERNEL_MAP + base
+        root = table - START_KERNEL_MAP + base
         return cls(X86_64_5LEVEL if five else X86_64_4LEVEL, root, base, encryption_bit(info) or 0)
 
     def image(self, address: int) -> int | None:
         """Where memory of the kernel's image lies; None if the address is not in it."""
-        inside = _START_KERNEL_MAP <= address < _START_KERNEL_MAP + _IMAGE_SIZE
-        return address - _START_KERNEL_MAP + self.base if inside else None
+        inside = START_KERNEL_MAP <= address < START_KERNEL_MAP + IMAGE_SIZE
+        return address - START_KERNEL_MAP + self.base if inside else None
 
     def walk(self, start: int, end: int, read: ReadTable) -> Iterator[Leaf]:
         """The page-table entries of kernel addresses."""
@@ -93,6 +104,11 @@ class Translation:
                     return found
         return self
 
+    def leads(self, address: int, read: ReadTable) -> bool:
+        """Whether the tables lead to where the kernel's image has an address, by some encryption bit."""
+        found, physical = self.with_encryption(read, address), self.image(address)
+        return physical is not None and found._leads(address, physical, read)
+
     def _leads(self, address: int, physical: int, read: ReadTable) -> bool:
         leaf = self.look(address, read)
         return leaf.kind is EntryKind.PRESENT and leaf.value == physical & -self.mode.page_size
@@ -116,21 +132,42 @@ class _Range(NamedTuple):
     physical: int
 
 
-class KernelMemory:
-    """The kernel's memory in a Program, by a :class:`Translation` instead of drgn's.
+class X86Space(KernelSpace):
+    """The kernel's memory as drgn reads it.
+
+    :ivar encryption: ``sme_me_mask``: the bit of a page-table entry that says "encrypted"; None: nobody found out.
+    """
+
+    architecture = X86_64_KERNEL
+    encryption: int | None = None
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+
+    def physical(self, address: int, size: int) -> bytes:
+        data: bytes = self._prog.read(address, size, physical=True)
+        return data
+
+    def symbols_known(self) -> None:
+        """There is nothing to do."""
+
+
+class KernelMemory(X86Space):
+    """The same by a :class:`Translation` instead of drgn's.
 
     :ivar translation: what is gone by.
     """
 
     def __init__(self, prog: Program, translation: Translation, table: ReadTable, physical: PhysicalReader) -> None:
-        self._prog = prog
+        super().__init__(prog)
         self._table = table
         self._physical = physical
         self._page = physical.page
         self._frame_shift, self._frame_size = physical.page_shift, physical.page_size
         self.translation = translation
         self._page_shift, self._page_size = translation.mode.page_shift, translation.mode.page_size
-        self._ranges = [_Range(_START_KERNEL_MAP, _START_KERNEL_MAP + _IMAGE_SIZE, translation.base)]
+        self.encryption = translation.encryption
+        self._ranges = [_Range(START_KERNEL_MAP, START_KERNEL_MAP + IMAGE_SIZE, translation.base)]
         self._pages = lru_cache(_BLOCKS_KEPT)(self._look)
 
     @classmethod
@@ -144,17 +181,11 @@ class KernelMemory:
         if found is None or reader is None:
             return
         memory = cls(prog, found, _tables(prog, frames, found.mode.page_shift), reader)
-        prog.add_memory_segment(_KERNEL_HALF, (1 << 64) - _KERNEL_HALF, memory.read, False)
-        prog.cache[_KEY] = memory
+        prog.add_memory_segment(KERNEL_HALF, (1 << 64) - KERNEL_HALF, memory.read, False)
+        prog.cache[SPACE_KEY] = memory
 
-    @staticmethod
-    def of(prog: Program) -> "KernelMemory | None":
-        """Of a Program that :meth:`give` did something to; None of all others."""
-        found: KernelMemory | None = prog.cache.get(_KEY)
-        return found
-
-    def add_direct_map(self) -> None:
-        """Let the direct map do without tables; once symbols are known."""
+    def symbols_known(self) -> None:
+        """Let the direct map do without tables."""
         try:
             start = self._prog.read_u64(self._prog.symbol("page_offset_base").address)
             frames = self._prog.read_u64(self._prog.symbol("max_pfn").address)
@@ -206,12 +237,6 @@ class KernelMemory:
         return places
 
 
-def is_encrypted(prog: Program, frames: Frames) -> bool:
-    """Whether drgn, which opened a dump, cannot translate the addresses of the kernel in it."""
-    found = _translation(prog, frames)
-    return found is not None and bool(found.encryption)
-
-
 def _translation(prog: Program, frames: Frames) -> Translation | None:
     """By the VMCOREINFO of a Program that reads a dump's physical memory."""
     try:
@@ -236,3 +261,61 @@ def _tables(prog: Program, frames: Frames, page_shift: int) -> ReadTable:
         return data
 
     return read
+
+
+class X86Opening(KernelOpening):
+    """Opens kernels of x86_64."""
+
+    architecture = X86_64_KERNEL
+    drgn_architecture = Architecture.X86_64
+    platform = Platform(Architecture.X86_64)
+    drgn_reads = True
+
+    def open(self, name: str, dump: DumpFile, text: bytes) -> Program:
+        def connect(prog: Program) -> None:
+            assemble(prog, dump.notes, (memory_of(dump),))
+            KernelMemory.give(prog, dump.frames)
+
+        return without_user_pages(open_program(name, connect, self.platform, text), self.architecture)
+
+    def space(self, prog: Program) -> X86Space:
+        return X86Space(prog)
+
+    def translates(self, prog: Program, frames: Frames) -> bool:
+        """Not of encrypted memory (AMD)."""
+        found = _translation(prog, frames)
+        return found is None or not found.encryption
+
+    def check(self, memory: DumpMemory, info: Mapping[str, str], names: int) -> Checked:
+        found = Translation.of(info)
+        image = found.image(names) if found else None
+        if found is None or image is None:  # kernels before 4.10 do not say where they are
+            return Checked(KernelVerdict.UNKNOWN, "does not say where in memory the kernel is")
+        found = found.with_encryption(memory.read, names)
+        leaf = found.look(names, memory.read)
+        if leaf.kind is EntryKind.BROKEN:  # the tables may not be in the dump
+            return look_at_names(memory, image, info)
+        if leaf.kind is not EntryKind.PRESENT or leaf.value != image & -found.mode.page_size:
+            return Checked(KernelVerdict.REFUTED, "has no page tables of a kernel where it says they are")
+        looked = look_at_names(memory, image, info)
+        return Checked(KernelVerdict.CONFIRMED) if looked.verdict is KernelVerdict.UNKNOWN else looked
+
+    def image(self, info: Mapping[str, str], address: int) -> int | None:
+        found = Translation.of(info)
+        return found.image(address) if found else None
+
+    def lies_lower(self, memory: DumpMemory, info: Mapping[str, str], names: int, by: int) -> bool:
+        found = Translation.of(info)
+        return found is not None and found.leads(names, lambda address, size: memory.read(address - by, size))
+
+    def runs(self, memory: DumpMemory, info: Mapping[str, str], names: int, notes: Sequence[DumpNote]) -> bool | None:
+        """All page tables share what maps the kernel's image."""
+        found = Translation.of(info)
+        if found is None:
+            return None
+        found = found.with_encryption(memory.read, names)
+        own, mask = memory.read(found.root + _TOP_ENTRY, 8), _TABLE & ~found.encryption
+        cpus = self.architecture.notes
+        seen = [cpus.own(each.desc, RegisterSource.QEMU_NOTE) for each in notes if cpus.is_own(each)]
+        entries = [memory.read(((note.root or 0) & mask) + _TOP_ENTRY, 8) for note in seen]
+        return own in entries if own is not None and any(entries) else None

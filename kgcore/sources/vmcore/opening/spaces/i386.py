@@ -9,24 +9,44 @@ memory by the page tables, which are walked here. (Its own physical memory is em
 from collections.abc import Mapping
 from functools import lru_cache
 
-from drgn import FaultError, Program
+from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 
 from kgcore.arch.paging import EntryKind, PagingMode, walk
+from kgcore.arch.x86.kernels import I386_KERNEL
+from kgcore.arch.x86.memorymap import PAGE_OFFSETS
 from kgcore.arch.x86.paging import I386_2LEVEL, I386_PAE
 from kgcore.errors import TargetError
+from kgcore.sources.vmcore.dumpfile import DumpFile
+from kgcore.sources.vmcore.opening.connect import open_program
+from kgcore.sources.vmcore.opening.drgnmemory import assemble, memory_of
+from kgcore.sources.vmcore.opening.dumpmemory import DumpMemory
+from kgcore.sources.vmcore.opening.spaces.base import (
+    SPACE_KEY,
+    Checked,
+    KernelOpening,
+    KernelSpace,
+    KernelVerdict,
+    look_at_names,
+)
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
-__all__ = ("PAGE_OFFSETS", "LowMemory")
+__all__ = ("I386Opening", "LowMemory")
 
 _CACHED_PAGES = 4096
 _END = 1 << 32
-_KEY = "kgcore_lowmem"
-# CONFIG_PAGE_OFFSET, arch/x86/Kconfig: VMSPLIT_3G, 3G_OPT, 2G, 2G_OPT, 1G
-PAGE_OFFSETS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000)
 _UTS_NAMESPACE = 400  # bytes of struct uts_namespace: all six names, wherever they start
 
+# Enough VMCOREINFO for drgn to open a dump and read physical memory out of it; everything virtual is wrong.
+_STUB = b"""OSRELEASE=5.10.0
+PAGESIZE=4096
+KERNELOFFSET=0
+SYMBOL(swapper_pg_dir)=ffffffff82000000
+NUMBER(phys_base)=0
+NUMBER(pgtable_l5_enabled)=0
+"""
 
-class LowMemory:
+
+class LowMemory(KernelSpace):
     """How a 32-bit kernel's memory is to be read.
 
     The kernel and all memory that it has at addresses of its own lie from ``page_offset`` on, in one piece: KASLR moves
@@ -36,8 +56,11 @@ class LowMemory:
     :ivar mode: of its page tables.
     """
 
+    architecture = I386_KERNEL
+
     def __init__(self, physical: Program, root: int, page_offset: int, mode: PagingMode) -> None:
         self._physical = physical
+        self._prog: Program | None = None
         self._root = root
         self.page_offset = page_offset
         self.mode = mode
@@ -69,19 +92,13 @@ class LowMemory:
             hint="if the VMCOREINFO is another kernel's, give the right one with --vmcoreinfo",
         )
 
-    @staticmethod
-    def of(prog: Program) -> "LowMemory | None":
-        """Of a Program that :meth:`give` was done with; None of all others."""
-        found: LowMemory | None = prog.cache.get(_KEY)
-        return found
-
     def give(self, prog: Program) -> None:
         """Make this the memory of a Program."""
         prog.add_memory_segment(0, _END, self._read, False)
-        prog.cache[_KEY] = self
+        prog.cache[SPACE_KEY] = self
+        self._prog = prog
 
     def physical(self, address: int, size: int) -> bytes:
-        """:raises FaultError: it is not in the dump."""
         data: bytes = self._physical.read(address, size, physical=True)
         return data
 
@@ -110,3 +127,50 @@ class LowMemory:
             return self.physical(address, size)
         except FaultError:
             return None
+
+    def symbols_known(self) -> None:
+        """There is nothing to do."""
+
+    def moved(self, info: Mapping[str, str]) -> int:
+        """VMCOREINFO of i386 never has a KERNELOFFSET."""
+        start = vmcoreinfo.symbol(info, "_stext")
+        if self._prog is None or "KERNELOFFSET" in info or start is None:
+            return 0
+        try:
+            linked: int = self._prog.symbol("_stext").address
+        except LookupError:
+            return 0
+        return start - linked
+
+
+class I386Opening(KernelOpening):
+    """Opens 32-bit kernels."""
+
+    architecture = I386_KERNEL
+    drgn_architecture = Architecture.I386
+    platform = Platform(Architecture.I386)
+    drgn_reads = False
+    _wide = Platform(Architecture.I386, PlatformFlags.IS_64_BIT | PlatformFlags.IS_LITTLE_ENDIAN)
+
+    def open(self, name: str, dump: DumpFile, text: bytes) -> Program:
+        def connect(prog: Program) -> None:
+            assemble(prog, dump.notes, (memory_of(dump),))
+
+        low = LowMemory.find(open_program(name, connect, self._wide, _STUB), vmcoreinfo.parse(text))
+
+        def connect_low(prog: Program) -> None:
+            assemble(prog, dump.notes, ())
+            low.give(prog)
+
+        return open_program(name, connect_low, self.platform, text)
+
+    def space(self, prog: Program) -> KernelSpace:
+        raise TargetError("drgn does not read the memory of 32-bit kernels", hint="gcore() and the command kgcore do")
+
+    def check(self, memory: DumpMemory, info: Mapping[str, str], names: int) -> Checked:
+        looked = [look_at_names(memory, names - offset, info) for offset in PAGE_OFFSETS if names >= offset]
+        for verdict in (KernelVerdict.CONFIRMED, KernelVerdict.UNKNOWN):
+            for each in looked:
+                if each.verdict is verdict:
+                    return each
+        return looked[0] if looked else Checked(KernelVerdict.REFUTED, "states addresses that no kernel has")
