@@ -10,13 +10,14 @@ from kgcore.filters.unwind import MAPPED, STACK, UnwindFilter, cut_out_stacks
 from kgcore.model.process import VM_DONTDUMP, VM_EXEC, VM_READ, VM_WRITE, MappedFile, Vma
 
 GIB = 1 << 30
+RED_ZONE = 128
 PAGE = 4096
 RW = VM_READ | VM_WRITE
 HEAP = Vma(0x10000000, 0x10000000 + 100 * GIB, RW, anon=True)
 
 
 def kept(vmas: tuple[Vma, ...], sps: list[int]) -> int:
-    cut, stacks = cut_out_stacks(vmas, sps, PAGE)
+    cut, stacks = cut_out_stacks(vmas, sps, PAGE, RED_ZONE)
     decide = UnwindFilter(stacks, PAGE)
     return sum(decide(vma, lambda vma, address, size: b"\x7fELF"[:size]).length for vma in cut)
 
@@ -27,7 +28,7 @@ def test_a_heap_stays_out() -> None:
 
 def test_a_stack_in_the_heap_is_cut_out_of_it() -> None:
     sp = HEAP.start + 50 * GIB + 40
-    cut, stacks = cut_out_stacks((HEAP,), [sp], PAGE)
+    cut, stacks = cut_out_stacks((HEAP,), [sp], PAGE, RED_ZONE)
     assert [(vma.start, vma.end) for vma in cut] == [
         (HEAP.start, sp - 40 - PAGE),
         (sp - 40 - PAGE, sp - 40 + STACK),
@@ -55,7 +56,7 @@ def test_what_tells_the_files_is_kept() -> None:
 def test_offsets_in_files_follow() -> None:
     file = MappedFile(b"/memfd:stacks (deleted)", 0, 0o100777, 1 << 30)
     cut, _ = cut_out_stacks(
-        (Vma(0x10000000, 0x10000000 + GIB, RW, pgoff=7, file=file),), [0x10000000 + 16 * PAGE], PAGE
+        (Vma(0x10000000, 0x10000000 + GIB, RW, pgoff=7, file=file),), [0x10000000 + 16 * PAGE], PAGE, RED_ZONE
     )
     assert [(vma.start - 0x10000000) // PAGE - vma.pgoff for vma in cut] == [-7] * 3
 
@@ -70,7 +71,7 @@ def test_cutting_loses_nothing(sizes: list[tuple[int, int]], sps: list[int]) -> 
     for gap, length in sizes:
         vmas.append(Vma((at + gap) * PAGE, (at + gap + length) * PAGE, RW, anon=True))
         at += gap + length
-    cut, stacks = cut_out_stacks(vmas, sps, PAGE)
+    cut, stacks = cut_out_stacks(vmas, sps, PAGE, RED_ZONE)
     assert all(vma.start < vma.end and not (vma.start | vma.end) % PAGE for vma in cut)
     assert all(one.end <= other.start for one, other in pairwise(cut))
     assert sum(vma.end - vma.start for vma in cut) == sum(vma.end - vma.start for vma in vmas)

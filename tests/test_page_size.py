@@ -17,7 +17,7 @@ from kgcore.coredump.plan import make_plan
 from kgcore.errors import TargetError
 from kgcore.filters.base import Keep
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.filters.unwind import RED_ZONE, STACK, UnwindFilter, cut_out_stacks
+from kgcore.filters.unwind import STACK, UnwindFilter, cut_out_stacks
 from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
 from kgcore.sinks.files import MemorySink
@@ -28,6 +28,7 @@ from kgcore.views.addressmap import make_map
 from tests.builders import FakeMemory, FakeSource, make_file, make_image
 from tests.test_dumpfile import elf, kdump, note, opened, states
 
+RED_ZONE = 128
 PAGE = 1 << 16
 TEXT, HEAP, STACKS = 0x400000, 0x10000000, 0x7FFD00000000
 REF = TaskRef("1", pid=1)
@@ -126,7 +127,7 @@ def test_gdbs_cores_count_in_bytes(tmp_path: Path) -> None:
 def test_stacks_are_cut_out_at_pages() -> None:
     sp = HEAP + 4 * PAGE + 40
     large = Vma(HEAP, HEAP + 64 * STACK, VM_READ | VM_WRITE, anon=True)
-    cut, stacks = cut_out_stacks((large,), [sp], PAGE)
+    cut, stacks = cut_out_stacks((large,), [sp], PAGE, RED_ZONE)
     low = sp - RED_ZONE & -PAGE
     assert [(vma.start, vma.end) for vma in cut] == [
         (HEAP, low),
@@ -136,7 +137,7 @@ def test_stacks_are_cut_out_at_pages() -> None:
     text = image().vmas[0]
     assert UnwindFilter(stacks, PAGE)(text, lambda *_: None) == Keep(PAGE, "elf-header")
     mapped = Vma(TEXT, TEXT + 4 * STACK, VM_READ, file=make_file(), pgoff=7)
-    parts, _ = cut_out_stacks((mapped,), [TEXT + 2 * PAGE], PAGE)
+    parts, _ = cut_out_stacks((mapped,), [TEXT + 2 * PAGE], PAGE, RED_ZONE)
     assert [(part.start - TEXT) // PAGE for part in parts] == [part.pgoff - 7 for part in parts]
 
 
@@ -216,7 +217,7 @@ ALLOWED = {
     ("sources/vmcore/memory/physical.py", "_PAGES_AT_ONCE"): "a count",
     ("sources/vmcore/memory/swap/zram.py", "_ENTRIES_AT_ONCE"): "a count",
     ("sources/vmcore/memory/swap/zswap.py", "_CACHED"): "a count",
-    ("sources/vmcore/opening/lowmem.py", "_CACHED_PAGES"): "a count",
+    ("sources/vmcore/opening/spaces/i386.py", "_CACHED_PAGES"): "a count",
     ("sources/vmcore/opening/whichkernel.py", "(_MAX_TEXTS, _MAX_CHECKED)"): "counts",
     ("sources/vmcore/process/openfiles.py", "_AT_ONCE"): "a count",
     ("sources/vmcore/process/openfiles.py", "_MAX_LOST"): "a count",
@@ -225,9 +226,9 @@ ALLOWED = {
         "(_TASK_REPORT, _TASK_IDLE, _TASK_RTLOCK_WAIT, _TASK_FROZEN)",
     ): "include/linux/sched.h",
     ("sources/vmcore/task/counters.py", "_CACHED"): "a count",
-    ("sources/vmcore/task/cpus.py", "(_CPU_NUMBER, _CPU_NUMBER_MASK)"): "VDSO_CPUNODE_BITS",
-    ("sources/vmcore/task/orc.py", "_MAX_MODULES"): "a count",
-    ("sources/vmcore/task/orc.py", "_PROBED"): "a count",
+    ("sources/vmcore/kernel/machine/x86_64.py", "(_CPU_NUMBER, _CPU_NUMBER_MASK)"): "VDSO_CPUNODE_BITS",
+    ("sources/vmcore/kernel/machine/orc.py", "_MAX_MODULES"): "a count",
+    ("sources/vmcore/kernel/machine/orc.py", "_PROBED"): "a count",
     ("sources/vmcore/task/vmas.py", "_NAME_MAX"): "a limit",
     ("views/addressmap.py", "_STEPS"): "a count",
     ("views/openfiles.py", "_FLAGS"): "a flag of open()",

@@ -39,12 +39,13 @@ class Architecture:
     :ivar machines: what its kernels call their machine in ``struct new_utsname``, and so headers of dumps.
     :ivar elf_machine: ``e_machine`` of its dumps.
     :ivar word_size: bytes of a kernel's long, and of a pointer.
-    :ivar page_shift: a page has ``1 << page_shift`` bytes, where the dump does not say.
+    :ivar page_shifts: a page has ``1 << n`` bytes, n being one of these; the usual one first.
     :ivar top_table: addresses at which the kernel may have ``swapper_pg_dir``, by which VMCOREINFO tells whose it is.
     :ivar user_pages: no page of user space lies at or above this address, whatever the kernel's configuration.
     :ivar physical_bits: MAX_POSSIBLE_PHYSMEM_BITS of its kernels: how long a physical address may be.
     :ivar notes: how dumps say what its CPUs had in their registers.
     :ivar entry_frame: the words of ``struct pt_regs``, from its start.
+    :ivar ip: the name of the instruction pointer among registers, and ``sp`` that of the stack pointer.
     :ivar mode: the register that tells which mode a CPU was in, for messages.
     :ivar no_system_call: what registers of a thread have that is in no system call.
     :ivar system_calls: by the width of the program, in bytes.
@@ -55,13 +56,20 @@ class Architecture:
     machines: frozenset[str]
     elf_machine: int
     word_size: int
-    page_shift: int
+    page_shifts: tuple[int, ...]
     top_table: range
     user_pages: int
     physical_bits: tuple[int, ...]
     notes: CpuNotes
     entry_frame: tuple[str, ...]
+    ip: str
+    sp: str
     mode: str
     no_system_call: Mapping[str, int]
     system_calls: Mapping[int, SystemCalls]
     variables: Mapping[str, str]
+
+    @property
+    def page_shift(self) -> int:
+        """Of the usual pages."""
+        return self.page_shifts[0]

@@ -68,7 +68,10 @@ class Arch:
     :ivar uid_size: bytes of ``__kernel_uid_t`` in ``struct elf_prpsinfo``.
     :ivar regsets: the view's rows behind NT_PRSTATUS.
     :ivar remarks: what of a thread's registers could not be put into a note, as sentences.
+    :ivar ip: the name of the instruction pointer among a thread's registers, and ``sp`` that of the stack pointer.
     :ivar pr_reg_size: bytes of ``pr_reg``, where the structure is made for more registers than the view has; else 0.
+    :ivar red_zone: bytes below the stack pointer that are a function's too.
+    :ivar unwound: drgn unwinds its cores.
     """
 
     name: str
@@ -78,9 +81,13 @@ class Arch:
     gregs: Callable[[Thread], tuple[int, ...]]
     uid_size: int
     regsets: tuple[RegSet, ...]
+    ip: str
+    sp: str
     extra: tuple[ProcessNote, ...] = ()
     remarks: Callable[[ProcessImage, Thread], tuple[str, ...]] = _no_remarks
     pr_reg_size: int = 0
+    red_zone: int = 0
+    unwound: bool = False
 
     @property
     def word_size(self) -> int:

@@ -350,9 +350,10 @@ def _quantity(text: str, units: Mapping[str, int], least: float, kind: str, mean
 
 
 def _architecture(text: str) -> str:
-    # drgn spells them X86_64 or x86_64; kgcore reads no others.
-    if text.lower() not in ("x86_64", "i386"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not supported: expected x86_64 or i386")
+    from kgcore.arch import ARCHITECTURES  # takes a while, and mistakes answer at once
+
+    if text.lower() not in ARCHITECTURES:  # drgn spells them in capitals
+        raise argparse.ArgumentTypeError(f"{text!r} is not supported: expected {' or '.join(ARCHITECTURES)}")
     return text.lower()
 
 

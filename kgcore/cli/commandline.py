@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
 
+from kgcore.arch import ARCHITECTURES
 from kgcore.cli.arguments import Parser
 from kgcore.cli.commands import COMMANDS
 
@@ -35,7 +36,7 @@ METAVARS = {
 }
 """The kind of value that a metavar in the help means; all others are text."""
 
-_SUGGESTIONS = {"ARCH": ("x86_64", "i386"), "FILTER": ("process",)}
+_SUGGESTIONS = {"ARCH": tuple(ARCHITECTURES), "FILTER": ("process",)}
 """Words to complete for values that argparse does not restrict to choices."""
 
 

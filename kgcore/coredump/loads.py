@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from kgcore.arch import ARCHES
 from kgcore.coredump.mappings import MissingPolicy, VmaPlan
 from kgcore.coredump.sharing import Shared
 from kgcore.elf.layout import PF_R, PF_W, PF_X
@@ -122,8 +123,8 @@ def _importance(
     image: ProcessImage, vmas: Sequence[VmaPlan], loads: Sequence[Load]
 ) -> Callable[[int], tuple[bool, int]]:
     """The threads' stacks, then what is small: that is most mappings, and what a debugger needs to begin with."""
-    starts = [vma.start for vma in image.vmas]
-    stacks = {bisect_right(starts, thread.regs.values["sp"]) - 1 for thread in image.threads}
+    starts, sp = [vma.start for vma in image.vmas], ARCHES[image.arch].sp
+    stacks = {bisect_right(starts, thread.regs.values[sp]) - 1 for thread in image.threads}
 
     def rank(number: int) -> tuple[bool, int]:
         load = loads[number]

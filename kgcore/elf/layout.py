@@ -43,6 +43,8 @@ ElfClass = Literal[32, 64]
 
 EM_386 = 3
 EM_X86_64 = 62
+MACHINES = {EM_386: "i386", EM_X86_64: "x86_64", 183: "aarch64", 40: "arm", 21: "ppc64", 22: "s390x", 243: "riscv"}
+"""What people call some machines, by ``e_machine``."""
 PT_LOAD = 1
 PT_NOTE = 4
 PF_X, PF_W, PF_R = 1, 2, 4

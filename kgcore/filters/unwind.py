@@ -11,7 +11,6 @@ from kgcore.model.process import Vma
 
 __all__ = ("UnwindFilter", "cut_out_stacks")
 
-RED_ZONE = 128  # bytes below the stack pointer that are a function's too (System V ABI of x86_64)
 STACK = 16 << 20
 """Bytes above a stack pointer that are looked at: twice the usual limit of a stack (``ulimit -s``)."""
 MAPPED = 16 << 20
@@ -46,11 +45,12 @@ class UnwindFilter:
 
 
 def cut_out_stacks(
-    vmas: Sequence[Vma], pointers: Iterable[int], page_size: int
+    vmas: Sequence[Vma], pointers: Iterable[int], page_size: int, red_zone: int
 ) -> tuple[tuple[Vma, ...], frozenset[int]]:
     """The same mappings, with what is around the stack pointers as mappings of their own: goroutines and coroutines
     have their stacks in the middle of the heap.
 
+    :param red_zone: bytes below a stack pointer that are a function's too.
     :returns: the mappings, and where those start that are stacks.
     """
     windows: dict[int, list[tuple[int, int]]] = {}
@@ -59,7 +59,7 @@ def cut_out_stacks(
         index = bisect_right(starts, sp) - 1
         if index >= 0 and sp < vmas[index].end:
             vma = vmas[index]
-            low, high = max(sp - RED_ZONE & -page_size, vma.start), min(sp + STACK & -page_size, vma.end)
+            low, high = max(sp - red_zone & -page_size, vma.start), min(sp + STACK & -page_size, vma.end)
             windows.setdefault(index, []).append((low, high))
     cut: list[Vma] = []
     stacks: set[int] = set()

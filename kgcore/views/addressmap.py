@@ -12,6 +12,7 @@ from enum import Enum
 from itertools import islice
 from typing import NamedTuple
 
+from kgcore.arch import ARCHES
 from kgcore.coredump.plan import CorePlan
 from kgcore.coredump.report import Report, VmaAccount, make_report
 from kgcore.model.account import Account, Gaps, amounts
@@ -134,9 +135,10 @@ def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> Address
     """The map of what was planned."""
     image, report = plan.image, make_report(plan)
     stacks: dict[int, list[StackPointer]] = {}
+    sp = ARCHES[image.arch].sp
     for thread in image.threads:
-        if "sp" not in thread.regs.unknown:
-            pointer = StackPointer(thread.tid, thread.regs.values["sp"])
+        if sp not in thread.regs.unknown:
+            pointer = StackPointer(thread.tid, thread.regs.values[sp])
             vma = image.vma_at(pointer.sp)
             if vma is not None:
                 stacks.setdefault(vma.start, []).append(pointer)

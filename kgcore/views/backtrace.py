@@ -18,6 +18,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from kgcore._version import __version__
+from kgcore.arch import ARCHES
 from kgcore.binaries.localcopies import completed, file_name, mapped_build_id, mapped_build_ids
 from kgcore.binaries.sysroot import Sysroot, SysrootReport
 from kgcore.coredump.limits import Limits
@@ -45,7 +46,6 @@ __all__ = ("BT_VERSION", "Backtrace", "backtrace", "document")
 BT_VERSION = 1
 
 _MOST = 1 << 30  # bytes of the core in memory
-_ARCH = "x86_64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def backtrace(
 
 def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: bool, root: str | None) -> Backtrace:
     image = process.image
-    if image.arch != _ARCH:
+    if image.arch not in ARCHES or not ARCHES[image.arch].unwound:
         raise KgcoreError(
             f"process {image.tgid} is an {image.arch} process: drgn does not unwind these",
             hint="kgcore debug opens it in gdb, which does",
@@ -173,8 +173,9 @@ class _Core:
         self._page_size = image.page_size
         self._directory = sysroot.directory
         self._files = {plain(file.path): file for file in sysroot.files}
-        pointers = [thread.regs.values["sp"] for thread in threads]
-        vmas, stacks = cut_out_stacks(image.vmas, pointers, image.page_size)
+        self._arch = ARCHES[image.arch]
+        pointers = [thread.regs.values[self._arch.sp] for thread in threads]
+        vmas, stacks = cut_out_stacks(image.vmas, pointers, image.page_size, self._arch.red_zone)
         # Ids of our own, since those in the dump need not be different, nor visible in the process's namespace.
         numbered = tuple(
             replace(thread, ids=replace(thread.ids, pid=number + 1)) for number, thread in enumerate(threads)
@@ -211,7 +212,7 @@ class _Core:
     def trace(self, number: int) -> tuple[tuple[Frame, ...], End]:
         """The stack of a thread, by its place among those that were asked for."""
         regs = self._threads[number].regs
-        if {"ip", "sp"} & regs.unknown:
+        if {self._arch.ip, self._arch.sp} & regs.unknown:
             return (), End("registers", f"its registers are not {regs.where}")
         unwound = self._core.unwound(number + 1)
         frames: list[Frame] = []

@@ -124,6 +124,8 @@ IA32 = Arch(
     gregs=_gregs,
     uid_size=2,
     regsets=_regsets(own_selectors=False),
+    ip="ip",
+    sp="sp",
     extra=(XSAVE_LAYOUT,),
     remarks=remarks,
 )

@@ -45,10 +45,14 @@ X86_64 = Arch(
         XSTATE,
         RegSet(b"LINUX", NT_X86_SHSTK, _shstk),  # since 6.6
     ),
+    ip="ip",
+    sp="sp",
     extra=(XSAVE_LAYOUT,),
     remarks=remarks,
+    red_zone=128,  # System V ABI of x86_64
+    unwound=True,
 )
 
 # struct compat_elf_prstatus, whose registers are the 64-bit ones (arch/x86/include/asm/elfcore-compat.h), and struct
 # compat_elf_prpsinfo, whose ids have 16 bits
-X32 = replace(X86_64, name="x32", elf_class=32, uid_size=2)
+X32 = replace(X86_64, name="x32", elf_class=32, uid_size=2, unwound=False)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from kgcore.arch import ARCHITECTURES
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile.elf import ElfDump
 from kgcore.sources.vmcore.dumpfile.flattened import SIGNATURE as FLATTENED
@@ -49,7 +50,7 @@ class DumpFile(Protocol):
 
     :ivar format: ``ELF64``, ``ELF32``, ``kdump``, ``LiME``, ``raw memory``.
     :ivar compression: of the pages: ``zlib``, ``lzo``, ``snappy``, ``zstd``, ``none``.
-    :ivar architecture: of the machine as the header has it, ``x86_64`` for the one that matters; "" if it has none.
+    :ivar architecture: of the machine, as the header has it; "" if it has none.
     :ivar page_shift: a page frame has ``1 << page_shift`` bytes.
     :ivar dump_level: makedumpfile's ``-d``, if the file tells.
     :ivar release: of the kernel, "" if the header does not tell.
@@ -179,7 +180,7 @@ def _reader(source: ByteSource, name: str, architecture: str | None) -> DumpFile
     else:
         raise TargetError(
             "it is neither an ELF core nor a kdump file nor a LiME image",
-            hint="if it is raw memory, say so with --architecture x86_64",
+            hint=f"if it is raw memory, say so with --architecture {next(iter(ARCHITECTURES))}",
         )
     if not head:
         dump.notices += ("its first page cannot be read (a disk error?), and so it is taken for raw memory",)

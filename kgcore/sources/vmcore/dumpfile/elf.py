@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from kgcore.elf.headers import EHDR, PHDR, SHDR, Phdr32, Phdr64
+from kgcore.elf.layout import MACHINES
 from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, Frames, FrameState, RunList
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote, parse_notes, unreadable
@@ -18,7 +19,6 @@ from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
 __all__ = ("ElfDump",)
 
-_EM = {3: "i386", 62: "x86_64", 183: "aarch64", 40: "arm", 21: "ppc64", 22: "s390x", 243: "riscv"}
 _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
@@ -61,7 +61,7 @@ class ElfDump:
             ident = bytes(source.read(0, 16))
             elf_class = _CLASSES.get(ident[4])
             if elf_class is None or ident[5] != 1:
-                raise TargetError("it is an ELF file of a class or byte order that no x86 kernel has")
+                raise TargetError("it is an ELF file of a class or byte order that kgcore does not read")
             ehdr, phdr, shdr = EHDR[elf_class], PHDR[elf_class], SHDR[elf_class]
             header = ehdr.unpack(source.read(0, ehdr.size))
             phoff, entry, count = header.e_phoff, header.e_phentsize, header.e_phnum
@@ -84,7 +84,7 @@ class ElfDump:
             raise TargetError(f"it is an ELF core cut off within its headers: {error}") from error
         self.format = f"ELF{elf_class}"
         self.compression = "none"
-        self.architecture = _EM.get(header.e_machine, f"ELF machine {header.e_machine}")
+        self.architecture = MACHINES.get(header.e_machine, f"ELF machine {header.e_machine}")
         self._source = source
         self._segments = partial(phdr.unpack_all, table)  # each time anew: there may be very many
         if not any(segment.p_type == _PT_LOAD for segment in self._segments()):

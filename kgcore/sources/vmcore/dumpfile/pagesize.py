@@ -5,13 +5,13 @@ them."""
 import re
 from collections.abc import Iterable
 
+from kgcore.arch import ARCHITECTURES
 from kgcore.sources.vmcore.dumpfile.notes import DumpNote
 
 __all__ = ("page_shifts", "told_by_notes", "usual_page_shift")
 
 _PAGESIZE = re.compile(rb"^PAGESIZE=([0-9]{1,9})\r?$", re.MULTILINE)
 _ALL = range(12, 17)  # 4 KiB to 64 KiB: what makedumpfile and Linux know
-_SHIFTS = {"x86_64": (12,), "i386": (12,), "i486": (12,), "i586": (12,), "i686": (12,)}
 
 
 def page_shifts(machine: str) -> tuple[int, ...]:
@@ -19,7 +19,8 @@ def page_shifts(machine: str) -> tuple[int, ...]:
 
     :param machine: as the header of a dump has it; of one that nobody knows any size will do.
     """
-    return _SHIFTS.get(machine, tuple(_ALL))
+    known = (each.page_shifts for each in ARCHITECTURES.values() if machine == each.name or machine in each.machines)
+    return next(known, tuple(_ALL))
 
 
 def usual_page_shift(machine: str, told: int | None = None) -> int:

@@ -22,11 +22,11 @@ from kgcore.sources.vmcore.dumpfile.uncompressed import Uncompressed
 
 __all__ = ("MemorySegment", "assemble", "memory_of", "reader_of")
 
-_ET_CORE, _EM_X86_64, _PT_NOTE = 4, 62, 4
+_ET_CORE, _EM_NONE, _PT_NOTE = 4, 0, 4
 
 _CACHED_PAGES = 2048
 _CACHED_SPAN = 4  # pages; what is longer is not read twice
-_END = 1 << 52  # of what x86 can address
+_END = 1 << 52  # of what there can be
 _KEY = "kgcore_assembled"
 
 Answer = Callable[[int, int, int, bool], bytes]
@@ -142,12 +142,12 @@ def _read_frames(dump: DumpFile, address: int, size: int) -> bytes:
 
 
 def _header(notes: tuple[DumpNote, ...]) -> bytes:
-    """An ELF core of notes only."""
+    """An ELF core of notes only. Of what machine it is, the Program knows already."""
     data = b"".join(map(_pack, notes))
     header = Ehdr(
         e_ident=b"\x7fELF\x02\x01\x01",
         e_type=_ET_CORE,
-        e_machine=_EM_X86_64,
+        e_machine=_EM_NONE,
         e_version=1,
         e_entry=0,
         e_phoff=EHDR[64].size,

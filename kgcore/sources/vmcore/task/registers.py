@@ -41,10 +41,11 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
         return _unavailable(kernel, f"thread {tid}: registers are not in the dump: {in_words(error)}")
     if on is not None and not on.in_kernel:
         # Its last entry is over, perhaps: those registers would be of some time ago.
+        ip, sp = values[kernel.architecture.ip], values[kernel.architecture.sp]
         return _unavailable(
             kernel,
             f"thread {tid} was running on CPU {on.cpu}, {on.why}: its registers are missing "
-            f"(its last entry into the kernel was at {values['ip']:#x}, with the stack at {values['sp']:#x})",
+            f"(its last entry into the kernel was at {ip:#x}, with the stack at {sp:#x})",
         )
     warnings = []
     if not kernel.architecture.notes.user_mode(values):
