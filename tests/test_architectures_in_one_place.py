@@ -140,16 +140,11 @@ class TestAThirdOne:
 
     @pytest.fixture(autouse=True)
     def registered(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Before the others: one of them takes all addresses of VMCOREINFO that are left.
-        everybody = {"toy": self.TOY, **ARCHITECTURES}
-        for name in list(ARCHITECTURES):
-            monkeypatch.delitem(ARCHITECTURES, name)
-        for name, each in everybody.items():
-            monkeypatch.setitem(ARCHITECTURES, name, each)
+        monkeypatch.setitem(ARCHITECTURES, "toy", self.TOY)
 
     def test_command_line(self) -> None:
         assert parse(["-c", __file__, "--architecture", "TOY", "100"], {}).place.architecture == "toy"
-        with pytest.raises(UsageError, match="expected toy or x86_64 or i386"):
+        with pytest.raises(UsageError, match="expected x86_64 or i386 or toy"):
             parse(["-c", __file__, "--architecture", "vax", "100"], {})
 
     def test_page_sizes(self) -> None:
@@ -178,7 +173,7 @@ class TestAThirdOne:
         assert spaces.named("toy") is spaces.opening_of_machine("toy32") is toy
         with pytest.raises(TargetError, match="the dump is of architecture vax") as caught:
             spaces.opening_of_machine("vax")
-        assert "toy and x86_64 and i386" in str(caught.value.hint)
+        assert "x86_64 and i386 and toy" in str(caught.value.hint)
         info = {"OSRELEASE": "1", "SYMBOL(swapper_pg_dir)": "123400002000", "SYMBOL(init_uts_ns)": "123400003000"}
         assert spaces.architecture_of(info) == "toy"
         assert check(None, info).why == "at 0x123400003000"  # type: ignore[arg-type]

@@ -40,7 +40,8 @@ class Architecture:
     :ivar elf_machine: ``e_machine`` of its dumps.
     :ivar word_size: bytes of a kernel's long, and of a pointer.
     :ivar page_shifts: a page has ``1 << n`` bytes, n being one of these; the usual one first.
-    :ivar top_table: addresses at which the kernel may have ``swapper_pg_dir``, by which VMCOREINFO tells whose it is.
+    :ivar top_table: addresses at which the kernel may have ``swapper_pg_dir``, by which VMCOREINFO tells whose it is;
+        where those of several have one, it is of the architecture that has the fewest.
     :ivar user_pages: no page of user space lies at or above this address, whatever the kernel's configuration.
     :ivar physical_bits: MAX_POSSIBLE_PHYSMEM_BITS of its kernels: how long a physical address may be.
     :ivar notes: how dumps say what its CPUs had in their registers.

@@ -73,7 +73,8 @@ def architecture_of(info: Mapping[str, str]) -> str | None:
     table = vmcoreinfo.symbol(info, "swapper_pg_dir")
     if table is None:
         return None
-    return next((name for name, each in ARCHITECTURES.items() if table in each.top_table), None)
+    ranges = {name: each.top_table for name, each in ARCHITECTURES.items() if table in each.top_table}
+    return min(ranges, key=lambda name: ranges[name].stop - ranges[name].start, default=None)
 
 
 def read_by_drgn() -> str:
