@@ -24,8 +24,8 @@ pytest.importorskip("drgn")
 
 from kgcore.errors import TargetError
 from kgcore.sources.location import DumpLocation
+from kgcore.sources.vmcore.opening.spaces.x86_64 import Translation
 from kgcore.sources.vmcore.opening.target import open_target
-from kgcore.sources.vmcore.opening.translation import Translation
 from kgcore.sources.vmcore.symbols import debugfiles, vmcoreinfo
 from tests.bad_sectors import bad
 from tests.test_dumpfile import flattened
