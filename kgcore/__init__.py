@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Take processes out of Linux kernel crash dumps, as core files that debuggers open.
+"""Write processes of Linux kernel crash dumps as core files that debuggers open.
 
-In drgn, one call does it: ``gcore(prog, pid)``. Without a Program of your own, step by step::
+In drgn, call ``gcore(prog, pid)``. Without a drgn Program, go step by step::
 
     with open_vmcore("vmcore") as source:          # a Source: its processes, their memory, their open files
         with prepare(source, 4711) as prepared:    # Prepared: the process, its memory, the plan of its core
             report = write(prepared, FileSink("core"))  # Report: what the core holds, what is missing and why
     verdict = check_core("core")                   # Verdict: is a core well-formed, is it complete
 
-The other names are what these take, return (plain values: ProcessImage, Thread, Vma, Run ...) and raise: KgcoreError,
-and its kinds. docs/api.md shows their use.
+The other names are the arguments, results (plain values: ProcessImage, Thread, Vma, Run ...) and exceptions of these
+functions. docs/api.md shows their use.
 
 They are loaded when they are first used, as drgn imports this package with every start (for the ``%gcore`` command).
 All but gcore, load_types and what opens something (open_vmcore, open_running_kernel, open_qemu) do without drgn.

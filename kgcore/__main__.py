@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``python3 -m kgcore``: the same as the ``kgcore`` command."""
+"""Run the ``kgcore`` command as ``python3 -m kgcore``."""
 
 from kgcore.cli.main import entry
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The version, apart from the public face, so that whoever names it imports nothing else."""
+"""Define the version, so that importing it imports nothing else."""
 
 __all__ = ("__version__",)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""C structures as NamedTuples: each field is declared once, by its name and its C type.
+"""Declare C structures as NamedTuples: each field once, by its name and its C type.
 
 ::
 
@@ -11,8 +11,8 @@
 
     CStruct(PageDesc).unpack(data).size
 
-The fields stand in the order of the C declaration, without padding: that follows from their types, as in a compiler. So
-one declaration does for all ABIs. All of them are little-endian.
+The fields are in the order of the C declaration, without padding: that follows from their types, as in a compiler. So
+one declaration serves all ABIs. All of them are little-endian.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
 
 class CType(NamedTuple):
-    """How a C type lies in memory.
+    """The memory layout of a C type.
 
     :ivar code: its code for :mod:`struct`, which makes one value.
     :ivar align: in bytes.
@@ -37,7 +37,7 @@ class CType(NamedTuple):
 
 
 def chars(size: int) -> CType:
-    """Give the C type ``char[size]``, whose value is bytes."""
+    """Return the C type ``char[size]``, whose value is bytes."""
     return CType(f"{size}s", 1)
 
 
@@ -50,12 +50,12 @@ U64 = Annotated[int, "u64"]
 ULong = Annotated[int, "unsigned long"]
 
 Abi = Mapping[str, CType]
-"""The C types that are not the same everywhere, by name."""
+"""The C types that differ between ABIs, by name."""
 
 LP64: Abi = MappingProxyType({"u64": CType("Q", 8), "unsigned long": CType("Q", 8)})
 """64-bit programs and kernels."""
 COMPAT: Abi = MappingProxyType({"u64": CType("Q", 8), "unsigned long": CType("I", 4)})
-"""What a 64-bit kernel has for its 32-bit programs."""
+"""The compat ABI of a 64-bit kernel for 32-bit programs."""
 I386: Abi = MappingProxyType({"u64": CType("Q", 4), "unsigned long": CType("I", 4)})
 """32-bit programs and kernels on x86, which align 64-bit numbers to 4 bytes."""
 
@@ -63,7 +63,7 @@ I386: Abi = MappingProxyType({"u64": CType("Q", 4), "unsigned long": CType("I", 
 class CStruct(Generic[Fields]):
     """A C structure of one ABI.
 
-    :ivar code: the whole of it for :mod:`struct`, where a NamedTuple each would cost too much.
+    :ivar code: its format for :mod:`struct`, for loops where a NamedTuple each would cost too much.
     :ivar size: bytes, with the padding at its end.
     """
 
@@ -96,13 +96,13 @@ class CStruct(Generic[Fields]):
     def unpack_all(self, data: bytes | bytearray | memoryview) -> Iterator[Fields]:
         """Read an array of them.
 
-        :raises struct.error: data is no multiple of their size.
+        :raises struct.error: the size of data is not a multiple of theirs.
         """
         make = self._make
         return (make(*values) for values in self.code.iter_unpack(data))
 
     def pack(self, values: Fields) -> bytes:
-        """Give its bytes; padding is zeros.
+        """Return its bytes; padding is zeros.
 
         :raises struct.error: a value does not fit its type.
         """

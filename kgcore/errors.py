@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Everything kgcore raises on purpose.
+"""Define the exceptions of kgcore.
 
-An error says *what* is wrong in its message, *where* in its facts (pid, address) and *what to try* in its hint, so that
-the command line can print all three in one place and a library user need not parse text.
+An error has *what* is wrong in its message, *where* in its attributes (pid, address) and *what to try* in its hint, so
+that users of the library need not parse text.
 """
 
 import re
@@ -26,7 +26,7 @@ _ENOUGH = 16 << 20  # bytes; a library to be loaded takes about as much
 
 
 class KgcoreError(Exception):
-    """Base of all errors; also the type to catch."""
+    """The base class of all errors of kgcore, and the one to catch."""
 
     def __init__(self, message: str, *, hint: str = "", pid: int | None = None, address: int | None = None) -> None:
         super().__init__(message)
@@ -40,11 +40,11 @@ class KgcoreError(Exception):
 
 
 class TargetError(KgcoreError):
-    """The vmcore (or live kernel) cannot be opened, or its kernel cannot be understood."""
+    """The vmcore or running kernel cannot be opened, or its kernel is not supported."""
 
 
 class BrokenDump(KgcoreError):
-    """A kernel structure in the dump contradicts itself: an endless list, an absurd size, a wild pointer."""
+    """A kernel structure in the dump is inconsistent: an endless list, an implausible size, a wild pointer."""
 
 
 class NoSuchTask(KgcoreError):
@@ -52,7 +52,7 @@ class NoSuchTask(KgcoreError):
 
 
 class BadTask(KgcoreError):
-    """That address is not the address of a ``struct task_struct``."""
+    """The address is not that of a ``struct task_struct``."""
 
 
 class KernelThread(KgcoreError):
@@ -64,7 +64,7 @@ class NoUserMemory(KgcoreError):
 
 
 class NoCurrentTask(KgcoreError):
-    """No task was named and the dump does not tell which process was current when it was made."""
+    """No task was named, and the dump does not say which one was current."""
 
 
 class OutputError(KgcoreError):
@@ -72,19 +72,19 @@ class OutputError(KgcoreError):
 
 
 class LimitReached(OutputError):
-    """A limit keeps us from beginning with the core."""
+    """A limit was reached before the core was started."""
 
 
 def no_memory() -> OutputError:
-    """What a MemoryError means to somebody who waits for a core."""
+    """Return the error for a MemoryError, with a hint."""
     return OutputError(
-        "there is not enough memory",
+        "out of memory",
         hint="raise the limit (ulimit -v, a service's MemoryMax=, a capture kernel's crashkernel=), or try --jobs 1",
     )
 
 
 def is_for_memory(error: BaseException) -> bool:
-    """Whether it was raised for want of memory: where that is short, libraries fail in any way that there is."""
+    """Say whether an exception means that memory is short. Libraries report that in many ways."""
     if isinstance(error, MemoryError) or re.search("failed to map segment|[Cc]annot allocate memory", str(error)):
         return True
     import mmap  # drgn imports this module with every start

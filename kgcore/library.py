@@ -34,24 +34,24 @@ def open_vmcore(
     root: _Path | None = None,
     tell: Callable[[str], None] = warnings.warn,
 ) -> AbstractContextManager[Source]:
-    """Open a vmcore and give its processes, for as long as a ``with`` block lasts.
+    """Open a vmcore for a ``with`` block, and give its processes.
 
-    :param core: path of the dump; of a split set that of one file.
-    :param parts: paths of the others.
-    :param symbols: a file, or several, with debug information (vmlinux, modules), or one with raw BTF and a System.map;
-        as ``-s`` on the command line. Mostly not needed: kernels describe their types themselves.
+    :param core: path of the dump, or of one file of a split set.
+    :param parts: paths of the other files of the set.
+    :param symbols: one or several files: debug information (vmlinux, modules), raw BTF, or a System.map; as ``-s`` on
+        the command line. Rarely needed: kernels describe their types themselves.
     :param symbols_from: ``"dwarf"``: debug information, and nothing else; ``"btf"``: what the dump itself holds;
         ``"auto"``: debug information where there is some, else the dump.
     :param debug_directories: a directory, or several, where to look for debug information besides drgn's places.
     :param kernel_directories: a directory, or several, where to look for vmlinux and modules besides drgn's places.
     :param vmcoreinfo: a file with VMCOREINFO to use instead of the dump's, or the physical address of one in the dump's
         memory (``"0x1234000"``): so a kernel is chosen where a dump holds several.
-    :param architecture: of a dump that does not tell it (``x86_64``, ``i386``).
-    :param swap: path of a swap device or file as /proc/swaps had it, to path of its image.
+    :param architecture: if the dump does not say: ``x86_64`` or ``i386``.
+    :param swap: paths of swap devices or files, as in /proc/swaps, to paths of their images.
     :param root: a directory with the files of the crashed machine.
-    :param tell: is called with each sentence about the dump that one should know before trusting what comes out of it.
+    :param tell: called with each remark on the dump that affects how far to trust its cores.
     :return: a context manager, which gives a :class:`kgcore.Source`.
-    :raises KgcoreError: it cannot be opened, or its kernel not be understood; or there is no drgn that will do.
+    :raises KgcoreError: it cannot be opened, its kernel is not supported, or drgn is missing or too old.
     :raises TypeError: a parameter is of the wrong type.
     """
     location = DumpLocation(
@@ -123,7 +123,7 @@ def open_qemu(
     :param architecture: of a guest that does not tell it (``x86_64``, ``i386``).
     :param swap, root, tell: as in :func:`kgcore.open_vmcore`.
     :return: a context manager, which gives a :class:`kgcore.Source`.
-    :raises KgcoreError: it cannot be opened, or its kernel not be understood; or there is no drgn that will do.
+    :raises KgcoreError: it cannot be opened, its kernel is not supported, or drgn is missing or too old.
     :raises TypeError: a parameter is of the wrong type.
     """
     location = DumpLocation(
@@ -181,6 +181,6 @@ def _file(given: _Path | None) -> str | None:
 
 
 def _files(given: _Paths) -> tuple[str, ...]:
-    """Names of files; a string is one, too."""
+    """The file names in an argument, which may be a single string."""
     files = (given,) if isinstance(given, str | os.PathLike) else given
     return tuple(os.fspath(file) for file in files)

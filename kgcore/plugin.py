@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""kgcore inside drgn: ``gcore(prog, pid)`` and ``load_types(prog)``, ``%gcore`` and ``%load_types``, and the same in
-drgn's crash mode.
+"""Provide kgcore inside drgn: ``gcore(prog, pid)`` and ``load_types(prog)``, and the commands ``%gcore`` and
+``%load_types``, also in drgn's crash mode.
 
-drgn imports this module in every session, so what it needs itself is imported only when a command runs.
+drgn imports this module in every session, so it imports its own needs only when a command runs.
 """
 
 import contextlib
@@ -57,30 +57,29 @@ def gcore(
     :param pid: Id of any of its threads in the initial pid namespace, address of a ``struct task_struct``, or a
         ``struct task_struct *``. None: crash mode's current context, else the task that was current in the crash.
     :param filter: Sum of the coredump_filter bits, or "process" for the process's own setting.
-    :param output: A file name, a directory for ``core.<tgid>`` (default: the current one), or a file object open
-        for writing bytes; it need not be seekable.
-    :param missing: What becomes of memory that is not in the dump: "omit" leaves it out of every segment, so that
-        debuggers refuse to read it; "zero" fills in zeros.
+    :param output: A file name, a directory for ``core.<tgid>`` (default: the current one), or a binary file object,
+        which need not be seekable.
+    :param missing: What to do with memory that the dump lacks: "omit" it, so that debuggers cannot read it, or write
+        "zero" bytes.
     :param dontdump: Also memory marked ``MADV_DONTDUMP``.
     :param dax: Also DAX mappings.
     :param note: Add the vendor note that lists what is missing.
-    :param share_zeros: Let long ranges that were never touched share one range of zeros in the file, which is as long
-        as all memory else. Done unasked where the file would be longer than file systems allow.
-    :param swap: Images of swap devices and swap files: path as /proc/swaps had it, to path of the image.
-    :param root: A directory from which to take pages of mapped files that the dump lacks, where it holds the very
-        files that were mapped.
+    :param share_zeros: Let long ranges that were never touched share one range of zeros in the file. Otherwise the
+        file is as long as all its memory. Automatic if the file would be longer than file systems allow.
+    :param swap: Images of swap devices and swap files: path as in /proc/swaps, to path of the image.
+    :param root: Take missing pages of mapped files from the same files under this directory.
     :param sysroot: A directory for the program, its interpreter and its libraries, laid out for gdb's
-        ``set sysroot``; ``kgcore check`` says which of them are whole.
+        ``set sysroot``; ``kgcore check`` says which of them are complete.
     :param force: Overwrite existing files.
-    :param jobs: How many processes may read and compress side by side. None: as many as there are CPUs to use. They
-        are forked, unless there are other threads: then it is done one by one.
+    :param jobs: How many worker processes read and compress. None: one per usable CPU. They are forked, unless this
+        process has other threads: then it works alone.
     :param compress: Compress the core; in a directory it is then ``core.<tgid>.zst`` or ``core.<tgid>.gz``.
-    :param max_size: Write at most so many bytes, stacks and small mappings first; what is cut off is told as missing.
-    :param max_time: Write for at most so many seconds, likewise.
-    :param progress: Called now and then with the bytes of memory that are written and that are to be.
-    :return: What was written, and what is missing and why.
+    :param max_size: Write at most this many bytes, stacks and small mappings first. The rest counts as missing.
+    :param max_time: Write for at most this many seconds, in the same order.
+    :param progress: Called at intervals with the bytes of memory written so far, and in all.
+    :return: What the core holds, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
-    :raises TypeError, ValueError: A parameter makes no sense.
+    :raises TypeError, ValueError: A parameter is invalid.
     """
     from kgcore.binaries.sysroot import Sysroot
     from kgcore.coredump.limits import Limits
@@ -92,16 +91,16 @@ def gcore(
 
     mask = None if filter == "process" else filter
     if mask is not None and not 0 <= mask <= 0x7F:
-        raise ValueError(f"filter is {mask:#x}: it takes a sum of filter bits, 0 to 0x7f, or 'process'")
+        raise ValueError(f"filter is {mask:#x}: expected a sum of filter bits, 0 to 0x7f, or 'process'")
     if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs is {jobs}: it takes 1 or more")
+        raise ValueError(f"jobs is {jobs}: expected 1 or more")
     if compress not in (None, *SUFFIXES):
-        raise ValueError(f"compress is {compress!r}: it takes {' or '.join(SUFFIXES)}")
+        raise ValueError(f"compress is {compress!r}: expected {' or '.join(SUFFIXES)}")
     if compress is not None:
         require(compress)
     for name, limit in (("max_size", max_size), ("max_time", max_time)):
         if limit is not None and limit <= 0:
-            raise ValueError(f"{name} is {limit}: it takes more than 0")
+            raise ValueError(f"{name} is {limit}: expected more than 0")
     limits = Limits(max_size, max_time)
     ref = _current(prog) if pid is None else _reference(pid)
     user_files = UserFiles.of(swap, root)
@@ -136,20 +135,19 @@ def gcore(
 
 def load_types(prog: Program) -> None:
     """
-    Give a Linux kernel program the kernel's own types and symbols (BTF and kallsyms): drgn without a vmlinux.
+    Give a Linux kernel program the kernel's own types and symbols (BTF and kallsyms), without a vmlinux.
 
     >>> from kgcore import load_types
     >>> load_types(prog)
     >>> prog["init_task"].comm
 
-    The finders come behind those that there are: what debug information says, now or when it is loaded later, counts.
-    Types, enumerators, functions and per-CPU variables are those that the kernel describes; of its other variables
-    those that kgcore and many of drgn's helpers use. There are no macros, no source lines, and nothing by which to
-    unwind kernel stacks. How large a symbol is is a guess: up to the next one. Done twice it changes nothing.
+    The finders have the lowest priority: debug information, also if loaded later, wins. Types, enumerators, functions
+    and per-CPU variables are those that the kernel describes; other variables are those that kgcore and many helpers of
+    drgn use. Macros, source lines and unwind information of the kernel are missing. The size of a symbol is an
+    estimate: up to the next one. A second call changes nothing.
 
     :param prog: A Program of a vmcore or of a running kernel.
-    :raises KgcoreError: It is not a Linux kernel, not one of x86_64, or has no types of its own. The program is then as
-        it was.
+    :raises KgcoreError: It is not a Linux kernel of x86_64, or has no BTF. The program is then unchanged.
     """
     from kgcore.sources import drgnversion
 
@@ -160,12 +158,12 @@ def load_types(prog: Program) -> None:
 
 
 def _reference(pid: int | str | Object) -> TaskRef:
-    """:raises TypeError: it names no process."""
+    """:raises TypeError: it does not name a process."""
     if not isinstance(pid, Object):
         try:
             return TaskRef.of(pid)
         except TypeError:
-            raise TypeError(f"a PID or a struct task_struct * is wanted, not {type(pid).__name__}") from None
+            raise TypeError(f"expected a PID or a struct task_struct *, not {type(pid).__name__}") from None
     type_name = re.sub(r"\b(const|volatile) ", "", pid.type_.type_name())
     if type_name == "struct task_struct *":
         return _task(pid.value_())
@@ -173,7 +171,7 @@ def _reference(pid: int | str | Object) -> TaskRef:
         return _task(pid.address_of_().value_())
     if pid.type_.unaliased_kind() == TypeKind.INT:
         return _reference(int(pid))
-    raise TypeError(f"a PID or a struct task_struct * is wanted, not {type_name}")
+    raise TypeError(f"expected a PID or a struct task_struct *, not {type_name}")
 
 
 def _task(address: int) -> TaskRef:
@@ -181,7 +179,7 @@ def _task(address: int) -> TaskRef:
 
 
 def _current(prog: Program) -> TaskRef:
-    """The current context of crash mode if it was used, else the task that was current when the kernel crashed."""
+    """The current context of crash mode if it is set, else the task that was current when the kernel crashed."""
     context = prog.config.get("crash_context")
     return TaskRef.current() if context is None else _reference(context)
 
@@ -206,7 +204,7 @@ def _source(prog: Program, user_files: UserFiles = NO_USER_FILES) -> Iterator[So
 
 
 class _Failures(Console):
-    """drgn prints the error that a command raises; so the reasons wait until the end instead of standing twice."""
+    """A console that keeps failures until the end: drgn itself prints the error that a command raises."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout, sys.stderr, "gcore")
@@ -253,8 +251,8 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
 _DESCRIPTION = "write processes as core files that debuggers open"
 _USAGE = "**{}** [*OPTION*]... [*PID* | *TASK*]..."
 _LONG = "Write processes of this kernel as core files, core.<tgid> each. {} --help shows the options."
-_TYPES = "have the kernel's own types and symbols, without a vmlinux"
-_TYPES_LONG = "Types out of the kernel's BTF and symbols out of its kallsyms, behind those that there are."
+_TYPES = "load the kernel's own types and symbols, without a vmlinux"
+_TYPES_LONG = "Load types from the kernel's BTF and symbols from its kallsyms, with the lowest priority."
 _TYPES_CRASH = " Without a vmlinux, do this before crash mode's own commands (set, ps, ...); gcore does not need it."
 
 
@@ -274,7 +272,7 @@ def _load_types(prog: Program, name: str, words: Sequence[str], **_: Any) -> Non
 
 
 def _register_command() -> None:
-    """Add ``%gcore`` and ``%load_types``. drgn has these commands since 0.1.0; before, there is only the function."""
+    """Add ``%gcore`` and ``%load_types``. Commands need drgn 0.1.0; older ones have only the functions."""
     try:
         from drgn.commands import custom_command, parse_shell_command
     except ImportError:
@@ -302,8 +300,8 @@ def _register_command() -> None:
 
 
 def _register_crash_command() -> None:
-    """Add both to drgn's crash mode, which has no public interface yet: a drgn without it, or with another one,
-    lacks these commands and nothing else."""
+    """Add both to drgn's crash mode. Its interface is not public: a drgn without it, or with a different one, only
+    lacks these commands."""
     try:
         from drgn.commands import parse_shell_command
         from drgn.commands._crash.common import crash_custom_command, crash_get_context

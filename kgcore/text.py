@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Turning what a dump says into what a person may see."""
+"""Format text from dumps for people and JSON."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,16 +11,17 @@ _T = TypeVar("_T")
 
 
 def plain(name: bytes | str) -> str:
-    """Bytes of a dump, or a file name of this system, as a string that any encoder takes: no surrogates, but ``\\xNN``
-    for bytes that are not UTF-8. For JSON, which escapes control characters itself."""
+    """Return bytes of a dump, or a file name, as a string without surrogates: invalid UTF-8 becomes ``\\xNN``.
+
+    For JSON, which escapes control characters itself."""
     if isinstance(name, str):
         name = name.encode("utf-8", "surrogateescape" if _from_bytes(name) else "backslashreplace")
     return name.decode("utf-8", "backslashreplace")
 
 
 def printable(name: bytes | str) -> str:
-    """The same, safe for a terminal too: control characters, line breaks, odd spaces and bidirectional marks become
-    escape sequences. Text that has been through it stays as it is."""
+    """Return text that is safe for a terminal, too: control characters, line breaks, odd spaces and bidirectional marks
+    become escape sequences. A second pass changes nothing."""
     # str.isprintable() is false for exactly those: Unicode's "Other" and "Separator" classes, but for the space.
     text = plain(name)
     if text.isprintable():
@@ -29,7 +30,7 @@ def printable(name: bytes | str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 thread``, ``2 threads``"""
+    """Return a count with its noun: ``1 thread``, ``2 threads``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -59,12 +60,12 @@ def first_lines(items: Sequence[_T], most: int, line: Callable[[_T], str], more:
 
 
 def _from_bytes(text: str) -> bool:
-    """Whether the surrogates in a string, if any, are those that os.fsdecode() makes."""
+    """Whether all surrogates in a string come from os.fsdecode()."""
     return all(not "\ud800" <= char <= "\udfff" or "\udc80" <= char <= "\udcff" for char in text)
 
 
 def human_size(size: int) -> str:
-    """Bytes in binary units, with three significant digits: ``512 B``, ``4.00 KiB``, ``12.3 MiB``."""
+    """Return a size in binary units with three significant digits: ``512 B``, ``4.00 KiB``, ``12.3 MiB``."""
     if size < 1024:
         return f"{size} B"
     value = float(size)

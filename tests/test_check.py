@@ -98,7 +98,7 @@ def test_files_that_are_cut_off(check: Any, keep: int) -> None:
 
 def test_the_amount_that_is_cut_off(check: Any) -> None:
     verdict = check(core_bytes()[: -3 * PAGE])
-    assert verdict.problems == ("the file is cut off: 12.0 KiB of memory, of 3 of 6 segments, are not there",)
+    assert verdict.problems == ("the file is cut off: it lacks 12.0 KiB of memory, of 3 of 6 segments",)
     assert verdict.lines()[0].endswith("core: CUT SHORT, INCOMPLETE")
     assert verdict.complete is False
 
@@ -146,13 +146,13 @@ NOTE = 64 + 8 * 56  # the first note, behind one PT_NOTE, six PT_LOADs and one m
 @pytest.mark.parametrize(
     ("offset", "data", "told"),
     [
-        (0, b"XELF", "no ELF file"),
-        (16, struct.pack("<H", 2), "no core"),
-        (18, struct.pack("<H", 40), "no core of x86"),
+        (0, b"XELF", "not an ELF file"),
+        (16, struct.pack("<H", 2), "not a core"),
+        (18, struct.pack("<H", 40), "not an x86 core"),
         (54, struct.pack("<H", 57), "e_phentsize"),
         (56, struct.pack("<H", 0xFFFF), "number of program headers"),
         (56, struct.pack("<H", 0xFFFE), "ends within the program headers"),
-        (64, struct.pack("<I", 0), "not there once each"),
+        (64, struct.pack("<I", 0), "must exist once each"),
         (64 + 32, struct.pack("<Q", 1 << 60), "cut off within the notes"),
         (64 + 8, struct.pack("<Q", 1 << 63), "cut off within the notes"),
         (64 + 56 + 16, struct.pack("<Q", 0x5FF000), "overlaps"),
@@ -160,7 +160,7 @@ NOTE = 64 + 8 * 56  # the first note, behind one PT_NOTE, six PT_LOADs and one m
         (64 + 112 + 8, struct.pack("<Q", 0x1000), "shares bytes"),
         (64 + 56 + 40, struct.pack("<Q", 0x1000), "mapped file at 0x400000"),
         (NOTE, struct.pack("<I", 1 << 31), "larger than its segment"),
-        (NOTE + 8, struct.pack("<I", 77), "first note is no NT_PRSTATUS"),
+        (NOTE + 8, struct.pack("<I", 77), "first note is not NT_PRSTATUS"),
         (NOTE + 20 + 328, struct.pack("<I", 0), "fpvalid is 0, PRFPREG notes: 1"),
         (NOTE + 20 + 32, struct.pack("<I", 4322), "same id"),
     ],
@@ -220,27 +220,27 @@ def with_note(core: bytes, change: Callable[[Any], object]) -> bytes:
     [
         (lambda note: note["accounts"][1].update(zero=8192), "0x600000-0x604000 adds up to 20480 bytes, not to 16384"),
         (lambda note: note["accounts"][1].pop("zero"), "0x600000-0x604000 adds up to 12288 bytes, not to 16384"),
-        (lambda note: note["accounts"][0].update(filtered=0, present=8192), "does not fit the 4096 bytes"),
-        (lambda note: note["vmas"][1].__setitem__(4, 12288), "does not fit the 12288 bytes that were to be kept"),
-        (lambda note: note["vmas"][1].__setitem__(4, 12288), "has 12288 bytes in the file, and 8192 by its account"),
+        (lambda note: note["accounts"][0].update(filtered=0, present=8192), "does not match the 4096 bytes"),
+        (lambda note: note["vmas"][1].__setitem__(4, 12288), "does not match the 12288 bytes to keep"),
+        (lambda note: note["vmas"][1].__setitem__(4, 12288), "has 12288 bytes in the file, but 8192 by its account"),
         (lambda note: note["vmas"][1].__setitem__(4, "12288"), "cannot be read"),
         (lambda note: note["vmas"][1].__setitem__(1, "0x605000"), "adds up to 16384 bytes, not to 20480"),
         (lambda note: note["vmas"].pop(), "cannot be read"),
-        (lambda note: note["accounts"][1].update(missing={"file": 4096}), "is not what its account says"),
+        (lambda note: note["accounts"][1].update(missing={"file": 4096}), "do not match its account"),
         (lambda note: note["accounts"][2].update(missing={"file": 4096}), "bytes in segments"),
         (lambda note: note["account"].update(missing={"file": 4096}), "not the sum"),
         (lambda note: note["account"].update(zero=0), "not the sum"),
         (lambda note: note["account"]["recovered"].update({"page-cache": 8192, "zram": 0}), "not the sum"),
-        (lambda note: note.update(missing=[]), "is not what its account says"),
-        (lambda note: note["missing"][0].__setitem__(slice(0, 2), ["0x605000", "0x606000"]), "lies in no mapping"),
-        (lambda note: note["missing"][0].__setitem__(1, "0x601000"), "no range of addresses"),
-        (lambda note: note["missing"][0].__setitem__(1, "0x1" + 15 * "0" + "1"), "no range of addresses"),
-        (lambda note: note["account"].update(zero=-4096), "zero in an account is -4096"),
-        (lambda note: note["account"].update(zero=True), "zero in an account is True"),
-        (lambda note: note["account"].update(zero=4096.0), "zero in an account is 4096.0"),
-        (lambda note: note["account"].update(missing=[1]), "missing in an account is [1]"),
+        (lambda note: note.update(missing=[]), "do not match its account"),
+        (lambda note: note["missing"][0].__setitem__(slice(0, 2), ["0x605000", "0x606000"]), "is in no mapping"),
+        (lambda note: note["missing"][0].__setitem__(1, "0x601000"), "not an address range"),
+        (lambda note: note["missing"][0].__setitem__(1, "0x1" + 15 * "0" + "1"), "not an address range"),
+        (lambda note: note["account"].update(zero=-4096), "account has invalid zero: -4096"),
+        (lambda note: note["account"].update(zero=True), "account has invalid zero: True"),
+        (lambda note: note["account"].update(zero=4096.0), "account has invalid zero: 4096.0"),
+        (lambda note: note["account"].update(missing=[1]), "account has invalid missing: [1]"),
         (lambda note: note["account"].update(missing=4096), "cannot be read"),
-        (lambda note: note["account"].update(zero={"a": {}}), "zero.a in an account is {}"),
+        (lambda note: note["account"].update(zero={"a": {}}), "account has invalid zero.a: {}"),
         (lambda note: note.update(account=[]), "cannot be read"),
         (lambda note: note.update(accounts=6), "cannot be read"),
         (lambda note: note.pop("account"), "cannot be read"),
@@ -277,7 +277,7 @@ def test_notes_from_before_accounts(check: Any) -> None:
 def test_a_segment_that_has_what_is_missing(check: Any) -> None:
     core = bytes(core_bytes(FakeMemory(SWAPPED), Options(missing="zero")))
     verdict = check(core.replace(b'"missing_policy":"zero"', b'"missing_policy":"omit"'))
-    assert "0x601000-0x602000 is said to be missing, and yet a segment has it" in verdict.problems
+    assert "0x601000-0x602000 is listed as missing, but a segment holds it" in verdict.problems
 
 
 def test_program_headers_elsewhere(check: Any) -> None:

@@ -661,26 +661,26 @@ def test_a_size_limit_cuts_a_core_and_says_so_in_a_line(kgcore: Kgcore, tmp_path
     status, out, err = kgcore("--max-size", "1M", "--report", "r.json", LARGE, COMPLETE)
     assert (status, out) == (1, "Saved core.600\n")
     assert [line for line in err.splitlines() if "limit" in line and "memory:" not in line] == [
-        "kgcore: CUT SHORT: the size limit of 1.00 MiB was reached: the file ends after 0.99 MiB, and 19.0 MiB of "
-        "memory, 1 range, are not in it; debuggers will refuse to read them",
-        "kgcore: not written: 100: the size limit of 1.00 MiB was reached",
+        "kgcore: CUT SHORT: reached the size limit of 1.00 MiB: the file ends after 0.99 MiB and lacks 19.0 MiB of "
+        "memory, 1 range; debuggers cannot read them",
+        "kgcore: not written: 100: reached the size limit of 1.00 MiB",
     ]
     assert (tmp_path / "core.600").stat().st_size <= 1 << 20
     report = json.loads((tmp_path / "r.json").read_text())
     (core,) = report["processes"]
     assert core["size"] == (tmp_path / "core.600").stat().st_size > (1 << 20) - 4 * 4096
-    assert core["limit"] == "the size limit of 1.00 MiB was reached"
+    assert core["limit"] == "reached the size limit of 1.00 MiB"
     assert [gap["reason"] for gap in core["missing"]] == ["limit"]
     assert core["account"]["missing"] == {"limit": core["missing_bytes"]}
     assert (
         sum(core["account"][key] for key in ("present", "zero", "filtered")) + core["missing_bytes"]
         == (core["account"]["total"])
     )
-    assert report["failures"] == [{"task": "100", "reason": "not written: the size limit of 1.00 MiB was reached"}]
+    assert report["failures"] == [{"task": "100", "reason": "not written: reached the size limit of 1.00 MiB"}]
     status, out, _ = kgcore("check", "core.600")
     assert status == 1
     assert "core.600: CUT SHORT, INCOMPLETE" in out
-    assert "the file is cut off: 19.0 MiB of memory, of 1 of 2 segments, are not there" in out
+    assert "the file is cut off: it lacks 19.0 MiB of memory, of 1 of 2 segments" in out
 
 
 def test_one_that_is_cut_is_incomplete(kgcore: Kgcore) -> None:
@@ -693,7 +693,7 @@ def test_what_a_limit_kept_from_being_begun_is_one_line(kgcore: Kgcore, opener: 
     status, out, err = kgcore("--max-time", "0.001", "--report", "r.json", *[COMPLETE] * 12, INCOMPLETE)
     assert (status, out) == (1, "")
     named = ", ".join(["100"] * 10)
-    assert err == f"kgcore: not written: {named} and 3 more: the time limit of 0.001 s was reached\n"
+    assert err == f"kgcore: not written: {named} and 3 more: reached the time limit of 0.001 s\n"
     assert len(json.loads((tmp_path / "r.json").read_text())["failures"]) == 13
     assert kgcore("--max-time", "0.001", "--dry-run", COMPLETE).status == 0
 
@@ -705,12 +705,12 @@ def test_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
     """docs/cli.md: kgcore --sysroot dir 12345"""
     status, out, err = kgcore("--sysroot", "dir", COMPLETE)
     assert (status, out) == (0, "Saved core.100\n")
-    assert err == "kgcore: sysroot dir: 1 file, all whole\n"
+    assert err == "kgcore: sysroot dir: 1 file, all complete\n"
     assert (tmp_path / "dir/bin/work").read_bytes() == ELF
     assert stat.S_IMODE((tmp_path / "dir").stat().st_mode) == 0o700
     status, out, err = kgcore("check", "dir")
     assert (status, err) == (0, "")
-    assert out == "dir: ok, complete\n1 file, 1 whole\nwhole: /bin/work: 8.27 KiB, no symbols\n"
+    assert out == "dir: ok, complete\n1 file, 1 complete\ncomplete: /bin/work: 8.27 KiB, no symbols\n"
 
 
 def test_a_sysroot_that_is_not_whole(kgcore: Kgcore, tmp_path: Path) -> None:
@@ -719,7 +719,7 @@ def test_a_sysroot_that_is_not_whole(kgcore: Kgcore, tmp_path: Path) -> None:
     assert (status, out) == (3, "Saved core.200\nSaved core.100\n")
     told = [line for line in err.splitlines() if "sysroot" in line or "/lib" in line]
     assert told == [
-        "kgcore: sysroot dir: 2 files, 1 whole, 4.00 KiB missing",
+        "kgcore: sysroot dir: 2 files, 1 complete, 4.00 KiB missing",
         r"kgcore:   /lib/\x1b[31m[red]\xff\n: 4.00 KiB of 8.27 KiB missing: file",
         "kgcore: sysroot dir: 1 file, all as before",
     ]
@@ -752,7 +752,7 @@ def test_a_sysroot_beside_a_pipe(kgcore: Kgcore, tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True)
     assert done.returncode == 0
     assert done.stdout[:4] == b"\x7fELF"
-    assert done.stderr == b"Saved core.100\nkgcore: sysroot dir: 1 file, all whole\n"
+    assert done.stderr == b"Saved core.100\nkgcore: sysroot dir: 1 file, all complete\n"
 
 
 def test_files_of_a_sysroot_are_not_overwritten(kgcore: Kgcore, tmp_path: Path) -> None:
@@ -773,7 +773,8 @@ def test_a_directory_that_is_no_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
     status, out, err = kgcore("check", "dir")
     assert (status, out) == (1, "")
     assert err == (
-        "kgcore: dir is a directory without kgcore-sysroot.json (check takes a core, or what --sysroot wrote)\n"
+        "kgcore: dir is not a sysroot: it has no kgcore-sysroot.json "
+        "(kgcore check takes a core, or a directory that --sysroot wrote)\n"
     )
     (tmp_path / "dir/kgcore-sysroot.json").write_text("{}")
     assert "cannot be understood" in kgcore("check", "dir").err
@@ -919,7 +920,7 @@ def test_a_signal_leaves_only_whole_cores(kgcore: Kgcore, tmp_path: Path, number
     out, err = process.communicate(timeout=30)
     assert process.returncode == -number
     assert out == "Saved core.100\n"
-    assert err == f"kgcore: stopped by {number.name}; no half-written core was left behind\n"
+    assert err == f"kgcore: stopped by {number.name}; removed the incomplete core\n"
     assert leftovers(tmp_path) == ["core.100"]
 
 

@@ -36,8 +36,8 @@ def kgcore(
         ("__version__ = '0.0.22+debian'", f"drgn 0.0.22+debian is too old: kgcore needs drgn {OLDEST} or later"),
         ("", f"drgn of unknown version is too old: kgcore needs drgn {OLDEST} or later"),
         ("import _drgn_", None),
-        ("raise ModuleNotFoundError('x', name='_drgn')", "drgn, which opens dumps, is not installed for this Python"),
-        ("raise ImportError('libdw.so.1: no such file')", "drgn, which opens dumps, cannot be loaded: libdw.so.1"),
+        ("raise ModuleNotFoundError('x', name='_drgn')", "drgn is not installed for this Python"),
+        ("raise ImportError('libdw.so.1: no such file')", "cannot load drgn: libdw.so.1"),
     ],
 )
 def test_a_drgn_that_will_not_do(module: str, message: str | None, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_stack_comes_first_and_the_file_is_as_long_as_may_be(tmp_path: Any, 
     (gap,) = report.missing
     there = report.size - large.offset
     assert (gap.start, gap.end, gap.reason) == (BASE + there, BASE + pages * PAGE, "limit")
-    assert report.limit.startswith("the size limit of")
+    assert report.limit.startswith("reached the size limit of")
     assert large.offset == len(plan.head) + 9 * PAGE
     assert sum("limit" in line for line in report.lines()) == 2
 
@@ -114,7 +114,7 @@ def test_time(jobs: int) -> None:
     plan = plan_of(memory, 3 << 12)
     sink = MemorySink()
     report = written(plan, memory, sink, Limits(seconds=2.5, clock=lambda: next(now)), jobs)
-    assert report.limit == "the time limit of 2.5 s was reached"
+    assert report.limit == "reached the time limit of 2.5 s"
     assert 0 < report.data < plan.data
     assert len(sink.data) == report.size < plan.size
     with pytest.raises(LimitReached, match="time limit"):

@@ -279,4 +279,4 @@ def test_a_mapping_with_very_many_ranges() -> None:
     root = tree(page_of(make_image(vmas=(make_vma(START, 2000, anon=True),), threads=()), FakeMemory(ranges)))
     (link,) = root.all("a")
     assert [rect.attributes["width"] for rect in link.all("rect")] == ["50%", "50%"]
-    assert "drawn in proportion" in link.all("title")[0].text
+    assert "shown as sums" in link.all("title")[0].text

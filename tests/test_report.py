@@ -52,7 +52,7 @@ def test_missing_ranges_have_a_line_each() -> None:
     assert report.exit_status == 3
     assert report.missing_bytes == 3 * PAGE
     assert report.lines()[2:] == [
-        "MISSING from the core: 2 ranges; debuggers will refuse to read them:",
+        "MISSING from the core: 2 ranges; debuggers cannot read them:",
         "  7f0000001000-7f0000003000  8.00 KiB  swapped (swap 0)",
         "  7f0000010000-7f0000011000  4.00 KiB  excluded  /lib/\\x1b[2Jx",
     ]
@@ -62,7 +62,7 @@ def test_long_lists_are_cut() -> None:
     memory = FakeMemory({(START + 2 * i * PAGE, START + (2 * i + 1) * PAGE): (Provenance.FILE, "") for i in range(50)})
     lines = report_of(memory, vmas=(make_vma(START, 100, anon=True),)).lines(limit=10)
     assert len(lines) == 3 + 10 + 1
-    assert lines[-1] == "  ... and 40 more: --report FILE lists them all"
+    assert lines[-1] == "  ... and 40 more: --report FILE lists all"
 
 
 def test_nothing_one_by_one() -> None:
@@ -71,7 +71,7 @@ def test_nothing_one_by_one() -> None:
     threads = tuple(make_thread(tid, fpu=FpuState(bytes(2696), stale=True)) for tid in (1, 2))
     report = report_of(memory, vmas=(make_vma(START, 100, anon=True),), threads=threads)
     assert report.lines(limit=0)[2:] == [
-        "MISSING from the core: 1 range; debuggers will refuse to read them (--report FILE lists them)",
+        "MISSING from the core: 1 range; debuggers cannot read them (--report FILE lists them)",
         "threads: 2 remarks (--report FILE lists them)",
     ]
 
@@ -112,7 +112,7 @@ def test_late_gaps() -> None:
     report = make_report(plan, path="core.1", stored=5, read={0: read})
     assert (report.data, report.missing_bytes, report.stored, report.path) == (2 * PAGE, PAGE, 5, "core.1")
     assert report.recovered == {}
-    assert "the read failed late, zeros stand for it" in report.lines()[-1]
+    assert "the read failed late: zeros in the core" in report.lines()[-1]
 
 
 def test_json() -> None:

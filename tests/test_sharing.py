@@ -87,7 +87,7 @@ def test_a_shared_range(tmp_path: Path, jobs: int, missing: Any) -> None:
     assert [vma.account for vma in report.vmas] == [vma.account for vma in before.vmas]
     assert report.missing == before.missing
     assert 500 * MIB < report.shared_zeros < 512 * MIB
-    assert "of zeros in one place" in report.summary()[0]
+    assert "of zeros share one range" in report.summary()[0]
     verdict = check_core(tmp_path / "core")
     assert verdict.problems == ()
     assert verdict.facts["shared_zeros"] == report.shared_zeros == verdict.facts["kgcore"]["shared_zeros"]
@@ -177,5 +177,5 @@ def test_check_of_bytes_that_are_shared_and_not_zero(tmp_path: Path, change: str
         data = data.replace(said, said[:-1] + (b"1" if said[-1:] != b"1" else b"2"))
     path.write_bytes(data)
     problems = check_core(path).problems
-    words = "shares bytes of the file with another one" if change == "data" else "not what the KGCORE note says"
+    words = "shares bytes of the file with another segment" if change == "data" else "the KGCORE note does not say so"
     assert any(words in text for text in problems)

@@ -101,11 +101,11 @@ def test_damaged(raw: bytes) -> None:
 
 def test_what_is_told_of_the_dying() -> None:
     info = unsent(9, 8)
-    assert Dying(9, "exiting", info=info).words() == "it was being ended by SIGKILL"
+    assert Dying(9, "exiting", info=info).words() == "SIGKILL was ending it"
     assert note(info, 8) == b"\x09".ljust(128, b"\0")
     lost = Dying(11, "dumping-core", 4711, None, Fault(14, 6, 0x1234))
     assert lost.words() == (
-        "its core was being written for SIGSEGV, which thread 4711 got; the last fault of that thread was at "
+        "the kernel was writing its core for SIGSEGV, which thread 4711 got; the last fault of that thread was at "
         "address 0x1234"
     )
     assert lost.to_json()["info"] is None

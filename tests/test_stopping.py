@@ -42,7 +42,7 @@ def run(code: str, number: int = signal.SIGINT) -> tuple[int, bytes, bytes]:
 
 
 def message(number: signal.Signals) -> bytes:
-    return f"kgcore: stopped by {number.name}; no half-written core was left behind\n".encode()
+    return f"kgcore: stopped by {number.name}; removed the incomplete core\n".encode()
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -80,7 +80,7 @@ def test_what_is_missing_is_a_hole_and_in_the_list(tmp_path: Path) -> None:
     assert manifest(tmp_path)["/x"]["sources"] == {"page-cache": PAGE, "root": PAGE}
     assert not report.complete
     assert report.lines() == [
-        f"sysroot {tmp_path}: 1 file, 0 whole, 12.1 KiB missing",
+        f"sysroot {tmp_path}: 1 file, 0 complete, 12.1 KiB missing",
         "  /x: 12.1 KiB of 20.1 KiB missing: file; excluded (why); unreadable",
     ]
     assert report.lines(details=False) == report.lines()[:1]
@@ -117,7 +117,7 @@ def test_names_that_lead_elsewhere(tmp_path: Path, path: bytes) -> None:
     report = add(tmp_path / "dir", made_up_file(path), made_up_file(b"/good"))
     assert tree(tmp_path) == ["dir/good"]
     assert len(report.lost) == 1
-    assert "is left out" in report.lost[0]
+    assert "is not written" in report.lost[0]
     assert not report.complete
     assert report.problems == ()
 
@@ -213,7 +213,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     add(tmp_path, made_up_file(b"/bin/x"), sysroot=sysroot)
     report = add(tmp_path, made_up_file(b"/bin/x", ELF + b"!", key=2), sysroot=sysroot)
     assert report.files == ()
-    assert "another file of that name" in report.lost[0]
+    assert "a different file has this name already" in report.lost[0]
     assert (tmp_path / "bin/x").read_bytes() == ELF
     # One that is the same is no other.
     report = add(tmp_path, made_up_file(b"/bin/x", key=3), sysroot=sysroot)
@@ -223,7 +223,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 def test_a_deleted_file_has_its_old_name(tmp_path: Path) -> None:
     report = add(tmp_path, made_up_file(b"/lib/new.so"), made_up_file(b"/lib/old.so", deleted=True))
     assert tree(tmp_path) == ["lib/new.so", "lib/old.so"]
-    assert report.remarks == ("/lib/old.so had been deleted; it has its old name here",)
+    assert report.remarks == ("/lib/old.so was deleted on the crashed machine; the sysroot has it under its old name",)
     assert report.complete
     assert manifest(tmp_path)["/lib/old.so"]["deleted"] is True
     report = add(tmp_path, made_up_file(b"/lib/new.so", b"\x7fELFother", key=2, deleted=True))
@@ -264,7 +264,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "no JSON", "[]", "{}", '{"format": "kgcore-sysroot", "version": 2}'])
 def test_a_list_that_is_not_ours(tmp_path: Path, content: str) -> None:
     (tmp_path / MANIFEST).write_text(content)
-    with pytest.raises(OutputError, match="no list that this kgcore understands"):
+    with pytest.raises(OutputError, match="not a manifest of this version of kgcore"):
         add(tmp_path, made_up_file(b"/x"))
     assert (tmp_path / MANIFEST).read_text() == content
     assert tree(tmp_path) == []
@@ -340,8 +340,8 @@ def test_links_lead_from_the_names_that_debuggers_look_for(tmp_path: Path) -> No
         (b"/../../escape", "leads out"),
         (b"/a/../../escape", "leads out"),
         (b"/usr/lib/real.so/x", "Not a directory"),
-        (b"/", "no proper name"),
-        (b"/kgcore-sysroot.json", "is called so"),
+        (b"/", "name is invalid"),
+        (b"/kgcore-sysroot.json", "the manifest has this name"),
         (b"/taken", "File exists"),
     ],
 )
@@ -363,7 +363,7 @@ def test_a_link_is_not_followed_by_the_next_process(tmp_path: Path) -> None:
     memory, image = process_with_libraries([(b"/x", vma.start)], (vma,))
     sysroot.add(FakeSource(image, memory, [made_up_file(b"/usr/x")]).process(1))
     report = add(tmp_path, made_up_file(b"/x", b"\x7fELFother"), sysroot=sysroot)
-    assert "another process calls another file so" in report.lost[0]
+    assert "a different file of another process has this name" in report.lost[0]
     assert (tmp_path / "usr/x").read_bytes() == ELF
 
 
@@ -375,7 +375,7 @@ def test_what_processes_share_is_told_once() -> None:
     shared, own = (file(b"/lib/libc.so.6", 4096), file(b"/lib/ld.so")), file(b"/bin/own", 4096)
     first = SysrootReport("dir", shared, ("a remark",), ("a loss",), ())
     assert first.lines() == [
-        "sysroot dir: 2 files, 1 whole, 4.00 KiB missing",
+        "sysroot dir: 2 files, 1 complete, 4.00 KiB missing",
         "  /lib/libc.so.6: 4.00 KiB of 8.00 KiB missing: file",
         "  a loss",
         "  a remark",
@@ -385,7 +385,7 @@ def test_what_processes_share_is_told_once() -> None:
     assert again.lines() == ["sysroot dir: 2 files, all as before"]
     more = SysrootReport("dir", (*shared, own), ("a remark", "another"), (), (), before)
     assert more.lines() == [
-        "sysroot dir: 3 files, 2 as before, 1 new, 0 whole, 4.00 KiB missing",
+        "sysroot dir: 3 files, 2 as before, 1 new, 0 complete, 4.00 KiB missing",
         "  /bin/own: 4.00 KiB of 8.00 KiB missing: file",
         "  another",
     ]

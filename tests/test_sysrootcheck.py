@@ -60,8 +60,8 @@ def test_a_whole_program(tmp_path: Path) -> None:
     (found,) = verdict.files
     assert (found.whole, found.sections, found.problems) == (True, (), ())
     assert found.symbols in ("symtab", "dynsym")
-    assert verdict.lines()[:2] == [f"{tmp_path}: ok, complete", "1 file, 1 whole"]
-    assert verdict.lines()[2].startswith("whole: /bin/x: ")
+    assert verdict.lines()[:2] == [f"{tmp_path}: ok, complete", "1 file, 1 complete"]
+    assert verdict.lines()[2].startswith("complete: /bin/x: ")
     assert "symbols" in verdict.lines()[2]
     json.dumps(verdict.to_json())
 
@@ -82,7 +82,7 @@ def test_without_the_section_headers(tmp_path: Path) -> None:
     content = PROGRAM.read_bytes()
     found = the_file(sysroot(tmp_path, content, (len(content) - 10, len(content))))
     assert (found.sections, found.symbols, found.problems) == (None, "none", ())
-    assert "the section headers among it" in found.line()
+    assert "including the section headers" in found.line()
     assert check_sysroot(tmp_path).complete is False
 
 
@@ -102,11 +102,11 @@ def test_without_the_names_of_the_sections(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (lambda path: path.unlink(), "is not there"),
+        (lambda path: path.unlink(), "does not exist"),
         (lambda path: os.truncate(path, 10), "has 10 bytes, not"),
-        (lambda path: path.write_bytes(b"?" * path.stat().st_size), "cannot be read as an ELF file"),
+        (lambda path: path.write_bytes(b"?" * path.stat().st_size), "is damaged (not readable as an ELF file)"),
         (lambda path: (path.unlink(), path.symlink_to(PROGRAM)), "cannot be read"),
-        (lambda path: [path.unlink(), os.mkfifo(path)], "cannot be read: it is no regular file"),  # type: ignore[func-returns-value]
+        (lambda path: [path.unlink(), os.mkfifo(path)], "cannot be read: not a regular file"),  # type: ignore[func-returns-value]
     ],
 )
 def test_files_that_are_not_those_of_the_list(tmp_path: Path, spoil: Any, problem: str) -> None:
@@ -160,7 +160,7 @@ def test_messages_are_harmless(tmp_path: Path) -> None:
 
 
 def test_no_files() -> None:
-    assert SysrootVerdict("d", ()).lines() == ["d: ok, complete", "0 files, 0 whole"]
+    assert SysrootVerdict("d", ()).lines() == ["d: ok, complete", "0 files, 0 complete"]
 
 
 # Build ids

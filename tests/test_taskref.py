@@ -67,7 +67,7 @@ def test_the_current_task_is_no_other_one() -> None:
 def test_what_is_no_pid_is_refused(wrong: object) -> None:
     source = FakeSource(current=LARGE)
     for use in (lambda: prepare(source, wrong), lambda: source.process(wrong), lambda: TaskRef.of(wrong)):  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="a PID or the address of a task_struct is wanted, not "):
+        with pytest.raises(TypeError, match="expected a PID or the address of a task_struct, not "):
             use()
     assert not source.asked
 
@@ -84,9 +84,9 @@ def test_numbers_that_are_no_pid(wrong: int) -> None:
 @pytest.mark.parametrize("wrong", ["118", 1.0, True, b"1"])
 def test_members_are_numbers(wrong: object) -> None:
     for member in ("pid", "address"):
-        with pytest.raises(TypeError, match=f"{member} is .*: it takes an integer"):
+        with pytest.raises(TypeError, match=f"{member} is .*: expected an integer"):
             TaskRef("118", **{member: wrong})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="text is 118: it takes a string"):
+    with pytest.raises(TypeError, match="text is 118: expected a string"):
         TaskRef(118, pid=118)  # type: ignore[arg-type]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writes the files that are made of kgcore's parsers: ``python3 -m tools.generate``.
+"""Generate files from kgcore's parsers: ``python3 -m tools.generate``.
 
-They are committed, so that the build of a package has nothing to run; a test says when they are old.
+They are committed, so that building a package runs nothing; a test fails if they are outdated.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def generated() -> dict[Path, str]:
-    """What they are to be, by path."""
+    """Return the files by path."""
     files = {ROOT / "completion" / file: script(shell) for shell, file in FILES.items()}
     return files | {ROOT / "man" / "kgcore.1": man_page()}
 

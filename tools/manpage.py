@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The man page kgcore(1): options out of the parsers, with what no parser knows around them.
+"""Generate the man page kgcore(1) from the parsers, with the sections that no parser has.
 
-Libraries that do this render argparse's help, a page for each parser. Here most options are those of all commands,
-which are described once; and the page is for mandoc as well as for groff, so it keeps to plain man(7).
+Libraries for this render argparse's help, one page per parser. Here the commands share most options, which the page
+describes once; and it must work with mandoc and groff, so it uses plain man(7).
 """
 
 import re
@@ -14,61 +14,61 @@ from kgcore.cli.commandline import CommandLine, Option, command_lines
 __all__ = ("man_page",)
 
 _DATE = "2026-11-21"
-"""When the texts below changed last: a page with the date of its making would never be made the same way twice."""
+"""When the texts below changed last. The date of generation would make every build differ."""
 
 _DESCRIPTION = """\
 .B kgcore
-takes processes out of a vmcore, which is what kdump saves when a Linux kernel crashes, and writes each as the core file
-that the crashed kernel itself would have written: all threads, their registers, their memory, their mapped files.
+takes processes out of a vmcore, which kdump saves when a Linux kernel crashes, and writes each as the core file that
+the crashed kernel itself would have written: all threads, their registers, memory and mapped files.
 Debuggers open it like any other core.
-No debug package of the kernel is needed: types and symbols come out of the dump itself.
+It needs no debug package of the kernel: types and symbols come from the dump itself.
 .PP
-A process is named by the id of any of its threads in decimal, as the initial pid namespace numbers it
+Name a process by the id of any of its threads in decimal, as in the initial pid namespace
 .RI ( PID ),
-or by the address of its task_struct in hexadecimal
+or by the address of a task_struct in hexadecimal
 .RI ( TASK ).
-Without any it is the process that was on the CPU that crashed.
-Each becomes
+The default is the process that was running on the CPU that crashed.
+Each process becomes
 .IR core.<tgid> .
 .PP
-Memory that is not in the dump is missing in the core too, so that a debugger refuses to read it.
+Memory that the dump lacks is missing in the core too, so that a debugger cannot read it.
 The core itself, the report and the exit status say what is missing and why.
 .PP
-If the first operand is the name of a command, that is run instead.
-Options may stand before, between and behind operands.
+If the first operand names a command, kgcore runs that.
+Options may come before, between and after operands.
 """
 
 _STATUS = (
-    ("0", "All is written and complete."),
-    ("1", "A process could not be dumped at all, or a command failed; what was written of others stays."),
-    ("2", "The command line makes no sense; nothing was opened or written."),
-    ("3", "All is written, but the dump lacked some of it."),
+    ("0", "Everything is written and complete."),
+    ("1", "A process could not be dumped, or a command failed; cores of other processes stay."),
+    ("2", "The command line is invalid; nothing was opened or written."),
+    ("3", "Everything is written, but the dump lacked part of it."),
 )
 
 _ENVIRONMENT = (
     ("KGCORE_VMCORE", "The dump, if -c does not name one."),
-    ("KGCORE_COMPLETION_TIMEOUT", "Seconds that completion of PIDs may wait for a dump to open (default 1.5)."),
-    ("NO_COLOR", "If it is set and not empty, nothing is coloured. In a pipe nothing is coloured anyway."),
-    ("COLUMNS", "The width of tables on terminals, if it is not to be that of the terminal."),
+    ("KGCORE_COMPLETION_TIMEOUT", "Seconds that completion of PIDs waits for a dump to open (default 1.5)."),
+    ("NO_COLOR", "If set and not empty, disables colours. Pipes never get colours."),
+    ("COLUMNS", "The width of tables on terminals, instead of the terminal's own."),
 )
 
 _FILES = (
     ("./vmcore", "The dump, if neither -c nor KGCORE_VMCORE names one."),
-    ("core.<tgid>", "A core. Like all files that kgcore writes, it can be read by its owner alone."),
+    ("core.<tgid>", "A core. Only its owner can read it, as all files that kgcore writes."),
     ("core.<tgid>.zst, core.<tgid>.gz", "The same with --compress."),
-    ("DIR/kgcore-sysroot.json", "What --sysroot DIR could not find of programs and libraries."),
-    ("*.schema.json", "In kgcore/schemas/ of the installed package: JSON Schemas of what --report and --json write."),
+    ("DIR/kgcore-sysroot.json", "What --sysroot DIR lacks of programs and libraries."),
+    ("*.schema.json", "JSON Schemas of --report and --json, in kgcore/schemas/ of the installed package."),
 )
 
 _SEE_ALSO = ("core(5)", "drgn(1)", "gcore(1)", "gdb(1)", "crash(8)", "kdump(8)", "makedumpfile(8)")
 
 _EXAMPLES = "examples:"
 _LEFT_OUT = ("commands:", "exit status:")
-"""Parts of the main help that the page has in sections of their own."""
+"""Parts of the main help that have their own sections on the page."""
 
 
 def man_page() -> str:
-    """The page, as roff."""
+    """Return the page as roff."""
     default, *commands = command_lines()
     return "\n".join((*_head(default, commands), *_body(default, commands), *_tail(default, commands))) + "\n"
 
@@ -96,7 +96,7 @@ def _body(default: CommandLine, commands: Sequence[CommandLine]) -> Iterator[str
     yield ".SH DESCRIPTION"
     yield _DESCRIPTION.rstrip("\n")
     yield ".SH OPTIONS"
-    yield "These are the options without a command. Commands take some of them, too, and others of their own."
+    yield "These are the options without a command. Commands share some of them and have others."
     yield from _operands(default.operands)
     yield from _options(default.options)
     for block in _blocks(default.epilog):
@@ -129,7 +129,7 @@ def _tail(default: CommandLine, commands: Sequence[CommandLine]) -> Iterator[str
     for name, text in _FILES:
         yield from _tagged(f"\\fI{_text(name)}\\fR", text)
     yield ".SH EXAMPLES"
-    yield "The vmcore is \\fI./vmcore\\fR where no other is named."
+    yield "The vmcore is \\fI./vmcore\\fR unless an example names another one."
     for command in (default, *commands):
         for block in _blocks(command.epilog):
             if block.startswith(_EXAMPLES):
@@ -140,7 +140,7 @@ def _tail(default: CommandLine, commands: Sequence[CommandLine]) -> Iterator[str
 
 
 def _options(options: Iterable[Option]) -> Iterator[str]:
-    """Under their groups' titles."""
+    """The options, under the titles of their groups."""
     title = ""
     for option in options:
         if option.group != title:
@@ -170,12 +170,12 @@ def _tagged(tag: str, text: str) -> Iterator[str]:
 
 
 def _blocks(epilog: str) -> list[str]:
-    """Paragraphs of a help text."""
+    """The paragraphs of a help text."""
     return [block.strip("\n") for block in re.split(r"\n\s*\n", epilog) if block.strip()]
 
 
 def _block(block: str) -> Iterator[str]:
-    """As it stands if it is laid out by hand, else as running text."""
+    """A paragraph: unchanged if laid out by hand, else as running text."""
     lines = block.splitlines()
     if any(line.startswith(" ") for line in lines):
         yield ".PP"
@@ -188,7 +188,7 @@ def _block(block: str) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Roff that shows exactly this: hyphens that can be copied, and nothing that is taken for a request."""
+    """Roff that shows exactly this text: hyphens can be copied, and nothing is taken for a request."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
     text = text.replace("^", "\\(ha").replace("~", "\\(ti")
     return f"\\&{text}" if text.startswith(".") else text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What an architecture says about its core files, and the notes that differ between architectures only in widths.
+"""Define what an architecture contributes to cores, and the notes that differ between architectures only in widths.
 
 Structures: include/linux/elfcore.h, include/linux/elfcore-compat.h; how they are filled: fill_prstatus, fill_psinfo,
 fill_auxv_note, fill_files_note in fs/binfmt_elf.c (the same from 5.10 to 7.2).
@@ -47,7 +47,7 @@ class RegSet:
 
 @dataclass(frozen=True, slots=True)
 class ProcessNote:
-    """A note that stands at the very end, once per process (``elf_coredump_extra_notes_write``)."""
+    """A note at the very end, once per process (``elf_coredump_extra_notes_write``)."""
 
     owner: bytes
     type: int
@@ -67,9 +67,9 @@ class Arch:
     :ivar gregs: a thread's registers as ``pr_reg`` has them, in order.
     :ivar uid_size: bytes of ``__kernel_uid_t`` in ``struct elf_prpsinfo``.
     :ivar regsets: the view's rows behind NT_PRSTATUS.
-    :ivar remarks: what of a thread's registers could not be put into a note, as sentences.
+    :ivar remarks: what the notes lack of a thread's registers, as sentences.
     :ivar ip: the name of the instruction pointer among a thread's registers, and ``sp`` that of the stack pointer.
-    :ivar pr_reg_size: bytes of ``pr_reg``, where the structure is made for more registers than the view has; else 0.
+    :ivar pr_reg_size: bytes of ``pr_reg`` if the structure has room for more registers than the view; else 0.
     :ivar red_zone: bytes below the stack pointer that are a function's too.
     :ivar unwound: drgn unwinds its cores.
     """
@@ -159,9 +159,9 @@ _SECOND = 1_000_000_000  # ns
 
 
 def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool, signal: int = 0) -> bytes:
-    """NT_PRSTATUS.
+    """Build NT_PRSTATUS.
 
-    :param signal: what the process was dying of, for ``si_signo`` and ``pr_cursig``; 0: nothing.
+    :param signal: the signal that the process was dying of, for ``si_signo`` and ``pr_cursig``; 0: nothing.
     """
     word = (1 << 8 * arch.word_size) - 1
     gregs, ids, times = arch.gregs(thread), thread.ids, thread.times
@@ -194,7 +194,7 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool, signal: int = 0) ->
 
 
 def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
-    """NT_PRPSINFO."""
+    """Build NT_PRPSINFO."""
     state = (info.state & -info.state).bit_length()  # 1 + the lowest bit set; 0: running
     sname = b"RSDTZW"[state] if state <= 5 else ord(".")
     uid_mask = (1 << 8 * arch.uid_size) - 1
@@ -223,23 +223,23 @@ def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
 
 
 def siginfo_note(arch: Arch, dying: Dying | None) -> bytes:
-    """NT_SIGINFO; of a process that no signal was killing 128 zero bytes, as CRIU writes it too."""
+    """Build NT_SIGINFO; without a fatal signal it is 128 zero bytes, as CRIU writes it too."""
     if dying is None:
         return bytes(siginfo.SIZE)
     return siginfo.note(dying.info or siginfo.unsent(dying.signal, arch.word_size), arch.word_size)
 
 
 def auxv_note(arch: Arch, auxv: tuple[tuple[int, int], ...]) -> bytes:
-    """NT_AUXV: pairs of words."""
+    """Build NT_AUXV: pairs of words."""
     mask = (1 << 8 * arch.word_size) - 1
     return _words(arch, [value & mask for pair in auxv for value in pair])
 
 
 def file_note(arch: Arch, image: ProcessImage) -> bytes:
-    """NT_FILE: one entry per VMA whose file has a name; several VMAs of a file are several entries.
+    """Build NT_FILE: one entry per VMA whose file has a name; several VMAs of a file are several entries.
 
-    The kernel drops the note beyond 4 MiB (``core_file_note_size_limit``). We do not: debuggers need it. A name with a
-    NUL, which ends a name there, can be no file's.
+    The kernel drops the note beyond 4 MiB (``core_file_note_size_limit``). kgcore keeps it: debuggers need it. A name
+    cannot contain a NUL.
     """
     files = [(vma, vma.file.path) for vma in image.vmas if vma.file is not None]
     named = [(vma, path) for vma, path in files if path is not None and b"\0" not in path]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page tables as data: which entry stands for each page of an address range.
+"""Walk page tables: find the entry of each page of an address range.
 
-The walk reads whole tables from physical memory and reports runs, not pages. It says what the *entry* is; what an
-empty or a swapped entry means for the process is for the caller to find out.
+The walk reads whole tables from physical memory and reports runs, not pages. It says what the *entry* is; the caller
+finds out what an empty or swapped entry means for the process.
 """
 
 import struct
@@ -24,7 +24,7 @@ __all__ = (
 
 
 class EntryKind(Enum):
-    """What a run of page-table entries is."""
+    """The kinds of runs of page-table entries."""
 
     PRESENT = (
         0  # point to memory (also PROT_NONE and NUMA-hinting entries, which the CPU does not follow), in one piece
@@ -152,8 +152,8 @@ def walk(
     :param start: page-aligned virtual address; only the bits that the mode translates count.
     :param read: ``read(physical address, size)``; None if that memory cannot be read.
     :param encryption_mask: ``sme_me_mask``: the bit of an entry that says "encrypted".
-    :param changing: whether somebody was writing to a table of one of the two lowest levels, by its physical address;
-        None: nobody wants to know.
+    :param changing: called with the physical address of a table of the two lowest levels: says whether the kernel was
+        writing to it; None: do not ask.
     """
     pending: Leaf | None = None
     for leaf in _Walk(mode, read, encryption_mask, changing).range(root, start, end):
@@ -249,7 +249,7 @@ class _Walk:
             address = upto
 
     def _empty(self, table: int, depth: int) -> EntryKind:
-        """What empty entries of a table are."""
+        """The kind of a table's empty entries."""
         if self._changing is None or depth < len(self._mode.levels) - 2 or not self._changing(table):
             return EntryKind.EMPTY
         return EntryKind.CHANGING
@@ -279,7 +279,7 @@ def _look(
 def _pages(
     mode: PagingMode, entries: tuple[int, ...], start: int, page: int, encryption_mask: int, empty: EntryKind
 ) -> Iterator[Leaf]:
-    """The lowest table: nothing here is done page by page but in comprehensions, and no object made but per run."""
+    """Yield the runs of a lowest table. Only comprehensions work page by page, and only runs become objects."""
     mask = mode.pfn_mask & ~encryption_mask
     present = mode.bits.present
     here = present | mode.bits.no_access

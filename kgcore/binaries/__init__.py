@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The program and libraries of a process: sysroots, link maps, contents of mapped files."""
+"""Write the program and libraries of a process: sysroots, link maps, contents of mapped files."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is learnt of a file's content while it is read: where it comes from, and what is missing."""
+"""Record the sources of a file's content, and its gaps, while it is read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ __all__ = ("Lacking", "Trace")
 
 
 class Lacking(NamedTuple):
-    """A part of a file that is not to be had.
+    """A missing part of a file.
 
     :ivar start: offset in the file.
     :ivar end: offset behind it.
     :ivar reason: value of :class:`kgcore.model.memory.Provenance`.
-    :ivar detail: a few words more, or "".
+    :ivar detail: further words, or "".
     """
 
     start: int
@@ -27,9 +27,9 @@ class Lacking(NamedTuple):
 
 @dataclass(slots=True)
 class Trace:
-    """What is learnt of a file while it is read.
+    """The sources and gaps of a file, recorded while it is read.
 
-    :ivar size: of the file: the last page counts only as far as it is part of it.
+    :ivar size: of the file in bytes: the last page counts only up to the end of the file.
     """
 
     size: int
@@ -37,7 +37,7 @@ class Trace:
     sources: dict[str, int] = field(default_factory=dict)
 
     def follow(self, pieces: Iterator[Piece]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
-        """(length, bytes) of each piece; no bytes: zeros."""
+        """Yield (length, bytes) of each piece; no bytes mean zeros."""
         at = 0
         for run, data in pieces:
             if run.address != at or run.length <= 0:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The names by which a process itself knows its program, its interpreter and its libraries.
+"""Find the names that a process itself uses for its program, its interpreter and its libraries.
 
-They are those that debuggers look for. They may lead over symbolic links to those that the kernel knows, as all in
-``/lib`` do where that is a link to ``/usr/lib``.
+Debuggers look for these names. They may be symbolic links to the names that the kernel knows: ``/lib`` often is a link
+to ``/usr/lib``.
 """
 
 import struct
@@ -26,10 +26,10 @@ _MAX_NAME = 4096
 
 
 class LinkName(NamedTuple):
-    """A name.
+    """A name of a mapped file.
 
     :ivar name: as the process has it, raw.
-    :ivar address: somewhere in the mappings of the file that is meant.
+    :ivar address: an address in a mapping of the file.
     """
 
     name: bytes
@@ -37,7 +37,7 @@ class LinkName(NamedTuple):
 
 
 def link_names(image: ProcessImage, memory: Memory) -> Iterator[LinkName]:
-    """The names that can be found: what is not in the dump, or makes no sense, is left out."""
+    """Return the names that the dump holds. Missing and invalid ones are left out."""
     yield from _Process(image, memory).names()
 
 
@@ -71,7 +71,7 @@ class _Process:
             yield from self._libraries(segments[_PT_DYNAMIC], bias)
 
     def _segments(self) -> Iterator[_Segment]:
-        """The program headers of the executable, which stand in its memory."""
+        """The program headers of the executable, from its memory."""
         size, count = self._auxv.get(_AT_PHENT, 0), self._auxv.get(_AT_PHNUM, 0)
         header = PHDR[8 * self._word]
         if size != header.size or count > _MAX_HEADERS:
@@ -101,12 +101,12 @@ class _Process:
     # Memory
 
     def _words(self, address: int, count: int) -> tuple[int, ...]:
-        """Words in memory; zeros if they are not to be had."""
+        """Words in memory; zeros if they are missing."""
         raw = self._read(address, count * self._word)
         return struct.unpack(f"<{count}{'Q' if self._word == 8 else 'I'}", raw) if raw else (0,) * count
 
     def _name(self, address: int) -> bytes:
-        """A C string; b"" if it is not to be had."""
+        """A C string; b"" if it is missing."""
         name, page = b"", self._image.page_size
         while address and len(name) < _MAX_NAME:
             vma = self._image.vma_at(address)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Completes a sysroot from a directory of the user's, where the process's own memory proves that a file is the same.
+"""Complete a sysroot from the user's directory, if the memory of the process proves that a file is the same.
 
-The source fills in pages of files itself, where it finds the page cache of each. Where that is damaged, or left out of
-the dump, there may still be the page with the build id, since the process has it mapped.
+The source fills in pages of files itself if it finds their page cache. If that is damaged, or excluded from the dump,
+the page with the build id may still exist, since the process maps it.
 """
 
 import os
@@ -23,12 +23,12 @@ _PIECE = 1 << 20
 
 
 def file_name(path: bytes) -> bytes:
-    """The name that a mapped file has in a sysroot."""
+    """Return the name of a mapped file in a sysroot."""
     return path.removesuffix(_DELETED)
 
 
 def mapped_build_id(memory: Memory, vma: Vma) -> str | None:
-    """That of the file that is mapped there from its beginning on, by what the process sees; None: not to be seen."""
+    """Return the build id of the file mapped from its start at an address, from process memory; None: missing."""
 
     def read(at: int, size: int) -> bytes | None:
         return peek(memory, vma, vma.start + at, size) if at + size <= vma.end - vma.start else None
@@ -38,8 +38,7 @@ def mapped_build_id(memory: Memory, vma: Vma) -> str | None:
 
 
 def mapped_build_ids(image: ProcessImage, memory: Memory) -> dict[bytes, str]:
-    """By the names that the files have in a sysroot. Of two of the same name the first that is mapped counts, as it
-    does there."""
+    """Return build ids by the file's name in a sysroot. As there, the first mapping of a name counts."""
     found: dict[bytes, str] = {}
     for vma in image.vmas:
         if vma.pgoff == 0 and vma.file is not None and vma.file.path and file_name(vma.file.path) not in found:
@@ -50,10 +49,10 @@ def mapped_build_ids(image: ProcessImage, memory: Memory) -> dict[bytes, str]:
 
 
 def completed(report: SysrootReport, root: str | None, build_ids: Mapping[bytes, str]) -> SysrootReport:
-    """Fill in files that are not whole, of those with the same size and build id beneath ``root``.
+    """Complete files from files under ``root`` with the same size and build id.
 
-    :param root: None: there is none, and nothing is done.
-    :param build_ids: what the process says.
+    :param root: None: do nothing.
+    :param build_ids: those that the memory of the process holds.
     """
     if root is None or all(file.whole for file in report.files):
         return report

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The list beside the files of a sysroot, which several kgcore may add to at the same time."""
+"""Write the manifest of a sysroot. Several kgcore may add to it at the same time."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ _NO_LOCKS = frozenset((errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, er
 class Manifest:
     """
     :param directory: the sysroot, for messages.
-    :param force: what is none of ours is replaced.
+    :param force: replace a file that kgcore did not write.
     """
 
     def __init__(self, directory: str, *, force: bool) -> None:
@@ -41,15 +41,15 @@ class Manifest:
     def check(self, directory: int) -> None:
         """
         :param directory: descriptor of the sysroot.
-        :raises OutputError: there is something else of that name.
+        :raises OutputError: something else has that name.
         """
         self._read(directory)
 
     def add(self, directory: int, files: Mapping[str, object], lost: Sequence[str]) -> None:
-        """Add to what others wrote; nobody sees half of it.
+        """Add files to the manifest, atomically.
 
         :param files: by path.
-        :param lost: files that are not there, as sentences.
+        :param lost: missing files, as sentences.
         :raises OutputError: it cannot be written.
         """
         with self._locked(directory):
@@ -68,7 +68,7 @@ class Manifest:
 
     @contextlib.contextmanager
     def _locked(self, directory: int) -> Iterator[None]:
-        """Whoever may open the directory may lock it, so that it is not waited for without end."""
+        """Lock the directory. Anyone who can open it can lock it, so the wait is limited."""
         # A lock belongs to an open file, and workers that were forked meanwhile share ours: so one for this alone.
         own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
@@ -86,14 +86,14 @@ class Manifest:
             else:
                 raise OutputError(
                     f"cannot write {self._path}: another process keeps its directory locked",
-                    hint="lsof, or /proc/locks, says which one",
+                    hint="lsof or /proc/locks shows which one",
                 )
             yield
         finally:
             os.close(own)
 
     def _read(self, directory: int) -> tuple[dict[str, Any], dict[str, None]]:
-        """The files by path, and the sentences about what is lost."""
+        """The files by path, and the sentences about missing files."""
         try:
             with os.fdopen(open_regular(MANIFEST, directory=directory, links=False), "rb") as file:
                 text = file.read(_MOST_BYTES + 1)
@@ -110,7 +110,7 @@ class Manifest:
             pass
         if self._force:
             return {}, {}
-        raise OutputError(f"{self._path} is no list that this kgcore understands", hint="--force replaces it")
+        raise OutputError(f"{self._path} is not a manifest of this version of kgcore", hint="--force replaces it")
 
     def _failure(self, error: OSError) -> OutputError:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror

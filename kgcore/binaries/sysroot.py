@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writes the programs and libraries of processes, as far as they are to be had, laid out for gdb's ``set sysroot``.
+"""Write the programs and libraries of processes, as far as the dump holds them, for gdb's ``set sysroot``.
 
-A manifest beside them says what each of them lacks: in the file itself that is zeros, which nothing tells from others.
+A manifest beside them says what each file lacks: missing parts are zeros in the file, like genuine zeros.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ _COMPARED = 1 << 20  # bytes at once
 class SysrootFile:
     """A file that was written.
 
-    :ivar path: beneath the directory; begins with a slash; raw.
+    :ivar path: relative to the sysroot, but with a leading slash; raw.
     :ivar build_id: as hexadecimal digits; None if it has none, or it is missing.
     :ivar sources: where its bytes come from: value of the provenance to bytes.
-    :ivar deleted: it had no name any more.
+    :ivar deleted: its name was deleted.
     """
 
     path: bytes
@@ -55,7 +55,7 @@ class SysrootFile:
         return sum(gap.end - gap.start for gap in self.missing)
 
     def line(self) -> str:
-        """What it lacks, for people."""
+        """Return what it lacks, as a line for people."""
         reasons = [f"{gap.reason} ({gap.detail})" if gap.detail else gap.reason for gap in self.missing]
         told = first_names(dict.fromkeys(reasons), _REASONS_TOLD, separator="; ", number=False)
         return printable(
@@ -63,7 +63,7 @@ class SysrootFile:
         )
 
     def to_json(self) -> dict[str, object]:
-        """For the manifest, whose reader has to find the file: bytes that are no UTF-8 become surrogates."""
+        """Return its entry in the manifest. Invalid UTF-8 becomes surrogates, so that readers can open the file."""
         return {
             "path": os.fsdecode(self.path),
             "size": self.size,
@@ -77,13 +77,13 @@ class SysrootFile:
 
 @dataclass(frozen=True, slots=True)
 class SysrootReport:
-    """What became of the files of one process.
+    """The files of one process: written, incomplete, lost.
 
-    :ivar directory: where they are.
-    :ivar remarks: what else there is to know, as sentences.
-    :ivar lost: files that are not there at all, as sentences.
+    :ivar directory: the sysroot.
+    :ivar remarks: further facts, as sentences.
+    :ivar lost: missing files, as sentences.
     :ivar problems: files that could not be written, as sentences.
-    :ivar before: what an earlier process of the same run has, too: paths of files, and sentences.
+    :ivar before: paths and sentences that an earlier process of this run shares.
     """
 
     directory: str
@@ -95,7 +95,7 @@ class SysrootReport:
 
     @property
     def complete(self) -> bool:
-        """Whether all files are there and whole."""
+        """Whether all files exist and are complete."""
         return not (self.lost or self.problems) and all(file.whole for file in self.files)
 
     def raise_problems(self) -> None:
@@ -106,7 +106,7 @@ class SysrootReport:
             raise OutputError("; ".join(self.problems))
 
     def to_json(self) -> dict[str, object]:
-        """For ``--report``."""
+        """Return the value for ``--report``."""
         return {
             "directory": plain(self.directory),
             "complete": self.complete,
@@ -119,15 +119,15 @@ class SysrootReport:
         }
 
     def lines(self, details: bool = True) -> list[str]:
-        """For people, safe for a terminal, but for the problems.
+        """Return lines for people, safe for a terminal, without the problems.
 
-        :param details: a line for each file that is not whole.
+        :param details: add a line for each incomplete file.
         """
         files = [file for file in self.files if file.path not in self.before]
         known = len(self.files) - len(files)
         whole = sum(file.whole for file in files)
         missing = sum(file.missing_bytes for file in files)
-        state = ", all whole" if whole == len(files) else f", {whole} whole, {human_size(missing)} missing"
+        state = ", all complete" if whole == len(files) else f", {whole} complete, {human_size(missing)} missing"
         words = counted(len(self.files), "file") + (state if files and not known else "")
         if known == len(self.files) and known:
             words += ", all as before"
@@ -148,7 +148,7 @@ def _files(process: Process) -> Iterator[FileContents | Lost]:
 
 
 class Sysroot:
-    """A directory that one run fills. Processes share files; what was there before stays unless ``force``."""
+    """A directory that one run fills. Processes share files; existing files stay unless ``force``."""
 
     def __init__(self, directory: str, *, force: bool = False) -> None:
         self._directory = directory
@@ -163,7 +163,7 @@ class Sysroot:
         """Write the files of a process.
 
         :param told: remarks that the user has already.
-        :raises OutputError: nothing can be written there.
+        :raises OutputError: the directory cannot be written.
         """
         if not self._begun:
             with self._within([], self._shown(MANIFEST.encode())) as directory:
@@ -180,13 +180,15 @@ class Sysroot:
             try:
                 file = self._file(contents)
             except _CannotTake as why:
-                lost.append(f"{plain(contents.path)} is left out: {why}")
+                lost.append(f"{plain(contents.path)} is not written: {why}")
             except OutputError as error:
                 problems.append(str(error))
             else:
                 files.append(file)
                 if file.deleted:
-                    remarks.append(f"{plain(file.path)} had been deleted; it has its old name here")
+                    remarks.append(
+                        f"{plain(file.path)} was deleted on the crashed machine; the sysroot has it under its old name"
+                    )
         remarks += self._make_links(process.image, process.memory)
         remarks += (text for text in process.remarks() if text not in told)
         with self._within([], self._shown(MANIFEST.encode())) as directory:
@@ -201,20 +203,20 @@ class Sysroot:
     def _file(self, contents: FileContents) -> SysrootFile:
         """
         :raises OutputError: it cannot be written.
-        :raises _CannotTake: it cannot be called like that.
+        :raises _CannotTake: the name cannot be used.
         """
         path, parts = contents.path, _parts(contents.path)
         key, known = self._written.get(path, (None, None))
         if known is not None and key == contents.key:
             return known
         if path in self._links:
-            raise _CannotTake("another process calls another file so")
+            raise _CannotTake("a different file of another process has this name")
         shown = self._shown(path)
         trace = Trace(contents.size)
         with self._within(parts[:-1], shown) as directory:
             if not self._same(contents, directory, parts[-1], trace):
                 if known is not None:
-                    raise _CannotTake("another file of that name was written already: give each its own directory")
+                    raise _CannotTake("a different file has this name already: use a separate directory")
                 trace = Trace(contents.size)
                 self._write(contents, directory, shown, trace)
             identity = _build_id(directory, parts[-1])
@@ -232,7 +234,7 @@ class Sysroot:
             sink.commit()
 
     def _same(self, contents: FileContents, directory: int, name: bytes, trace: Trace) -> bool:
-        """Whether there is a file of that name already, byte for byte what would be written."""
+        """Whether a file of that name exists with the same bytes."""
         try:
             descriptor = open_regular(name, directory=directory, links=False)
         except OSError:
@@ -265,11 +267,11 @@ class Sysroot:
                 try:
                     self._link(name, target)
                 except (_CannotTake, OutputError) as error:
-                    yield f"no link {plain(name)} to {plain(target)} was made: {error}"
+                    yield f"cannot link {plain(name)} to {plain(target)}: {error}"
 
     def _link(self, name: bytes, target: bytes) -> None:
-        """Make a relative symbolic link. The directories that the name goes through and leaves by ".." are made too,
-        since debuggers take the same way.
+        """Make a relative symbolic link, and the directories that its name passes and leaves with "..": debuggers
+        resolve the name in the same way.
 
         :raises OutputError, _CannotTake: it cannot be made.
         """
@@ -279,7 +281,7 @@ class Sysroot:
             if part != b"..":
                 parts.append(part)
             elif not parts:
-                raise _CannotTake("it leads out of the directory")
+                raise _CannotTake("the name leads out of the sysroot")
             else:
                 with self._within(_parts(b"/" + b"/".join(parts)), plain(name)):
                     parts.pop()
@@ -288,7 +290,7 @@ class Sysroot:
         if path == target:
             return
         if path in self._written:
-            raise _CannotTake("there is a file of that name")
+            raise _CannotTake("a file has this name")
         wanted = b"../" * (len(parts) - 1) + b"/".join(_parts(target))
         with self._within(parts[:-1], self._shown(path)) as directory:
             try:
@@ -307,10 +309,10 @@ class Sysroot:
 
     @contextlib.contextmanager
     def _within(self, parts: list[bytes], shown: str) -> Iterator[int]:
-        """A descriptor of a directory beneath ours, which is made if need be. No symbolic link is followed.
+        """Open a directory in the sysroot, or make it. No symbolic link is followed.
 
-        :param shown: what it is for, for messages.
-        :raises OutputError: it cannot be had.
+        :param shown: the file that needs it, for messages.
+        :raises OutputError: it cannot be opened.
         """
         try:
             os.makedirs(self._directory, 0o700, exist_ok=True)
@@ -334,19 +336,19 @@ class Sysroot:
 
 
 class _CannotTake(Exception):
-    """A name out of a dump that is none we may use."""
+    """A name from the dump is unsafe or taken."""
 
 
 def _parts(path: bytes) -> list[bytes]:
     """The components of an absolute path.
 
-    :raises _CannotTake: it leads elsewhere, or is none.
+    :raises _CannotTake: it is not absolute, or leads elsewhere.
     """
     parts = [part for part in path.split(b"/") if part]
     if not path.startswith(b"/") or len(path) > _PATH_MAX or b"\0" in path or {b".", b".."} & set(parts) or not parts:
-        raise _CannotTake("it is no proper name")
+        raise _CannotTake("the name is invalid")
     if parts == [MANIFEST.encode()]:
-        raise _CannotTake("the list of the files is called so")
+        raise _CannotTake("the manifest has this name")
     return parts
 
 
@@ -359,7 +361,7 @@ def _is_link(directory: int, name: bytes, target: bytes | None = None) -> bool:
 
 
 def _build_id(directory: int, name: bytes) -> str | None:
-    """Of a file that was just written."""
+    """The build id of a file that was just written."""
     try:
         descriptor = open_regular(name, directory=directory, links=False)
     except OSError:

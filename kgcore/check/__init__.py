@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reads finished cores and sysroots back. Shares no code with what wrote them."""
+"""Read finished cores and sysroots and check them. Shares no code with what wrote them."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reads a finished core back and says what is wrong with it and what it lacks.
+"""Read a finished core and say what is wrong with it and what it lacks.
 
-Any core of Linux on x86 will do, the kernel's own included; only cores by kgcore can tell what they lack. Layouts come
-from pyelftools and from the numbers below, not from the code that writes cores, so that no mistake is made twice.
+It reads any Linux core of x86, also the kernel's own; only cores by kgcore say what they lack. Layouts come from
+pyelftools and from the numbers below, not from the code that writes cores, so that no mistake is made twice.
 """
 
 import errno
@@ -53,19 +53,19 @@ _ADDRESSES = 1 << 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What is to be said of a core.
+    """The verdict on a core.
 
-    :ivar path: of the file, as it was given.
-    :ivar ok: it is well-formed, and all of it is there.
-    :ivar complete: nothing that was to be in it is missing, nothing in it is doubtful; None: nothing says so, as there
-        is no KGCORE note, and nothing speaks against it.
+    :ivar path: of the file, as given.
+    :ivar ok: it is well-formed and not cut off.
+    :ivar complete: it lacks nothing, and nothing in it is doubtful; None: unknown, since it has no KGCORE note and
+        shows no gap.
     :ivar problems: why it is not ok, as sentences.
     :ivar lacks: why it is not complete, as sentences.
-    :ivar facts: what was found: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
-        ``notes``, ``files``, ``kgcore`` (the KGCORE note), ``recovered`` (bytes by where they were found, if the note
-        has an account of them), ``shared_zeros`` (bytes of memory that have one range of zeros in the file). What
-        could not be read is not there.
-    :ivar cut_short: nothing else is the matter than that the file ends before the end of its memory.
+    :ivar facts: contents: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
+        ``notes``, ``files``, ``kgcore`` (the KGCORE note), ``recovered`` (bytes by source, if the note has an account
+        of them), ``shared_zeros`` (bytes of memory that share one range of zeros in the file). Unreadable facts are
+        absent.
+    :ivar cut_short: its only problem is that the file ends before the end of its memory.
     """
 
     path: str
@@ -77,7 +77,7 @@ class Verdict:
     cut_short: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """Give all of it for ``json.dumps``."""
+        """Return all of it for ``json.dumps``."""
         return {
             "version": 1,
             "path": plain(self.path),
@@ -90,11 +90,11 @@ class Verdict:
         }
 
     def lines(self, limit: int = 40) -> list[str]:
-        """Say it for people, safe for a terminal.
+        """Return lines for people, safe for a terminal.
 
-        :param limit: how many problems, and how many lacks, to list.
+        :param limit: how many problems, and how many lacks, to list at most.
         """
-        state = {True: "complete", False: "INCOMPLETE", None: "whether complete is not recorded"}[self.complete]
+        state = {True: "complete", False: "INCOMPLETE", None: "completeness unknown"}[self.complete]
         health = "ok" if self.ok else "CUT SHORT" if self.cut_short else "DAMAGED"
         lines = [f"{printable(self.path)}: {health}, {state}"]
         facts = self.facts
@@ -113,13 +113,13 @@ class Verdict:
 
 
 def check_core(path: str | os.PathLike[str]) -> Verdict:
-    """Read a core back and say whether it is well-formed, and what it lacks.
+    """Check that a core is well-formed, and say what it lacks.
 
-    It needs neither drgn nor the dump, and takes cores of others, too.
+    It needs neither drgn nor the dump, and reads cores of others, too.
 
-    :param path: of an ELF core, which may be compressed by zstd or gzip.
-    :return: what is wrong with it, what it lacks, and what was found in it.
-    :raises KgcoreError: the file cannot be opened or read. What is merely wrong in it is in the verdict.
+    :param path: of an ELF core, which may be compressed with zstd or gzip.
+    :return: its problems, what it lacks, and what it contains.
+    :raises KgcoreError: the file cannot be opened or read. Problems in it are in the verdict.
     """
     name = os.fspath(path)
     try:
@@ -154,7 +154,7 @@ def check_core(path: str | os.PathLike[str]) -> Verdict:
 
 
 class _Phdr(NamedTuple):
-    """Of a program header what is looked at."""
+    """The checked members of a program header."""
 
     type: int
     offset: int
@@ -171,7 +171,7 @@ class _Load(NamedTuple):
 
 
 class _Account(NamedTuple):
-    """What the KGCORE note says became of a mapping's bytes, or of all of them."""
+    """An account in the KGCORE note, of a mapping or of the process."""
 
     parts: dict[str, int]  # "zero", "missing.swapped"; all of them add up
     missing: dict[str, int]
@@ -179,13 +179,13 @@ class _Account(NamedTuple):
 
     @classmethod
     def read(cls, content: Any) -> "_Account":
-        """:raises ValueError, TypeError, AttributeError: it is none."""
+        """:raises ValueError, TypeError, AttributeError: it is not an account."""
         parts: dict[str, int] = {}
         for key, value in content.items():
             sizes = {f"{key}.{name}": size for name, size in value.items()} if isinstance(value, dict) else {key: value}
             for name, size in sizes.items():
                 if type(size) is not int or not 0 <= size <= _ADDRESSES:
-                    raise ValueError(f"{name} in an account is {size!r}")
+                    raise ValueError(f"account has invalid {name}: {size!r}")
             parts |= sizes
         return cls(parts, dict(content.get("missing", {})), dict(content.get("recovered", {})))
 
@@ -200,7 +200,7 @@ class _Mapping(NamedTuple):
 
 
 class _Stop(Exception):
-    """No use in going on; the problem has been noted."""
+    """The check cannot continue; the problem is noted."""
 
 
 class _Checker:
@@ -241,7 +241,7 @@ class _Checker:
     def problem(self, text: str) -> None:
         self.problems.append(text)
         if len(self.problems) == _MAX_PROBLEMS:
-            self.problems.append("it has more problems than that, which were not looked for")
+            self.problems.append("too many problems: the check stopped here")
             raise _Stop
 
     def header(self) -> ELFFile:
@@ -249,16 +249,16 @@ class _Checker:
             elf = ELFFile(self.file)
             header = elf.header
         except Exception as error:
-            self.problem(f"this is no ELF file: {error}" if self.size else "the file is empty")
+            self.problem(f"not an ELF file: {error}" if self.size else "the file is empty")
             raise _Stop from error
         self.machine, self.elf_class = str(header["e_machine"]), int(elf.elfclass)
         self.facts["class"] = self.elf_class
         self.facts["machine"] = _MACHINES.get((self.machine, self.elf_class), plain(self.machine))
         if header["e_type"] != "ET_CORE":
-            self.problem(f"this ELF file is no core: e_type is {header['e_type']}")
+            self.problem(f"not a core: e_type is {header['e_type']}")
             raise _Stop
         if not elf.little_endian or (self.machine, self.elf_class) not in _SIZES:
-            self.problem(f"no core of x86: {self.machine}, class {self.elf_class}")
+            self.problem(f"not an x86 core: {self.machine}, class {self.elf_class}")
             raise _Stop
         self.word = self.elf_class // 8
         if header["e_phentsize"] != elf.structs.Elf_Phdr.sizeof():
@@ -267,11 +267,11 @@ class _Checker:
         return elf
 
     def program_headers(self, elf: ELFFile) -> list[tuple[int, int]]:
-        """Fill in :attr:`loads`; offsets and sizes of the PT_NOTEs."""
+        """Fill in :attr:`loads` and return the offsets and sizes of the PT_NOTEs."""
         try:
             count = int(elf.num_segments())
             if elf.header["e_phnum"] == 0xFFFF and not elf.header["e_shoff"]:
-                raise ValueError("it stands in section 0, and there is none")
+                raise ValueError("section 0 must hold it, but is missing")
         except Exception as error:
             self.problem(f"the number of program headers cannot be read ({error}): is the file cut off?")
             self.cut_off = True
@@ -279,10 +279,10 @@ class _Checker:
         entry, offset = elf.structs.Elf_Phdr.sizeof(), int(elf.header["e_phoff"])
         present = max(0, min(count, (self.size - offset) // entry))
         if present > _MAX_SEGMENTS:
-            self.problem(f"{count} program headers cannot be right: the first {_MAX_SEGMENTS} were looked at")
+            self.problem(f"implausible number of program headers ({count}): checked the first {_MAX_SEGMENTS}")
             present = _MAX_SEGMENTS
         elif present < count:
-            self.problem(f"the file ends within the program headers: {present} of {count} are there")
+            self.problem(f"the file ends within the program headers: it has {present} of {count}")
             self.cut_off = True
         notes: list[tuple[int, int]] = []
         for first in range(0, present, _AT_ONCE):
@@ -296,7 +296,7 @@ class _Checker:
                     start = header.vaddr
                     self.loads.append(_Load(start, start + header.memsz, header.offset, header.filesz))
         if not notes:
-            self.problem("there is no PT_NOTE: a core without threads")
+            self.problem("no PT_NOTE: the core has no threads")
         self.facts["segments"] = len(self.loads)
         self.facts["data"] = sum(load.filesz for load in self.loads)
         return notes
@@ -324,15 +324,15 @@ class _Checker:
         ]
         if beyond:
             self.cut_off = True
-            by_limit = " (those that matter least, as with --max-size or --max-time)" if ascending != in_file else ""
+            by_limit = " (the least important ones, as with --max-size or --max-time)" if ascending != in_file else ""
             self.cut_short = (
-                f"the file is cut off: {human_size(sum(beyond))} of memory, of {len(beyond)} of {len(self.loads)} "
-                f"segments, are not there{by_limit}"
+                f"the file is cut off: it lacks {human_size(sum(beyond))} of memory, of {len(beyond)} of "
+                f"{len(self.loads)} segments{by_limit}"
             )
             self.problem(self.cut_short)
 
     def check_shared(self) -> None:
-        """Several segments may have the same bytes of the file only if these are all zeros."""
+        """Check that segments share bytes of the file only if these are all zeros."""
         shared, rest = 0, []
         hosts = {host for _, host in self.sharing}
         zeros = len(hosts) == 1 and all(self.is_zero(host.offset, host.filesz) for host in hosts)
@@ -342,15 +342,15 @@ class _Checker:
             else:
                 rest.append(load)
         for load in rest:
-            self.problem(f"the PT_LOAD at {load.start:#x} shares bytes of the file with another one")
+            self.problem(f"the PT_LOAD at {load.start:#x} shares bytes of the file with another segment")
         if shared:
             shared += sum(host.filesz for host in hosts)
             self.facts["shared_zeros"] = shared
         if self.kgcore is not None and not rest and self.kgcore.get("shared_zeros", 0) != shared:
-            self.problem(f"{shared} bytes of zeros have one place in the file, which is not what the KGCORE note says")
+            self.problem(f"{shared} bytes of zeros share one range of the file; the KGCORE note does not say so")
 
     def is_zero(self, offset: int, size: int) -> bool:
-        """Whether there are only zeros in a range, as far as the file has it; holes are not read."""
+        """Say whether a range holds only zeros, up to the end of the file; holes are not read."""
         at, end = offset, min(offset + size, self.size)
         while at < end:
             with suppress(OSError, AttributeError):  # a file system that knows no holes
@@ -391,7 +391,7 @@ class _Checker:
                 self.problem(f"thread {tids[-1]}: fpvalid is {int(fpvalid)}, PRFPREG notes: {int(has_fp)}")
 
         if notes and notes[0].kind != PRSTATUS:
-            self.problem("the first note is no NT_PRSTATUS")
+            self.problem("the first note is not NT_PRSTATUS")
         for kind, size, desc in notes:
             if kind == PRSTATUS:
                 end_of_thread()
@@ -409,14 +409,14 @@ class _Checker:
         end_of_thread()
         self.facts["threads"] = tids
         if not tids:
-            self.problem("there is no thread in it")
+            self.problem("the core has no threads")
         if len(set(tids) - {0}) != len([tid for tid in tids if tid]):
             self.problem("two threads have the same id")
         if self.kgcore is not None and self.kgcore_threads != len(tids):
-            self.problem(f"the KGCORE note names {self.kgcore_threads} threads, there are {len(tids)}")
+            self.problem(f"the KGCORE note names {self.kgcore_threads} threads, the core has {len(tids)}")
         shared = [note.kind for note in notes if note.kind in _SHARED_ORDER]
         if shared not in (list(_SHARED_ORDER), list(_SHARED_ORDER[:3])):
-            self.problem("PRPSINFO, SIGINFO, AUXV and FILE are not there once each and in this order")
+            self.problem("PRPSINFO, SIGINFO, AUXV and FILE must exist once each, in this order")
 
     def check_auxv(self, notes: list[CoreNote]) -> None:
         desc = next((note.desc for note in notes if note.kind == AUXV), b"")
@@ -435,13 +435,13 @@ class _Checker:
             return
         words = self.words(desc[: 2 * self.word])
         if len(words) < 2 or (2 + 3 * words[0]) * self.word > len(desc):
-            self.problem("NT_FILE is shorter than its own table")
+            self.problem("NT_FILE ends within its table")
             return
         count = words[0]
         self.facts["files"] = count
         table = self.words(desc[2 * self.word : (2 + 3 * count) * self.word])
         if desc.count(b"\0", (2 + 3 * count) * self.word) != count:
-            self.problem("NT_FILE has not as many names as entries")
+            self.problem("NT_FILE has fewer or more names than entries")
         for start, end in zip(table[::3], table[1::3], strict=True):
             if not self.covered(start, end):
                 self.uncovered(f"a mapped file at {start:#x}-{end:#x} lies in no segment")
@@ -474,7 +474,7 @@ class _Checker:
         try:
             content = parsed(desc)
             if content["format"] != _KGCORE_FORMAT:
-                self.problem(f"the KGCORE note has format {content['format']!r}; this kgcore knows {_KGCORE_FORMAT}")
+                self.problem(f"the KGCORE note has format {content['format']!r}; this kgcore reads {_KGCORE_FORMAT}")
                 return
             missing = [(*_span(start, end), str(why), str(detail)) for start, end, why, detail in content["missing"]]
             omitted = content["missing_policy"] == "omit"
@@ -494,7 +494,7 @@ class _Checker:
         in_file = _merged((load.start, load.start + load.filesz) for load in self.loads)
         for start, end in self.missing:
             if omitted and _overlaps(in_file, start, end):
-                self.problem(f"{start:#x}-{end:#x} is said to be missing, and yet a segment has it")
+                self.problem(f"{start:#x}-{end:#x} is listed as missing, but a segment holds it")
         self.lacks += warnings
         self.warned = bool(warnings)
         if account is not None:
@@ -503,7 +503,7 @@ class _Checker:
             self.check_missing(mappings, [(start, end, why) for start, end, why, _ in missing])
 
     def check_accounts(self, mappings: list[_Mapping], whole: _Account, omitted: bool) -> None:
-        """Does the note's account add up, and do the headers say the same?"""
+        """Check that the accounts of the note add up and match the program headers."""
         sums: Counter[str] = Counter()
         in_file = _Spans(_merged((load.start, load.start + load.filesz) for load in self.loads))
         in_core = _Spans(_merged((load.start, load.end) for load in self.loads))
@@ -514,28 +514,28 @@ class _Checker:
             if total != end - start:
                 self.problem(f"the account of {where} adds up to {total} bytes, not to {end - start}")
             if total - account.parts.get("filtered", 0) != kept:
-                self.problem(f"the account of {where} does not fit the {kept} bytes that were to be kept of it")
+                self.problem(f"the account of {where} does not match the {kept} bytes to keep")
             omitted_bytes = missing if omitted else 0
             if (size := in_file.within(start, end)) != kept - omitted_bytes:
-                self.problem(f"{where} has {size} bytes in the file, and {kept - omitted_bytes} by its account")
+                self.problem(f"{where} has {size} bytes in the file, but {kept - omitted_bytes} by its account")
             if (size := in_core.within(start, end)) != end - start - omitted_bytes:
-                self.problem(f"{where} has {size} bytes in segments, and {end - start - omitted_bytes} by its account")
+                self.problem(f"{where} has {size} bytes in segments, but {end - start - omitted_bytes} by its account")
         if +sums != +Counter(whole.parts):
-            self.problem("the account of the process is not the sum of those of its mappings")
+            self.problem("the account of the process is not the sum of the accounts of its mappings")
 
     def check_missing(self, mappings: list[_Mapping], missing: list[tuple[int, int, str]]) -> None:
-        """Do the missing ranges come to what the account says is missing?"""
+        """Check that the missing ranges add up to the missing bytes of the accounts."""
         rows = sorted(mappings, key=lambda row: row.start)
         found: list[Counter[str]] = [Counter() for _ in rows]
         for start, end, why in missing:
             index = bisect_right(rows, start, key=lambda row: row.start) - 1
             if index < 0 or not rows[index].start <= start < end <= rows[index].end:
-                self.problem(f"{start:#x}-{end:#x} is said to be missing, and lies in no mapping")
+                self.problem(f"{start:#x}-{end:#x} is listed as missing, but is in no mapping")
             else:
                 found[index][why] += end - start
         for row, sizes in zip(rows, found, strict=True):
             if sizes != +Counter(row.account.missing):
-                self.problem(f"what is missing of {row.start:#x}-{row.end:#x} is not what its account says")
+                self.problem(f"the missing ranges of {row.start:#x}-{row.end:#x} do not match its account")
 
     def words(self, data: bytes) -> "array[int]":
         words = array("Q" if self.word == 8 else "I", data[: len(data) // self.word * self.word])
@@ -544,15 +544,15 @@ class _Checker:
         return words
 
     def uncovered(self, text: str, *, in_a_mapping: bool = True) -> None:
-        """A core by kgcore says what it lacks, and what else has no segment is wrong. Of others we learn it here.
+        """Find ranges without a segment. A core by kgcore lists them; in another one they are what it lacks.
 
-        :param in_a_mapping: of the note; what is in none may lie in one that was lost, of which a warning tells.
+        :param in_a_mapping: of the note. A range in no mapping may belong to a lost mapping, which a warning names.
         """
         told = self.kgcore is None or (self.warned and not in_a_mapping)
         (self.lacks if told else self.problems).append(text)
 
     def covered(self, start: int, end: int) -> bool:
-        """Whether a range lies in segments or missing ranges."""
+        """Say whether segments and missing ranges cover a range."""
         if self.known is None:
             self.known = _merged([*((load.start, load.end) for load in self.loads), *self.missing])
         index = bisect_right(self.known, start, key=lambda span: span[0]) - 1
@@ -560,7 +560,7 @@ class _Checker:
 
 
 def _accounts(content: Any) -> tuple[list[_Mapping], _Account | None]:
-    """The accounts in a KGCORE note, which the first ones had not.
+    """The accounts in a KGCORE note. The first versions had none.
 
     :raises ValueError, TypeError, KeyError, AttributeError: they cannot be read.
     """
@@ -571,14 +571,14 @@ def _accounts(content: Any) -> tuple[list[_Mapping], _Account | None]:
         for (start, end, _, _, kept), account in zip(content["vmas"], content["accounts"], strict=True)
     ]
     if not all(type(mapping.kept) is int for mapping in mappings):
-        raise TypeError("the bytes kept of a mapping are no number")
+        raise TypeError("the kept bytes of a mapping are not a number")
     return mappings, _Account.read(content["account"])
 
 
 def _span(start: str, end: str) -> tuple[int, int]:
     low, high = int(start, 16), int(end, 16)
     if not 0 <= low < high <= _ADDRESSES:
-        raise ValueError(f"{plain(start)}-{plain(end)} is no range of addresses")
+        raise ValueError(f"{plain(start)}-{plain(end)} is not an address range")
     return low, high
 
 
@@ -590,7 +590,7 @@ class _Spans:
         self.before = [0, *accumulate(end - start for start, end in spans)]
 
     def within(self, start: int, end: int) -> int:
-        """How many of their bytes lie in a range."""
+        """Return how many of their bytes are in a range."""
         return self._below(end) - self._below(start)
 
     def _below(self, address: int) -> int:
@@ -602,7 +602,7 @@ class _Spans:
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Disjoint, ascending; adjacent ones joined, empty ones gone."""
+    """The ranges, disjoint and ascending, adjacent ones joined, without empty ones."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if start >= end:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The notes of a finished core, for :mod:`kgcore.check.core`.
+"""Read the notes of a finished core, for :mod:`kgcore.check.core`.
 
-A core may be anybody's: its headers may ask for the same hole in a sparse file a thousand times. So notes are gone
-through where they lie, what nobody looks at is not read, and of all there may be there is a limit to the sum.
+A core may be hostile: its headers may name the same hole in a sparse file a thousand times. So notes are read in place,
+unknown ones are skipped, and the sum is limited.
 """
 
 import errno
@@ -29,11 +29,11 @@ _MAX_VALUES = 1 << 22  # in the KGCORE note: 70 000 mappings have 1.3 million
 
 
 class CoreNote(NamedTuple):
-    """A note.
+    """A note of a core.
 
     :ivar kind: owner and type.
     :ivar size: of the description.
-    :ivar desc: empty if nobody looks at that kind.
+    :ivar desc: empty for kinds that the check ignores.
     """
 
     kind: tuple[str, int]
@@ -44,11 +44,11 @@ class CoreNote(NamedTuple):
 def read_notes(
     file: BinaryIO, segments: list[tuple[int, int]], end: int, problem: Callable[[str], None]
 ) -> Iterator[CoreNote]:
-    """All notes.
+    """Yield all notes.
 
     :param segments: offset and size of each PT_NOTE; within the file.
     :param end: of the file.
-    :param problem: is told what is wrong with them.
+    :param problem: called with each problem found.
     """
     left, count = _MAX_ALL, 0
     kinds: dict[tuple[str, int], tuple[str, int]] = {}  # one object each
@@ -58,7 +58,7 @@ def read_notes(
         while at + _FRAME.size <= stop:
             count += 1
             if count > _MAX_NOTES:
-                problem(f"there are more than {_MAX_NOTES} notes: those from {at:#x} on were not looked at")
+                problem(f"more than {_MAX_NOTES} notes: those from {at:#x} on were not checked")
                 return
             # pyelftools would also interpret descriptions, by type without owner, and trust their sizes.
             name_size, desc_size, number = _FRAME.unpack(reader.read(at, _FRAME.size))
@@ -71,7 +71,9 @@ def read_notes(
             kind, desc = kinds.setdefault((owner, number), (owner, number)), b""
             if (limit := _MAX_DESC.get(kind)) is not None:
                 if desc_size > limit or desc_size > left:
-                    problem(f"the note at {at:#x}, {owner} {number:#x}, cannot have {human_size(desc_size)}")
+                    problem(
+                        f"the note at {at:#x}, {owner} {number:#x}, has an implausible size: {human_size(desc_size)}"
+                    )
                 else:
                     left -= desc_size
                     desc = reader.read(desc_at, desc_size)
@@ -79,11 +81,11 @@ def read_notes(
             at = desc_at + (desc_size + 3 & ~3)
         else:
             if at < stop:
-                problem(f"{stop - at} stray bytes behind the last note")
+                problem(f"{stop - at} stray bytes after the last note")
 
 
 class _Reader:
-    """Small pieces of a file, one behind the other."""
+    """Reads small pieces of a file in sequence."""
 
     def __init__(self, file: BinaryIO, end: int) -> None:
         self._file = file
@@ -98,14 +100,14 @@ class _Reader:
             self._window = self._file.read(min(max(size, _WINDOW), self._end - at))
             self._at, start = at, 0
             if len(self._window) < size:
-                raise OSError(errno.EIO, "it became shorter while it was read")
+                raise OSError(errno.EIO, "the file shrank while it was read")
         return self._window[start : start + size]
 
 
 def parsed(desc: bytes) -> Any:
-    """What a KGCORE note says.
+    """Return the content of a KGCORE note.
 
-    :raises ValueError, RecursionError: it is no JSON, or so much that it would take all memory.
+    :raises ValueError, RecursionError: it is not JSON, or too large for memory.
     """
     if desc.count(b",") + desc.count(b"[") + desc.count(b"{") > _MAX_VALUES:
         raise ValueError(f"it has more than {_MAX_VALUES} values")

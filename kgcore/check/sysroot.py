@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Says of the programs and libraries that ``--sysroot`` wrote which of them are whole, and what the others lack.
+"""Check the programs and libraries that ``--sysroot`` wrote: which are complete, and what the others lack.
 
-It reads the files with pyelftools, and of the list beside them takes only what no file can tell: which zeros are none.
+It reads the files with pyelftools, and takes from the manifest only what the files cannot say: which zeros are gaps.
 """
 
 import json
@@ -36,17 +36,17 @@ class _Gap(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """What is to be said of a file.
+    """The verdict on a file.
 
-    :ivar path: beneath the directory.
-    :ivar whole: nothing of it is missing.
-    :ivar missing_bytes: how much is.
-    :ivar reasons: why.
-    :ivar sections: names of the sections that lack something; None: the section headers are missing themselves.
-    :ivar symbols: ``symtab``, ``dynsym`` or ``none``: the best symbol table that is whole.
-    :ivar debug: there is debug information (.debug_info), and it is whole.
-    :ivar build_id: by which the whole file may be had from elsewhere; None: unknown.
-    :ivar problems: why it is not what the list says, as predicates.
+    :ivar path: relative to the directory.
+    :ivar whole: nothing is missing.
+    :ivar missing_bytes: how many bytes are missing.
+    :ivar reasons: why they are missing.
+    :ivar sections: names of the incomplete sections; None: the section headers themselves are missing.
+    :ivar symbols: ``symtab``, ``dynsym`` or ``none``: the best complete symbol table.
+    :ivar debug: it has complete debug information (.debug_info).
+    :ivar build_id: identifies the complete file elsewhere; None: unknown.
+    :ivar problems: how it differs from the manifest, as predicates.
     """
 
     path: str
@@ -61,22 +61,22 @@ class CheckedFile:
     problems: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """What it has or lacks, for people."""
+        """Return what it has or lacks, as a line for people."""
         having = {"symtab": "symbols", "dynsym": "dynamic symbols only", "none": "no symbols"}[self.symbols]
         having += ", debug information" if self.debug else ""
         if self.whole:
-            return f"whole: {self.path}: {human_size(self.size)}, {having}"
+            return f"complete: {self.path}: {human_size(self.size)}, {having}"
         told = first_names(self.reasons, _REASONS_TOLD, number=False)
         line = f"lacks: {self.path}: {human_size(self.missing_bytes)} of {human_size(self.size)} missing ({told})"
         if self.sections is None:
-            line += ", the section headers among it"
+            line += ", including the section headers"
         else:
             where = f" in {first_names(self.sections, _SECTIONS_TOLD, number=False)}" if self.sections else ""
             line += f"{where}; {having}"
         return f"{line}; build id {self.build_id}" if self.build_id else line
 
     def to_json(self) -> dict[str, object]:
-        """For ``json.dumps``."""
+        """Return the value for ``json.dumps``."""
         return {
             "path": plain(self.path),
             "size": self.size,
@@ -93,11 +93,11 @@ class CheckedFile:
 
 @dataclass(frozen=True, slots=True)
 class SysrootVerdict:
-    """What is to be said of a directory.
+    """The verdict on a directory.
 
-    :ivar ok: the files are those that the list names.
-    :ivar complete: they are whole, and none is lost.
-    :ivar lost: files that were mapped and are not there, as sentences.
+    :ivar ok: the files match the manifest.
+    :ivar complete: they are complete, and none is lost.
+    :ivar lost: files that were mapped but are missing, as sentences.
     """
 
     path: str
@@ -113,7 +113,7 @@ class SysrootVerdict:
         return not self.lost and all(file.whole for file in self.files)
 
     def to_json(self) -> dict[str, object]:
-        """For ``json.dumps``."""
+        """Return the value for ``json.dumps``."""
         return {
             "version": 1,
             "path": plain(self.path),
@@ -124,12 +124,12 @@ class SysrootVerdict:
         }
 
     def lines(self) -> list[str]:
-        """For people, safe for a terminal."""
+        """Return lines for people, safe for a terminal."""
         whole = sum(file.whole for file in self.files)
         count = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
         lines = [
             f"{self.path}: {'ok' if self.ok else 'DAMAGED'}, {'complete' if self.complete else 'INCOMPLETE'}",
-            f"{count}, {whole} whole",
+            f"{count}, {whole} complete",
         ]
         lines += (f"problem: {file.path} {problem}" for file in self.files for problem in file.problems)
         lines += (file.line() for file in self.files if not file.problems)
@@ -140,7 +140,7 @@ class SysrootVerdict:
 def check_sysroot(path: str | os.PathLike[str]) -> SysrootVerdict:
     """Check a directory that ``--sysroot`` wrote.
 
-    :raises KgcoreError: it is none, or its list cannot be read.
+    :raises KgcoreError: it is not a sysroot, or its manifest cannot be read.
     """
     directory = os.fspath(path)
     entries, lost = _manifest(directory)
@@ -155,31 +155,32 @@ class _Entry(NamedTuple):
 
 
 def _manifest(directory: str) -> tuple[list[_Entry], tuple[str, ...]]:
-    """The files, and what is said to be lost."""
+    """The files of the manifest, and the sentences about lost ones."""
     name = os.path.join(directory, _MANIFEST)
     try:
         with reading(name) as file:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES or sum(map(text.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-            raise KgcoreError(f"{name} is larger than any list that --sysroot writes")
+            raise KgcoreError(f"{name} is too large for a manifest of --sysroot")
         content = json.loads(text)
         if (content["format"], content["version"]) != (_FORMAT, _VERSION):
-            raise KgcoreError(f"{name} is of another kind or version than this kgcore knows")
+            raise KgcoreError(f"{name} has an unknown kind or version")
         return [_entry(row) for row in content["files"]], tuple(str(text) for text in content["lost"])
     except FileNotFoundError as error:
         raise KgcoreError(
-            f"{directory} is a directory without {_MANIFEST}", hint="check takes a core, or what --sysroot wrote"
+            f"{directory} is not a sysroot: it has no {_MANIFEST}",
+            hint="kgcore check takes a core, or a directory that --sysroot wrote",
         ) from error
     except OSError as error:
         raise KgcoreError(f"cannot read {name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise KgcoreError(f"{name} cannot be understood: {type(error).__name__}: {error}") from error
+        raise KgcoreError(f"the manifest {name} is invalid: {type(error).__name__}: {error}") from error
 
 
 def _entry(row: dict[str, Any]) -> _Entry:
     path = str(row["path"])
     if not path.startswith("/") or {".", ".."} & set(path.split("/")) or "\0" in path:
-        raise ValueError(f"{path!r} is no name of a file in it")
+        raise ValueError(f"{path!r} is not the name of a file in the sysroot")
     gaps = tuple(_Gap(int(start), int(end), str(why)) for start, end, why, _ in row["missing"])
     if any(one.start >= one.end for one in gaps) or any(one.end > two.start for one, two in pairwise(gaps)):
         raise ValueError(f"the missing ranges of {path!r} are out of order")
@@ -199,11 +200,11 @@ def _check(directory: str, entry: _Entry) -> CheckedFile:
             else:
                 found = _look(file, size, missing)
     except FileNotFoundError:
-        problems.append("is not there")
+        problems.append("does not exist")
     except OSError as error:
         problems.append(f"cannot be read: {error.strerror}")
     except _Unreadable as error:
-        problems.append(f"cannot be read as an ELF file, though what that takes is there: {error}")
+        problems.append(f"is damaged (not readable as an ELF file): {error}")
     lost = sum(gap.end - gap.start for gap in missing)
     reasons = tuple(dict.fromkeys(gap.reason for gap in missing))
     whole = not missing and not problems
@@ -213,7 +214,7 @@ def _check(directory: str, entry: _Entry) -> CheckedFile:
 
 
 class _Unreadable(Exception):
-    """The file is damaged: something that is not missing is wrong."""
+    """The file is damaged: a part that is not missing is wrong."""
 
 
 class _Elf(NamedTuple):
@@ -229,7 +230,7 @@ class _Elf(NamedTuple):
 class _Section(NamedTuple):
     """A section header.
 
-    :ivar there: nothing of its content is missing.
+    :ivar there: its content is complete.
     """
 
     name: str
@@ -240,13 +241,13 @@ class _Section(NamedTuple):
 
 def _look(file: BinaryIO, size: int, missing: tuple[_Gap, ...]) -> _Elf:
     """
-    :raises _Unreadable: it is no proper ELF file.
+    :raises _Unreadable: it is not a valid ELF file.
     """
 
     def there(start: int, length: int) -> bool:
         index = bisect_right(missing, start, key=lambda gap: gap.end)
         if start + length > size:
-            raise _Unreadable("it ends before its sections do")
+            raise _Unreadable("the file ends before its sections do")
         return not (index < len(missing) and missing[index].start < start + length)
 
     try:
@@ -283,7 +284,7 @@ def _look(file: BinaryIO, size: int, missing: tuple[_Gap, ...]) -> _Elf:
 
 
 def _symbols(sections: list[_Section]) -> str:
-    """The best symbol table that is there together with its names."""
+    """The best symbol table that is complete, with its names."""
     for kind, word in (("SHT_SYMTAB", "symtab"), ("SHT_DYNSYM", "dynsym")):
         for section in sections:
             linked = sections[section.link : section.link + 1]

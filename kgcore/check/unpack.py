@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A file that was compressed with gzip or zstd, read as what it was: by the verdict on finished cores.
+"""Read a core that is compressed with gzip or zstd.
 
-What a core says of itself stands at its beginning, and a few words at its end. So the file is gone through once, and
-both are kept; a place between them costs another pass. Memory is bounded whatever the file says.
+The headers of a core are at its beginning, and a few words at its end. So one pass keeps both; reading between them
+costs another pass. Memory is bounded for any file.
 """
 
 import gzip
@@ -33,23 +33,23 @@ _RLE = 1  # a block of one byte repeated
 
 
 def compression_of(head: bytes) -> str | None:
-    """By the first bytes of a file: ``gzip``, ``zstd``, or None."""
+    """Return the compression by the first bytes of a file: ``gzip``, ``zstd``, or None."""
     return "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else None
 
 
 class Unpacked:
-    """Like a file that is open for reading.
+    """A compressed file as a file object for reading.
 
-    :ivar size: of what was compressed, as far as it can be unpacked.
+    :ivar size: unpacked bytes, as far as the file can be unpacked.
     :ivar trouble: why that is not all of it; "" if it is.
-    :ivar cut_off: because the file ends early.
+    :ivar cut_off: the file ends early.
     """
 
     def __init__(self, file: BinaryIO, name: str, compression: str, wanted: bytes = b"") -> None:
         """
         :param name: of the file, for messages.
-        :param wanted: what it has to begin with to be worth more than a look.
-        :raises KgcoreError: there is no library for it, or it is far larger than its own size could make one believe.
+        :param wanted: the bytes that the content must begin with; otherwise only its beginning is unpacked.
+        :raises KgcoreError: the library is not installed, or the content is too large.
         """
         self._file = file
         self._name = name
@@ -69,7 +69,7 @@ class Unpacked:
                 break
             if self.size > limit:
                 much = f"{name} unpacks to more than {human_size(limit)}"
-                raise KgcoreError(much, hint=f"unpack it with {compression} -d first")
+                raise KgcoreError(much, hint=f"decompress it with {compression} -d first")
 
     def _pieces(self) -> Iterator[bytes]:
         self._file.seek(0)
@@ -103,11 +103,11 @@ class Unpacked:
 
     def _again(self, start: int, end: int) -> bytes:
         """
-        :raises KgcoreError: there were too many of those.
+        :raises KgcoreError: there were too many passes.
         """
         self._passes += 1
         if self._passes > _PASSES or end - start > _HEAD:
-            raise KgcoreError(f"{self._name} has its notes behind its memory", hint="unpack it first")
+            raise KgcoreError(f"{self._name} has its notes after its memory", hint="decompress it first")
         found, at = bytearray(), 0
         for piece in self._pieces():
             if at + len(piece) > start:
@@ -119,11 +119,11 @@ class Unpacked:
 
 
 class _CutOff(Exception):
-    """It ends here, too early."""
+    """The file ends early."""
 
 
 class _Damaged(Exception):
-    """It cannot be unpacked from here on."""
+    """The rest of the file cannot be unpacked."""
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:
@@ -144,8 +144,8 @@ def _zstd(file: BinaryIO) -> Iterator[bytes]:
         zstandard: Any = importlib.import_module("zstandard")
     except ImportError as error:
         raise KgcoreError(
-            "to unpack zstd, the Python package zstandard is needed",
-            hint="pip install 'kgcore[formats]', or unpack it with zstd -d first",
+            "decompressing zstd needs the Python package zstandard",
+            hint="pip install 'kgcore[formats]', or decompress it with zstd -d first",
         ) from error
     whole = _zstd_is_whole(file)
     file.seek(0)
@@ -161,7 +161,7 @@ def _zstd(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _zstd_is_whole(file: BinaryIO) -> bool:
-    """Whether the last frame ends where the file does, by the sizes that frames and blocks tell (RFC 8878)."""
+    """Whether the last frame ends with the file, by the sizes in frames and blocks (RFC 8878)."""
     descriptor, end = file.fileno(), os.fstat(file.fileno()).st_size
     window, base = b"", 0
 

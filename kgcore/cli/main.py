@@ -27,7 +27,7 @@ def entry() -> NoReturn:
             sys.stdout.reconfigure(errors="backslashreplace")
         status = main(sys.argv[1:])
     except Exception as error:  # noqa: BLE001  (too many open files, or no memory to import what it takes)
-        words = "there is not enough memory" if isinstance(error, MemoryError) else str(error)
+        words = "out of memory" if isinstance(error, MemoryError) else str(error)
         with suppress(OSError):
             os.write(2, f"kgcore: cannot start: {getattr(error, 'strerror', '') or words}\n".encode())
         sys.exit(1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""kgcore's own note: what a core made from a dump has to say and ELF has no place for.
+"""Build the KGCORE note, for what ELF has no place: what a core from a dump lacks, and why.
 
-Owner ``KGCORE``, type NT_KGCORE, description: compact ASCII JSON with sorted keys, an object. Every reader that we know
-skips it. The type is no number that Linux uses, since libbfd (gdb, readelf) looks at the type of a core's notes before
+Owner ``KGCORE``, type NT_KGCORE, description: compact ASCII JSON with sorted keys, an object. All known readers
+skip it. Linux does not use this type number, since libbfd (gdb, readelf) looks at the type of a core's notes before
 the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses are strings such as ``"0x7f00"``:
 
 ``format``         1. Keys may be added without a new number; none changes its meaning or goes without one.
@@ -11,24 +11,24 @@ the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses 
 ``kernel``         release of the kernel
 ``tgid``           the process
 ``filter``         object: the filter's name and settings
-``missing_policy`` ``omit``: missing ranges lie in no PT_LOAD; ``zero``: zeros stand for them in the file
-``missing``        array of [start, end, reason, detail]: memory that was to be written and that could not be got.
+``missing_policy`` ``omit``: missing ranges are in no PT_LOAD; ``zero``: they are zeros in the file
+``missing``        array of [start, end, reason, detail]: memory that the core should hold but lacks.
                    Reasons: the values of :class:`kgcore.model.memory.Provenance`
 ``threads``        array of objects: ``tid``, ``registers`` (their source), ``unknown`` (names), ``fpu`` (``saved``,
                    ``stale``, ``none``), ``cpu`` (null: not running)
 ``vmas``           array of [start, end, vm_flags, decision, bytes kept]
-``accounts``       array, one per VMA in the same order: what became of its bytes, all parts adding up to end - start.
-                   Objects with ``present`` (the page tables point to them), ``recovered`` (object: where they were
+``accounts``       array, one per VMA in the same order: all parts add up to end - start.
+                   Objects with ``present`` (mapped by the page tables), ``recovered`` (object: where they were
                    found instead, to bytes), ``zero`` (certainly zeros), ``filtered`` (not asked for), ``missing``
-                   (object: reason to bytes); what is 0 or empty is left out. Places: values of Provenance, too
-``shared_zeros``   bytes of memory that have the same range of zeros in the file, in PT_LOADs with the same p_offset;
+                   (object: reason to bytes), without zero and empty parts. Places: values of Provenance, too
+``shared_zeros``   bytes of memory that share one range of zeros in the file, in PT_LOADs with the same p_offset;
                    only if there are any
 ``account``        the sum of them, an object of the same kind
 ``dying``          null, or the signal that the process was dying of: an object as docs/report.md has it
 ``warnings``       array of strings
 
-It is the same for the same dump and options: no time, no host, no output path. A read that fails after the headers
-were written can only stand in the report.
+It is the same for the same dump and options: no time, no host, no output path. A read that fails after the headers were
+written appears only in the report.
 """
 
 import json
@@ -62,11 +62,11 @@ def vendor_note(
     warnings: Iterable[str],
     shared_zeros: int = 0,
 ) -> Note:
-    """Build the note.
+    """Build the KGCORE note.
 
     :param decisions: one per VMA of the image.
-    :param warnings: the image's and all others.
-    :param shared_zeros: bytes of memory that have the same range of zeros in the file.
+    :param warnings: those of the image and all others.
+    :param shared_zeros: bytes of memory that share one range of zeros in the file.
     """
     content: dict[str, object] = {
         "format": FORMAT,

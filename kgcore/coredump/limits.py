@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How much may be written, and until when: for all cores of a run together."""
+"""Limit the bytes and the time for all cores of a run together."""
 
 import time
 from collections.abc import Callable
@@ -10,10 +10,10 @@ __all__ = ("Limits",)
 
 
 class Limits:
-    """What is left to be used.
+    """The remaining bytes and time of a run.
 
-    :param size: bytes of output; None: any number.
-    :param seconds: from now on; None: as long as it takes.
+    :param size: bytes of output; None: no limit.
+    :param seconds: from now on; None: no limit.
     """
 
     def __init__(
@@ -27,17 +27,17 @@ class Limits:
 
     @property
     def any(self) -> bool:
-        """Whether there is a limit at all."""
+        """Say whether there is a limit."""
         return self._size is not None or self._end is not None
 
     def use(self, size: int) -> None:
-        """Note that so many bytes more were written."""
+        """Count bytes that were written."""
         self._used += size
 
     def reached(self, size: int = 0) -> str:
-        """Say which limit keeps us from writing so many bytes more, as a few words; "" if none does."""
+        """Say which limit forbids writing that many more bytes; "": none."""
         if self._end is not None and self._clock() >= self._end:
-            return f"the time limit of {self._seconds:g} s was reached"
+            return f"reached the time limit of {self._seconds:g} s"
         if self._size is not None and self._used + size > self._size:
-            return f"the size limit of {human_size(self._size)} was reached"
+            return f"reached the size limit of {human_size(self._size)}"
         return ""

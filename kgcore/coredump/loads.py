@@ -122,7 +122,7 @@ def place(
 def _importance(
     image: ProcessImage, vmas: Sequence[VmaPlan], loads: Sequence[Load]
 ) -> Callable[[int], tuple[bool, int]]:
-    """The threads' stacks, then what is small: that is most mappings, and what a debugger needs to begin with."""
+    """The stacks of threads first, then small mappings: those are most, and what a debugger needs first."""
     starts, sp = [vma.start for vma in image.vmas], ARCHES[image.arch].sp
     stacks = {bisect_right(starts, thread.regs.values[sp]) - 1 for thread in image.threads}
 

@@ -20,12 +20,12 @@ _CUT_ALIGNMENT = 1 << 21  # bytes
 
 
 class VmaPlan(NamedTuple):
-    """What becomes of a mapping.
+    """The plan for a mapping.
 
     :ivar keep: the filter's decision.
     :ivar account: of all its bytes.
-    :ivar missing: ranges of the kept part that are not to be had; neighbours have different reasons.
-    :ivar cuts: addresses in the kept part, between each two of which there are about PART bytes to be written.
+    :ivar missing: missing ranges of the kept part; neighbours have different reasons.
+    :ivar cuts: addresses in the kept part, with about PART bytes to write between each two.
     """
 
     keep: Keep

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The notes of a core, in the kernel's order.
+"""Build the notes of a core, in the kernel's order.
 
 ::
 
@@ -26,7 +26,7 @@ NT_PRFPREG = 2
 
 
 def process_notes(image: ProcessImage, arch: Arch) -> Iterator[Note]:
-    """All notes that the kernel would write of this process."""
+    """Return all notes that the kernel would write of a process."""
     for number, thread in enumerate(image.threads):
         prstatus, *regsets = _thread_notes(image, arch, thread)
         yield prstatus
@@ -58,10 +58,10 @@ def _shared_notes(image: ProcessImage, arch: Arch) -> Iterator[Note]:
 
 
 class Remark(NamedTuple):
-    """Something that a thread's notes do not tell the truth about.
+    """A statement on what a thread's notes lack, or where they are outdated.
 
     :ivar tid: the thread, as the initial pid namespace numbers it.
-    :ivar text: a sentence without subject: what is wrong.
+    :ivar text: a sentence on the thread ("its registers ...").
     """
 
     tid: int
@@ -69,18 +69,18 @@ class Remark(NamedTuple):
 
 
 def remarks(image: ProcessImage, arch: Arch) -> Iterator[Remark]:
-    """What is wrong with the threads' registers, thread by thread."""
+    """Return the remarks on the threads' registers, thread by thread."""
     for thread in image.threads:
         if thread.regs.source is RegisterSource.UNAVAILABLE:
             yield Remark(thread.tid, f"its registers are not {thread.regs.where}: zeros stand for all of them")
         elif thread.regs.unknown:
             names = ", ".join(sorted(thread.regs.unknown))
-            yield Remark(thread.tid, f"these registers could not be found, zeros stand for them: {names}")
+            yield Remark(thread.tid, f"these registers were not found and are zeros: {names}")
         if thread.fpu is not None and thread.fpu.stale:
             yield Remark(
                 thread.tid,
                 "it was running: its floating-point and vector registers were in the CPU, not in memory; "
-                "those in the core are older",
+                "the core has older values",
             )
         if not has_fpu_note(thread):
             for text in arch.remarks(image, thread):

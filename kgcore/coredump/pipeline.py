@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The line from a source to a core, which the library, the command line and the drgn plugin all call.
+"""Turn a process of a source into a core, for the library, the command line and the drgn plugin.
 
 ::
 
@@ -28,15 +28,15 @@ __all__ = ("Options", "Prepared", "dump", "prepare", "write")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What to write of a process.
+    """What a core holds of a process.
 
     :ivar mask: sum of the ``coredump_filter`` bits; None: the process's own.
-    :ivar dontdump: MADV_DONTDUMP memory too.
-    :ivar dax: DAX mappings too, private and shared, whatever ``mask`` says.
-    :ivar missing: what to do with memory that is not to be had: leave it out of the segments, or zeros.
+    :ivar dontdump: also MADV_DONTDUMP memory.
+    :ivar dax: also DAX mappings, private and shared, for any ``mask``.
+    :ivar missing: what to do with missing memory: omit it from the segments, or write zeros.
     :ivar vendor_note: write the KGCORE note.
-    :ivar important_first: put what matters most in front, in case that the file is cut off (see ``make_plan``).
-    :ivar share_zeros: long ranges that are certainly zeros have one place in the file (see ``make_plan``).
+    :ivar important_first: put the most important memory first, in case the file is cut off (see ``make_plan``).
+    :ivar share_zeros: let long ranges of certain zeros share one range of the file (see ``make_plan``).
     """
 
     mask: int | None = DEFAULT_MASK
@@ -53,14 +53,14 @@ _AGAIN = 3  # a disk that fails more and more
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A process that is ready to be written: nothing is on the disk yet, and every size is known.
+    """A process ready to write: nothing is on disk yet, and every size is known.
 
     It is a context manager, and :meth:`close` or the end of the ``with`` block lets the process go, after the last
     read. A process of a vmcore does not mind if it is left open.
 
     :ivar process: where its memory and its files come from.
-    :ivar plan: its core, all but the memory.
-    :ivar plan_again: the plan if the memory is another one.
+    :ivar plan: its core, except the memory.
+    :ivar plan_again: makes the plan for different memory.
     """
 
     process: Process
@@ -94,13 +94,13 @@ def prepare(source: Source, ref: TaskRef | int | str, options: Options | None = 
     Use it in a ``with`` block: ``with prepare(source, 118) as prepared: write(prepared, FileSink("core"))``. Without
     one, a process of a vmcore is just as well; one that lives is held until it is closed.
 
-    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param source: the source of processes, for example from :func:`kgcore.open_vmcore`.
     :param ref: the process: id of any of its threads in the initial pid namespace, or address of its
         ``struct task_struct``, as a number or as text; or a :class:`kgcore.TaskRef`.
-    :param options: what to write of it; None: what ``kgcore dump`` writes without options.
+    :param options: what to write of it; None: what ``kgcore`` writes without options.
     :return: the process, its memory, and a plan with the exact size of the core in bytes.
-    :raises KgcoreError: there is no such process, or it has no memory.
-    :raises TypeError, ValueError: ``ref`` names no process.
+    :raises KgcoreError: the process does not exist, or has no memory.
+    :raises TypeError, ValueError: ``ref`` does not name a process.
     """
     ref = TaskRef.of(ref)
     with _enough_memory():
@@ -137,16 +137,15 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
 def write(
     prepared: Prepared, sink: Sink, progress: Progress | None = None, *, jobs: int = 1, limits: Limits | None = None
 ) -> Report:
-    """Write a core and make it last; if anything goes wrong, nothing is left behind.
+    """Write a core and commit it; on an error, remove the output.
 
-    :param prepared: as :func:`prepare` gave it.
-    :param sink: where to; each takes one core.
-    :param progress: is called now and then with the bytes of memory that are written and that are to be.
-    :param jobs: how many processes may be forked to read side by side; fewer if there is little to do, one if forking
-        is not safe.
-    :param limits: bytes and seconds that it may take; the file ends where one is reached. None: there are none.
+    :param prepared: from :func:`prepare`.
+    :param sink: the output; each takes one core.
+    :param progress: called at intervals with the bytes of memory written so far, and in all.
+    :param jobs: how many worker processes to fork at most; fewer for little work, one if forking is not safe.
+    :param limits: bytes and seconds that it may take; the file ends where a limit is reached. None: no limits.
     :return: what the core holds, and what is missing and why.
-    :raises KgcoreError: OutputError if the sink cannot take it, LimitReached if not even the notes may be written.
+    :raises KgcoreError: OutputError if the sink fails, LimitReached if a limit forbids even the notes.
     """
     memory = prepared.memory
     with _enough_memory(), sink:
@@ -181,9 +180,9 @@ def dump(
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """All of it.
+    """Prepare and write a core.
 
-    :param sink: makes the sink once the process is known (``lambda image: FileSink(f"core.{image.tgid}")``).
+    :param sink: makes the sink when the process is known (``lambda image: FileSink(f"core.{image.tgid}")``).
     :raises KgcoreError: see :func:`prepare` and :func:`write`.
     """
     with prepare(source, ref, options) as prepared:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Fixes every byte offset of a core before the first byte is written.
+"""Fix every byte offset of a core before the first byte is written.
 
 ::
 
@@ -19,9 +19,8 @@
     +---------------------+
 
 Without the two parts marked (*) and with no memory missing, this is what elf_core_dump() in fs/binfmt_elf.c writes,
-byte for byte. With them the kernel's parts are the same but for the offsets: the note stands before the data so that
-a core cut short still says what it lacks, and its header is last so that the first PT_NOTE and the n-th PT_LOAD stay
-where readers are used to find them.
+byte for byte. With them only the offsets differ: the note precedes the data so that a truncated core still says what it
+lacks, and its header is last so that the first PT_NOTE and the n-th PT_LOAD stay where readers expect them.
 
 Missing memory. A mapping with missing ranges becomes several PT_LOADs that leave these ranges out (``omit``), or keeps
 its one PT_LOAD with zeros (``zero``). What gdb 13.1, lldb 14, elfutils 0.188 and drgn 0.3 do:
@@ -75,14 +74,14 @@ _SEGMENTS_PER_PART = 1024
 
 
 class Part(NamedTuple):
-    """A part of a core's memory that is written in one go: a range of the file, from a place in one segment up to one
-    in the same or a later segment.
+    """A part of a core's memory that is written at once: a range of the file, from a place in one segment to a place in
+    the same or a later one.
 
     :ivar first: the segment that it begins in, as an index into the plan's.
     :ivar start: address of its first byte.
     :ivar last: the segment that it ends in.
-    :ivar end: address behind its last byte.
-    :ivar most: bytes that there may be to be written; the rest is certainly holes.
+    :ivar end: address after its last byte.
+    :ivar most: bytes to write at most; the rest is certainly holes.
     """
 
     first: int
@@ -94,21 +93,21 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorePlan:
-    """A core, all but its memory.
+    """The plan of a core: everything except its memory.
 
     :ivar image: the process.
-    :ivar policy: what becomes of missing memory: ``omit`` or ``zero``.
-    :ivar filter_settings: what the filter was set to, for the vendor note and the report.
+    :ivar policy: what to do with missing memory: ``omit`` or ``zero``.
+    :ivar filter_settings: the settings of the filter, for the vendor note and the report.
     :ivar head: everything before the first segment: headers and notes, padded.
-    :ivar segments: in file order; ``head`` ends where the first one's data start, each next one's follow. That is the
-        order of their addresses, or that of their importance.
+    :ivar segments: in file order: the data of the first one start where ``head`` ends, the others follow. The order is
+        that of their addresses or of their importance.
     :ivar shared: segments that have the same range of zeros in the file. The longest one is the first, and only that
         is among ``segments``, too.
-    :ivar tail: everything behind the last segment: section 0 or nothing.
+    :ivar tail: everything after the last segment: section 0 or nothing.
     :ivar size: bytes of the whole file.
     :ivar vmas: one per VMA of the image.
-    :ivar remarks: what is wrong with the threads' registers.
-    :ivar warnings: what could not be found out, as sentences.
+    :ivar remarks: remarks on the threads' registers.
+    :ivar warnings: what could not be determined, as sentences.
     """
 
     image: ProcessImage
@@ -125,11 +124,11 @@ class CorePlan:
 
     @property
     def data(self) -> int:
-        """Bytes of memory to be written; some may turn out to be zeros."""
+        """Bytes of memory to write; some may turn out to be zeros."""
         return sum(plan.account.data for plan in self.vmas)
 
     def parts(self) -> Iterator[Part]:
-        """The segments' data as parts of about equal work, in file order and without gaps."""
+        """Yield the data of the segments as parts of about equal work, in file order and without gaps."""
         part: Part | None = None
         for number, segment in enumerate(self.segments):
             plan = self.vmas[segment.vma]
@@ -154,14 +153,14 @@ class CorePlan:
         return sum(segment.filesz for segment in self.shared)
 
     def is_shared(self, segment: Segment) -> bool:
-        """Whether (part of) a segment of ``segments`` stands for others, too."""
+        """Say whether other segments share (part of) a segment of ``segments``."""
         if not self.shared:
             return False
         first = self.shared[0]
         return segment.filesz > 0 and first.offset <= segment.offset < first.offset + first.filesz
 
     def sharing(self, segment: Segment) -> Iterator[Segment]:
-        """What of the core is where (part of) a segment of ``segments`` is in the file: that, or all that share it."""
+        """Return the segments at the file range of (part of) a segment: itself, or all that share it."""
         if not self.is_shared(segment):
             yield segment
             return
@@ -172,12 +171,12 @@ class CorePlan:
                 yield other._replace(address=other.address + low, filesz=size, memsz=size, offset=segment.offset)
 
     def size_of(self, part: Part) -> int:
-        """How many bytes of the file a part is."""
+        """Return how many bytes of the file a part takes."""
         first, last = self.segments[part.first], self.segments[part.last]
         return last.offset + part.end - last.address - (first.offset + part.start - first.address)
 
     def segments_of(self, part: Part) -> Iterator[Segment]:
-        """The segments of a part, and of the first and the last one what is in it."""
+        """Yield the segments of a part; of the first and the last one, what is in the part."""
         for number in range(part.first, part.last + 1):
             segment = self.segments[number]
             low = part.start if number == part.first else segment.address
@@ -201,8 +200,8 @@ def make_plan(
 ) -> CorePlan:
     """Plan a core.
 
-    :param missing: what to do with memory that is not to be had.
-    :param source: where the process comes from (:meth:`kgcore.sources.base.Source.describe`); None: nobody knows.
+    :param missing: what to do with missing memory.
+    :param source: describes the source of the process (:meth:`kgcore.sources.base.Source.describe`); None: unknown.
     :param note: write the KGCORE note, if it is known where the process comes from.
     :param remarks_of: asked for further warnings when all memory has been looked at, with the reasons for which some of
         it is missing.
@@ -210,7 +209,7 @@ def make_plan(
         early lacks the least important ones. (The headers stay in the order of addresses, as ELF wants them.)
     :param share_zeros: long ranges that are certainly zeros have one place in the file; always if the file would be
         longer than file systems allow (:data:`kgcore.coredump.sharing.LARGEST`).
-    :raises KgcoreError: kgcore does not know the architecture, or the core is larger than its ELF class allows.
+    :raises KgcoreError: the architecture is not supported, or the core is larger than its ELF class allows.
     """
     arch = _arch_of(image)
     vmas = plan_mappings(image.vmas, keep, memory)
@@ -328,8 +327,8 @@ def _check_size(image: ProcessImage, arch: Arch, size: int) -> None:
     """:raises KgcoreError: a file of the class cannot be that long."""
     if size >= 1 << (32 if arch.elf_class == 32 else 63):
         raise KgcoreError(
-            f"the core would have {size} bytes, more than an ELF file of class {arch.elf_class} can",
-            hint="choose less memory with -f",
+            f"the core would have {size} bytes, too many for an ELF file of class {arch.elf_class}",
+            hint="select less memory with -f",
             pid=image.tgid,
         )
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What became of a process: what its core holds, and what it lacks and why.
+"""Report what a core holds, and what it lacks and why.
 
-As JSON it is documented in docs/report.md and described by report.schema.json in kgcore/schemas; both say what a reader
-may rely on. A key that is added here is added there.
+docs/report.md and report.schema.json in kgcore/schemas describe its JSON and say what readers may rely on. A key added
+here must be added there.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,14 +30,14 @@ _T = TypeVar("_T")
 
 
 class Gap(NamedTuple):
-    """Memory that the core should hold and does not.
+    """Memory that the core should hold but lacks.
 
     :ivar start: user virtual address.
-    :ivar end: the first address behind it.
+    :ivar end: the first address after it.
     :ivar reason: value of :class:`kgcore.model.memory.Provenance`.
-    :ivar detail: a few words more, or "".
+    :ivar detail: further words, or "".
     :ivar name: what is mapped there (its file, ``[vdso]``), or empty.
-    :ivar late: the read failed while the core was written: zeros stand in the file, whatever the policy.
+    :ivar late: the read failed while the core was written: it is zeros in the file, for any policy.
     """
 
     start: int
@@ -50,10 +50,10 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmaAccount(Accounted):
-    """What became of a mapping.
+    """The account of a mapping.
 
     :ivar start: user virtual address.
-    :ivar end: the first address behind it.
+    :ivar end: the first address after it.
     :ivar name: path of its file, or what the kernel calls it (``[vdso]``); raw.
     :ivar reason: why it was kept or left out (:class:`kgcore.filters.base.Keep`).
     :ivar account: of all its bytes.
@@ -67,11 +67,11 @@ class VmaAccount(Accounted):
 
     @property
     def missing(self) -> int:
-        """Bytes that are not to be had."""
+        """Missing bytes."""
         return sum(self.account.missing.values())
 
     def to_json(self) -> dict[str, object]:
-        """Give all of it for ``json.dumps``."""
+        """Return the value for ``json.dumps``."""
         return {
             "start": self.start,
             "end": self.end,
@@ -87,20 +87,20 @@ class VmaAccount(Accounted):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report(Accounted):
-    """The account of one core. Sizes are bytes. ``str()`` gives its :meth:`lines`, ``repr()`` two of them.
+    """The report on one core. Sizes are bytes. ``str()`` gives its :meth:`lines`, ``repr()`` two of them.
 
     :ivar tgid: the process.
     :ivar comm: its name, raw.
     :ivar path: the file written; None: a stream, or nothing was written yet (``--dry-run``).
-    :ivar size: of the core file, before it was compressed.
-    :ivar stored: bytes of it that were really handed to the output; the rest are holes. 0 for a plan.
-    :ivar vmas: what became of each mapping, in the image's order.
-    :ivar missing: memory that is not in the core though it should be.
-    :ivar policy: ``omit``: missing memory is in no PT_LOAD; ``zero``: zeros stand for it.
-    :ivar threads: how many the core has.
-    :ivar remarks: what is wrong with threads' registers.
-    :ivar warnings: what could not be found out.
-    :ivar limit: why the file ends early, in a few words; "" if it does not.
+    :ivar size: of the core file before compression.
+    :ivar stored: bytes of it that the output received; the rest are holes. 0 for a plan.
+    :ivar vmas: the account of each mapping, in the image's order.
+    :ivar missing: memory that the core should hold but lacks.
+    :ivar policy: ``omit``: missing memory is in no PT_LOAD; ``zero``: it is zeros.
+    :ivar threads: how many threads the core has.
+    :ivar remarks: remarks on the threads' registers.
+    :ivar warnings: what could not be determined.
+    :ivar limit: why the file ends early; "": it does not.
     :ivar shared_zeros: bytes of memory that have the same range of zeros in the file, or would have.
     :ivar dying: the signal that it was dying of, if it was.
     """
@@ -122,17 +122,17 @@ class Report(Accounted):
 
     @property
     def account(self) -> Account:
-        """What became of all its memory."""
+        """The account of all its memory."""
         return Account.sum(vma.account for vma in self.vmas)
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes of memory that are not in the core though they should be."""
+        """Bytes of memory that the core should hold but lacks."""
         return sum(gap.end - gap.start for gap in self.missing)
 
     @property
     def complete(self) -> bool:
-        """Whether the core holds all that was asked for, and nothing in it is doubtful."""
+        """Whether the core holds everything requested, and nothing in it is doubtful."""
         return not (self.missing or self.remarks or self.warnings or self.limit)
 
     @property
@@ -141,7 +141,7 @@ class Report(Accounted):
         return 0 if self.complete else 3
 
     def __repr__(self) -> str:
-        """What is shown at a Python prompt: two lines, of a core with 70 000 mappings too."""
+        """Return two lines for a Python prompt, even for a core with 70 000 mappings."""
         return "\n".join((self._headline(), *self.summary()[1:]))
 
     def _headline(self) -> str:
@@ -152,7 +152,7 @@ class Report(Accounted):
         return "\n".join(self.lines())
 
     def _repr_html_(self) -> str:
-        """For notebooks: what became of the memory, as a table."""
+        """The account as a table, for notebooks."""
         account = self.account
         parts = [("from page tables", account.present), *account.recovered.items(), ("zeros", account.zero)]
         parts += (("left out by the filter", account.filtered),)
@@ -163,7 +163,7 @@ class Report(Accounted):
         return table + (f"<ul>{notes}</ul>" if notes else "")
 
     def to_json(self) -> dict[str, object]:
-        """Give all of it for ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""
+        """Return the value for ``json.dumps``. Names that are not UTF-8 have ``\\xNN``; addresses are numbers."""
         account = self.account
         return {
             "version": REPORT_VERSION,
@@ -201,9 +201,9 @@ class Report(Accounted):
         }
 
     def lines(self, limit: int = 40) -> list[str]:
-        """Say it for people, safe for a terminal.
+        """Return lines for people, safe for a terminal.
 
-        :param limit: how many missing ranges, and how many remarks on threads, to list one by one.
+        :param limit: how many missing ranges, and how many remarks on threads, to list at most.
         """
         lines = self.summary()
         missing = self.missing
@@ -211,19 +211,19 @@ class Report(Accounted):
             missing = tuple(gap for gap in self.missing if gap.reason != Provenance.LIMIT.value)
             beyond = [gap.end - gap.start for gap in self.missing if gap.reason == Provenance.LIMIT.value]
             lines.append(
-                f"CUT SHORT: {self.limit}: the file ends after {human_size(self.size)}, and {human_size(sum(beyond))} "
-                f"of memory, {counted(len(beyond), 'range')}, are not in it; debuggers will refuse to read them"
+                f"CUT SHORT: {self.limit}: the file ends after {human_size(self.size)} and lacks "
+                f"{human_size(sum(beyond))} of memory, {counted(len(beyond), 'range')}; debuggers cannot read them"
             )
         if missing:
-            effect = "debuggers will refuse to read them" if self.policy == "omit" else "zeros stand for them"
+            effect = "debuggers cannot read them" if self.policy == "omit" else "they are zeros in the core"
             where = ":" if limit else " (--report FILE lists them)"
             lines.append(f"MISSING from the core: {counted(len(missing), 'range')}; {effect}{where}")
             lines += _first(missing, limit, lambda gap: _gap_line(gap, self.policy))
         return lines + self.doubts(limit)
 
     def summary(self) -> list[str]:
-        """Say the sums, and what it was dying of."""
-        shared = f", {human_size(self.shared_zeros)} of zeros in one place" if self.shared_zeros else ""
+        """Yield the sums, and the signal that it was dying of."""
+        shared = f", {human_size(self.shared_zeros)} of zeros share one range" if self.shared_zeros else ""
         lines = [
             f"process {self.tgid} ({printable(self.comm)}), {counted(self.threads, 'thread')}: "
             f"core of {human_size(self.size)}{shared}",
@@ -234,9 +234,9 @@ class Report(Accounted):
         return lines
 
     def doubts(self, limit: int = 40) -> list[str]:
-        """Say what is not as it should be besides missing memory.
+        """Return what is wrong besides missing memory.
 
-        :param limit: how many remarks on threads to list one by one.
+        :param limit: how many remarks on threads to list at most.
         """
         lines = _first(self.remarks, limit, lambda remark: f"thread {remark.tid}: {printable(remark.text)}")
         if self.remarks and not limit:
@@ -247,10 +247,10 @@ class Report(Accounted):
 
 @dataclass(slots=True)
 class Read:
-    """What came of reading a mapping, but for what was planned to be missing.
+    """The result of reading a mapping, without ranges that the plan lists as missing.
 
     :ivar parts: bytes by provenance.
-    :ivar late: those of them that turned out to be missing, if any.
+    :ivar late: ranges that turned out to be missing, if any.
     """
 
     parts: dict[Provenance, int] = field(default_factory=dict)
@@ -263,12 +263,12 @@ class Read:
             self.late.add(run)
 
     def as_planned(self, account: Account) -> bool:
-        """Whether all came that was planned to."""
+        """Say whether everything was read as planned."""
         planned = {provenance: size for provenance, size in account.parts.items() if not provenance.missing}
         return self.late is None and self.parts == planned
 
     def join(self, other: "Read") -> None:
-        """Add what came of reading what is behind."""
+        """Add the result of the next part of the mapping."""
         for provenance, size in other.parts.items():
             self.parts[provenance] = self.parts.get(provenance, 0) + size
         for run in other.late.runs if other.late is not None else ():
@@ -285,11 +285,11 @@ def make_report(
     unwritten: Iterable[Segment] = (),
     limit: str = "",
 ) -> Report:
-    """The account of a plan, or of the core that was written from it.
+    """Make the report of a plan, or of the core that was written from it.
 
-    :param read: what was read of a mapping, by its index, where that is not what was planned.
-    :param unwritten: (parts of) segments that are not in the file, which ends before.
-    :param limit: why, in a few words.
+    :param read: what was read of a mapping, by its index, if it differs from the plan.
+    :param unwritten: (parts of) segments after the early end of the file.
+    :param limit: why the file ends early.
     """
     accounts: list[VmaAccount] = []
     gaps: list[Gap] = []
@@ -337,7 +337,7 @@ def make_report(
 
 
 def _joined(runs: Sequence[Run], planned: Sequence[Run]) -> list[Run]:
-    """What a limit cost of a mapping, but for what was planned to be missing. ``planned`` is ascending."""
+    """What a limit cost of a mapping, without ranges that are missing by plan. ``planned`` is ascending."""
     gaps = Gaps()
     for run in sorted(runs, key=attrgetter("address")):
         for part in without(run, planned):
@@ -353,13 +353,13 @@ def _name(vma: Vma) -> bytes:
 
 def _gap_line(gap: Gap, policy: str) -> str:
     reason = f"{gap.reason} ({printable(gap.detail)})" if gap.detail else gap.reason
-    late = "; the read failed late, zeros stand for it" if gap.late and policy == "omit" else ""
+    late = "; the read failed late: zeros in the core" if gap.late and policy == "omit" else ""
     name = f"  {printable(gap.name)}" if gap.name else ""
     return f"  {gap.start:012x}-{gap.end:012x}  {human_size(gap.end - gap.start):>8}  {reason}{late}{name}"
 
 
 def _first(items: Sequence[_T], limit: int, line: Callable[[_T], str]) -> list[str]:
-    """:param limit: 0: none of them, and no word about that."""
+    """:param limit: 0: none of them, without a line on the rest."""
     if not limit:
         return []
-    return list(first_lines(items, limit, line, "  ... and {} more: --report FILE lists them all"))
+    return list(first_lines(items, limit, line, "  ... and {} more: --report FILE lists all"))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that was never touched and yet is terabytes large: many segments of one range of zeros in the file.
+"""Let terabytes of untouched memory share one range of zeros in the file.
 
 A sparse file takes no space for zeros, but file systems limit its length: ext4 to 16 TiB, and a program built with a
 sanitizer reserves 20. A segment that has fewer bytes in the file than in memory would save that length, but what
-readers make of its rest differs: gdb shows zeros, lldb and drgn refuse. So the segments are whole, and have the same
-place in the file, which all of them read as zeros.
+readers make of its rest differs: gdb shows zeros, lldb and drgn refuse. So the segments are complete and share one
+range of the file, which all readers show as zeros.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,9 +33,9 @@ class Shared(NamedTuple):
 
 
 def zeros_to_share(vmas: Sequence[Vma], kept: Iterable[tuple[int, int]], memory: Memory) -> list[Shared]:
-    """Ranges that are certainly zeros, cut to a length such that there are not too many; by address.
+    """Return ranges of certain zeros, cut to a length that keeps their number small, by address.
 
-    :param kept: of each mapping how many bytes are wanted, and how many of these are certainly zeros.
+    :param kept: for each mapping how many bytes are kept, and how many of these are certainly zeros.
     """
     found = nlargest(_MOST, _ranges(vmas, kept, memory), key=lambda shared: shared.end - shared.start)
     total = sum(shared.end - shared.start for shared in found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The same work in several processes that were forked from this one and so have all that it has."""
+"""Share work among forked processes, which inherit all data of this one."""
 
 import gc
 import multiprocessing
@@ -25,12 +25,12 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def available() -> int:
-    """How many CPUs this process may use."""
+    """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def may_fork() -> bool:
-    """Whether a forked process could go on: another thread might hold a lock that nobody would ever release there."""
+    """Say whether forking is safe: another thread could hold a lock that the child would wait for without end."""
     return threading.active_count() == 1
 
 
@@ -42,10 +42,10 @@ class _Worker(NamedTuple):
 class Workers(Generic[_T]):
     """Processes that do numbered pieces of work.
 
-    One that is killed (a machine may have little memory) costs nothing but time: what it was doing is done here.
+    If one is killed (for want of memory), this process does its piece itself.
 
     :param jobs: how many.
-    :param work: does a piece; its result is copied to this process.
+    :param work: does a piece; its result is sent to this process.
     """
 
     def __init__(self, jobs: int, work: Callable[[int], _T]) -> None:
@@ -110,7 +110,7 @@ class Workers(Generic[_T]):
             worker.process.kill()
 
     def _end(self) -> None:
-        """When a signal ends this process, whatever that was doing with them."""
+        """End the workers when a signal ends this process."""
         self._kill()
         for worker in self._all:
             with suppress(ChildProcessError):
@@ -118,11 +118,11 @@ class Workers(Generic[_T]):
 
     @property
     def idle(self) -> bool:
-        """Whether somebody is free for another piece."""
+        """Say whether a worker is free for another piece."""
         return bool(self._free) or not (self._busy or self._left)
 
     def give(self, number: int) -> None:
-        """Have a piece done."""
+        """Give a piece to a worker."""
         while self._free:
             worker = self._free.pop()
             try:
@@ -135,7 +135,7 @@ class Workers(Generic[_T]):
         self._left.append(number)
 
     def next(self) -> tuple[int, _T]:
-        """A piece that is done, whichever is first.
+        """Return the next finished piece.
 
         :raises KgcoreError: what the work raised.
         :raises RuntimeError: it raised anything else; the text is the traceback.
@@ -166,7 +166,7 @@ class Workers(Generic[_T]):
 def _serve(
     work: Callable[[int], object], connection: Connection, others: list[Connection], mask: set[signal.Signals]
 ) -> None:
-    """A worker's life. It ends with the process that forked it, whatever ends that."""
+    """Run a worker. It ends with the process that forked it."""
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent says what is to be done

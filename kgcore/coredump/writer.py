@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Carries out a plan, a part of the file at a time: one after the other, or in several processes side by side."""
+"""Write a core by its plan, a part of the file at a time, in this process or in several."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from kgcore.sinks.files import Item, Sink
 __all__ = ("Progress", "write_core")
 
 Progress = Callable[[int, int], None]
-"""``progress(done, total)``: bytes of memory that are written, and that are to be written; holes do not count."""
+"""``progress(done, total)``: bytes of memory written so far, and in all; holes do not count."""
 
 _BLOCK = 4096  # what a file system can leave out
 _ZERO = bytes(_BLOCK)
@@ -40,12 +40,12 @@ def write_core(
 ) -> Report:
     """Write a core to a sink, and neither commit nor abort it.
 
-    Memory that turns out to be missing only now is zeros in the file and a late gap in the report. Where a limit is
-    reached the file ends.
+    Memory that turns out to be missing only now is zeros in the file and a late gap in the report. The file ends where
+    a limit is reached.
 
-    :param jobs: how many processes may read side by side; fewer if there is little to do, one if forking is not safe.
-    :raises LimitReached: not even the headers and notes may be written.
-    :raises OutputError: the sink cannot take it.
+    :param jobs: how many worker processes to use at most; fewer for little work, one if forking is not safe.
+    :raises LimitReached: a limit forbids even the headers and notes.
+    :raises OutputError: the sink fails.
     """
     writer = _Writer(plan, memory, sink, progress, limits or Limits())
     writer.run(jobs)
@@ -64,12 +64,12 @@ class _Output(Protocol):
 
 @dataclass(slots=True)
 class _Done:
-    """What came of a part.
+    """The result of a part.
 
     :ivar read: by index of the VMA.
     :ivar size: bytes of it.
-    :ivar data: those of them that were promised.
-    :ivar stored: those of them that are there, and no holes.
+    :ivar data: those of them that the plan promised.
+    :ivar stored: those of them that were read and are not holes.
     :ivar items: for the sink.
     """
 
@@ -82,10 +82,10 @@ class _Done:
 
 class _Writer:
     """
-    :ivar read: what came of reading, by index of the VMA, but for what was all as planned.
-    :ivar stored: bytes that are no holes.
-    :ivar cut: which limit ended the file early; "" if none did.
-    :ivar unwritten: what is behind that end.
+    :ivar read: the results of reading, by index of the VMA, if they differ from the plan.
+    :ivar stored: bytes that are not holes.
+    :ivar cut: the limit that ended the file early; "": none.
+    :ivar unwritten: what follows after that end.
     """
 
     def __init__(self, plan: CorePlan, memory: Memory, sink: Sink, progress: Progress | None, limits: Limits) -> None:
@@ -125,13 +125,13 @@ class _Writer:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """What is used meanwhile counts for the limits."""
+        """Count what the block uses towards the limits."""
         used = self.sink.used
         yield
         self.limits.use(self.sink.used - used)
 
     def _reached(self, parts: Sequence[Part]) -> str:
-        """Which limit keeps us from writing these, too; "" if none does."""
+        """Which limit forbids these, too; "": none."""
         size = sum(self.plan.size_of(part) for part in parts)
         return self.limits.reached(self.sink.most(sum(part.most for part in parts), size))
 
@@ -156,7 +156,7 @@ class _Writer:
         self._add(done)
 
     def _squeeze(self, segments: list[Segment]) -> list[Segment]:
-        """Write as much as a limit certainly allows, when the next part as a whole does not fit; what is left."""
+        """Write what a limit certainly allows of a part that does not fit; return the rest."""
         at = 0
         for _ in range(_SQUEEZES):  # what was compressed leaves room for more
             with self._counted():
@@ -173,7 +173,7 @@ class _Writer:
         return segments[at:]
 
     def _fitting(self, segment: Segment) -> int:
-        """How many bytes of (part of) a segment a limit certainly allows."""
+        """How many bytes of (part of) a segment the limits certainly allow."""
         vma, start = self.plan.image.vmas[segment.vma], segment.address
         data = 0
         for run in self.memory.runs(vma, start, start + segment.filesz):
@@ -193,7 +193,7 @@ class _Writer:
         return segment.filesz
 
     def _side_by_side(self, parts: Sequence[Part], jobs: int) -> int:
-        """The parts are handed out in their order, and what comes of them is taken in it."""
+        """Write with workers: parts are handed out in order, and their results are taken in order."""
 
         def work(number: int) -> _Done:
             done, segments = _Done(), list(self.plan.segments_of(parts[number]))
@@ -241,7 +241,7 @@ class _Writer:
         self._forget_planned(self.read, done.read)
 
     def _forget_planned(self, read: dict[int, Read], changed: Iterable[int] | None = None) -> None:
-        """What was read of a mapping is not worth a word where all of it was read as planned.
+        """Drop the results of mappings that were read as planned.
 
         :param changed: look at these alone.
         """
@@ -295,7 +295,7 @@ def _copy(
 
 
 def _split(segment: Segment, length: int) -> tuple[Segment, Segment]:
-    """The first so many bytes of (part of) a segment, and the rest."""
+    """Split (part of) a segment after so many bytes."""
     rest = segment.filesz - length
     return (
         segment._replace(filesz=length, memsz=length),
@@ -304,7 +304,7 @@ def _split(segment: Segment, length: int) -> tuple[Segment, Segment]:
 
 
 def _put_sparsely(data: bytes | bytearray | memoryview, output: _Output) -> int:
-    """Write, but leave out pages that hold only zeros; how many bytes were written."""
+    """Write without pages that hold only zeros; return how many bytes were written."""
     stored = 0
     view = memoryview(data)
     for zero, start, end in _blocks(data):
@@ -317,7 +317,7 @@ def _put_sparsely(data: bytes | bytearray | memoryview, output: _Output) -> int:
 
 
 def _blocks(data: bytes | bytearray | memoryview) -> Iterator[tuple[bool, int, int]]:
-    """Split into (all zeros, start, end), as long as can be."""
+    """Split data into (all zeros, start, end), each as long as possible."""
     # startswith() compares without a copy, and mostly ends at the first byte; memoryviews compare byte by byte.
     content = bytes(data) if isinstance(data, memoryview) else data
     flags = [content.startswith(_ZERO, offset) for offset in range(0, len(content), _BLOCK)]

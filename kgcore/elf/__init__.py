@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""ELF as a file format."""
+"""Read and write the ELF file format."""

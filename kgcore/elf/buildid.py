@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The GNU build id of an ELF file of which perhaps only parts are there."""
+"""Find the GNU build id of an ELF file that may be incomplete."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -32,10 +32,9 @@ _CLASSES = {1: _Class(52, "<I", 28, 42, 32, 4, 16), 2: _Class(64, "<Q", 32, 54, 
 
 
 def build_id(read: Callable[[int, int], bytes | None]) -> bytes | None:
-    """The build id; None if the file has none, or the part of it that would tell is not to be had.
+    """Return the build id; None if the file has none, or that part of it is missing.
 
-    :param read: ``read(offset, size)``: bytes of the file, which may be fewer at its end; None if they are not to be
-        had.
+    :param read: ``read(offset, size)``: bytes of the file, fewer at its end; None if they are missing.
     """
     for note in _notes(read):
         at = 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a program's unwind table, ``.eh_frame``, has an entry for an address; perhaps only parts of it are there.
+"""Look up an address in the unwind table ``.eh_frame`` of a program that may be incomplete.
 
-It is found as the C library finds it for exceptions, by ``.eh_frame_hdr``: the section headers are often not there.
+It uses ``.eh_frame_hdr``, as the C library does for exceptions: the section headers are often missing.
 """
 
 import struct
@@ -24,7 +24,7 @@ _HEADER = bytes((1, 0x1B, 0x03, 0x3B))
 
 
 class Entry(Enum):
-    """What there is about an address."""
+    """The result of a lookup."""
 
     YES = "yes"
     NO = "no"
@@ -39,7 +39,7 @@ class _Segment(NamedTuple):
 
 
 class _Missing(Exception):
-    """A part of the file is not there."""
+    """A part of the file is missing."""
 
 
 def unwind_entry(read: Read, offset: int, page_size: int) -> Entry:
@@ -87,7 +87,7 @@ def _look(read: Read, offset: int, page_size: int) -> Entry:
 
 
 def _segments(read: Read) -> tuple[list[_Segment], _Segment | None]:
-    """What is loaded, and the index of the table."""
+    """The loaded segments, and the table's index."""
     head = _need(read, 0, EHDR[64].size)
     if head[:6] != b"\x7fELF\2\1":
         return [], None

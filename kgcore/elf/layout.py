@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""ELF as a core file needs it: file header, program headers, section 0, notes; class 32 and 64, little-endian.
+"""Pack the ELF structures of a core: file header, program headers, section 0, notes; class 32 and 64, little-endian.
 
 Layouts: include/uapi/linux/elf.h. Behaviour: fill_elf_header, fill_elf_note_phdr, fill_extnum_info, writenote in
 fs/binfmt_elf.c (the same from 5.10 to 7.2).
@@ -131,10 +131,10 @@ def shdr_size(elf_class: ElfClass) -> int:
 
 
 def pack_ehdr(elf_class: ElfClass, machine: int, segments: int, shoff: int) -> bytes:
-    """The file header of a core.
+    """Pack the file header of a core.
 
-    :param segments: program headers, however many; more than PN_XNUM - 1 are counted in section 0.
-    :param shoff: where section 0 goes if it is needed; else unused.
+    :param segments: number of program headers; more than PN_XNUM - 1 are counted in section 0.
+    :param shoff: offset of section 0 if it is needed.
     """
     extended = segments >= PN_XNUM
     return bytes(
@@ -154,7 +154,7 @@ def pack_ehdr(elf_class: ElfClass, machine: int, segments: int, shoff: int) -> b
 
 
 def pack_phdrs(elf_class: ElfClass, headers: Iterable[Phdr]) -> bytes:
-    """Program headers one behind the other.
+    """Pack program headers in sequence.
 
     :raises struct.error: a value does not fit the class.
     """
@@ -165,9 +165,9 @@ def pack_phdrs(elf_class: ElfClass, headers: Iterable[Phdr]) -> bytes:
 
 
 def pack_shdr0(elf_class: ElfClass, segments: int) -> bytes:
-    """Section 0, which holds the number of program headers in ``sh_info``; empty if e_phnum can hold it.
+    """Pack section 0, which holds the number of program headers in ``sh_info``; empty if e_phnum can hold it.
 
-    As the kernel, also for exactly PN_XNUM segments, since a stored e_phnum of 0xffff always means "see section 0".
+    Like the kernel, also for exactly PN_XNUM segments, since an e_phnum of 0xffff always means "see section 0".
     """
     if segments < PN_XNUM:
         return b""
@@ -175,7 +175,7 @@ def pack_shdr0(elf_class: ElfClass, segments: int) -> bytes:
 
 
 def note_bytes(note: Note) -> bytes:
-    """A framed note. Name and description are each padded to 4 bytes, in both classes."""
+    """Pack a note. Name and description are each padded to 4 bytes, in both classes."""
     name = note.name + b"\0"
     header = NHDR.pack(Nhdr(n_namesz=len(name), n_descsz=len(note.desc), n_type=note.type))
     return b"".join((header, name, bytes(-len(name) % 4), note.desc, bytes(-len(note.desc) % 4)))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which memory a core keeps, and why."""
+"""Decide which memory a core keeps, and why."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What decides which memory goes into a core."""
+"""Define the interface of filters, which decide which memory goes into a core."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -9,14 +9,14 @@ from kgcore.model.process import Vma
 __all__ = ("Filter", "Keep", "Peek")
 
 Peek = Callable[[Vma, int, int], bytes | None]
-"""``peek(vma, address, size)``: bytes of the process's memory, None if they are not to be had."""
+"""``peek(vma, address, size)``: bytes of the process's memory, None if they are missing."""
 
 
 class Keep(NamedTuple):
-    """A decision.
+    """A decision on a mapping.
 
     :ivar length: bytes to keep, from the start of the mapping: 0, a page, or all of it.
-    :ivar reason: a word on why, for the report (``anon-private``); with length 0 on why not.
+    :ivar reason: a word for the report (``anon-private``): why it is kept or, with length 0, why not.
     """
 
     length: int
@@ -29,4 +29,4 @@ class Filter(Protocol):
     def __call__(self, vma: Vma, peek: Peek) -> Keep: ...
 
     def describe(self) -> Mapping[str, int | bool | str]:
-        """Its settings, for the vendor note and the report."""
+        """Return its settings, for the vendor note and the report."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's own decision: ``vma_dump_size`` in fs/coredump.c, by the bits of /proc/PID/coredump_filter.
+"""Decide as the kernel does: ``vma_dump_size`` in fs/coredump.c, by the bits of /proc/PID/coredump_filter.
 
 The order of the tests is the kernel's (the same from 5.10 to 7.2); the first that matches decides. The rule for ELF
 headers is the newest one (5.18, and 5.10.y): an executable file *or* an ELF magic.
@@ -37,8 +37,8 @@ class CoredumpFilter:
     """The kernel's decision by ``mask``.
 
     :ivar mask: sum of :class:`Dump` bits.
-    :ivar dontdump: keep MADV_DONTDUMP memory too, as if it were not marked. The kernel has no such switch.
-    :ivar page_size: bytes of a page: what is kept of an ELF file for its headers.
+    :ivar dontdump: keep MADV_DONTDUMP memory too, as if it were not marked. The kernel cannot do this.
+    :ivar page_size: bytes of a page: how much of an ELF file is kept for its headers.
     """
 
     mask: int = DEFAULT_MASK

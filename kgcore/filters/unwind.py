@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Just what unwinding needs: stacks near the stack pointers, and what files are mapped. A heap of 100 GiB stays out."""
+"""Keep only what unwinding needs: stacks near the stack pointers, and the headers of mapped files."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +12,16 @@ from kgcore.model.process import Vma
 __all__ = ("UnwindFilter", "cut_out_stacks")
 
 STACK = 16 << 20
-"""Bytes above a stack pointer that are looked at: twice the usual limit of a stack (``ulimit -s``)."""
+"""Bytes kept above a stack pointer: twice the usual limit of a stack (``ulimit -s``)."""
 MAPPED = 16 << 20
-"""Bytes of a file's mapping that are looked at: it is the headers and dynamic sections that matter, not the data."""
+"""Bytes kept of a file's mapping: its headers and dynamic sections matter, not the data."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnwindFilter:
-    """The kernel's decision (the default filter), less all that unwinding does not need.
+    """The kernel's decision (default filter), without what unwinding does not need.
 
-    :ivar stacks: where those mappings start that :func:`cut_out_stacks` says are stacks.
+    :ivar stacks: start addresses of the mappings that :func:`cut_out_stacks` found to be stacks.
     :ivar page_size: bytes of a page.
     """
 
@@ -47,8 +47,8 @@ class UnwindFilter:
 def cut_out_stacks(
     vmas: Sequence[Vma], pointers: Iterable[int], page_size: int, red_zone: int
 ) -> tuple[tuple[Vma, ...], frozenset[int]]:
-    """The same mappings, with what is around the stack pointers as mappings of their own: goroutines and coroutines
-    have their stacks in the middle of the heap.
+    """Split off the memory around stack pointers as separate mappings: goroutines and coroutines have their stacks in
+    the middle of the heap.
 
     :param red_zone: bytes below a stack pointer that are a function's too.
     :returns: the mappings, and where those start that are stacks.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What became of memory, byte by byte: where each comes from, or why it is not there. And the words for it."""
+"""Account for memory byte by byte: where each comes from, or why it is missing."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ _DETAILS = 3  # told of one range
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The bytes of a mapping, or of a whole process, by what became of them. All parts add up to :attr:`total`.
+    """The bytes of a mapping, or of a whole process, by provenance. All parts add up to :attr:`total`.
 
-    :ivar parts: bytes that were asked for, by provenance; one without any is not in it.
-    :ivar filtered: bytes that were not asked for.
+    :ivar parts: bytes that the filter keeps, by provenance, without empty ones.
+    :ivar filtered: bytes that the filter drops.
     """
 
     parts: Mapping[Provenance, int] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Account:
 
     @property
     def present(self) -> int:
-        """Bytes that the process's page tables point to."""
+        """Bytes that the process's page tables map."""
         return self.parts.get(Provenance.PRESENT, 0)
 
     @property
@@ -56,12 +56,12 @@ class Account:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Bytes that are not to be had, by the value of their provenance."""
+        """Missing bytes, by the value of their provenance."""
         return self._by_name([provenance for provenance in self.parts if provenance.missing])
 
     @property
     def data(self) -> int:
-        """Bytes that were found, wherever: ``present`` and ``recovered``."""
+        """Bytes that were found: ``present`` and ``recovered``."""
         return sum(size for provenance, size in self.parts.items() if provenance.stored)
 
     @property
@@ -74,7 +74,7 @@ class Account:
         return {provenance.value: self.parts[provenance] for provenance in chosen}
 
     def to_json(self) -> dict[str, object]:
-        """Give all of it for ``json.dumps``: sizes in bytes, as docs/report.md describes them."""
+        """Return the value for ``json.dumps``: sizes in bytes, as docs/report.md describes them."""
         return {
             "present": self.present,
             "recovered": self.recovered,
@@ -85,7 +85,7 @@ class Account:
         }
 
     def compact(self) -> dict[str, object]:
-        """Give for the vendor note the same without the total, and without what is 0 or empty."""
+        """Return the value for the vendor note: without the total, and without zero and empty parts."""
         present, zero = self.present, self.zero
         content: dict[str, object] = {"present": present} if present else {}
         if recovered := self.recovered:
@@ -99,7 +99,7 @@ class Account:
         return content
 
     def words(self) -> str:
-        """Say it in a line for people."""
+        """Return it as a line for people."""
         sizes = [f"{human_size(self.present)} from page tables"]
         if self.recovered:
             sizes.append(f"{human_size(sum(self.recovered.values()))} recovered ({amounts(self.recovered)})")
@@ -110,7 +110,7 @@ class Account:
 
 
 def amounts(sizes: Mapping[str, int]) -> str:
-    """The parts of a sum that stands before them: ``2.00 MiB zram, 1.00 MiB page-cache``, largest first."""
+    """Return the parts of a sum, largest first: ``2.00 MiB zram, 1.00 MiB page-cache``."""
     if len(sizes) == 1:
         return next(iter(sizes))
     ranked = sorted(sizes.items(), key=lambda item: -item[1])
@@ -123,7 +123,7 @@ class _HasAccount(Protocol):
 
 
 class Accounted:
-    """What has an account tells its sums itself."""
+    """A base class with the sums of an account."""
 
     __slots__ = ()
 
@@ -134,7 +134,7 @@ class Accounted:
 
     @property
     def recovered(self: _HasAccount) -> dict[str, int]:
-        """Those of them that were found elsewhere than through the page tables, by where."""
+        """Bytes that were found elsewhere than through the page tables, by source."""
         return self.account.recovered
 
     @property
@@ -144,7 +144,7 @@ class Accounted:
 
     @property
     def filtered(self: _HasAccount) -> int:
-        """Bytes of memory that were not asked for."""
+        """Bytes of memory that the filter drops."""
         return self.account.filtered
 
 
@@ -154,7 +154,7 @@ class Gaps:
     Neighbours that are missing for the same reason become one range, whatever the size of their pages, and with the
     first of their details. One without any detail stays apart, as the others' details are not about it.
 
-    :ivar runs: what came of it so far.
+    :ivar runs: the ranges so far.
     """
 
     __slots__ = ("_details", "runs")
@@ -180,7 +180,7 @@ class Gaps:
 
 
 def without(run: Run, known: Sequence[Run]) -> Iterator[Run]:
-    """The parts of a run that lie in none of those that are known, which are ascending."""
+    """Return the parts of a run that are in none of the known ranges, which are ascending."""
     at = run.address
     for index in range(bisect_right(known, at, key=attrgetter("end")), len(known)):
         other = known[index]

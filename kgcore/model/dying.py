@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A process that was dying of a signal when the machine stopped."""
+"""Describe a process that was dying of a signal when the machine stopped."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +11,8 @@ __all__ = ("Dying", "Stage")
 
 Stage = Literal["dumping-core", "exiting", "pending"]
 _WORDS: dict[Stage, str] = {
-    "dumping-core": "its core was being written for {}",
-    "exiting": "it was being ended by {}",
+    "dumping-core": "the kernel was writing its core for {}",
+    "exiting": "{} was ending it",
     "pending": "{} was pending",
 }
 
@@ -22,11 +22,11 @@ class Dying:
     """A process that a signal is about to end, or has begun to.
 
     :ivar signal: its number.
-    :ivar stage: ``dumping-core``: the kernel was writing its core; ``exiting``: its threads were on their way out;
-        ``pending``: none has noticed it yet.
-    :ivar tid: the thread that it hit, in the initial pid namespace; None: the process, or it is not known.
-    :ivar info: what came with the signal; None: not known.
-    :ivar fault: the last exception of that thread, where the signal is one that exceptions make.
+    :ivar stage: ``dumping-core``: the kernel was writing its core; ``exiting``: its threads were exiting; ``pending``:
+        no thread has handled it yet.
+    :ivar tid: the thread that it hit, in the initial pid namespace; None: the process, or unknown.
+    :ivar info: the signal's siginfo; None: unknown.
+    :ivar fault: the last exception of that thread, if exceptions cause that signal.
     """
 
     signal: int
@@ -41,7 +41,7 @@ class Dying:
         return siginfo.signal_name(self.signal)
 
     def words(self) -> str:
-        """Say it for people, in half a sentence."""
+        """Return it for people, as part of a sentence."""
         what = self.name + (siginfo.words(self.info) if self.info is not None else "")
         text = _WORDS[self.stage].format(what) + (f", which thread {self.tid} got" if self.tid is not None else "")
         if self.info is None and self.fault is not None and self.fault.address:
@@ -49,11 +49,11 @@ class Dying:
         return text
 
     def brief(self) -> dict[str, object]:
-        """Give for ``json.dumps`` what is known of it at a glance."""
+        """Return a short value for ``json.dumps``."""
         return {"signal": self.signal, "name": self.name, "stage": self.stage, "tid": self.tid}
 
     def to_json(self) -> dict[str, object]:
-        """Give all of it for ``json.dumps``."""
+        """Return all of it for ``json.dumps``."""
         info, fault = self.info, self.fault
         return {
             **self.brief(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A process's memory, and for every byte of it where it is or why it is not to be had."""
+"""Describe the memory of a process: where each byte is, or why it is missing."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,12 @@ __all__ = ("Memory", "Piece", "Provenance", "Run", "Without", "peek")
 
 
 class Provenance(Enum):
-    """What is known of a range of memory. The values stand in reports and in the vendor note: do not change them.
+    """Where the bytes of a range come from, or why they are missing. Reports and the vendor note contain the values: do
+    not change them.
 
-    :ivar stored: there are bytes to be written.
+    :ivar stored: it has bytes to write.
     :ivar recovered: they come from elsewhere than the process's page tables.
-    :ivar missing: the process had bytes here that cannot be given.
+    :ivar missing: the process had bytes here that were not found.
     """
 
     stored: bool
@@ -55,8 +56,8 @@ class Run(NamedTuple):
 
     :ivar address: user virtual address, a multiple of the page size.
     :ivar length: bytes, a multiple of the page size, > 0.
-    :ivar provenance: where the bytes are, or why they are not to be had.
-    :ivar detail: a few words more on a missing range (``on /dev/sda2, slots 12-19``), else "".
+    :ivar provenance: where the bytes are, or why they are missing.
+    :ivar detail: further words on a missing range (``on /dev/sda2, slots 12-19``), else "".
     """
 
     address: int
@@ -66,14 +67,14 @@ class Run(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first address behind it."""
+        """The first address after it."""
         return self.address + self.length
 
 
 class Piece(NamedTuple):
     """A run together with its bytes.
 
-    :ivar run: where they are, and what is known of them.
+    :ivar run: its addresses and provenance.
     :ivar data: ``run.length`` bytes if the provenance is ``stored``, else none.
     """
 
@@ -88,17 +89,16 @@ class Memory(Protocol):
     parallel: bool  # processes forked from this one may read it at the same time
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
-        """Say where a range is, in runs as long as can be: neighbours differ.
+        """Yield the runs of a range, each as long as possible: neighbours differ.
 
         :param start: page-aligned address within ``vma``.
         :param end: page-aligned, at most ``vma.end``.
         """
 
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
-        """Give the bytes of a range, in pieces of bounded size (a few MiB of data; longer where there is none).
+        """Yield the bytes of a range, in pieces of bounded size (a few MiB of data; longer without data).
 
-        Never raises for memory that cannot be read: such a piece says UNREADABLE, even where :meth:`runs` had
-        promised bytes.
+        Unreadable memory raises nothing: its piece says UNREADABLE, even if :meth:`runs` promised bytes.
 
         :param start: page-aligned address within ``vma``.
         :param end: page-aligned, at most ``vma.end``.
@@ -106,7 +106,7 @@ class Memory(Protocol):
 
 
 def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:
-    """A few bytes of a mapping; None if any of them is missing.
+    """Return a few bytes of a mapping; None if any of them is missing.
 
     :param address: any address; address + size is at most ``vma.end``.
     """
@@ -122,7 +122,7 @@ def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:
 
 
 class Without:
-    """:class:`Memory` of which some bytes turned out not to be had.
+    """A :class:`Memory` with further missing ranges, which were found while reading.
 
     :param lost: missing ranges, ascending, whole pages, none of them touching two mappings.
     """
@@ -150,7 +150,7 @@ class Without:
                 yield Piece(run, b"")
 
     def _parts(self, start: int, end: int) -> Iterator[tuple[int, int, Run | None]]:
-        """The range cut into what may be there and what is lost."""
+        """The range, split into lost parts and others."""
         at = start
         for number in range(bisect_right(self._lost, start, key=lambda run: run.end), len(self._lost)):
             run = self._lost[number]

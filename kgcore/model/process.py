@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A process as plain values: what a source hands over and everything downstream works on.
+"""Define a process as plain values: a source makes them, and everything downstream uses them.
 
-Nothing here refers to where the process came from (a vmcore today; a live process or another core later), and nothing
-is drgn's. Names are the kernel's. Integers are unsigned unless a comment says otherwise; times are nanoseconds.
+Nothing here depends on the source of the process (a vmcore today; a live process or a core later) or on drgn. Names are
+the kernel's. Integers are unsigned unless a comment says otherwise; times are nanoseconds.
 """
 
 from bisect import bisect_right
@@ -102,7 +102,7 @@ class RegisterSet:
 
     :ivar values: register name to unsigned value, as wide as the architecture's ``elf_gregset_t`` has them.
     :ivar source: where they were found.
-    :ivar unknown: names whose value could not be found; they are 0 in ``values``.
+    :ivar unknown: names whose value was not found; they are 0 in ``values``.
     :ivar where: if nothing is known, where it was looked for, as the end of a sentence ("they are not ...").
     """
 
@@ -121,7 +121,7 @@ class XsaveLayout:
     :ivar offsets: feature number to byte offset in the standard format (``xstate_offsets``).
     :ivar sizes: feature number to bytes (``xstate_sizes``).
     :ivar aligned: feature numbers that the compacted format aligns to 64 bytes (CPUID.0xD ECX[1]).
-    :ivar init_image: ``init_fpstate``'s bytes: what a component holds in its initial state; empty if not to be had.
+    :ivar init_image: ``init_fpstate``'s bytes: what a component holds in its initial state; empty: unknown.
     """
 
     user_size: int
@@ -171,7 +171,7 @@ class Thread:
     :ivar ids: for its notes.
     :ivar times: for its notes.
     :ivar regs: its general registers in user mode.
-    :ivar fpu: its floating-point and vector registers; None: not to be had.
+    :ivar fpu: its floating-point and vector registers; None: missing.
     :ivar sigpend: ``pending.signal.sig[0]``: signals pending for this thread alone.
     :ivar sighold: ``blocked.sig[0]``.
     :ivar ioperm: 8192 bytes, 1 = denied, if the task has an I/O permission bitmap.
@@ -246,7 +246,7 @@ class MappedFile:
 
     @property
     def deleted(self) -> bool:
-        """It has no name any more."""
+        """Whether its name was deleted."""
         return self.nlink == 0 or (self.path is not None and self.path.endswith(DELETED))
 
     @property
@@ -257,7 +257,7 @@ class MappedFile:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """What a socket is.
+    """The properties of a socket.
 
     :ivar family: as in ``AF_INET``, without that prefix, in lower case; a number where the name is not known.
     :ivar type: as in ``SOCK_STREAM``, the same.
@@ -283,9 +283,9 @@ class OpenFile:
     :ivar flags: as ``/proc/PID/fdinfo`` has them, O_CLOEXEC, which is the descriptor's, included.
     :ivar offset: ``f_pos``; signed.
     :ivar mode: ``i_mode``, ``nlink`` ``i_nlink`` and ``inode`` ``i_ino``.
-    :ivar socket: what there is to say of a socket; None: it is none, or nothing is known.
+    :ivar socket: the properties of a socket; None: not a socket, or unknown.
     :ivar size: ``i_size`` in bytes.
-    :ivar in_memory: its content is in memory alone (tmpfs, memfd): what there is not is zeros.
+    :ivar in_memory: its content is only in memory (tmpfs, memfd): absent pages are zeros.
     """
 
     fd: int
@@ -303,12 +303,12 @@ class OpenFile:
 
     @property
     def deleted(self) -> bool:
-        """It has no name any more, or never had one."""
+        """Whether it has no name, or its name was deleted."""
         return self.nlink == 0 or (self.path is not None and self.path.endswith(DELETED))
 
     @property
     def unsaved(self) -> bool:
-        """When the machine is gone its content is nowhere else than in the dump."""
+        """Whether its content exists only in the dump: it was in memory, or deleted."""
         return self.type == "regular" and (self.deleted or self.in_memory)
 
 
@@ -317,13 +317,13 @@ class Vma:
     """A mapping: ``struct vm_area_struct`` as values.
 
     :ivar start: user virtual address.
-    :ivar end: first address behind it.
-    :ivar file: what is mapped; None: it is anonymous.
+    :ivar end: first address after it.
+    :ivar file: the mapped file; None: it is anonymous.
     :ivar flags: ``vm_flags`` (VM_*).
     :ivar pgoff: offset in the file, in pages (:attr:`ProcessImage.page_size`).
     :ivar anon: it has an ``anon_vma``, that is, private pages were made.
     :ivar name: what ``vm_ops->name`` says (``[vdso]``, ``[vvar]``, ``[vsyscall]``), else "".
-    :ivar struct: address of its ``struct vm_area_struct``; 0: it has none that is its own.
+    :ivar struct: address of its ``struct vm_area_struct``; 0: it has none of its own.
     """
 
     start: int
@@ -357,7 +357,7 @@ class ProcessImage:
     """A whole process.
 
     :ivar tgid: id of the process in the initial pid namespace.
-    :ivar psinfo: what there is to say of the whole process, for NT_PRPSINFO.
+    :ivar psinfo: the content of NT_PRPSINFO.
     :ivar dialect: how its kernel writes cores.
     :ivar xsave: how the machine lays out vector registers; None: it has no XSAVE, or that is not known.
     :ivar arch: key into :data:`kgcore.arch.ARCHES` (``"x86_64"``, ``"ia32"``).
@@ -366,7 +366,7 @@ class ProcessImage:
     :ivar vmas: in address order, the gate VMA (``[vsyscall]``) last.
     :ivar auxv: (a_type, a_val) pairs up to and with AT_NULL.
     :ivar dump_filter: the process's own ``coredump_filter`` (bits 0 to 8).
-    :ivar warnings: what could not be found out, as sentences; each also stands in the report.
+    :ivar warnings: what could not be determined, as sentences; the report contains them, too.
     :ivar kernel: release of the kernel (``6.1.0-13-amd64``).
     :ivar start_brk: where ``brk()`` began, and ``brk`` where it ended: the heap. Both 0: not known.
     :ivar start_stack: an address in the stack that the program was started with. 0: not known.
@@ -391,7 +391,7 @@ class ProcessImage:
     dying: Dying | None = None
 
     def vma_at(self, address: int) -> Vma | None:
-        """Find the mapping that an address is in; None: there is none."""
+        """Find the mapping of an address; None: not mapped."""
         index = bisect_right(self.vmas, address, key=attrgetter("start")) - 1
         return self.vmas[index] if index >= 0 and address < self.vmas[index].end else None
 
@@ -409,14 +409,14 @@ class ProcessSummary:
     :ivar args: command line, NULs between arguments; None if its memory is not in the dump.
     :ivar kernel_thread: it is a kernel thread.
     :ivar task: address of its ``struct task_struct``.
-    :ivar memory: there is user memory, as far as is known; kernel threads and zombies have none.
+    :ivar memory: it has user memory, as far as is known; kernel threads and zombies have none.
     :ivar size: bytes of all mappings.
     :ivar swap: bytes that are swapped out, shared memory excepted, of which the kernel does not count that.
     :ivar core: an estimate of what a core with the default filter has besides zeros: bytes of anonymous and shared
         memory, resident and swapped out, and of huge pages, by the kernel's counters.
     :ivar held: an estimate of how much of that the dump holds; what is swapped out counts as not held.
     :ivar pids: its id in each pid namespace that it is in, the initial one first.
-    :ivar cgroup: path of its control group; None: it is not to be found.
+    :ivar cgroup: path of its control group; None: not found.
     :ivar dying: the signal that it was dying of, if it was; without what came with that.
     """
 

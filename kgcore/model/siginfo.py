@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Signals by name, and ``siginfo_t`` as x86 has it in both widths.
+"""Name signals, and convert ``siginfo_t`` of x86 in both widths.
 
 Layouts: include/uapi/asm-generic/siginfo.h; which of them a signal has: siginfo_layout() in kernel/signal.c, whose
 conversion for 32-bit programs (copy_siginfo_to_external32()) :func:`note` does.
@@ -68,7 +68,7 @@ _LAYOUTS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigInfo:
-    """What the kernel knows of a signal: ``kernel_siginfo_t``.
+    """The kernel's data on a signal: ``kernel_siginfo_t``.
 
     :ivar signal: ``si_signo``.
     :ivar code: ``si_code``, signed.
@@ -87,7 +87,7 @@ class SigInfo:
     word_size: int
 
     def get(self, name: str) -> int | None:
-        """Give a field; None: the layout has none of that name."""
+        """Return a field; None: the layout has no field of that name."""
         return dict(self.fields).get(name)
 
 
@@ -106,7 +106,7 @@ class Fault:
 
 
 def signal_name(number: int) -> str:
-    """``SIGSEGV``; those without a name are ``SIGRTMIN+1`` or ``signal 99``."""
+    """Return the name of a signal: ``SIGSEGV``, ``SIGRTMIN+1``, or ``signal 99`` for unknown ones."""
     if 1 <= number <= len(_NAMES):
         return _NAMES[number - 1]
     if SIGRTMIN <= number <= 64:
@@ -115,7 +115,7 @@ def signal_name(number: int) -> str:
 
 
 def code_name(signal: int, code: int) -> str:
-    """``SEGV_MAPERR``, ``SI_USER``; the number where it has no name."""
+    """Return the name of a code: ``SEGV_MAPERR``, ``SI_USER``, or its number."""
     prefix, *names = _CODES.get(signal, [""])
     if 1 <= code <= len(names):
         return f"{prefix}_{names[code - 1]}"
@@ -143,7 +143,7 @@ def _layout(signal: int, code: int) -> str:
 
 
 def parse(raw: bytes, word_size: int) -> SigInfo:
-    """``kernel_siginfo_t`` of a kernel with longs of that many bytes."""
+    """Parse a ``kernel_siginfo_t`` of a kernel with longs of that many bytes."""
     data = raw.ljust(SIZE, b"\0")
     signal, errno, code = struct.unpack_from("<iii", data, 0)
     layout = _layout(signal, code)
@@ -158,8 +158,8 @@ def parse(raw: bytes, word_size: int) -> SigInfo:
 
 
 def unsent(signal: int, word_size: int) -> SigInfo:
-    """What the kernel itself says of a signal of which it keeps nothing (collect_signal(), get_signal()): SIGKILL, and
-    those for which there was no memory."""
+    """Return what the kernel reports for a signal without stored data (collect_signal(), get_signal()): SIGKILL, and
+    signals for which it had no memory."""
     return parse(struct.pack("<iii", signal, 0, 0), word_size)
 
 
@@ -177,7 +177,7 @@ def note(info: SigInfo, word_size: int) -> bytes:
 
 
 def words(info: SigInfo) -> str:
-    """What came with a signal, for people: `` (SEGV_MAPERR) at address 0x10``."""
+    """Describe the data of a signal for people: `` (SEGV_MAPERR) at address 0x10``."""
     text = f" ({code_name(info.signal, info.code)})"
     if info.layout in ("kill", "queue") and info.code != _SI_KERNEL:
         pid, uid = info.get("pid"), info.get("uid")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Stack traces as plain values: what unwinding gives, whoever did it.
+"""Define stack traces as plain values, for any unwinder.
 
-As JSON they are documented in docs/bt.md and described by bt.schema.json in kgcore/schemas.
+docs/bt.md and bt.schema.json in kgcore/schemas describe their JSON.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ EndKind = Literal["outermost", "memory", "unwind-information", "no-code", "regis
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A call.
+    """A call in a stack.
 
     :ivar ip: the instruction pointer; of a caller the return address.
-    :ivar function: as the debug information, else the symbol table, calls it; raw. None: nobody knows.
+    :ivar function: its name in the debug information, else in the symbol table; raw. None: unknown.
     :ivar offset: of ``ip`` from the start of the symbol.
     :ivar source: source file, as the compiler was given it, and line.
     :ivar module: path of the mapped file that the code is in, or what the kernel calls the mapping (``[vdso]``); raw.
@@ -40,7 +40,7 @@ class Frame:
     inline: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """Give all of it for ``json.dumps``."""
+        """Return the value for ``json.dumps``."""
         return {
             "ip": self.ip,
             "function": None if self.function is None else plain(self.function),
@@ -57,10 +57,9 @@ class Frame:
 class End(NamedTuple):
     """Why a trace ends where it does.
 
-    :ivar kind: ``outermost``: there are no more calls; ``memory``: the stack is not to be had there;
-        ``unwind-information``: nobody says where the caller is; ``no-code``: what should be a return address leads to
-        no code; ``registers``: those to begin with are not to be had; ``limit``: there is more than is shown;
-        ``failed``: the unwinder gave up.
+    :ivar kind: ``outermost``: no more calls; ``memory``: the stack is missing there; ``unwind-information``: no unwind
+        information for the frame; ``no-code``: the return address is not in code; ``registers``: the registers to start
+        from are missing; ``limit``: there are more frames than shown; ``failed``: the unwinder gave up.
     :ivar text: the same for people; empty for ``outermost``.
     """
 
@@ -68,7 +67,7 @@ class End(NamedTuple):
     text: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """Give both for ``json.dumps``."""
+        """Return the value for ``json.dumps``."""
         return {"kind": self.kind, "text": plain(self.text)}
 
 
@@ -76,10 +75,10 @@ OUTERMOST = End("outermost")
 
 
 class KernelStack(NamedTuple):
-    """What a thread is doing in the kernel.
+    """The kernel stack of a thread.
 
-    :ivar frames: its calls there, the innermost first; none: it was in user mode.
-    :ivar end: why there are no more.
+    :ivar frames: its calls in the kernel, the innermost first; empty: it was in user mode.
+    :ivar end: why the trace ends.
     """
 
     frames: tuple[Frame, ...]
@@ -88,12 +87,12 @@ class KernelStack(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadTrace:
-    """A thread.
+    """The trace of a thread.
 
     :ivar comm: its name, raw.
     :ivar cpu: the CPU that it was running on.
-    :ivar crashed: it is the one that the kernel crashed in.
-    :ivar kernel: None: nobody asked for it.
+    :ivar crashed: the kernel crashed in it.
+    :ivar kernel: its kernel stack; None: not requested.
     """
 
     tid: int
@@ -106,7 +105,7 @@ class ThreadTrace:
 
     @property
     def complete(self) -> bool:
-        """Whether all calls are there."""
+        """Whether the trace reaches the outermost call."""
         return self.end.kind == "outermost" and (self.kernel is None or self.kernel.end.kind == "outermost")
 
     def to_json(self) -> dict[str, object]:
@@ -125,8 +124,8 @@ class ThreadTrace:
 
 
 def grouped(threads: Iterable[ThreadTrace]) -> list[tuple[ThreadTrace, ...]]:
-    """Threads with the same stack together, in the order of their first ones. One that was running or crashed stands
-    alone: it is what people look for."""
+    """Group threads with the same stack, in the order of their first ones. A running or crashed thread stays alone: it
+    is what people look for."""
     groups: dict[object, list[ThreadTrace]] = {}
     for thread in threads:
         alone = thread.tid if thread.cpu is not None or thread.crashed else None
@@ -135,7 +134,7 @@ def grouped(threads: Iterable[ThreadTrace]) -> list[tuple[ThreadTrace, ...]]:
 
 
 def ranges(numbers: Iterable[int]) -> list[str]:
-    """``12-19``, ``25``"""
+    """Return ranges as text: ``12-19``, ``25``."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where bytes go: files past the page cache, streams, compression."""
+"""Write cores: to files past the page cache, to streams, compressed."""
 
 STDOUT = "-"
-"""What names standard output where a file is asked for."""
+"""The file name that means standard output."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compressing a core: as a row of pieces, each compressed by itself, so that several processes can do it.
+"""Compress a core in pieces, each by itself, so that several processes can do it.
 
-A file of several zstd frames, or gzip members, is a valid one, and every tool unpacks it as one.
+A file of several zstd frames or gzip members is valid, and every tool unpacks it as one.
 """
 
 import importlib
@@ -28,11 +28,11 @@ _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib.h: "add 16 to windowBits to write a s
 
 
 class CompressedSink(BaseSink):
-    """Compresses what it is given and hands it to another sink, whose block surrounds this one's as its own.
+    """Compresses a core and passes it to another sink, whose ``with`` block this one enters and leaves.
 
-    :param inner: where it goes.
+    :param inner: the sink for the compressed bytes.
     :param compression: ``zstd`` or ``gzip``.
-    :raises KgcoreError: the library for it is not there.
+    :raises KgcoreError: the library for it is not installed.
     """
 
     def __init__(self, inner: Sink, compression: Compression) -> None:
@@ -62,7 +62,7 @@ class CompressedSink(BaseSink):
             self.used = self._inner.used + self.most(self._part.pending, self._part.pending)
 
     def most(self, data: int, size: int) -> int:
-        """See :meth:`Sink.most`. What is random grows a little, and deflate's zeros become a thousandth."""
+        """See :meth:`Sink.most`. Random bytes grow a little; deflate shrinks zeros to a thousandth."""
         return data + data // 1024 + size // 512 + 4096
 
     def settle(self) -> None:
@@ -112,7 +112,7 @@ class CompressedSink(BaseSink):
 
 
 class _Compressed:
-    """A part of it. Short holes are compressed with what is around them."""
+    """A compressed part. Short holes are compressed with the data around them."""
 
     def __init__(self, encode: _Encode) -> None:
         self._encode = encode
@@ -121,7 +121,7 @@ class _Compressed:
 
     @property
     def full(self) -> bool:
-        """There is enough of it to be passed on."""
+        """Whether there is enough of it to pass on."""
         return bool(self._items) or len(self._pending) >= _FRAME
 
     @property
@@ -148,17 +148,17 @@ class _Compressed:
 
 
 def require(compression: Compression) -> None:
-    """Find out now rather than when there is a core to be written.
+    """Check that the library for a compression is installed, before any core is written.
 
-    :raises KgcoreError: the library for it is not there.
+    :raises KgcoreError: the library for it is not installed.
     """
     _encoder(compression)
 
 
 def _encoder(compression: Compression) -> _Encode:
-    """What compresses.
+    """The compressor.
 
-    :raises KgcoreError: the library for it is not there.
+    :raises KgcoreError: the library for it is not installed.
     """
     if compression == "gzip":
         return _gzip
@@ -166,7 +166,7 @@ def _encoder(compression: Compression) -> _Encode:
         zstd = importlib.import_module("zstandard")
     except ImportError as error:
         raise KgcoreError(
-            "to compress with zstd, the Python package zstandard is needed",
+            "compressing with zstd needs the Python package zstandard",
             hint="pip install 'kgcore[formats]', or --compress gzip",
         ) from error
     compress: _Encode = zstd.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress

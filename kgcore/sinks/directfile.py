@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bytes to their places in a new file, past the page cache (open(2), O_DIRECT) where the file system can.
+"""Write bytes to their places in a new file, past the page cache (open(2), O_DIRECT) if the file system supports it.
 
-A core is as large as the process was. In the page cache it would push out what is of more use there, the dump itself
-above all; a capture kernel has no room for it; and on fast disks that detour takes longer than all the rest.
+A core is as large as the process. In the page cache it would evict more useful pages, above all those of the dump; a
+capture kernel has no room for it; and on fast disks the page cache costs more time than everything else.
 """
 
 import errno
@@ -18,7 +18,7 @@ _WORTH = 1 << 18  # bytes; the disk is waited for, and with less it is the waiti
 
 
 class DirectFile:
-    """A file of which forked processes, too, may write their parts: each has a copy of the buffers.
+    """A file that forked processes may write in parts: each has a copy of the buffers.
 
     It neither truncates, nor syncs the file, nor closes the descriptor.
 
@@ -34,35 +34,35 @@ class DirectFile:
 
     @property
     def direct(self) -> bool:
-        """Whether the file system can, as far as is known."""
+        """Whether the file system supports O_DIRECT, as far as is known."""
         return self._direct >= 0
 
     def at(self, offset: int) -> "Position":
-        """Where to go on from an offset."""
+        """Return a position that starts at an offset."""
         return Position(self, offset)
 
     def close(self) -> None:
-        """What was not flushed is lost."""
+        """Free the buffers. Bytes that were not flushed are lost."""
         if self.direct:
             direct, self._direct = self._direct, -1
             os.close(direct)
 
     def take_buffer(self) -> memoryview:
-        """Bytes that begin at a page."""
+        """Return a buffer that begins at a page boundary."""
         return self._buffers.pop() if self._buffers else memoryview(mmap.mmap(-1, _BUFFER))
 
     def give_back(self, buffer: memoryview) -> None:
-        """Somebody else may use it."""
+        """Return a buffer for others to use."""
         self._buffers.append(buffer)
 
     def drop_buffers(self) -> None:
-        """Free what nobody uses now: others are writing, and this process has little more to write."""
+        """Free the unused buffers: other processes write now, and this one has little left to write."""
         self._buffers.clear()
 
     def write_at(self, offset: int, data: memoryview) -> None:
-        """Write all of it.
+        """Write all bytes at an offset.
 
-        :param data: begins in a page where the offset does.
+        :param data: has the same alignment in a page as the offset.
         :raises OSError: what pwrite(2) raises.
         """
         start = -offset % _BLOCK
@@ -74,7 +74,7 @@ class DirectFile:
         self._write_buffered(offset, data)
 
     def _write_direct(self, offset: int, data: memoryview) -> int:
-        """Write as much of it as can be; how much that was."""
+        """Write as much as O_DIRECT takes; return how much that was."""
         try:
             return os.pwrite(self._direct, data, offset)
         except OSError as error:
@@ -91,7 +91,7 @@ class DirectFile:
 
 
 class Position:
-    """Goes forward from an offset. Errors may come with a later call, at last with :meth:`flush`.
+    """Writes forward from an offset. Errors may appear in a later call, at the latest in :meth:`flush`.
 
     :ivar offset: of the next byte.
     """
@@ -104,7 +104,7 @@ class Position:
         self._end = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take bytes.
+        """Write bytes.
 
         :raises OSError: what pwrite(2) raises.
         """
@@ -130,7 +130,7 @@ class Position:
         self.offset += length
 
     def flush(self) -> None:
-        """Have all in the file that was taken.
+        """Write all buffered bytes to the file.
 
         :raises OSError: what pwrite(2) raises.
         """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a core goes: a file, a stream, memory. (Compressed: :mod:`kgcore.sinks.compressed`.)
+"""Write a core to a file, a stream, or memory. (Compressed: :mod:`kgcore.sinks.compressed`.)
 
-All are written strictly forward; but parts of a file other processes may write where they belong.
+All sinks are written strictly forward, except that other processes may write parts of a file in their places.
 
 ::
 
@@ -9,7 +9,7 @@ All are written strictly forward; but parts of a file other processes may write 
         report = write_core(plan, memory, sink)
         sink.commit()
 
-Leaving the block without :meth:`Sink.commit` gives up what was written.
+Leaving the block without :meth:`Sink.commit` discards the output.
 """
 
 import errno
@@ -41,61 +41,61 @@ Item = bytes | int
 
 
 class PartOutput(Protocol):
-    """Takes a part of a core in another process than the sink's."""
+    """Takes a part of a core in a different process than the sink's."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take bytes, all of them."""
+        """Write all of these bytes."""
 
     def skip(self, length: int) -> None:
-        """Take zeros."""
+        """Write zeros."""
 
     def items(self) -> list[Item]:
-        """Give what :meth:`Sink.take` is to be given."""
+        """Return the items for :meth:`Sink.take`."""
 
 
 class Sink(Protocol):
     """Takes a core. Methods other than ``abort`` raise OutputError.
 
-    :ivar path: the file that will hold the core; None if it is no file.
-    :ivar used: bytes of output so far that take space: holes do not.
+    :ivar path: the file that will hold the core; None if it is not a file.
+    :ivar used: bytes of output so far that take space, so without holes.
     """
 
     path: str | None
     used: int
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take bytes, all of them."""
+        """Write all of these bytes."""
 
     def skip(self, length: int) -> None:
-        """Take ``length`` zeros, as a hole if possible."""
+        """Write ``length`` zeros, as a hole if possible."""
 
     def part(self, offset: int) -> PartOutput:
-        """Give an output for a part that another process makes.
+        """Return an output for a part that another process makes.
 
         :param offset: of its first byte in the core.
         """
 
     def take(self, items: list[Item], size: int, stored: int) -> None:
-        """Take what that made. The parts are taken in their order.
+        """Take the items of a part. Parts must come in order.
 
         :param size: bytes of the part.
-        :param stored: those of them that are no holes.
+        :param stored: those of them that are not holes.
         """
 
     def most(self, data: int, size: int) -> int:
-        """Say how many bytes of output so many bytes take at most, if no more than ``data`` of them are no holes."""
+        """Return how many bytes of output a part takes at most, if ``data`` of its bytes are not holes."""
 
     def settle(self) -> None:
-        """Have :attr:`used` say exactly what it says of late, if that was a guess, which is never too low."""
+        """Make :attr:`used` exact; before, it may be an estimate, which is never too low."""
 
     def restart(self) -> bool:
-        """Forget what was written, if that can be: another core, or the same with fewer bytes, comes instead."""
+        """Discard the output so that another core can be written instead; say whether that is possible."""
 
     def commit(self) -> None:
-        """Make it last: all is written."""
+        """Finish the output and make it durable."""
 
     def abort(self) -> None:
-        """Leave nothing behind that could be taken for a core. Harmless after ``commit``."""
+        """Remove the output, so that nobody takes it for a core. Harmless after ``commit``."""
 
     def __enter__(self) -> Self: ...
 
@@ -121,7 +121,7 @@ class _Items:
 
 
 class BaseSink:
-    """What all sinks have in common; those that have no positions are given the parts as items."""
+    """The base class of sinks. Those without positions get parts as items."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -154,11 +154,11 @@ class BaseSink:
         """See :meth:`Sink.settle`."""
 
     def restart(self) -> bool:
-        """See :meth:`Sink.restart`. Here it cannot be."""
+        """See :meth:`Sink.restart`. This sink cannot restart."""
         return False
 
     def abort(self) -> None:
-        """See :meth:`Sink.abort`. Here there is nothing to clean up."""
+        """See :meth:`Sink.abort`. This sink has nothing to clean up."""
 
     def __enter__(self) -> Self:
         return self
@@ -170,19 +170,19 @@ class BaseSink:
 
 
 class FileSink(BaseSink):
-    """A private (0600), sparse file that has its name only when it is complete.
+    """A private (0600), sparse file that gets its name only when it is complete.
 
-    Until then it is called ``.core.1234.89abcdef.tmp``, in the same directory. It is never written through a symbolic
-    link, and replaces nothing but a regular file, that only with ``force``. It is on the disk before it gets its name
-    (fsync): where blocks are allocated late, as on NFS or with quotas, no earlier call tells that the disk is full,
-    and a machine in trouble enough to be dumped may well be rebooted next.
+    Until then its name is ``.core.1234.89abcdef.tmp``, in the same directory. It is never written through a symbolic
+    link, and replaces only a regular file, and only with ``force``. It is synced to disk before it gets its name: with
+    delayed allocation (NFS, quotas) no earlier call reports a full disk, and a machine that was just dumped may reboot
+    any time.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, force: bool = False, directory: int | None = None) -> None:
         """
         :param force: replace a file.
-        :param directory: descriptor of the directory that it lies in; all but the last part of ``path`` is then for
-            messages. None: find it by its name.
+        :param directory: descriptor of its directory; then only the last part of ``path`` is used, and the rest is for
+            messages. None: use the path.
         """
         super().__init__()
         self.path: str | None = os.fspath(path)
@@ -245,7 +245,7 @@ class FileSink(BaseSink):
         return data + data // _PER_INDEX + _BLOCK
 
     def _charge(self, size: int) -> None:
-        """A file with many holes also has blocks that say where its data are, which count as its own."""
+        """Count the output. A file with many holes also needs blocks for its extents, which count too."""
         self._stored += size
         self.used = self._stored + self._stored // _PER_INDEX + _BLOCK
 
@@ -295,20 +295,20 @@ class FileSink(BaseSink):
                 raise
 
     def _check_target(self) -> None:
-        """Say early what :meth:`commit` would refuse."""
+        """Refuse early what :meth:`commit` would refuse."""
         try:
             mode = os.stat(self._name, dir_fd=self._dirfd, follow_symlinks=False).st_mode
         except FileNotFoundError:
             return
         if not stat.S_ISREG(mode):
             raise OutputError(
-                f"{self._path} exists and is not a regular file", hint="choose another name, or - for standard output"
+                f"{self._path} exists and is not a regular file", hint="use another name, or - for standard output"
             )
         if not self._force:
             raise OutputError(f"{self._path} exists", hint="--force replaces it")
 
     def _link(self) -> None:
-        """Give the file its name unless there is a file of that name: link() fails then, rename() would not."""
+        """Give the file its name unless that exists: link() fails then, rename() would not."""
         try:
             os.link(self._temporary, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd, follow_symlinks=False)
         except FileExistsError:
@@ -349,13 +349,13 @@ class FileSink(BaseSink):
 
 
 def failure(what: str, path: str, error: OSError) -> OutputError:
-    """What the system said, and what to try."""
+    """Return an error with the system's message and a hint."""
     hints = {
-        errno.ENOSPC: "free some space, or choose another directory with -D",
-        errno.EDQUOT: "the quota is used up; choose another directory with -D",
-        errno.EFBIG: "the file system or ulimit -f does not allow a file as large; --share-zeros makes one shorter",
-        errno.EACCES: "choose another directory with -D",
-        errno.EROFS: "choose another directory with -D",
+        errno.ENOSPC: "free some space, or use another directory (-D)",
+        errno.EDQUOT: "the quota is exhausted; use another directory (-D)",
+        errno.EFBIG: "the file exceeds the limit of the file system or ulimit -f; --share-zeros makes it shorter",
+        errno.EACCES: "use another directory (-D)",
+        errno.EROFS: "use another directory (-D)",
         errno.ENOENT: "the directory does not exist",
     }
     reason = error.strerror or str(error)
@@ -384,10 +384,9 @@ class _Placed:
 
 
 class StreamSink(BaseSink):
-    """Any writable binary file object; it stays open, and what was written before stays there.
+    """A writable binary file object. It stays open, and earlier output stays in it.
 
-    Holes are written as zeros even where the object could seek: what it holds already, and whether it appends, is not
-    known.
+    Holes are written as zeros even if the object can seek: it may hold other data there, or append.
     """
 
     path: str | None = None
@@ -429,7 +428,7 @@ class StreamSink(BaseSink):
 
 def _stream_failure(error: OSError | ValueError) -> OutputError:
     if isinstance(error, BrokenPipeError):
-        return OutputError("cannot write the core: the reader closed the pipe before the end")
+        return OutputError("cannot write the core: the reader closed the pipe early")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(f"cannot write the core: {reason}")
 
@@ -437,7 +436,7 @@ def _stream_failure(error: OSError | ValueError) -> OutputError:
 class MemorySink(BaseSink):
     """Holds the core in memory, for tests and small processes.
 
-    :ivar data: what was written so far.
+    :ivar data: the bytes written so far.
     """
 
     path: str | None = None
@@ -455,4 +454,4 @@ class MemorySink(BaseSink):
         self.used += length
 
     def commit(self) -> None:
-        """It is as lasting as it gets."""
+        """See :meth:`Sink.commit`. Memory has nothing to make durable."""

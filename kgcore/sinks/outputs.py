@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a user says that something goes: a file of its own, standard output, or a pipe that is there already.
+"""Open the output that a user names: a new file, standard output, or an existing pipe.
 
-Only a name that was typed is looked at like this: what kgcore names itself (``core.1234``, files beneath a sysroot) is
-a new regular file, or nothing.
+This is only for names that the user typed: names of kgcore's own (``core.1234``, files in a sysroot) are always new
+regular files.
 """
 
 import io
@@ -24,19 +24,19 @@ _DEVICES = {os.makedev(1, 3), os.makedev(1, 5), os.makedev(1, 7)}  # null, zero,
 
 
 def output(path: str, *, force: bool = False) -> Sink:
-    """What takes what is written to ``path``, ``-`` being standard output."""
+    """Return a sink for ``path``; ``-`` is standard output."""
     return StreamSink(sys.stdout.buffer) if path == STDOUT else named(path, force=force)
 
 
 def named(path: str, *, force: bool = False) -> Sink:
-    """The same, where ``-`` is a name like any other."""
+    """Return a sink for ``path``, where ``-`` has no special meaning."""
     return _OpenedSink(path) if _takes_a_stream(path) else FileSink(path, force=force)
 
 
 def standard(path: str) -> str:
-    """``-`` for the other names of standard output.
+    """Return ``-`` for any name of standard output, else the name itself.
 
-    :raises OSError: it names a descriptor that is not open. (Later it might be one of our own.)
+    :raises OSError: it names a descriptor that is not open. (Later it could be one of kgcore's own.)
     """
     number = _descriptor(path)
     if number is not None:
@@ -45,7 +45,7 @@ def standard(path: str) -> str:
 
 
 def occupied(path: str) -> bool:
-    """Whether there is something that only ``--force`` may replace."""
+    """Say whether a file exists that only ``--force`` may replace."""
     return path != STDOUT and os.path.lexists(path) and not _takes_a_stream(path)
 
 
@@ -68,7 +68,7 @@ def _suits(status: os.stat_result) -> bool:
 
 
 class _OpenedSink(StreamSink):
-    """A pipe by its name, or a descriptor that we have inherited. Opening a pipe waits for its reader."""
+    """A named pipe, or an inherited descriptor. Opening a pipe waits for its reader."""
 
     def __init__(self, path: str) -> None:
         super().__init__(None)
@@ -92,7 +92,7 @@ class _OpenedSink(StreamSink):
         descriptor = os.open(self._name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
         if not _suits(os.fstat(descriptor)):
             os.close(descriptor)
-            raise OutputError(f"{self._name} is no pipe any more")
+            raise OutputError(f"{self._name} is no longer a pipe")
         return descriptor
 
     def abort(self) -> None:
@@ -101,10 +101,8 @@ class _OpenedSink(StreamSink):
 
 
 def _refuse_planted(path: str) -> None:
-    """The rule of fs.protected_fifos, which holds only for who would also create the file."""
+    """Apply the rule of fs.protected_fifos, which the kernel applies only with O_CREAT."""
     pipe, directory = os.lstat(path), os.stat(os.path.dirname(path) or os.curdir)
     shared = directory.st_mode & stat.S_ISVTX and directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if stat.S_ISFIFO(pipe.st_mode) and shared and pipe.st_uid not in (os.geteuid(), directory.st_uid):
-        raise OutputError(
-            f"{path} is another user's pipe, in a directory that all may write to", hint="choose another name"
-        )
+        raise OutputError(f"{path} is a pipe of another user in a world-writable directory", hint="use another name")

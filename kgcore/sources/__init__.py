@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where processes come from."""
+"""Read processes from dumps and other sources."""

@@ -35,7 +35,7 @@ __all__ = (
 
 @dataclass(frozen=True, slots=True)
 class UserFiles:
-    """What the user has besides the dump.
+    """Files of the user that complete the dump.
 
     :ivar swap: path of a swap device or file, as /proc/swaps has it, to path of its image.
     :ivar root: directory with the files of the crashed machine.
@@ -74,7 +74,7 @@ class TaskRef:
     :ivar pid: id of any of its threads in the initial pid namespace; tried first.
     :ivar address: address of a ``struct task_struct``; tried when there is no such pid.
     :ivar is_current: the task on the CPU that crashed; there is no pid or address then.
-    :raises TypeError, ValueError: it names no process. What names none never means the current one.
+    :raises TypeError, ValueError: it does not name a process. Nothing else than ``is_current`` means the current one.
     """
 
     text: str
@@ -85,21 +85,21 @@ class TaskRef:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise TypeError(f"text is {self.text!r}: it takes a string")
+            raise TypeError(f"text is {self.text!r}: expected a string")
         members: tuple[tuple[str, object], ...] = ("pid", self.pid), ("address", self.address)
         for name, number in members:
             if number is None:
                 continue
             if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"{name} is {number!r}: it takes an integer")
+                raise TypeError(f"{name} is {number!r}: expected an integer")
             if not 0 <= number < _NUMBERS:
-                raise ValueError(f"{name} is {number}: it takes a number from 0 to 2**64 - 1")
+                raise ValueError(f"{name} is {number}: expected 0 to 2**64 - 1")
         named = self.pid is not None or self.address is not None
         if named and self.is_current:
-            raise ValueError("the current task has no pid and no address of its own here: TaskRef.current()")
+            raise ValueError("a TaskRef of the current task takes no pid and no address: use TaskRef.current()")
         if not named and not self.is_current:
             raise ValueError(
-                f"TaskRef({self.text!r}) names no process: give a pid or an address, or use TaskRef.of(), "
+                f"TaskRef({self.text!r}) names no process: set pid or address, or use TaskRef.of(), "
                 "or TaskRef.current() for the task that was on the CPU that crashed"
             )
 
@@ -110,11 +110,11 @@ class TaskRef:
 
     @classmethod
     def of(cls, task: "TaskRef | int | str") -> "TaskRef":
-        """Understand a PID or the address of a task.
+        """Convert a PID or the address of a task.
 
-        :param task: id of any thread of the process in the initial pid namespace or, if there is no such thread,
-            address of a ``struct task_struct``; as a number, or as text that :meth:`parse` understands.
-        :raises TypeError, ValueError: it is none of these.
+        :param task: id of any thread of the process in the initial pid namespace or, if no thread has that id, address
+            of a ``struct task_struct``; as a number, or as text for :meth:`parse`.
+        :raises TypeError, ValueError: it is not a number, a text or a TaskRef, or out of range.
         :raises KgcoreError: it is text that is neither.
         """
         if isinstance(task, TaskRef):
@@ -126,17 +126,17 @@ class TaskRef:
         except TypeError:
             number = None
         if number is None or isinstance(task, bool):
-            raise TypeError(f"a PID or the address of a task_struct is wanted, not {type(task).__name__}")
+            raise TypeError(f"expected a PID or the address of a task_struct, not {type(task).__name__}")
         if not 0 <= number < _NUMBERS:
             raise ValueError(f"{number} is neither a PID nor the address of a task_struct")
         return cls(str(number), pid=number, address=number)
 
     @classmethod
     def parse(cls, text: str) -> "TaskRef":
-        """Understand an operand of the command line.
+        """Parse an operand of the command line.
 
-        A decimal number is a pid or, if there is no such pid, an address; with ``0x`` or hexadecimal letters it is
-        an address.
+        A decimal number is a pid or, if no thread has it, an address; with ``0x`` or hexadecimal letters it is an
+        address.
 
         :raises KgcoreError: it is neither.
         """
@@ -146,21 +146,21 @@ class TaskRef:
             return cls(text, address=int(text, 16))
         raise KgcoreError(
             f"{text!r} is neither a PID nor the address of a task_struct",
-            hint="give a decimal thread id such as 12345, or a hexadecimal address such as ffff880136d72040",
+            hint="expected a decimal thread id (12345) or a hexadecimal address (ffff880136d72040)",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileContents:
-    """A program or library that a process has mapped, as far as it is to be had.
+    """A program or library that a process has mapped, as far as the dump holds it.
 
     :ivar path: its name, relative to the process's root; raw, and without the kernel's `` (deleted)``.
     :ivar size: bytes.
     :ivar mode: ``i_mode``.
-    :ivar deleted: it has that name no longer.
-    :ivar key: the same for the same file, however often it is asked for.
-    :ivar read: all of it, ascending and without gaps, in whole pages: the addresses of the pieces are offsets in the
-        file. What is missing says so, as in :meth:`kgcore.model.memory.Memory.read`.
+    :ivar deleted: its name was deleted.
+    :ivar key: the same for the same file.
+    :ivar read: yields all of it, ascending and without gaps, in whole pages: the addresses of the pieces are offsets in
+        the file. Missing pieces say so, as in :meth:`kgcore.model.memory.Memory.read`.
     """
 
     path: bytes
@@ -172,20 +172,19 @@ class FileContents:
 
 
 class Contents(Protocol):
-    """What is in an open file. Both methods cover all of it, ascending and without gaps, in whole pages: the addresses
+    """The content of an open file. Both methods cover all of it, ascending and without gaps, in whole pages: addresses
     are offsets in the file."""
 
     size: int
 
     def runs(self) -> Iterator[Run]:
-        """Say where its bytes are, or why they are not to be had."""
+        """Yield where its bytes are, or why they are missing."""
 
     def read(self) -> Iterator[Piece]:
-        """Give its bytes, as :meth:`kgcore.model.memory.Memory.read` has them."""
+        """Yield its bytes, as :meth:`kgcore.model.memory.Memory.read` does."""
 
     def unwritten(self) -> int | None:
-        """Count the bytes that were changed in memory and are not on the disk yet; None: it lives in memory alone, or
-        that is not known."""
+        """Count the bytes that are newer in memory than on disk; None: it is only in memory, or unknown."""
         return None
 
 
@@ -195,7 +194,7 @@ class OpenFiles:
 
     :ivar tgid: of the process.
     :ivar files: by descriptor, ascending.
-    :ivar lost: what could not be found out, as sentences.
+    :ivar lost: what could not be determined, as sentences.
     """
 
     tgid: int
@@ -246,7 +245,7 @@ class Process(Protocol):
 
 
 class Source(Protocol):
-    """Where processes come from."""
+    """The interface of a source of processes."""
 
     def processes(self) -> Iterator[ProcessSummary]:
         """List every process (thread group), ordered by pid; needs no user memory."""
@@ -254,12 +253,12 @@ class Source(Protocol):
     def process(self, ref: TaskRef | int | str) -> Process:
         """Find the process that a thread belongs to. Use it in a ``with`` block, which lets it go at the end.
 
-        :param ref: as :meth:`TaskRef.of` understands it.
+        :param ref: as for :meth:`TaskRef.of`.
         :raises NoSuchTask, BadTask, KernelThread, NoUserMemory, NoCurrentTask: see their docstrings.
         """
 
     def describe(self) -> dict[str, str]:
-        """Say where this comes from, for the report and the vendor note: dump file, format, kernel release ..."""
+        """Describe the source for the report and the vendor note: dump file, format, kernel release ..."""
 
 
 # What some have besides. Who needs it asks with isinstance(), and says what is lacking
@@ -304,5 +303,5 @@ class KnowsCrash(Protocol):
     """A source that knows in which thread the kernel crashed."""
 
     def crashed(self) -> int | None:
-        """Give the id of the thread that the kernel crashed in, in the initial pid namespace; None if it did not crash,
-        or that is not known."""
+        """Return the id of the thread that the kernel crashed in, in the initial pid namespace; None: no crash, or
+        unknown."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which drgn does. Nothing here needs one.
+"""Check that drgn is installed and recent enough. This module works without drgn.
 
-All releases from :data:`OLDEST` on give the same cores (``./dev oldest``). What else came later:
+All releases from :data:`OLDEST` on give the same cores (``./dev oldest``). Later releases add:
 
 =======  =============================================================================
 0.1.0    the symbol table of Linux 7.0 and later without a vmlinux, ``%gcore``, crash mode
@@ -21,9 +21,9 @@ OLDEST = "0.0.31"
 
 
 def ensure() -> None:
-    """See to it that drgn can be imported, and is recent enough.
+    """Check that drgn can be imported and is recent enough.
 
-    :raises KgcoreError: it is not there, or not of use.
+    :raises KgcoreError: it cannot, or it is not.
     """
     here = f"{sys.executable} -m pip install"
     try:
@@ -32,13 +32,13 @@ def ensure() -> None:
         if error.name not in ("drgn", "_drgn"):
             raise
         raise KgcoreError(
-            "drgn, which opens dumps, is not installed for this Python",
+            "drgn is not installed for this Python",
             hint=f"{here} drgn, or your distribution's package (kgcore.pyz cannot contain it)",
         ) from error
     except ImportError as error:  # a library that it is linked with, or another Python's
         if is_for_memory(error):
             raise no_memory() from error
-        raise KgcoreError(f"drgn, which opens dumps, cannot be loaded: {error}", hint=f"{here} drgn") from error
+        raise KgcoreError(f"cannot load drgn: {error}", hint=f"{here} drgn") from error
     if not hasattr(drgn.Program, "debug_info_options"):
         raise KgcoreError(
             f"drgn {version()} is too old: kgcore needs drgn {OLDEST} or later",
@@ -47,13 +47,13 @@ def ensure() -> None:
 
 
 def version() -> str:
-    """Of the drgn that is loaded."""
+    """Return the version of the loaded drgn."""
     import drgn
 
     return str(getattr(drgn, "__version__", "of unknown version"))
 
 
 def older_than(*wanted: int) -> bool:
-    """Whether the drgn that is loaded says that it is older. For hints; what it can do is asked of it directly."""
+    """Say whether the loaded drgn says that it is older. For hints only; kgcore probes features directly."""
     numbers = re.match(r"[0-9]+(?:\.[0-9]+)*", version())
     return numbers is not None and tuple(map(int, numbers[0].split("."))) < wanted

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opens files beneath a directory by names that a dump gave."""
+"""Open files in a directory by names from a dump."""
 
 import os
 import stat
@@ -13,12 +13,12 @@ _MAX_STEPS = 4096
 
 
 def open_in_root(root: int, path: bytes) -> int:
-    """Open a regular file beneath a directory, as a process would whose root directory that is: symbolic links lead
-    nowhere else, and nothing but a regular file is touched (RESOLVE_IN_ROOT, openat2(2)).
+    """Open a regular file as if a directory were the root directory (RESOLVE_IN_ROOT, openat2(2)): symbolic links
+    cannot leave it.
 
     :param root: descriptor of the directory.
     :param path: absolute; without "." and "..", which the kernel never shows.
-    :raises OSError: there is none, or it is none.
+    :raises OSError: it does not exist, or is not a regular file.
     """
     ahead = [part for part in path.split(b"/") if part]
     if not ahead or b"\0" in path or b"." in ahead or b".." in ahead:
@@ -55,4 +55,4 @@ def open_in_root(root: int, path: bytes) -> int:
     finally:
         for descriptor in opened:
             os.close(descriptor)
-    raise OSError(22, "it is no regular file")
+    raise OSError(22, "not a regular file")

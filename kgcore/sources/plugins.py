@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's plugins, which have nothing to do with the Programs that kgcore makes for itself."""
+"""Keep drgn's plugins away from the Programs that kgcore makes for itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ _HOOK = "drgn_prog_set"
 
 @contextmanager
 def without_plugins() -> Iterator[None]:
-    """Open dumps in the block: no plugin is loaded, and none is told of the Program.
+    """Open dumps in the block without loading or calling any plugin.
 
-    A plugin may do anything: print, take seconds, register finders; and drgn discards what a signal handler raises
-    there. Programs that are opened outside of the block have their plugins as ever.
+    A plugin may print, take seconds, or register finders; and drgn discards what a signal handler raises there.
+    Programs opened outside of the block keep their plugins.
 
-    drgn has a variable of the environment for this (DRGN_DISABLE_PLUGINS), but remembers for all later Programs what it
-    had been told by it. A drgn that keeps its list of hooks elsewhere calls them.
+    drgn has an environment variable for this (DRGN_DISABLE_PLUGINS), but remembers its value for all later Programs. A
+    drgn that keeps its list of hooks elsewhere calls them.
     """
     try:
         hooks = import_module("_drgn_util.plugins")._hooks

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the operating system gives a program: signals, standard streams, private directories, regular files."""
+"""Use the operating system: signals, standard streams, private directories, regular files."""

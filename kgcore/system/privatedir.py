@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A directory for files that are needed for a while."""
+"""Make a private directory for temporary files."""
 
 import os
 import shutil
@@ -16,9 +16,9 @@ __all__ = ("PrivateDirectory",)
 class PrivateDirectory:
     """A new directory that nobody else can look into (mkdtemp() makes it with mode 0700).
 
-    It is gone after the block, or when a signal ends the command, unless :attr:`kept` is set.
+    The end of the block, or a signal that ends the command, removes it unless :attr:`kept` is set.
 
-    :param parent: where to make it; None: where temporary files go.
+    :param parent: where to make it; None: in the directory for temporary files.
     :raises OutputError: it cannot be made.
     :ivar path: absolute.
     """
@@ -31,7 +31,7 @@ class PrivateDirectory:
                 self._forget = stopping.clean_up(self._remove)
         except OSError as error:
             where = parent or tempfile.gettempdir()
-            raise OutputError(f"no directory can be made in {where}: {error.strerror}") from error
+            raise OutputError(f"cannot make a directory in {where}: {error.strerror}") from error
 
     def _remove(self) -> None:
         if not self.kept:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Standard input, output and error of the command ``kgcore``, which may be closed, full, or have lost their reader."""
+"""Set up standard input, output and error, which may be closed, full, or without a reader."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ __all__ = ("finish", "take")
 
 
 def take() -> None:
-    """Make all three be there.
+    """Replace closed standard streams.
 
-    Where one is closed, the next file that is opened would be it, and Python prints what is for standard error on
-    standard output. In its place there is now the end of a pipe that gives nothing, and to which nobody can write.
+    Otherwise the next opened file would take the place of a closed one, and Python would print errors into it. The
+    replacement is the end of a pipe that yields nothing and cannot be written.
     """
     while True:
         reader, writer = os.pipe()
@@ -31,7 +31,7 @@ def take() -> None:
 
 
 def finish() -> None:
-    """Let nothing be left in the streams that Python would fail to write as its last act."""
+    """Flush the streams, so that Python does not fail to do so at its exit."""
     for stream in (sys.stdout, sys.stderr):
         _flush(stream)
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What SIGINT, SIGTERM and SIGHUP do to the command ``kgcore``: they end it, and nothing half-done stays behind.
+"""Handle SIGINT, SIGTERM and SIGHUP: they end the command, and it cleans up first.
 
-No exception is raised for a signal: Python runs a handler wherever it happens to be, and what it raises in a finalizer,
-or in a function that drgn calls, is swallowed. Instead,
+A signal raises no exception: Python runs a handler anywhere, and swallows what it raises in a finalizer or in a
+function that drgn calls. Instead,
 
-- as long as there is nothing to clean up, the signals have their default action. The kernel ends the process, whatever
-  it is waiting for;
-- from the first thing on that would have to be cleaned up (:func:`clean_up`), a handler does that, there and then, and
-  the process dies of the same signal, so that shells and service managers see what it died of. A second SIGINT or
-  SIGTERM does not wait for Python, which may be waiting for a disk or a server that is gone: it has its default action.
+- while there is nothing to clean up, the signals have their default action: the kernel ends the process at once;
+- after the first :func:`clean_up`, a handler cleans up and the process then dies of the same signal, so that shells and
+  service managers see the cause. A second SIGINT or SIGTERM has its default action, so it also ends a Python that waits
+  for a disk or server.
 
-In a process that :func:`heed` was not called in (a library's user, drgn), signals are the business of others, and all
-this does nothing.
+Without a call of :func:`heed` (in a program that uses the library, in drgn) all of this does nothing.
 """
 
 import os
@@ -33,8 +31,8 @@ Undo = Callable[[], object]
 
 class _State:
     """
-    :ivar process: that heeds signals; 0: none. A forked one has handlers of its own.
-    :ivar ending: the signals that end it: not those that it was started to ignore (nohup).
+    :ivar process: the process that handles signals; 0: none. A forked process has its own handlers.
+    :ivar ending: the signals that end it, without those that it inherited as ignored (nohup).
     """
 
     process = 0
@@ -52,7 +50,7 @@ _state = _State()
 
 
 def heed() -> None:
-    """Have these signals end this process; to be called once, by the command, before anything else."""
+    """Let these signals end this process. The command calls this once, before anything else."""
     _state.process = os.getpid()
     _state.ending = tuple(number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN)
     for number in _state.ending:
@@ -60,15 +58,18 @@ def heed() -> None:
 
 
 def clean_up(undo: Undo) -> Callable[[], None]:
-    """Have something done if a signal ends the process, the last thing first.
+    """Register a cleanup for the case that a signal ends the process. The last registered runs first.
 
-    :returns: is to be called when that is no longer needed.
+    :returns: a function that removes the cleanup.
     """
     return _remember(_state.undo, undo)
 
 
 def last_words(say: Undo) -> Callable[[], None]:
-    """Have something said if a signal ends the process, when all is cleaned up: whoever reads it may be slow."""
+    """Register a message for the case that a signal ends the process.
+
+    It runs after all cleanups, as its reader may be slow.
+    """
     return _remember(_state.words, say)
 
 
@@ -85,7 +86,7 @@ def _remember(where: dict[int, Undo], what: Undo) -> Callable[[], None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let no signal come between the steps of the block, which is short and waits for nobody."""
+    """Block signals during the block, which must be short."""
     if os.getpid() != _state.process:
         yield
         return
@@ -101,9 +102,9 @@ def held() -> Iterator[None]:
 
 @contextmanager
 def left_to_others(number: signal.Signals) -> Iterator[None]:
-    """Let a signal do nothing meanwhile, which is meant for a process that was started by this one.
+    """Do nothing on a signal during the block: it is for a child process.
 
-    It is not ignored, which that process would inherit.
+    The signal is not ignored, since the child would inherit that.
     """
     if os.getpid() != _state.process:
         previous = signal.signal(number, lambda number, frame: None)
@@ -126,7 +127,7 @@ def left_to_others(number: signal.Signals) -> Iterator[None]:
 
 
 def _arm() -> None:
-    """There is no way back: a signal between Python's notice of it and the default action would be lost."""
+    """Install the handlers. They stay: going back to the default action could lose a signal."""
     if _state.armed or os.getpid() != _state.process or threading.current_thread() is not threading.main_thread():
         return
     for number in _state.ending:
@@ -137,7 +138,7 @@ def _arm() -> None:
 
 
 def _only_once(number: int) -> None:
-    """Set SA_RESETHAND, which Python has no word for: what comes after the first signal has its default action."""
+    """Set SA_RESETHAND, which Python does not offer: a second signal has its default action."""
     if os.uname().machine not in ("x86_64", "aarch64"):  # where struct sigaction is known to look like this
         return
     import ctypes
@@ -168,7 +169,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _end(number: int) -> None:
-    """Clean up, and die of a signal."""
+    """Clean up and die of a signal."""
     for other in _state.ending:  # a terminal that is closed sends SIGHUP twice
         signal.signal(other, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -179,7 +180,7 @@ def _end(number: int) -> None:
     _do(_state.words)
     name = signal.Signals(number).name
     with suppress(OSError):
-        os.write(2, f"kgcore: stopped by {name}; no half-written core was left behind\n".encode())
+        os.write(2, f"kgcore: stopped by {name}; removed the incomplete core\n".encode())
     signal.raise_signal(number)
     os._exit(_SHELLS_COUNT_FROM + number)  # if somebody has blocked it
 

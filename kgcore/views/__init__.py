@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is looked at without a core: maps, backtraces, open files, debugger sessions."""
+"""Show processes without writing a core: maps, backtraces, open files, debugger sessions."""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A process's address space at a glance: a row for each mapping, with what a core would hold of it.
+"""Show the address space of a process: a row for each mapping, with what a core would hold of it.
 
-The numbers are the report's. What is more: names as in /proc/PID/maps, whose stacks lie where, and the ranges of memory
-in their order, for pictures. As JSON it is documented in docs/map.md and described by
-map.schema.json in kgcore/schemas.
+The numbers are those of the report. A map adds names as in /proc/PID/maps, the threads' stacks, and the ranges of
+memory for pictures. docs/map.md and map.schema.json in kgcore/schemas describe its JSON.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ _STACKS = 3  # named of one mapping
 
 
 class Kind(Enum):
-    """What became of memory, as coarsely as a picture can show it. The values are the keys of an account."""
+    """The kinds of memory that a picture shows. The values are the keys of an account."""
 
     PRESENT = "present"
     RECOVERED = "recovered"
@@ -47,21 +46,21 @@ class Kind(Enum):
 
 
 class StackPointer(NamedTuple):
-    """Where the stack of a thread ends."""
+    """The stack pointer of a thread."""
 
     tid: int
     sp: int
 
 
 class Area(NamedTuple):
-    """A mapping.
+    """A mapping of the address space.
 
-    :ivar vma: what a core would hold of it.
+    :ivar vma: its account: what a core would hold of it.
     :ivar name: as in /proc/PID/maps: its file, ``[heap]``, ``[stack]``, ``[vdso]`` ..., or empty: anonymous memory.
     :ivar permissions: as there, ``rw-p``.
     :ivar offset: as there, in the file.
     :ivar kept: what the filter decided: ``whole``, ``first-page`` or ``nothing``; ``vma.reason`` says why.
-    :ivar stacks: the threads whose stack pointers lie in it.
+    :ivar stacks: the threads whose stack pointers are in it.
     """
 
     vma: VmaAccount
@@ -76,7 +75,7 @@ class Area(NamedTuple):
         return self.vma.end - self.vma.start
 
     def title(self) -> str:
-        """What it is, for people: printable."""
+        """Return its name for people, printable."""
         name = printable(self.name)
         if not self.stacks:
             return name or "anon"
@@ -99,9 +98,9 @@ class Area(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class AddressMap:
     """
-    :ivar report: the account of a core that nobody has written.
+    :ivar report: the report of the core that would be written.
     :ivar areas: the mappings, in the image's order.
-    :ivar source: where the process comes from (:meth:`kgcore.sources.base.Source.describe`).
+    :ivar source: the source of the process (:meth:`kgcore.sources.base.Source.describe`).
     :ivar filter: the settings of the filter.
     """
 
@@ -111,7 +110,7 @@ class AddressMap:
     filter: Mapping[str, int | bool | str]
 
     def to_json(self) -> dict[str, object]:
-        """For ``json.dumps``: a process of the report, with more on its mappings."""
+        """Return the value for ``json.dumps``: the process as in the report, with more on its mappings."""
         return self.report.to_json() | {
             "version": MAP_VERSION,
             "source": {key: plain(value) for key, value in self.source.items()},
@@ -120,7 +119,7 @@ class AddressMap:
         }
 
     def lines(self) -> list[str]:
-        """A summary for people, safe for a terminal."""
+        """Return a summary for people, safe for a terminal."""
         left_out: dict[str, int] = {}
         for area in self.areas:
             if area.vma.filtered:
@@ -132,7 +131,7 @@ class AddressMap:
 
 
 def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> AddressMap:
-    """The map of what was planned."""
+    """Return the map of a plan."""
     image, report = plan.image, make_report(plan)
     stacks: dict[int, list[StackPointer]] = {}
     sp = ARCHES[image.arch].sp
@@ -176,12 +175,12 @@ def _kept(vma: Vma, length: int) -> str:
 
 
 def address_range(start: int, end: int) -> str:
-    """For people."""
+    """Return an address range for people."""
     return f"{start:012x}-{end:012x}"
 
 
 def by_kind(account: Account) -> dict[Kind, int]:
-    """Bytes of each kind; one without any is not in it."""
+    """Return the bytes of each kind, without empty ones."""
     sizes = dict.fromkeys(Kind, 0)
     for provenance, size in account.parts.items():
         sizes[Kind.of(provenance)] += size
@@ -190,8 +189,7 @@ def by_kind(account: Account) -> dict[Kind, int]:
 
 
 def shares(sizes: Mapping[Kind, int], width: int) -> dict[Kind, int]:
-    """How many of ``width`` characters stand for each: in proportion, but as long as there is room one at least, so
-    that nothing is overlooked."""
+    """Return how many of ``width`` characters show each kind: in proportion, but at least one if there is room."""
     total = sum(sizes.values())
     least = 1 if len(sizes) <= width else 0
     free = width - least * len(sizes)
@@ -206,9 +204,9 @@ def shares(sizes: Mapping[Kind, int], width: int) -> dict[Kind, int]:
 
 
 def ranges(plan: CorePlan, memory: Memory, index: int, most: int) -> tuple[Run, ...]:
-    """The kept part of a mapping, range by range; nothing if that would be more than ``most``.
+    """Return the ranges of the kept part of a mapping; nothing if there are more than ``most``.
 
-    :param index: of the VMA.
+    :param index: of the mapping.
     """
     vma, planned = plan.image.vmas[index], plan.vmas[index]
     length, parts = planned.keep.length, planned.account.parts

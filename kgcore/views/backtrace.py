@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Backtraces of a process straight out of a source, without a core on the disk.
+"""Make backtraces of a process without a core on disk.
 
 ::
 
     source -> image + memory -> UnwindFilter -> CorePlan -> writer -> memory file -> drgn -> traces
 
-The core is a small one, with the stacks of the threads that are asked for and what tells which files are mapped. The
-files themselves, of which unwinding needs the tables, go to a private directory for as long as it takes.
+The core is small: the stacks of the requested threads, and what identifies mapped files. The files themselves, whose
+tables unwinding needs, go to a temporary private directory.
 """
 
 import contextlib
@@ -50,13 +50,13 @@ _MOST = 1 << 30  # bytes of the core in memory
 
 @dataclass(frozen=True, slots=True)
 class Backtrace:
-    """What the threads of a process were doing.
+    """The backtraces of a process.
 
     :ivar comm: its name, raw.
-    :ivar threads: the first is the one that was asked for, else the leader.
-    :ivar others: how many more it has that were not asked for.
-    :ivar remarks: what there is to know of the whole, as sentences.
-    :ivar dying: the signal that it was dying of, if it was.
+    :ivar threads: the requested thread first, else the leader.
+    :ivar others: how many further threads it has.
+    :ivar remarks: remarks on all of it, as sentences.
+    :ivar dying: the signal that it was dying of, if any.
     """
 
     tgid: int
@@ -68,7 +68,7 @@ class Backtrace:
 
     @property
     def complete(self) -> bool:
-        """Whether every trace leads to the outermost call."""
+        """Whether every trace reaches the outermost call."""
         return all(thread.complete for thread in self.threads)
 
     def to_json(self) -> dict[str, object]:
@@ -84,7 +84,7 @@ class Backtrace:
 
 
 def document(backtraces: Sequence[Backtrace], failures: Sequence[Mapping[str, str]], status: int) -> dict[str, object]:
-    """What ``kgcore bt --json`` prints."""
+    """Return the value that ``kgcore bt --json`` prints."""
     return {
         "version": BT_VERSION,
         "kgcore": __version__,
@@ -102,12 +102,12 @@ def backtrace(
     kernel: bool = False,
     root: str | None = None,
 ) -> Backtrace:
-    """Unwind a process.
+    """Unwind the threads of a process.
 
-    :param all_threads: all of them, not only the one that ``ref`` names.
-    :param kernel: what they were doing in the kernel, too.
+    :param all_threads: all threads, not only the one that ``ref`` names.
+    :param kernel: also kernel stacks.
     :param root: a directory with the files of the crashed machine, as in :class:`kgcore.sources.base.UserFiles`.
-    :raises KgcoreError: there is no such process, or nobody here unwinds its kind.
+    :raises KgcoreError: the process does not exist, or drgn does not unwind its architecture.
     """
     with source.process(ref) as process:
         return _backtrace(source, process, all_threads=all_threads, kernel=kernel, root=root)
@@ -117,8 +117,8 @@ def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: b
     image = process.image
     if image.arch not in ARCHES or not ARCHES[image.arch].unwound:
         raise KgcoreError(
-            f"process {image.tgid} is an {image.arch} process: drgn does not unwind these",
-            hint="kgcore debug opens it in gdb, which does",
+            f"process {image.tgid} is an {image.arch} process, which drgn cannot unwind",
+            hint="kgcore debug opens it in gdb, which can",
             pid=image.tgid,
         )
     stacks = process if kernel and isinstance(process, HasKernelStacks) else None
@@ -154,9 +154,9 @@ def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: b
 
 
 class _Core:
-    """A process whose core is in memory, and open in drgn, which reads it as long as this is there.
+    """A process whose core is in memory and open in drgn.
 
-    :param core: where to write it.
+    :param core: the file in memory to write it to.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class _Core:
         self._core = CoreThreads(core.descriptor, list(self._mapped(image.vmas, memory)))
 
     def _mapped(self, vmas: Sequence[Vma], memory: Memory) -> Iterator["ProgramFile"]:
-        """Where the programs and libraries are mapped, each from its beginning to the last of its mappings."""
+        """The mapped programs and libraries, each from its start to the end of its last mapping."""
         from kgcore.sources.corefile.unwind import ProgramFile
 
         first: Vma | None = None
@@ -210,7 +210,7 @@ class _Core:
                 yield ProgramFile(first.start, vma.end, path, file.build_id, file.whole)
 
     def trace(self, number: int) -> tuple[tuple[Frame, ...], End]:
-        """The stack of a thread, by its place among those that were asked for."""
+        """Return the trace of a thread, by its index among the requested ones."""
         regs = self._threads[number].regs
         if {self._arch.ip, self._arch.sp} & regs.unknown:
             return (), End("registers", f"its registers are not {regs.where}")
@@ -229,10 +229,10 @@ class _Core:
     def _nowhere(self, frame: Frame, frames: Sequence[Frame]) -> End:
         if frame.ip == 0:
             return OUTERMOST  # how stacks begin that a program made itself
-        return End("no-code", f"the return address {frame.ip:#x} leads to no code{self._doubt(frames[-1])}")
+        return End("no-code", f"the return address {frame.ip:#x} is not in code{self._doubt(frames[-1])}")
 
     def _doubt(self, frame: Frame) -> str:
-        """What may be wrong with the step behind a frame."""
+        """What may be wrong with the step to the caller of a frame."""
         lacking = self._lacking(frame)
         return f": {lacking}" if lacking else ""
 
@@ -242,7 +242,7 @@ class _Core:
         if unwound.failure:
             return End("failed", f"drgn gave up: {unwound.failure}")
         if sum(not frame.inline for frame in frames) >= MAX_FRAMES:
-            return End("limit", f"there are more than {MAX_FRAMES} frames")
+            return End("limit", f"more than {MAX_FRAMES} frames")
         if unwound.slot is not None:
             lost = self._lost(unwound.slot)
             return End("memory", lost) if lost else OUTERMOST
@@ -254,15 +254,15 @@ class _Core:
             return End("memory", lost)
         vma = self._vma(last.ip)
         if vma is None or not vma.flags & VM_EXEC:
-            return End("no-code", f"there is no code at {last.ip:#x}")
+            return End("no-code", f"no code at {last.ip:#x}")
         return self._without(last)
 
     def _without(self, frame: Frame) -> End:
-        text = self._lacking(frame) or f"{_where(frame)} has no unwind information there"
+        text = self._lacking(frame) or f"no unwind information for {_where(frame)}"
         return End("unwind-information", text)
 
     def _known(self, frame: Frame, exact: bool) -> bool:
-        """Whether there is unwind information for a frame's code, so that a step from there is more than a guess."""
+        """Whether unwind information covers a frame's code, so that the step from there is not a guess."""
         if frame.module is None or frame.module.startswith(b"[") or frame.module_offset is None:
             return True
         file = self._files.get(plain(file_name(frame.module)))
@@ -282,7 +282,7 @@ class _Core:
         return False
 
     def _lacking(self, frame: Frame) -> str:
-        """What is wrong with the file that a frame's code is in, if its unwind information may be what is missing."""
+        """What the file of a frame lacks, if that may be its unwind information."""
         if frame.module is None or frame.module.startswith(b"["):
             return ""
         name = plain(file_name(frame.module))
@@ -291,7 +291,7 @@ class _Core:
         if file is None:
             return f"{name} ({build_id}) was not found"
         if not file.whole:
-            return f"{name} ({build_id}) lacks {human_size(file.missing_bytes)}, which may be its unwind information"
+            return f"{name} ({build_id}) lacks {human_size(file.missing_bytes)}, perhaps its unwind information"
         return ""
 
     # Memory
@@ -301,15 +301,15 @@ class _Core:
         return self._vmas[index] if index >= 0 and address < self._vmas[index].end else None
 
     def _lost(self, address: int) -> str:
-        """Why a word of the stack cannot be read; "": it can."""
+        """Why a word of the stack is unreadable; "": it is readable."""
         gap = next((gap for gap in self._report.missing if gap.start < address + 8 and address < gap.end), None)
         if gap is not None:
             return f"the stack at {address:#x} is missing: {_reason(gap)}"
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._vmas[index].end:
-            return f"the stack pointer leads to {address:#x}, where nothing is mapped"
+            return f"the stack pointer {address:#x} is not mapped"
         if address - self._starts[index] >= self._kept[index]:
-            return f"the stack goes on at {address:#x}, beyond what is looked at"
+            return f"the stack continues at {address:#x}, beyond the limit of this backtrace"
         return ""
 
 
@@ -335,9 +335,9 @@ def _path(directory: str, path: bytes) -> str:
 
 
 class _MemoryFile(BaseSink):
-    """A file in memory that has no name; holes take no room.
+    """An unnamed file in memory; holes take no space.
 
-    :ivar descriptor: of it.
+    :ivar descriptor: its file descriptor.
     """
 
     path: str | None = None

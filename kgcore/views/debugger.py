@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Debuggers, and how they are started on a core and files that come from a stranger."""
+"""Build the command lines of debuggers for a core and files that are not trusted."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ _AT_PHDR, _AT_ENTRY = 3, 9
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a debugger is started on.
+    """The files for a debugger.
 
-    :ivar program: the program's file in the sysroot; None: it is not there.
+    :ivar program: the program's file in the sysroot; None: missing.
     """
 
     core: str
@@ -55,11 +55,11 @@ def _lldb_quoted(path: str) -> str:
 
 
 DEBUGGERS: dict[str, Callable[[Session], list[str]]] = {"gdb": _gdb, "lldb": _lldb}
-"""By name, which is also that of the package in Debian: their arguments."""
+"""The arguments of each debugger, by its name, which is also that of its Debian package."""
 
 
 def find_debugger(name: str) -> str:
-    """The path of a debugger.
+    """Return the path of a debugger.
 
     :raises KgcoreError: it is not installed.
     """
@@ -70,15 +70,15 @@ def find_debugger(name: str) -> str:
 
 
 def command_line(name: str, session: Session, more: Sequence[str]) -> list[str]:
-    """How to start a debugger.
+    """Return the command that starts a debugger.
 
-    :param more: arguments of the user's.
+    :param more: the user's arguments.
     """
     return [name, *DEBUGGERS[name](session), *more]
 
 
 def program_of(image: ProcessImage, files: Sequence[SysrootFile], sysroot: str) -> str | None:
-    """The program's file among those that were written; it is where the kernel's auxiliary vector points to."""
+    """Return the program's file among the written ones: the one that the auxiliary vector points to."""
     auxv = dict(image.auxv)
     for address in (auxv.get(_AT_ENTRY, 0), auxv.get(_AT_PHDR, 0)):
         for vma in image.vmas:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where things lie in the picture of an address space: regions, lines, and what is drawn on them.
+"""Lay out the picture of an address space: regions, lines, and what is on them.
 
-An address space is mostly holes. What lies close together is a region, which has a scale of its own and is cut into
-lines; what lies between regions is not drawn. However many mappings there are, the picture stays of bounded size: it is
-neighbours together that are drawn then.
+An address space is mostly holes. Mappings close together form a region, with its own scale and cut into lines; the gaps
+between regions are not drawn. The picture has a bounded size: if there are many mappings, neighbours are drawn
+together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ _CLOSE = 1 << 20  # bytes: what has less between it is in one region
 
 
 class Cell(NamedTuple):
-    """A range that is drawn in one colour.
+    """A range drawn in one colour.
 
-    :ivar words: more on it, or "".
+    :ivar words: a description, or "".
     """
 
     start: int
@@ -40,12 +40,12 @@ class Cell(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A mapping, or neighbours together.
+    """A mapping, or several adjacent ones.
 
-    :ivar areas: what it is.
-    :ivar account: of all of them.
-    :ivar pieces: what is drawn of it, ascending from ``start``, together as long as its mappings.
-    :ivar to_scale: the pieces are the ranges of memory; else each is all memory of a kind.
+    :ivar areas: its mappings.
+    :ivar account: the account of all of them.
+    :ivar pieces: what to draw, ascending from ``start``, together as long as its mappings.
+    :ivar to_scale: the pieces are real ranges; otherwise each is the sum of a kind.
     """
 
     number: int
@@ -68,10 +68,10 @@ class Item(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Mappings that lie close together.
+    """Mappings that are close together.
 
-    :ivar line: bytes that a line stands for.
-    :ivar gap: bytes between it and the region before.
+    :ivar line: bytes per line.
+    :ivar gap: bytes between it and the previous region.
     """
 
     start: int
@@ -82,15 +82,15 @@ class Region(NamedTuple):
 
     @property
     def lines(self) -> range:
-        """The addresses at which lines begin."""
+        """Return the start addresses of its lines."""
         return range(self.start, self.end, self.line)
 
 
 def regions(found: AddressMap, plan: CorePlan, memory: Memory) -> tuple[Region, ...]:
     """Lay out a map.
 
-    :param plan: what the map was made of.
-    :param memory: the process's; it is asked for the ranges of mappings with memory of several kinds.
+    :param plan: the plan of the map.
+    :param memory: the memory of the process, for the ranges of mappings with several kinds of memory.
     """
     count = len(found.areas)
     most = max(4, min(_PIECES // max(count, 1), 256))
@@ -115,7 +115,7 @@ _Row = tuple[int, Area]  # with its index
 
 
 def _split(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
-    """Into regions: at gaps that are large, for this process too, and of those at the largest if there are many."""
+    """The regions: split at large gaps, and only at the largest if there are many."""
     close = max(_CLOSE, sum(area.vma.data for _, area in rows) // 16)
     gaps = ((after[1].vma.start - before[1].vma.end, index) for index, (before, after) in enumerate(pairwise(rows), 1))
     cuts = sorted(index for _, index in nlargest(_REGIONS - 1, (gap for gap in gaps if gap[0] > close)))

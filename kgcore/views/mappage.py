@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A map as one page for a browser, which needs nothing else: no script, no request, and a policy that forbids both.
+"""Render a map as one self-contained HTML page: no script, no request, and a policy that forbids both.
 
-Whatever comes out of the dump goes through :func:`_text`. The page is ASCII, so that no encoding can be mistaken.
+All text from the dump goes through :func:`_text`. The page is ASCII, so no encoding can be mistaken.
 """
 
 import base64
@@ -27,10 +27,10 @@ _WORDS = {
     Kind.FILTERED: "left out",
 }
 _MEANINGS = {
-    Kind.PRESENT: "the page tables of the process point to it",
-    Kind.RECOVERED: "found elsewhere: in the page cache, compressed, in a swap image or a file",
+    Kind.PRESENT: "mapped by the page tables of the process",
+    Kind.RECOVERED: "found elsewhere: page cache, compressed swap, swap image, file",
     Kind.ZERO: "never touched, or a hole in the kernel's own cores",
-    Kind.MISSING: "nobody has it",
+    Kind.MISSING: "found nowhere",
     Kind.FILTERED: "by the filter (-f)",
 }
 _KEPT = {"whole": "all", "first-page": "first page", "nothing": "nothing"}
@@ -112,9 +112,9 @@ footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; }
 
 
 def map_page(found: AddressMap, plan: CorePlan, memory: Memory) -> str:
-    """The whole page, in ASCII.
+    """Return the HTML page, in ASCII.
 
-    :param plan, memory: what the map was made of: they tell the ranges.
+    :param plan, memory: those of the map, for the ranges.
     """
     return "".join(_page(found, regions(found, plan, memory))).encode("ascii", "xmlcharrefreplace").decode("ascii")
 
@@ -137,8 +137,8 @@ def _page(found: AddressMap, parts: Sequence[Region]) -> Iterator[str]:
     yield f"<header><h1>Process {report.tgid} <bdi>{_text(report.comm)}</bdi></h1>\n"
     yield f'<p class="soft">{", ".join(_origin(found))}</p></header>\n'
     yield from _sums(found)
-    yield '<main>\n<section><h2>Address space</h2>\n<p class="soft">Each region to its own scale; what lies between '
-    yield "them is left out. A click on a mapping leads to its row in the table.</p>\n"
+    yield '<main>\n<section><h2>Address space</h2>\n<p class="soft">Each region has its own scale; the gaps between '
+    yield "them are not drawn. Click a mapping to see its row in the table.</p>\n"
     for region in parts:
         yield from _region(region)
     yield "</section>\n"
@@ -147,7 +147,7 @@ def _page(found: AddressMap, parts: Sequence[Region]) -> Iterator[str]:
 
 
 def _text(value: bytes | str) -> str:
-    """Anything, as harmless text."""
+    """Any text, escaped for HTML."""
     return escape(printable(value))
 
 
@@ -166,7 +166,7 @@ def _origin(found: AddressMap) -> Iterator[str]:
 
 
 def _sums(found: AddressMap) -> Iterator[str]:
-    """The bar of all memory, the legend with its numbers, and what there is to be said."""
+    """The bar of all memory, the legend with its numbers, and the remarks."""
     account = found.report.account
     sizes = by_kind(account)
     yield '<section class="card" aria-label="all memory">\n'
@@ -241,7 +241,7 @@ def _region(region: Region) -> Iterator[str]:
 
 
 def _shapes(region: Region, item: Item) -> Iterator[tuple[int, str]]:
-    """What is drawn of an item, by number of the line."""
+    """The shapes of an item, by number of the line."""
     lines: dict[int, list[str]] = {}
     for piece in item.pieces:
         for number, start, end in _in_lines(region, piece.start, piece.end):
@@ -267,7 +267,7 @@ def _shapes(region: Region, item: Item) -> Iterator[tuple[int, str]]:
 
 
 def _in_lines(region: Region, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number of the line, and offsets in it."""
+    """The line numbers of a range, and its offsets in each line."""
     first, last = start - region.start, min(end, region.end) - region.start
     for number in range(first // region.line, -(-last // region.line)):
         low = number * region.line
@@ -275,7 +275,7 @@ def _in_lines(region: Region, start: int, end: int) -> Iterator[tuple[int, int, 
 
 
 def _stack_mark(region: Region, tid: int, sp: int) -> tuple[int, str]:
-    """With the number of the line that it is on."""
+    """The mark of a stack pointer, with the number of its line."""
     number, offset = divmod(sp - region.start, region.line)
     return (
         number,
@@ -298,12 +298,12 @@ def _title(item: Item) -> str:
         lines[2] += f", {area.permissions}, kept: {_KEPT[area.kept]} ({printable(area.vma.reason)})"
     lines.append(item.account.words())
     if not item.to_scale and len(item.pieces) > 1:
-        lines.append("too many ranges: drawn in proportion")
+        lines.append("too many ranges: shown as sums")
     return escape("\n".join(lines))
 
 
 def _name(item: Item) -> str:
-    """Of one mapping, or of what is drawn together."""
+    """The name of one mapping, or of several drawn together."""
     if len(item.areas) == 1:
         return item.areas[0].title()
     different = {(area.name, area.stacks): area for area in item.areas}.values()
@@ -316,7 +316,7 @@ def _shortened(name: str) -> str:
 
 
 def _short(item: Item) -> str:
-    """For the picture: what stands behind the last slash."""
+    """The part after the last slash, for the picture."""
     return escape(_shortened(_name(item).rpartition("/")[2] or "/"))
 
 
@@ -326,7 +326,7 @@ def _short(item: Item) -> str:
 def _table(found: AddressMap, items: Sequence[Item]) -> Iterator[str]:
     yield "<section><h2>Mappings</h2>\n"
     if len(items) < len(found.areas):
-        yield f'<p class="soft">{len(found.areas)} mappings, neighbours together; kgcore map lists each.</p>\n'
+        yield f'<p class="soft">{len(found.areas)} mappings; neighbours share a row. kgcore map lists each.</p>\n'
     titles = ["Range", "Size", "Perm", "Kept", "Why", "Memory", "Name", *(_WORDS[kind].capitalize() for kind in Kind)]
     numbers = {"Size", *titles[-len(Kind) :]}
     yield '<div class="card scroll"><table>\n<thead><tr>'
@@ -363,8 +363,8 @@ def _row(item: Item) -> str:
 
 
 def _what(item: Item) -> str:
-    """The name; that of a thread's stack is marked. In ``bdi``, so that a name written from right to left changes
-    nothing outside of it."""
+    """The name, with a mark if it is a thread's stack. In ``bdi``, so that a right-to-left name does not affect the
+    text around it."""
     name = f"<bdi>{escape(_name(item))}</bdi>"
     return f'<span class="stack">{name}</span>' if item.stacks else name
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open files for people and programs, and their contents as files."""
+"""Show open files to people and programs, and write their contents."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,9 +39,9 @@ _O_LARGEFILE = 0o100000
 
 @dataclass(frozen=True, slots=True)
 class ContentAccount:
-    """How much of a file's content is to be had.
+    """How much of a file's content the dump holds.
 
-    :ivar sources: where bytes come from: value of the provenance to bytes.
+    :ivar sources: bytes by source: value of the provenance to bytes.
     """
 
     size: int
@@ -57,7 +57,7 @@ class ContentAccount:
         return sum(gap.end - gap.start for gap in self.missing)
 
     def words(self) -> str:
-        """For a cell of a table."""
+        """Return it as a cell of a table."""
         if not self.missing:
             return "all"
         held = self.size - self.missing_bytes
@@ -73,9 +73,9 @@ class ContentAccount:
 
 
 class Row(NamedTuple):
-    """An open file, and what is to be said of its content.
+    """An open file and its content.
 
-    :ivar content: None: it was not looked at.
+    :ivar content: None: not examined.
     :ivar unwritten: see :meth:`kgcore.sources.base.Contents.unwritten`.
     """
 
@@ -85,7 +85,7 @@ class Row(NamedTuple):
 
 
 def account(contents: Contents) -> ContentAccount:
-    """What of a content is to be had, without reading it."""
+    """Return how much of a content the dump holds, without reading it."""
     trace = Trace(contents.size)
     for _ in trace.follow(Piece(run, b"") for run in contents.runs()):
         pass
@@ -93,7 +93,7 @@ def account(contents: Contents) -> ContentAccount:
 
 
 def write_contents(contents: Contents, sink: Sink) -> ContentAccount:
-    """Write a content; zeros and what is missing become holes.
+    """Write a content; zeros and missing parts become holes.
 
     :raises OutputError: it cannot be written.
     """
@@ -107,7 +107,7 @@ def write_contents(contents: Contents, sink: Sink) -> ContentAccount:
 
 
 def flag_words(flags: int) -> str:
-    """Flags of open(2): ``O_RDWR|O_APPEND``. Without O_LARGEFILE, which says nothing: 64-bit kernels set it always."""
+    """Return flags of open(2): ``O_RDWR|O_APPEND``. Without O_LARGEFILE, which 64-bit kernels always set."""
     words = [_ACCESS[flags & 3]]
     rest = flags & ~3 & ~_O_LARGEFILE
     for bits, word in _FLAGS.items():
@@ -118,7 +118,7 @@ def flag_words(flags: int) -> str:
 
 
 def named(file: OpenFile) -> bytes:
-    """Its path, and of a socket what it is."""
+    """Return the path of a file, and the endpoints of a socket."""
     path = b"?" if file.path is None else file.path
     return path if file.socket is None else b"%b %b" % (path, _socket_words(file.socket))
 
@@ -129,13 +129,13 @@ def _socket_words(socket: Socket) -> bytes:
 
 
 def list_lines(files: Iterable[OpenFile]) -> Iterator[str]:
-    """The text file of ``--list``: ``fd : name : offset``, a line each, names escaped."""
+    """Return the lines of ``--list``: ``fd : name : offset``, names escaped."""
     for file in files:
         yield f"{file.fd} : {printable(b'?' if file.path is None else file.path)} : {file.offset}\n"
 
 
 def open_file_json(row: Row) -> dict[str, Any]:
-    """A row of ``kgcore files --json``."""
+    """Return a row of ``kgcore files --json``."""
     file, content, unwritten = row
     socket = file.socket
     return {

@@ -125,9 +125,9 @@ def test_accounts_add_up(name: str, file: str, victim: str, extract: Extractor) 
 
 
 WHO = {
-    "vmcore.d31-zstd": "user memory was left out of this dump by makedumpfile level 31; level 17 keeps it",
-    "vmcore.d31-elf": "user memory was left out when the dump was made; makedumpfile level 17 keeps it",
-    "vmcore.d23-zlib": "pages of files were left out of this dump by makedumpfile level 23; level 17 keeps them",
+    "vmcore.d31-zstd": "makedumpfile level 31 excluded user memory from this dump; level 17 keeps it",
+    "vmcore.d31-elf": "the dump excludes user memory; makedumpfile level 17 keeps it",
+    "vmcore.d23-zlib": "makedumpfile level 23 excluded pages of files from this dump; level 17 keeps them",
     "vmcore.d17-zlib": "",
 }
 

@@ -224,7 +224,7 @@ def test_with_a_debuginfod_server(name: str, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("name", MAIN)
 def test_32_bit_programs_are_for_gdb(name: str, extract: Extractor) -> None:
     victim = need(name).victims["ia32"]
-    with pytest.raises(KgcoreError, match=r"ia32 process: drgn does not unwind these \(kgcore debug"):
+    with pytest.raises(KgcoreError, match=r"ia32 process, which drgn cannot unwind \(kgcore debug"):
         ours(extract, victim)
 
 

@@ -462,7 +462,7 @@ def test_check(k61: Fixture, extract: Extractor, tmp_path: Path) -> None:
     for core, status, first in (
         (whole, 0, "ok, complete"),
         (lacking, 3, "ok, INCOMPLETE"),
-        (victim.core, 0, "ok, whether complete is not recorded"),
+        (victim.core, 0, "ok, completeness unknown"),
         (cut, 1, "CUT SHORT, INCOMPLETE"),
     ):
         done = verdict(core)

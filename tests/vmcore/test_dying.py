@@ -109,7 +109,7 @@ def test_commands(name: str, tmp_path: Path) -> None:
     assert "DYING OF" in title
     (line,) = (line for line in table if line.split()[0] == str(thread.pid))
     assert "SIGSEGV (dumping-core)" in line
-    words = "its core was being written for SIGSEGV (SEGV_MAPERR) at address 0xdead0, which thread "
+    words = "the kernel was writing its core for SIGSEGV (SEGV_MAPERR) at address 0xdead0, which thread "
     shown = "\n".join(kgcore("bt", "-c", dump, thread.pid, cwd=tmp_path).lines)
     assert f"Dying: {words}{thread.said['hit']}" in shown
     assert f"Thread {thread.said['hit']}:" in shown

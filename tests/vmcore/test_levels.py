@@ -7,9 +7,9 @@ pytest.importorskip("drgn")
 
 from kgcore.sources.vmcore.dumpfile.levels import left_out, why_left_out
 
-USER = "user memory was left out of this dump by makedumpfile level {}; level 17 keeps it"
-FILES = "pages of files were left out of this dump by makedumpfile level {}; level 17 keeps them"
-UNKNOWN = "user memory was left out when the dump was made; makedumpfile level 17 keeps it"
+USER = "makedumpfile level {} excluded user memory from this dump; level 17 keeps it"
+FILES = "makedumpfile level {} excluded pages of files from this dump; level 17 keeps them"
+UNKNOWN = "the dump excludes user memory; makedumpfile level 17 keeps it"
 
 
 @pytest.mark.parametrize("level", range(32))

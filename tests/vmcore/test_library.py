@@ -91,7 +91,7 @@ def test_what_is_no_process_is_the_callers_mistake() -> None:
     with open_vmcore(need("k61-small").dump("vmcore")) as source:
         for use in (source.process, lambda ref: prepare(source, ref)):
             for wrong in (None, 1.5, [110], True):
-                with pytest.raises(TypeError, match="a PID or the address of a task_struct is wanted, not "):
+                with pytest.raises(TypeError, match="expected a PID or the address of a task_struct, not "):
                     use(wrong)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="-110 is neither"):
                 use(-110)

@@ -176,7 +176,9 @@ def test_a_program_that_was_replaced(name: str, extract: Extractor, tmp_path: Pa
     victim = fixture.victims["upgraded"]
     assert (fixture.path / f"truth/proc/{victim.pid}/maps").read_text().count("/victims/dynamic (deleted)") > 3
     report = write(extract, victim, tmp_path, root=str(fixture.path / "sysroot"))
-    assert report.remarks == ("/victims/dynamic had been deleted; it has its old name here",)
+    assert report.remarks == (
+        "/victims/dynamic was deleted on the crashed machine; the sysroot has it under its old name",
+    )
     (file,) = [file for file in report.files if file.path == b"/victims/dynamic"]
     assert (file.deleted, file.whole, set(file.sources)) == (True, False, {"page-cache"})
     # It was a copy of the one that is there now.
@@ -204,13 +206,13 @@ def test_on_the_command_line(extract: Extractor, tmp_path: Path) -> None:
     words = ["-c", fixture.dump(), "--report", "r.json", one, two]
     done = kgcore(*words, "--sysroot", "s", cwd=tmp_path)
     assert (done.status, done.lines) == (3, [f"Saved core.{one}", f"Saved core.{two}"])
-    assert any(re.fullmatch(r"kgcore: sysroot s: 3 files, 1 whole, \d+ KiB missing", line) for line in done.remarks)
+    assert any(re.fullmatch(r"kgcore: sysroot s: 3 files, 1 complete, \d+ KiB missing", line) for line in done.remarks)
     assert any(re.match(r"kgcore:   /lib64/ld-linux-x86-64.so.2: .* KiB missing: file$", line) for line in done.remarks)
     processes = json.loads((tmp_path / "r.json").read_text())["processes"]
     assert [len(process["sysroot"]["files"]) for process in processes] == [3, 1]
     checked = kgcore("check", "s", cwd=tmp_path)
     assert checked.status == 3
-    assert checked.lines[:2] == ["s: ok, INCOMPLETE", f"4 files, {1 + processes[1]['sysroot']['whole']} whole"]
+    assert checked.lines[:2] == ["s: ok, INCOMPLETE", f"4 files, {1 + processes[1]['sysroot']['whole']} complete"]
     again = kgcore(*words, "--force", "--sysroot", "s", "--root", fixture.path / "sysroot", cwd=tmp_path)
     assert again.status == 0, again.remarks
     assert kgcore("check", "s", cwd=tmp_path).status == 0

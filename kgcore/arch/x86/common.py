@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What all x86 views share: registers as ptrace shows them, and the notes common to 32- and 64-bit tasks.
+"""Share between x86 views: registers as ptrace shows them, and the notes common to 32- and 64-bit tasks.
 
 Kernel: arch/x86/kernel/ptrace.c (``getreg``, ``genregs_get``, ``ioperm_get``).
 """
@@ -31,7 +31,7 @@ _SEGMENTS = frozenset(("cs", "ds", "es", "fs", "gs", "ss"))
 
 
 def user_regs(thread: Thread, order: tuple[str, ...], width: int) -> tuple[int, ...]:
-    """General registers in the order of ``struct user_regs_struct``, each ``width`` bytes wide."""
+    """Return general registers in the order of ``struct user_regs_struct``, each ``width`` bytes wide."""
     mask = (1 << 8 * width) - 1
     values = {name: thread.regs.values.get(name, 0) & (0xFFFF if name in _SEGMENTS else mask) for name in order}
     if thread.forced_tf:
@@ -44,7 +44,7 @@ def thread_fpu(image: ProcessImage, thread: Thread) -> UserFpu | None:
 
 
 def fxsave(image: ProcessImage, thread: Thread) -> bytes | None:
-    """``xfpregs_get``: NT_PRFPREG of a 64-bit view, NT_PRXFPREG of a 32-bit one."""
+    """Build NT_PRFPREG of a 64-bit view, NT_PRXFPREG of a 32-bit one (``xfpregs_get``)."""
     fpu = thread_fpu(image, thread)
     return None if fpu is None else fpu.fxsave
 
@@ -65,7 +65,7 @@ def _xsave_layout(image: ProcessImage) -> bytes | None:
 
 
 def remarks(image: ProcessImage, thread: Thread) -> tuple[str, ...]:
-    """What of the floating-point state could not be given."""
+    """Say what the notes lack of the floating-point state."""
     fpu = thread_fpu(image, thread)
     if fpu is None:
         return ("its floating-point state was not found",)
@@ -73,7 +73,7 @@ def remarks(image: ProcessImage, thread: Thread) -> tuple[str, ...]:
         return ("its floating-point state is cut short and was left out",)
     if fpu.omitted:
         features = ", ".join(map(str, fpu.omitted))
-        return (f"its extended state is incomplete: zeros stand for XSAVE features {features}",)
+        return (f"its extended state is incomplete: XSAVE features {features} are zeros",)
     return ()
 
 

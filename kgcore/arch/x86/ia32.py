@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tasks in 32-bit mode: ``user_x86_32_view`` in arch/x86/kernel/ptrace.c.
+"""Describe tasks in 32-bit mode: ``user_x86_32_view`` in arch/x86/kernel/ptrace.c.
 
 NT_PRFPREG: ``__convert_from_fxsr`` in arch/x86/kernel/fpu/regset.c; NT_386_TLS: ``fill_user_desc`` in
 arch/x86/kernel/tls.c.
@@ -35,7 +35,7 @@ def _gregs(thread: Thread) -> tuple[int, ...]:
 
 
 def _tag(st: bytes) -> int:
-    """What the x87 says of a register that is not empty."""
+    """The x87 tag of a register that is not empty."""
     significand, exponent = struct.unpack("<QH", st)
     exponent &= 0x7FFF
     if exponent == 0 and significand == 0:

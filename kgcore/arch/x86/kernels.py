@@ -98,8 +98,8 @@ I386_KERNEL = Architecture(
 def x86_64_task(elf_class: ElfClass, long_mode: bool) -> str:
     """Which view a task of an x86_64 kernel has: the kernel decides twice, on different grounds.
 
-    :param elf_class: of the program, whose binary format writes the core.
-    :param long_mode: the dumping thread is in a 64-bit code segment, which decides about the view.
+    :param elf_class: of the program: its binary format writes the core.
+    :param long_mode: the dumping thread is in a 64-bit code segment, which selects the view.
     """
     if elf_class == 64:
         return (X86_64 if long_mode else IA32_IN_64).name

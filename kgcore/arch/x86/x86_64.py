@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tasks in 64-bit mode, of 64-bit and of x32 programs: ``user_x86_64_view`` in arch/x86/kernel/ptrace.c."""
+"""Describe tasks in 64-bit mode, of 64-bit and x32 programs: ``user_x86_64_view`` in arch/x86/kernel/ptrace.c."""
 
 import struct
 from dataclasses import replace

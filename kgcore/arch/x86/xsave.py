@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The x86 floating-point and extended state: from what the kernel saved to what a core holds.
+"""Convert the x86 floating-point and extended state from the kernel's form to the core's.
 
 A saved state is an FXSAVE image (512 bytes), or an XSAVE area: that image, a 64-byte header, and one component per
 feature, either each at its fixed offset (standard format) or packed (compacted; bit 63 of ``xcomp_bv``). A core has
@@ -51,7 +51,7 @@ class UserFpu:
 
     :ivar fxsave: NT_PRFPREG's ``struct user_i387_struct``, 512 bytes; None if the saved image is too short.
     :ivar xstate: NT_X86_XSTATE, ``XsaveLayout.user_size`` bytes; None if the machine has no XSAVE.
-    :ivar omitted: features in use whose bytes lie outside the saved image or outside the note; they are zeros there.
+    :ivar omitted: features in use whose bytes are outside the saved image or the note; they are zeros in the note.
     """
 
     fxsave: bytes | None
@@ -60,7 +60,7 @@ class UserFpu:
 
 
 def is_fsave(fpu: FpuState) -> bool:
-    """Whether the CPU had no FXSAVE: 32-bit kernels then save the x87 alone."""
+    """Say whether the CPU had no FXSAVE: 32-bit kernels then save only the x87."""
     return len(fpu.image) == _FREGS_SIZE
 
 
@@ -108,7 +108,7 @@ def user_fpu(fpu: FpuState, layout: XsaveLayout | None, *, raw: bool) -> UserFpu
 
 
 def user_ssp(fpu: FpuState, layout: XsaveLayout) -> int | None:
-    """The user-mode shadow stack pointer (``struct cet_user_state.user_ssp``); None if it is not in the image."""
+    """Return the user-mode shadow stack pointer (``struct cet_user_state.user_ssp``); None if the image lacks it."""
     if len(fpu.image) < EXTENDED:
         return None
     xfeatures, xcomp_bv = struct.unpack_from("<QQ", fpu.image, FXSAVE_SIZE)
@@ -119,7 +119,7 @@ def user_ssp(fpu: FpuState, layout: XsaveLayout) -> int | None:
 
 
 def layout_note(layout: XsaveLayout) -> bytes:
-    """NT_X86_XSAVE_LAYOUT: ``struct x86_xfeat_component`` per extended user feature, ascending (6.12)."""
+    """Build NT_X86_XSAVE_LAYOUT: ``struct x86_xfeat_component`` per extended user feature, ascending (6.12)."""
     return b"".join(
         struct.pack("<4I", i, layout.sizes[i], layout.offsets[i], 0)
         for i in _extended(layout.user_features)
@@ -150,7 +150,7 @@ def _sources(layout: XsaveLayout, xcomp_bv: int | None) -> Mapping[int, int]:
 
 
 def _fits(i: int, sources: Mapping[int, int], image: bytes, layout: XsaveLayout) -> bool:
-    """Whether a component can be copied: the sizes in a dump may contradict each other."""
+    """Whether a component can be copied: the sizes in a dump may be inconsistent."""
     if i not in sources or i not in layout.sizes or i not in layout.offsets:
         return False
     size = layout.sizes[i]
@@ -158,7 +158,7 @@ def _fits(i: int, sources: Mapping[int, int], image: bytes, layout: XsaveLayout)
 
 
 def _legacy(image: bytes, layout: XsaveLayout, xfeatures: int) -> bytes:
-    """The FXSAVE part with its components in use, else in initial state; the padding and what follows it are 0."""
+    """The FXSAVE part: components in use, the others in initial state; padding and the rest are 0."""
     init = layout.init_image if len(layout.init_image) >= FXSAVE_SIZE else _INIT_FXSAVE
     fp = image if xfeatures & XFEATURE_MASK_FP else init
     mxcsr = image if xfeatures & (XFEATURE_MASK_SSE | XFEATURE_MASK_YMM) else init

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unwinds the threads of a finished core with drgn.
+"""Unwind the threads of a finished core with drgn.
 
-As in all sources no object of drgn's leaves. What the core and its files say about other files of this machine is not
-believed: those are found by build id alone, where this machine keeps its debug information, or by a debuginfod server
-that the user has named.
+No object of drgn leaves this module. It ignores what the core and its files say about other files of this machine: it
+finds those only by build id, among the debug information of this machine or on the user's debuginfod servers.
 """
 
 import contextlib
@@ -21,17 +20,17 @@ __all__ = ("MAX_FRAMES", "CoreThreads", "ProgramFile", "Unwound")
 
 _WORD = 8
 MAX_FRAMES = 1024
-"""drgn unwinds no further. Functions that were inlined come on top of that."""
+"""drgn's limit of frames. Inlined functions come on top."""
 
 
 class ProgramFile(NamedTuple):
-    """A program or library that is mapped, as far as it is there.
+    """A mapped program or library, as far as the dump holds it.
 
     :ivar start: address of its first mapping.
-    :ivar end: behind its last one.
-    :ivar path: where it lies.
-    :ivar build_id: as hexadecimal digits; None if it has none or it is not to be seen.
-    :ivar whole: nothing of it is missing.
+    :ivar end: the address after its last mapping.
+    :ivar path: of its copy.
+    :ivar build_id: as hexadecimal digits; None if it has none or that is missing.
+    :ivar whole: nothing is missing.
     """
 
     start: int
@@ -42,14 +41,14 @@ class ProgramFile(NamedTuple):
 
 
 class Unwound(NamedTuple):
-    """What came of unwinding a thread.
+    """The result of unwinding a thread.
 
     :ivar frames: without the mappings' names.
-    :ivar pointers: of each frame the stack pointer; None: not known.
-    :ivar guesses: numbers of frames that drgn may have found by the frame pointer alone, since it has no unwind
-        information for the frame before; where there are no frame pointers that skips calls.
-    :ivar slot: where the unwinder looked for a return address in vain; None: it did not know where to look.
-    :ivar failure: what drgn said, if it gave up.
+    :ivar pointers: the stack pointer of each frame; None: unknown.
+    :ivar guesses: indexes of frames that drgn may have found only by the frame pointer, without unwind information for
+        the frame before; in code without frame pointers that skips calls.
+    :ivar slot: the address at which the unwinder found no return address; None: it had no address.
+    :ivar failure: drgn's message, if it gave up.
     """
 
     frames: tuple[Frame, ...]
@@ -64,7 +63,7 @@ class CoreThreads:
 
     :param descriptor: of the core; it stays open as long as this is used.
     :param files: the programs and libraries of the process.
-    :raises KgcoreError: drgn does not take it.
+    :raises KgcoreError: drgn cannot read it.
     """
 
     def __init__(self, descriptor: int, files: Sequence[ProgramFile]) -> None:
@@ -93,7 +92,7 @@ class CoreThreads:
         prog.load_module_debug_info(*prog.modules())
 
     def _finder(self, files: Sequence[ProgramFile], whole: bool) -> Callable[[Iterable[Module]], None]:
-        """Hands out the files that are whole, or those that are not."""
+        """Give drgn the complete files, or the incomplete ones."""
         given = {file.start: file for file in files if file.whole == whole}
 
         def find(modules: Iterable[Module]) -> None:
@@ -114,7 +113,7 @@ class CoreThreads:
         return find
 
     def unwound(self, tid: int) -> Unwound:
-        """The stack of a thread.
+        """Unwind the stack of a thread.
 
         :param tid: as its note in the core has it.
         """
@@ -139,7 +138,7 @@ class CoreThreads:
         return Unwound(tuple(frames), tuple(pointers), frozenset(guesses), slot, failure)
 
     def has_file(self, ip: int) -> bool:
-        """Whether drgn unwinds by the file that an address is in: of one that lacks too much it makes nothing."""
+        """Say whether drgn uses the file at an address: it rejects files that lack too much."""
         module = self._module(ip)
         return module is not None and module.loaded_file_status == ModuleFileStatus.HAVE
 

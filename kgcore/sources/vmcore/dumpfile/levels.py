@@ -18,12 +18,11 @@ def left_out(level: int | None) -> str:
     :return: a sentence; "" if that level leaves out nothing of processes.
     """
     if level is None:
-        return f"user memory was left out when the dump was made; makedumpfile level {_KEEPS_PROCESSES} keeps it"
-    by = f"left out of this dump by makedumpfile level {level}; level {_KEEPS_PROCESSES} keeps"
+        return f"the dump excludes user memory; makedumpfile level {_KEEPS_PROCESSES} keeps it"
     if level & LEVEL_USER_DATA:
-        return f"user memory was {by} it"
+        return f"makedumpfile level {level} excluded user memory from this dump; level {_KEEPS_PROCESSES} keeps it"
     if level & LEVEL_CACHE:
-        return f"pages of files were {by} them"
+        return f"makedumpfile level {level} excluded pages of files from this dump; level {_KEEPS_PROCESSES} keeps them"
     return ""
 
 
