@@ -196,7 +196,7 @@ def test_a_dump_that_does_not_say(tmp_path: Path) -> None:
 # No module has a page size of its own.
 
 KGCORE = Path(__file__).parents[1] / "kgcore"
-ARCHITECTURES = "arch/"  # what architectures say of themselves
+ARCHITECTURES = "arch/x86/"  # what the architectures of that package say of themselves
 ALLOWED = {
     ("binaries/linkmap.py", "_MAX_NAME"): "PATH_MAX",
     ("binaries/sysroot.py", "_PATH_MAX"): "PATH_MAX",

@@ -17,7 +17,7 @@ from kgcore.sources.vmcore.dumpfile.budget import Budget
 __all__ = ("BAD_PAGE", "ByteSource", "Gap", "PlainFile", "ShortFile", "found_again", "reason", "salvage")
 
 BAD_PAGE = 4096
-"""How much a bad sector costs: the kernel reads files by pages."""
+"""Bytes that a bad sector costs: the kernel here, not the one in the dump, reads files by pages."""
 
 _MOST_READS_OF_BAD = 1 << 12  # each may take a broken disk seconds
 _MAX_EXTENTS = 1 << 16
