@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from operator import index
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 from drgn import Object, Program, ProgramFlags, TypeKind
 
@@ -81,56 +82,36 @@ def gcore(
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
     :raises TypeError, ValueError: A parameter is invalid.
     """
-    from kgcore.binaries.sysroot import Sysroot
     from kgcore.coredump.limits import Limits
-    from kgcore.coredump.pipeline import Options, prepare, write
-    from kgcore.coredump.workers import available
-    from kgcore.sinks.compressed import SUFFIXES, CompressedSink, require
-    from kgcore.sinks.files import FileSink, Sink, StreamSink
-    from kgcore.sinks.outputs import named
+    from kgcore.coredump.pipeline import Options
+    from kgcore.saving import CoreWriter
 
-    mask = None if filter == "process" else filter
-    if mask is not None and not 0 <= mask <= 0x7F:
-        raise ValueError(f"filter is {mask:#x}: expected a sum of filter bits, 0 to 0x7f, or 'process'")
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs is {jobs}: expected 1 or more")
-    if compress not in (None, *SUFFIXES):
-        raise ValueError(f"compress is {compress!r}: expected {' or '.join(SUFFIXES)}")
-    if compress is not None:
-        require(compress)
+    options = Options(
+        mask=_mask(filter), dontdump=dontdump, dax=dax, missing=missing, vendor_note=note, share_zeros=share_zeros
+    )
     for name, limit in (("max_size", max_size), ("max_time", max_time)):
         if limit is not None and limit <= 0:
             raise ValueError(f"{name} is {limit}: expected more than 0")
     limits = Limits(max_size, max_time)
+    writer = CoreWriter.to(
+        output or ".", options, force=force, compress=compress, sysroot=sysroot, jobs=jobs, limits=limits
+    )
     ref = _current(prog) if pid is None else _reference(pid)
-    user_files = UserFiles.of(swap, root)
-    with _source(prog, user_files) as source:
-        options = Options(
-            mask=mask,
-            dontdump=dontdump,
-            dax=dax,
-            missing=missing,
-            vendor_note=note,
-            important_first=limits.any,
-            share_zeros=share_zeros,
-        )
-        with prepare(source, ref, options) as prepared:
-            sink: Sink
-            if output is None or isinstance(output, str | os.PathLike):
-                path = os.fspath(output or ".")
-                if os.path.isdir(path):
-                    path = os.path.join(path, f"core.{prepared.image.tgid}{SUFFIXES[compress] if compress else ''}")
-                    sink = FileSink(path, force=force)
-                else:
-                    sink = named(path, force=force)
-            else:
-                sink = StreamSink(output)
-            if compress is not None:
-                sink = CompressedSink(sink, compress)
-            report = write(prepared, sink, progress, jobs=jobs or available(), limits=limits)
-            if sysroot is not None:
-                Sysroot(os.fspath(sysroot), force=force).add(prepared.process, prepared.image.warnings).raise_problems()
-            return report
+    with _source(prog, UserFiles.of(swap, root)) as source:
+        return writer.save(source, ref, progress)
+
+
+def _mask(filter_: int | str) -> int | None:
+    """:raises TypeError, ValueError: it is not a mask."""
+    if filter_ == "process":
+        return None
+    meaning = "expected a sum of filter bits, 0 to 0x7f, or 'process'"
+    if not isinstance(filter_, SupportsIndex):
+        raise TypeError(f"filter is {filter_!r}: {meaning}")
+    mask = index(filter_)  # what numpy and the like take for an integer, too
+    if not 0 <= mask <= 0x7F:
+        raise ValueError(f"filter is {mask:#x}: {meaning}")
+    return mask
 
 
 def load_types(prog: Program) -> None:

@@ -38,7 +38,8 @@ ROOMS: dict[str, list[str]] = {
     "binaries": LINE,
     "views": [*LINE, "sources.corefile", "coredump", "binaries"],
     "library": [*BASE, "sources"],
-    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library"],
+    "saving": [*LINE, "coredump", "binaries"],
+    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library", "saving"],
     "plugin": ["*"],
 }
 

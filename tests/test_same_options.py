@@ -12,7 +12,7 @@ pytest.importorskip("drgn")
 
 import drgn
 
-from kgcore import plugin
+from kgcore import plugin, saving
 from kgcore.cli.arguments import Parser
 from kgcore.cli.commands import dump
 from kgcore.coredump import pipeline
@@ -114,7 +114,7 @@ def test_limits_of_gcore(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked: list[pipeline.Options] = []
     prepare = pipeline.prepare
-    monkeypatch.setattr(pipeline, "prepare", prepared)
+    monkeypatch.setattr(saving, "prepare", prepared)
     monkeypatch.setattr(plugin, "_source", opened)
     prog = drgn.Program()
     stream = io.BytesIO()

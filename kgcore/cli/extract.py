@@ -2,7 +2,6 @@
 """Write the requested cores, process by process, for ``kgcore`` and ``%gcore``."""
 
 import json
-import os
 import sys
 import traceback
 from contextlib import AbstractContextManager, nullcontext
@@ -11,21 +10,19 @@ from itertools import groupby
 from typing import NamedTuple
 
 from kgcore._version import __version__
-from kgcore.binaries.sysroot import Sysroot, SysrootReport
+from kgcore.binaries.sysroot import SysrootReport
 from kgcore.cli import render
 from kgcore.cli.console import Console, OutputLost, Status, reason
 from kgcore.cli.progress import Subject, json_lines
 from kgcore.cli.request import Channel, DumpRequest
 from kgcore.cli.selection import described, select
 from kgcore.coredump.limits import Limits
-from kgcore.coredump.pipeline import Options, Prepared, prepare, write
+from kgcore.coredump.pipeline import Options, Prepared
 from kgcore.coredump.report import Report
-from kgcore.coredump.workers import available
 from kgcore.coredump.writer import Progress
 from kgcore.errors import KgcoreError, LimitReached
+from kgcore.saving import CoreWriter
 from kgcore.sinks import STDOUT
-from kgcore.sinks.compressed import SUFFIXES, CompressedSink
-from kgcore.sinks.files import FileSink
 from kgcore.sinks.outputs import output
 from kgcore.sources.base import Source, TaskRef
 from kgcore.text import first_names
@@ -111,18 +108,24 @@ class _Extraction:
         self._request = request
         self._console = console
         self._limits = limits
-        self._options = Options(
-            mask=request.mask,
-            dontdump=request.dontdump,
-            dax=request.dax,
-            missing=request.missing,
-            vendor_note=request.note,
-            important_first=limits.any,
-            share_zeros=request.share_zeros,
+        self._writer = CoreWriter(
+            Options(
+                mask=request.mask,
+                dontdump=request.dontdump,
+                dax=request.dax,
+                missing=request.missing,
+                vendor_note=request.note,
+                share_zeros=request.share_zeros,
+            ),
+            directory=request.directory,
+            output=request.output,
+            opened=output,
+            force=request.force,
+            compress=request.compress,
+            sysroot=request.sysroot,
+            jobs=request.jobs,
+            limits=limits,
         )
-        self._jobs = request.jobs or available()
-        self._sysroot = Sysroot(request.sysroot, force=request.force) if request.sysroot else None
-        self._own_files: set[str] = set()
         self._seen: set[int] = set()  # thread group ids
         self._skipped: list[tuple[str, str]] = []  # why not, and the process
 
@@ -169,14 +172,13 @@ class _Extraction:
         try:
             if not request.dry_run and (why := self._limits.reached()):
                 raise LimitReached(why)
-            with prepare(self._source, ref, self._options) as prepared:
+            with self._writer.prepare(self._source, ref) as prepared:
                 self._seen.add(prepared.image.tgid)
                 if request.dry_run:
                     render.show_plan(prepared.plan, self._console.out)
                     return
                 self.outcome.reports.append(self._save(prepared, turn))
-                if self._sysroot is not None:
-                    self._save_files(self._sysroot, prepared)
+                self._save_files(prepared)
         except LimitReached as error:
             self._skip(ref, error.message)
         except OutputLost:
@@ -199,21 +201,11 @@ class _Extraction:
         self._console.fail(text)
 
     def _save(self, prepared: Prepared, turn: _Turn) -> Report:
-        """Write one core and say so. It may overwrite a file of this run, if a process was named twice."""
-        request, console = self._request, self._console
-        name = f"core.{prepared.image.tgid}"
-        if request.compress:
-            name += SUFFIXES[request.compress]
-        path = request.output or os.path.join(request.directory, name)
-        force = request.force or path in self._own_files
-        # What we name ourselves is a new file or nothing; a pipe that waits there under such a name was not asked for.
-        sink = output(request.output, force=force) if request.output else FileSink(path, force=force)
-        if request.compress:
-            sink = CompressedSink(sink, request.compress)
+        """Write one core and say so."""
+        request, console, name = self._request, self._console, self._writer.name(prepared)
         with self._progress(prepared, name, turn) as progress:
-            report = write(prepared, sink, progress, jobs=self._jobs, limits=self._limits)
-        self._own_files.add(path)
-        if STDOUT in (path, request.report):
+            report = self._writer.write(prepared, progress)
+        if STDOUT in (request.output, request.report):
             print(f"Saved {name}", file=console.err, flush=True)
         else:
             console.say(f"Saved {name}")
@@ -233,8 +225,10 @@ class _Extraction:
             return nullcontext()
         return render.progress(name if turn.count == 1 else f"{name} ({turn.index} of {turn.count})", err, total)
 
-    def _save_files(self, sysroot: Sysroot, prepared: Prepared) -> None:
-        found = sysroot.add(prepared.process, prepared.image.warnings)
+    def _save_files(self, prepared: Prepared) -> None:
+        found = self._writer.write_files(prepared)
+        if found is None:
+            return
         self.outcome.sysroots[len(self.outcome.reports) - 1] = found
         for line in found.lines(bool(self._request.show & Channel.FAULTS)):
             self._console.remark(line)

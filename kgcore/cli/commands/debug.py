@@ -156,21 +156,21 @@ def run(command: DebugCommand, console: Console) -> int:
 def _write(source: Source, command: DebugCommand, directory: str, console: Console) -> "Session":
     """Write the core and the sysroot, and say what they lack."""
     from kgcore.binaries.localcopies import completed, mapped_build_ids
-    from kgcore.binaries.sysroot import Sysroot
     from kgcore.cli import render
-    from kgcore.coredump.pipeline import Options, prepare, write
-    from kgcore.coredump.workers import available
-    from kgcore.sinks.files import FileSink
+    from kgcore.coredump.pipeline import Options
+    from kgcore.saving import CoreWriter
     from kgcore.views.debugger import Session, program_of
 
-    with prepare(source, command.task, Options(mask=command.mask)) as prepared:
-        name = f"core.{prepared.image.tgid}"
-        core, sysroot = os.path.join(directory, name), os.path.join(directory, "sysroot")
-        os.mkdir(sysroot, 0o700)
-        shown = bool(command.show & Channel.PROGRESS) and console.err.isatty()
-        with render.progress(name, console.err, prepared.plan.data) if shown else nullcontext() as progress:
-            report = write(prepared, FileSink(core), progress, jobs=available())
-        files = Sysroot(sysroot).add(prepared.process, prepared.image.warnings)
+    sysroot = os.path.join(directory, "sysroot")
+    os.mkdir(sysroot, 0o700)
+    writer = CoreWriter(Options(mask=command.mask), directory=directory, sysroot=sysroot)
+    shown = bool(command.show & Channel.PROGRESS) and console.err.isatty()
+    with writer.prepare(source, command.task) as prepared:
+        core, name, size = writer.path(prepared), writer.name(prepared), prepared.plan.data
+        with render.progress(name, console.err, size) if shown else nullcontext() as progress:
+            report = writer.write(prepared, progress)
+        files = writer.write_files(prepared)
+        assert files is not None
         files.raise_problems()
         if command.user_files.root is not None:
             found = mapped_build_ids(prepared.image, prepared.memory)
