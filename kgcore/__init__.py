@@ -1,25 +1,38 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Write processes of Linux kernel crash dumps as core files that debuggers open.
 
-In drgn, call ``gcore(prog, pid)``. Without a drgn Program, go step by step::
+In drgn, call ``gcore(prog, pid)``. Without a drgn Program::
 
-    with open_vmcore("vmcore") as source:          # a Source: its processes, their memory, their open files
-        with prepare(source, 4711) as prepared:    # Prepared: the process, its memory, the plan of its core
-            report = write(prepared, FileSink("core"))  # Report: what the core holds, what is missing and why
-    verdict = check_core("core")                   # Verdict: is a core well-formed, is it complete
+    with open_vmcore("vmcore") as source:            # a Source; open_running_kernel(), open_qemu() give one, too
+        for process in source.processes():           # what kgcore ps shows
+            print(process.pid, process.comm, process.rss)
+        report = save(source, 4711, "/tmp")          # writes core.4711; a Report: what is in it, what is missing
+        print(backtrace(source, 4711).threads)       # kgcore bt
+        print(address_map(source, 4711).areas)       # kgcore map; map_html() draws it
+        print(open_files(source, 4711).rows)         # kgcore files; extract_file() writes the content of one
+        write_sysroot(source, 4711, "sysroot")       # its program and libraries, for a debugger elsewhere
+    verdict = check_core("/tmp/core.4711")           # is the core well-formed, is it complete; check_sysroot()
+
+Step by step, and to wherever bytes can go::
+
+        with prepare(source, 4711) as prepared:      # Prepared: the process, its memory, the plan of its core
+            report = write(prepared, CompressedSink(FileSink("core.gz"), "gzip"))
 
 The other names are the arguments, results (plain values: ProcessImage, Thread, Vma, Run ...) and exceptions of these
 functions. docs/api.md shows their use.
 
 They are loaded when they are first used, as drgn imports this package with every start (for the ``%gcore`` command).
-All but gcore, load_types and what opens something (open_vmcore, open_running_kernel, open_qemu) do without drgn.
+All but gcore, load_types, backtrace and what opens something do without drgn.
 """
 
 from kgcore._version import __version__
 
 TYPE_CHECKING = False  # to type checkers it is true; importing it would take longer than all else here
 if TYPE_CHECKING:
+    from kgcore.binaries.contents import FileGap
+    from kgcore.binaries.sysroot import SysrootFile, SysrootReport, write_sysroot
     from kgcore.check.core import Verdict, check_core
+    from kgcore.check.sysroot import CheckedFile, SysrootVerdict, check_sysroot
     from kgcore.coredump.limits import Limits
     from kgcore.coredump.loads import Segment
     from kgcore.coredump.mappings import VmaPlan
@@ -64,8 +77,9 @@ if TYPE_CHECKING:
         XsaveLayout,
     )
     from kgcore.model.siginfo import Fault, SigInfo
-    from kgcore.model.traces import End, Frame, KernelStack
+    from kgcore.model.traces import End, Frame, KernelStack, ThreadTrace
     from kgcore.plugin import gcore, load_types
+    from kgcore.saving import save
     from kgcore.sinks.compressed import CompressedSink
     from kgcore.sinks.files import FileSink, MemorySink, PartOutput, Sink, StreamSink
     from kgcore.sources.base import (
@@ -80,12 +94,21 @@ if TYPE_CHECKING:
         Source,
         TaskRef,
     )
+    from kgcore.views.addressmap import AddressMap, Area, StackPointer, address_map
+    from kgcore.views.backtrace import Backtrace, backtrace
+    from kgcore.views.mappage import map_html
+    from kgcore.views.openfiles import ContentAccount, OpenFileRow, OpenFileTable, extract_file, open_files
 
 __all__ = (
     "Account",
+    "AddressMap",
+    "Area",
+    "Backtrace",
     "BadTask",
     "BrokenDump",
+    "CheckedFile",
     "CompressedSink",
+    "ContentAccount",
     "Contents",
     "CoreDialect",
     "CorePlan",
@@ -93,6 +116,7 @@ __all__ = (
     "End",
     "Fault",
     "FileContents",
+    "FileGap",
     "FileSink",
     "FpuState",
     "Frame",
@@ -115,6 +139,8 @@ __all__ = (
     "NoSuchTask",
     "NoUserMemory",
     "OpenFile",
+    "OpenFileRow",
+    "OpenFileTable",
     "OpenFiles",
     "Options",
     "OutputError",
@@ -138,30 +164,46 @@ __all__ = (
     "Sink",
     "Socket",
     "Source",
+    "StackPointer",
     "StreamSink",
+    "SysrootFile",
+    "SysrootReport",
+    "SysrootVerdict",
     "TargetError",
     "TaskIds",
     "TaskRef",
     "TaskTimes",
     "Thread",
+    "ThreadTrace",
     "Verdict",
     "Vma",
     "VmaAccount",
     "VmaPlan",
     "XsaveLayout",
     "__version__",
+    "address_map",
+    "backtrace",
     "check_core",
+    "check_sysroot",
+    "extract_file",
     "gcore",
     "load_types",
+    "map_html",
+    "open_files",
     "open_qemu",
     "open_running_kernel",
     "open_vmcore",
     "prepare",
+    "save",
     "write",
+    "write_sysroot",
 )
 
 _NAMES = {
+    "kgcore.binaries.contents": "FileGap",
+    "kgcore.binaries.sysroot": "SysrootFile SysrootReport write_sysroot",
     "kgcore.check.core": "Verdict check_core",
+    "kgcore.check.sysroot": "CheckedFile SysrootVerdict check_sysroot",
     "kgcore.coredump.limits": "Limits",
     "kgcore.coredump.loads": "Segment",
     "kgcore.coredump.mappings": "VmaPlan",
@@ -169,8 +211,8 @@ _NAMES = {
     "kgcore.coredump.pipeline": "Options Prepared prepare write",
     "kgcore.coredump.plan": "CorePlan Part",
     "kgcore.coredump.report": "Gap Report VmaAccount",
-    "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask NoUserMemory "
-    "OutputError TargetError",
+    "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
+    "NoUserMemory OutputError TargetError",
     "kgcore.filters.base": "Keep",
     "kgcore.library": "open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
@@ -180,12 +222,17 @@ _NAMES = {
     "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage ProcessSummary PsInfo "
     "RegisterNote RegisterSet RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",
     "kgcore.model.siginfo": "Fault SigInfo",
-    "kgcore.model.traces": "End Frame KernelStack",
+    "kgcore.model.traces": "End Frame KernelStack ThreadTrace",
     "kgcore.plugin": "gcore load_types",
+    "kgcore.saving": "save",
     "kgcore.sinks.compressed": "CompressedSink",
     "kgcore.sinks.files": "FileSink MemorySink PartOutput Sink StreamSink",
     "kgcore.sources.base": "Contents FileContents HasKernelStacks HasMappedFiles HasOpenFiles KnowsCrash "
     "OpenFiles Process Source TaskRef",
+    "kgcore.views.addressmap": "AddressMap Area StackPointer address_map",
+    "kgcore.views.backtrace": "Backtrace backtrace",
+    "kgcore.views.mappage": "map_html",
+    "kgcore.views.openfiles": "ContentAccount OpenFileRow OpenFileTable extract_file open_files",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.binaries.contents import Lacking
+from kgcore.binaries.contents import FileGap
 from kgcore.binaries.sysroot import SysrootFile
 from kgcore.cli.arguments import UsageError
 from kgcore.cli.commands import bt, debug
@@ -128,9 +128,9 @@ def test_the_program_is_where_it_began() -> None:
     files = [Vma(at, at + 0x1000, 5, file=MappedFile(path, 1, 0o100755, 1)) for at, path in ((0x1000, b"/lib/x"),)]
     files.append(Vma(0x5000, 0x6000, 5, file=MappedFile(b"/bin/a (deleted)", 0, 0o100755, 1)))
     process = image(*files, entry=0x5123)
-    whole = SysrootFile(b"/bin/a", 8192, None, (), {}, True)
-    headless = SysrootFile(b"/bin/a", 8192, None, (Lacking(0, 4096, "file", ""),), {}, True)
-    headed = SysrootFile(b"/bin/a", 8192, None, (Lacking(4096, 8192, "file", ""),), {}, True)
+    whole = SysrootFile(b"/bin/a", 8192, None, (), {}, deleted=True)
+    headless = SysrootFile(b"/bin/a", 8192, None, (FileGap(0, 4096, "file", ""),), {}, deleted=True)
+    headed = SysrootFile(b"/bin/a", 8192, None, (FileGap(4096, 8192, "file", ""),), {}, deleted=True)
     assert program_of(process, [whole], "/s") == "/s/bin/a"
     assert program_of(process, [headed], "/s") == "/s/bin/a"
     assert program_of(process, [headless], "/s") is None

@@ -16,8 +16,9 @@ import kgcore
 from kgcore.cli import main as cli
 from kgcore.cli import render
 from kgcore.cli.commands import opening
+from kgcore.errors import KgcoreError
 from kgcore.model.process import ProcessSummary
-from kgcore.views.openfiles import flag_words
+from kgcore.views.openfiles import extract_file, flag_words, open_files
 from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD, ZOMBIE, FakeSource, opened
 
 PACKAGE = Path(kgcore.__file__).parent
@@ -126,6 +127,23 @@ def test_json_names_each_of_many_ranges(run: Run) -> None:
     assert err.splitlines()[-1] == "kgcore:   and 30 more ranges; --json lists them"
     (row,) = json.loads(out)["files"]
     assert [gap[0] for gap in row["content"]["missing"]] == list(range(4096, 100 * 4096, 8192))
+
+
+def test_python_has_what_the_command_prints(run: Run, tmp_path: Path) -> None:
+    source = FakeSource()
+    assert json.loads(run("files", COMPLETE, "--json")[1]) == open_files(source, COMPLETE).to_json()
+    assert [row.content for row in open_files(source, COMPLETE, contents=False).rows] == [None] * 7
+    assert open_files(source, INCOMPLETE).lost[0].startswith("file descriptors 64 to 127")
+    (row,) = json.loads(run("files", COMPLETE, "--extract", 3, "-o", "out", "--json")[1])["files"]
+    assert extract_file(source, COMPLETE, 3, tmp_path / "own").to_json() == row
+    stream = io.BytesIO()
+    assert extract_file(source, str(COMPLETE), 3, stream).file.fd == 3
+    assert stream.getvalue() == (tmp_path / "own").read_bytes() == (tmp_path / "out").read_bytes()
+    with pytest.raises(KgcoreError, match="has no file descriptor 99"):
+        extract_file(source, COMPLETE, 99)
+    assert extract_file(source, COMPLETE, 6).file.path == b"/etc/x"
+    assert (tmp_path / "fd.100.6").read_bytes() == b"abcde"
+    assert source.held == 0
 
 
 def test_standard_output(run: Run, tmp_path: Path) -> None:

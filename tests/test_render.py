@@ -123,7 +123,7 @@ def test_commands(changes: dict[str, object], command: str) -> None:
     ],
 )
 def test_process_json(args: bytes | None, expected: list[str] | None) -> None:
-    row = json.loads(json.dumps(render.process_json(summary(args=args, comm=b"\xfe"))))
+    row = json.loads(json.dumps(summary(args=args, comm=b"\xfe").to_json()))
     assert row["args"] == expected
     assert row["comm"] == r"\xfe"
     assert row["task"] == "0xffff888000000000"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import kgcore
-from kgcore.binaries.contents import Lacking
+from kgcore.binaries.contents import FileGap
 from kgcore.binaries.sysroot import SysrootFile, SysrootReport
 from kgcore.cli.extract import Failure, Outcome
 from kgcore.coredump.plan import make_plan
@@ -172,7 +172,7 @@ def reports() -> Iterator[dict[str, Any]]:
     sink = MemorySink()
     failures = [Failure("4711", "no thread has the id 4711")]
     sources = {place.value: 1 for place in Provenance if not place.missing}
-    gaps = tuple(Lacking(0, 1, place.value, "why") for place in Provenance if place.missing)
+    gaps = tuple(FileGap(0, 1, place.value, "why") for place in Provenance if place.missing)
     files = (SysrootFile(b"/bin/x", 9, "ab", gaps, sources), SysrootFile(b"/bin/\xff", 9, None, (), {}))
     sysroot = SysrootReport("sysroot", files, ("r",), ("l",), ("p",))
     done = [make_report(plan, path="core.1"), write_core(plan, memory, sink)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.binaries.contents import Lacking
+from kgcore.binaries.contents import FileGap
 from kgcore.binaries.localcopies import completed
 from kgcore.binaries.sysroot import SysrootFile, SysrootReport
 
@@ -28,7 +28,7 @@ def partial(tmp_path: Path, **more: object) -> SysrootReport:
     sysroot = tmp_path / "sysroot"
     (sysroot / "bin").mkdir(parents=True)
     (sysroot / "bin" / "a").write_bytes(bytes(8192))
-    values: dict[str, object] = {"build_id": None, "missing": (Lacking(0, 8192, "file", ""),), "sources": {}}
+    values: dict[str, object] = {"build_id": None, "missing": (FileGap(0, 8192, "file", ""),), "sources": {}}
     file = SysrootFile(b"/bin/a", 8192, **(values | more))  # type: ignore[arg-type]
     return SysrootReport(str(sysroot), (file,), (), (), ())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kgcore.binaries.contents import Lacking
+from kgcore.binaries.contents import FileGap
 from kgcore.binaries.sysroot import MANIFEST, Sysroot, SysrootFile, SysrootReport
 from kgcore.errors import OutputError
 from kgcore.model.lost import Lost
@@ -369,7 +369,7 @@ def test_a_link_is_not_followed_by_the_next_process(tmp_path: Path) -> None:
 
 def test_what_processes_share_is_told_once() -> None:
     def file(name: bytes, lost: int = 0) -> SysrootFile:
-        missing = (Lacking(0, lost, "file", ""),) if lost else ()
+        missing = (FileGap(0, lost, "file", ""),) if lost else ()
         return SysrootFile(name, 8192, None, missing, {})
 
     shared, own = (file(b"/lib/libc.so.6", 4096), file(b"/lib/ld.so")), file(b"/bin/own", 4096)
@@ -381,9 +381,9 @@ def test_what_processes_share_is_told_once() -> None:
         "  a remark",
     ]
     before: frozenset[bytes | str] = frozenset((*(one.path for one in shared), "a remark", "a loss"))
-    again = SysrootReport("dir", shared, ("a remark",), ("a loss",), (), before)
+    again = SysrootReport("dir", shared, ("a remark",), ("a loss",), (), before=before)
     assert again.lines() == ["sysroot dir: 2 files, all as before"]
-    more = SysrootReport("dir", (*shared, own), ("a remark", "another"), (), (), before)
+    more = SysrootReport("dir", (*shared, own), ("a remark", "another"), (), (), before=before)
     assert more.lines() == [
         "sysroot dir: 3 files, 2 as before, 1 new, 0 complete, 4.00 KiB missing",
         "  /bin/own: 4.00 KiB of 8.00 KiB missing: file",

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from kgcore.model.memory import Piece
 
-__all__ = ("Lacking", "Trace")
+__all__ = ("FileGap", "Trace")
 
 
-class Lacking(NamedTuple):
+class FileGap(NamedTuple):
     """A missing part of a file.
 
     :ivar start: offset in the file.
@@ -33,7 +33,7 @@ class Trace:
     """
 
     size: int
-    missing: list[Lacking] = field(default_factory=list)
+    missing: list[FileGap] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
 
     def follow(self, pieces: Iterator[Piece]) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
@@ -48,14 +48,14 @@ class Trace:
                 break
             reason = run.provenance.value
             if run.provenance.missing:
-                self._lacks(Lacking(run.address, run.address + length, reason, run.detail))
+                self._lacks(FileGap(run.address, run.address + length, reason, run.detail))
             else:
                 self.sources[reason] = self.sources.get(reason, 0) + length
             yield length, data[:length] if run.provenance.stored else b""
         if at < self.size:
             raise ValueError(f"a file's pieces end at {at:#x}, not at {self.size:#x}")
 
-    def _lacks(self, gap: Lacking) -> None:
+    def _lacks(self, gap: FileGap) -> None:
         if self.missing and self.missing[-1][1:] == (gap.start, gap.reason, gap.detail):
             self.missing[-1] = self.missing[-1]._replace(end=gap.end)
         else:

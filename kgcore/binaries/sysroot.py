@@ -7,9 +7,9 @@ A manifest beside them says what each file lacks: missing parts are zeros in the
 import contextlib
 import os
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
-from kgcore.binaries.contents import Lacking, Trace
+from kgcore.binaries.contents import FileGap, Trace
 from kgcore.binaries.linkmap import link_names
 from kgcore.binaries.manifest import MANIFEST, Manifest
 from kgcore.elf.buildid import build_id
@@ -18,11 +18,11 @@ from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory
 from kgcore.model.process import ProcessImage
 from kgcore.sinks.files import FileSink
-from kgcore.sources.base import FileContents, HasMappedFiles, Process
+from kgcore.sources.base import FileContents, HasMappedFiles, Process, Source, TaskRef
 from kgcore.system.regular import open_regular, read_at
 from kgcore.text import counted, first_names, human_size, plain, printable
 
-__all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport")
+__all__ = ("MANIFEST", "Sysroot", "SysrootFile", "SysrootReport", "write_sysroot")
 
 _PATH_MAX = 4096
 _REASONS_TOLD = 3
@@ -31,10 +31,12 @@ _COMPARED = 1 << 20  # bytes at once
 
 @dataclass(frozen=True, slots=True)
 class SysrootFile:
-    """A file that was written.
+    """A program or library that :func:`kgcore.write_sysroot` wrote.
 
     :ivar path: relative to the sysroot, but with a leading slash; raw.
+    :ivar size: bytes.
     :ivar build_id: as hexadecimal digits; None if it has none, or it is missing.
+    :ivar missing: the ranges that are zeros only because they are missing, ascending.
     :ivar sources: where its bytes come from: value of the provenance to bytes.
     :ivar deleted: its name was deleted.
     """
@@ -42,16 +44,19 @@ class SysrootFile:
     path: bytes
     size: int
     build_id: str | None
-    missing: tuple[Lacking, ...]
+    missing: tuple[FileGap, ...]
     sources: dict[str, int]
+    _: KW_ONLY
     deleted: bool = False
 
     @property
     def whole(self) -> bool:
+        """Whether all its bytes are there."""
         return not self.missing
 
     @property
     def missing_bytes(self) -> int:
+        """How many bytes are missing."""
         return sum(gap.end - gap.start for gap in self.missing)
 
     def line(self) -> str:
@@ -80,6 +85,7 @@ class SysrootReport:
     """The files of one process: written, incomplete, lost.
 
     :ivar directory: the sysroot.
+    :ivar files: those that are there.
     :ivar remarks: further facts, as sentences.
     :ivar lost: missing files, as sentences.
     :ivar problems: files that could not be written, as sentences.
@@ -91,6 +97,7 @@ class SysrootReport:
     remarks: tuple[str, ...]
     lost: tuple[str, ...]
     problems: tuple[str, ...]
+    _: KW_ONLY
     before: frozenset[bytes | str] = frozenset()
 
     @property
@@ -99,7 +106,8 @@ class SysrootReport:
         return not (self.lost or self.problems) and all(file.whole for file in self.files)
 
     def raise_problems(self) -> None:
-        """
+        """Raise what could not be written.
+
         :raises OutputError: a file could not be written.
         """
         if self.problems:
@@ -145,6 +153,28 @@ def _files(process: Process) -> Iterator[FileContents | Lost]:
         yield from process.files()
     else:
         yield Lost(f"the source of process {process.image.tgid} has no programs and libraries")
+
+
+def write_sysroot(
+    source: Source, ref: TaskRef | int | str, directory: str | os.PathLike[str], *, force: bool = False
+) -> SysrootReport:
+    """Write the program of a process, its interpreter and its libraries to a directory, for gdb's ``set sysroot``.
+
+    What is missing of them is zeros; a list beside them says where, for :func:`kgcore.check_sysroot`. Processes share
+    files, and may be written to one directory.
+
+    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param ref: the process: id of any of its threads in the initial pid namespace, or address of its
+        ``struct task_struct``, as a number or as text; or a :class:`kgcore.TaskRef`.
+    :param directory: where to; it is made if need be.
+    :param force: overwrite files that are not the same.
+    :return: which files are there, and what they lack. Of a file that cannot be written it has a sentence, too:
+        :meth:`SysrootReport.raise_problems`.
+    :raises KgcoreError: there is no such process, or nothing can be written there.
+    :raises TypeError, ValueError: ``ref`` names no process.
+    """
+    with source.process(ref) as process:
+        return Sysroot(os.fspath(directory), force=force).add(process, process.image.warnings)
 
 
 class Sysroot:
@@ -196,7 +226,7 @@ class Sysroot:
             self._manifest.add(directory, {os.fsdecode(file.path): file.to_json() for file in files}, losses)
         has: set[bytes | str] = {*(file.path for file in files), *remarks, *lost}
         before, self._told = frozenset(has & self._told), self._told | has
-        return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems), before)
+        return SysrootReport(self._directory, tuple(files), tuple(remarks), tuple(lost), tuple(problems), before=before)
 
     # Files
 
@@ -220,7 +250,7 @@ class Sysroot:
                 trace = Trace(contents.size)
                 self._write(contents, directory, shown, trace)
             identity = _build_id(directory, parts[-1])
-        file = SysrootFile(path, contents.size, identity, tuple(trace.missing), trace.sources, contents.deleted)
+        file = SysrootFile(path, contents.size, identity, tuple(trace.missing), trace.sources, deleted=contents.deleted)
         self._written[path] = contents.key, file
         return file
 

@@ -7,7 +7,7 @@ It reads the files with pyelftools, and takes from the manifest only what the fi
 import json
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
@@ -36,9 +36,10 @@ class _Gap(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """The verdict on a file.
+    """What :func:`kgcore.check_sysroot` found of a program or library.
 
     :ivar path: relative to the directory.
+    :ivar size: bytes, as the list has it.
     :ivar whole: nothing is missing.
     :ivar missing_bytes: how many bytes are missing.
     :ivar reasons: why they are missing.
@@ -52,6 +53,7 @@ class CheckedFile:
     path: str
     size: int
     whole: bool
+    _: KW_ONLY
     missing_bytes: int = 0
     reasons: tuple[str, ...] = ()
     sections: tuple[str, ...] | None = ()
@@ -93,10 +95,10 @@ class CheckedFile:
 
 @dataclass(frozen=True, slots=True)
 class SysrootVerdict:
-    """The verdict on a directory.
+    """What :func:`kgcore.check_sysroot` found.
 
-    :ivar ok: the files match the manifest.
-    :ivar complete: they are complete, and none is lost.
+    :ivar path: the directory.
+    :ivar files: those that the list names.
     :ivar lost: files that were mapped but are missing, as sentences.
     """
 
@@ -106,10 +108,12 @@ class SysrootVerdict:
 
     @property
     def ok(self) -> bool:
+        """Whether the files are those that the list names."""
         return not any(file.problems for file in self.files)
 
     @property
     def complete(self) -> bool:
+        """Whether they are whole, and none is lost."""
         return not self.lost and all(file.whole for file in self.files)
 
     def to_json(self) -> dict[str, object]:
@@ -138,8 +142,12 @@ class SysrootVerdict:
 
 
 def check_sysroot(path: str | os.PathLike[str]) -> SysrootVerdict:
-    """Check a directory that ``--sysroot`` wrote.
+    """Read a sysroot back and say whether its files are what they should be, and what they lack.
 
+    It needs neither drgn nor the dump.
+
+    :param path: of a directory that ``--sysroot`` or :func:`kgcore.write_sysroot` wrote.
+    :return: what is wrong with the files, and what they lack.
     :raises KgcoreError: it is not a sysroot, or its manifest cannot be read.
     """
     directory = os.fspath(path)
@@ -209,7 +217,16 @@ def _check(directory: str, entry: _Entry) -> CheckedFile:
     reasons = tuple(dict.fromkeys(gap.reason for gap in missing))
     whole = not missing and not problems
     return CheckedFile(
-        path, size, whole, lost, reasons, found.lacking, found.symbols, found.debug, identity, tuple(problems)
+        path,
+        size,
+        whole,
+        missing_bytes=lost,
+        reasons=reasons,
+        sections=found.lacking,
+        symbols=found.symbols,
+        debug=found.debug,
+        build_id=identity,
+        problems=tuple(problems),
     )
 
 

@@ -18,9 +18,9 @@ from kgcore.coredump.plan import CorePlan
 from kgcore.coredump.writer import Progress
 from kgcore.model.process import ProcessSummary
 from kgcore.system import stopping
-from kgcore.text import counted, human_size, plain, printable
+from kgcore.text import counted, human_size, printable
 from kgcore.views.addressmap import AddressMap, Kind, address_range, by_kind, make_map, shares
-from kgcore.views.openfiles import Row, flag_words, named
+from kgcore.views.openfiles import OpenFileRow, flag_words, shown_name
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.facts import DumpFacts
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = (
     "Column",
     "Painted",
-    "process_json",
     "progress",
     "show_facts",
     "show_map",
@@ -194,30 +193,6 @@ def _group_name(path: bytes | None) -> str:
     return printable(_ID.sub(rb"\1", path.rsplit(b"/", 1)[-1])) or "/"
 
 
-def process_json(process: ProcessSummary) -> dict[str, object]:
-    """Return a process for ``kgcore ps --json``: invalid UTF-8 as ``\\xNN``, an unreadable command line as null."""
-    args = process.args
-    return {
-        "pid": process.pid,
-        "ppid": process.ppid,
-        "uid": process.uid,
-        "threads": process.threads,
-        "rss": process.rss,
-        "size": process.size,
-        "swap": process.swap,
-        "core_estimate": process.core,
-        "held_estimate": process.held,
-        "state": process.state,
-        "comm": plain(process.comm),
-        "args": None if args is None else [plain(arg) for arg in args.removesuffix(b"\0").split(b"\0") if args],
-        "kernel_thread": process.kernel_thread,
-        "task": f"{process.task:#x}",
-        "pids": list(process.pids),
-        "cgroup": None if process.cgroup is None else plain(process.cgroup),
-        "dying": None if process.dying is None else process.dying.brief(),
-    }
-
-
 _OPEN_FILE_COLUMNS = (
     Column("FD", number=True),
     Column("TYPE", yields=3),
@@ -231,7 +206,7 @@ _OPEN_FILE_COLUMNS = (
 _NOT_LOOKED = "--"
 
 
-def show_open_files(rows: Iterable[Row], out: TextIO) -> None:
+def show_open_files(rows: Iterable[OpenFileRow], out: TextIO) -> None:
     """Print the table of ``kgcore files``. It shows contents only of files that exist nowhere else."""
     cells = (
         (
@@ -242,7 +217,7 @@ def show_open_files(rows: Iterable[Row], out: TextIO) -> None:
             str(file.size),
             _NOT_LOOKED if content is None else content.words(),
             _NOT_LOOKED if unwritten is None else human_size(unwritten),
-            printable(named(file)),
+            printable(shown_name(file)),
         )
         for file, content, unwritten in rows
     )

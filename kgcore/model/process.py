@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from kgcore.model.dying import Dying
+from kgcore.text import plain
 
 __all__ = (
     "DEFAULT_MASK",
@@ -438,3 +439,27 @@ class ProcessSummary:
     pids: tuple[int, ...] = ()
     cgroup: bytes | None = None
     dying: Dying | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Give it for ``json.dumps``, as ``kgcore ps --json`` does. Names that are not UTF-8 have ``\\xNN``; a command
+        line that cannot be read is null."""
+        args = self.args
+        return {
+            "pid": self.pid,
+            "ppid": self.ppid,
+            "uid": self.uid,
+            "threads": self.threads,
+            "rss": self.rss,
+            "size": self.size,
+            "swap": self.swap,
+            "core_estimate": self.core,
+            "held_estimate": self.held,
+            "state": self.state,
+            "comm": plain(self.comm),
+            "args": None if args is None else [plain(arg) for arg in args.removesuffix(b"\0").split(b"\0") if args],
+            "kernel_thread": self.kernel_thread,
+            "task": f"{self.task:#x}",
+            "pids": list(self.pids),
+            "cgroup": None if self.cgroup is None else plain(self.cgroup),
+            "dying": None if self.dying is None else self.dying.brief(),
+        }

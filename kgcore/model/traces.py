@@ -89,9 +89,12 @@ class KernelStack(NamedTuple):
 class ThreadTrace:
     """The trace of a thread.
 
+    :ivar tid: its id in the initial pid namespace.
     :ivar comm: its name, raw.
     :ivar cpu: the CPU that it was running on.
     :ivar crashed: the kernel crashed in it.
+    :ivar frames: its calls in user mode, the innermost first.
+    :ivar end: why there are no more.
     :ivar kernel: its kernel stack; None: not requested.
     """
 
@@ -109,6 +112,7 @@ class ThreadTrace:
         return self.end.kind == "outermost" and (self.kernel is None or self.kernel.end.kind == "outermost")
 
     def to_json(self) -> dict[str, object]:
+        """Give it for ``json.dumps``."""
         kernel = self.kernel
         return {
             "tid": self.tid,

@@ -12,14 +12,27 @@ from itertools import islice
 from typing import NamedTuple
 
 from kgcore.arch import ARCHES
+from kgcore.coredump.pipeline import Options, prepare
 from kgcore.coredump.plan import CorePlan
 from kgcore.coredump.report import Report, VmaAccount, make_report
 from kgcore.model.account import Account, Gaps, amounts
 from kgcore.model.memory import Memory, Provenance, Run
 from kgcore.model.process import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, ProcessImage, Vma
+from kgcore.sources.base import Source, TaskRef
 from kgcore.text import first_names, human_size, plain, printable
 
-__all__ = ("AddressMap", "Area", "Kind", "StackPointer", "address_range", "by_kind", "make_map", "ranges", "shares")
+__all__ = (
+    "AddressMap",
+    "Area",
+    "Kind",
+    "StackPointer",
+    "address_map",
+    "address_range",
+    "by_kind",
+    "make_map",
+    "ranges",
+    "shares",
+)
 
 MAP_VERSION = 1
 
@@ -46,7 +59,11 @@ class Kind(Enum):
 
 
 class StackPointer(NamedTuple):
-    """The stack pointer of a thread."""
+    """Where the stack of a thread ends.
+
+    :ivar tid: id of the thread in the initial pid namespace.
+    :ivar sp: user virtual address.
+    """
 
     tid: int
     sp: int
@@ -72,6 +89,7 @@ class Area(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Bytes from its start to its end."""
         return self.vma.end - self.vma.start
 
     def title(self) -> str:
@@ -86,6 +104,7 @@ class Area(NamedTuple):
         return f"{name} (stack {whose})" if name else f"stack {whose}"
 
     def to_json(self) -> dict[str, object]:
+        """Give it for ``json.dumps``."""
         return self.vma.to_json() | {
             "name": plain(self.name),
             "permissions": self.permissions,
@@ -97,7 +116,8 @@ class Area(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AddressMap:
-    """
+    """What ``kgcore map`` shows of a process.
+
     :ivar report: the report of the core that would be written.
     :ivar areas: the mappings, in the image's order.
     :ivar source: the source of the process (:meth:`kgcore.sources.base.Source.describe`).
@@ -128,6 +148,21 @@ class AddressMap:
         if left_out:
             lines.append(f"left out by the filter: {human_size(sum(left_out.values()))} ({amounts(left_out)})")
         return lines + self.report.doubts()
+
+
+def address_map(source: Source, ref: TaskRef | int | str, options: Options | None = None) -> AddressMap:
+    """Show the address space of a process: a row for each mapping, with what a core would hold of it.
+
+    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param ref: the process: id of any of its threads in the initial pid namespace, or address of its
+        ``struct task_struct``, as a number or as text; or a :class:`kgcore.TaskRef`.
+    :param options: what a core would have; None: what ``kgcore`` writes without options.
+    :return: what ``kgcore map`` shows.
+    :raises KgcoreError: there is no such process, or it has no memory.
+    :raises TypeError, ValueError: ``ref`` names no process.
+    """
+    with prepare(source, ref, options) as prepared:
+        return make_map(prepared.plan, source.describe())
 
 
 def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> AddressMap:

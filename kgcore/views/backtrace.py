@@ -13,7 +13,7 @@ import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ _MOST = 1 << 30  # bytes of the core in memory
 class Backtrace:
     """The backtraces of a process.
 
+    :ivar tgid: its id in the initial pid namespace.
     :ivar comm: its name, raw.
     :ivar threads: the requested thread first, else the leader.
     :ivar others: how many further threads it has.
@@ -64,6 +65,7 @@ class Backtrace:
     threads: tuple[ThreadTrace, ...]
     others: int
     remarks: tuple[str, ...]
+    _: KW_ONLY
     dying: Dying | None = None
 
     @property
@@ -72,6 +74,7 @@ class Backtrace:
         return all(thread.complete for thread in self.threads)
 
     def to_json(self) -> dict[str, object]:
+        """Give it for ``json.dumps``, as a process of ``kgcore bt --json``."""
         return {
             "tgid": self.tgid,
             "comm": plain(self.comm),
@@ -100,17 +103,26 @@ def backtrace(
     *,
     all_threads: bool = False,
     kernel: bool = False,
-    root: str | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> Backtrace:
-    """Unwind the threads of a process.
+    """Unwind the stacks of a process, without a core on the disk.
 
-    :param all_threads: all threads, not only the one that ``ref`` names.
-    :param kernel: also kernel stacks.
-    :param root: a directory with the files of the crashed machine, as in :class:`kgcore.sources.base.UserFiles`.
-    :raises KgcoreError: the process does not exist, or drgn does not unwind its architecture.
+    Programs and libraries come out of the dump as far as they were in memory, else from ``root``, from this machine's
+    debug files of the same build id, and from the debuginfod servers of ``$DEBUGINFOD_URLS``.
+
+    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param ref: the process: id of any of its threads in the initial pid namespace, or address of its
+        ``struct task_struct``, as a number or as text; or a :class:`kgcore.TaskRef`.
+    :param all_threads: all of its threads, not only the one that ``ref`` names.
+    :param kernel: what they were doing in the kernel, too.
+    :param root: a directory with the files of the crashed machine; the one that the source was opened with.
+    :return: a trace for each thread, and why it ends where it does.
+    :raises KgcoreError: there is no such process, or nobody here unwinds its kind; or there is no drgn that will do.
+    :raises TypeError, ValueError: ``ref`` names no process.
     """
+    directory = None if root is None else os.fspath(root)
     with source.process(ref) as process:
-        return _backtrace(source, process, all_threads=all_threads, kernel=kernel, root=root)
+        return _backtrace(source, process, all_threads=all_threads, kernel=kernel, root=directory)
 
 
 def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: bool, root: str | None) -> Backtrace:
@@ -150,7 +162,9 @@ def _backtrace(source: Source, process: Process, *, all_threads: bool, kernel: b
             for thread, (frames, end) in zip(threads, map(core.trace, range(len(threads))), strict=True)
         )
     remarks = (*image.warnings, *sysroot.lost, *sysroot.remarks)
-    return Backtrace(image.tgid, image.psinfo.comm, traces, len(image.threads) - len(threads), remarks, image.dying)
+    return Backtrace(
+        image.tgid, image.psinfo.comm, traces, len(image.threads) - len(threads), remarks, dying=image.dying
+    )
 
 
 class _Core:

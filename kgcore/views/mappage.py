@@ -10,14 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from kgcore._version import __version__
+from kgcore.coredump.pipeline import Options, prepare
 from kgcore.coredump.plan import CorePlan
 from kgcore.model.account import Account
 from kgcore.model.memory import Memory
+from kgcore.sources.base import Source, TaskRef
 from kgcore.text import counted, first_names, human_size, printable
-from kgcore.views.addressmap import AddressMap, Kind, address_range, by_kind
+from kgcore.views.addressmap import AddressMap, Kind, address_range, by_kind, make_map
 from kgcore.views.maplayout import Cell, Item, Region, regions
 
-__all__ = ("map_page",)
+__all__ = ("map_html", "map_page")
 
 _WORDS = {
     Kind.PRESENT: "present",
@@ -109,6 +111,20 @@ footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; }
   background: none; } .card, tr { break-inside: avoid; } .scroll { overflow: visible; break-inside: auto; }
   th { position: static; } table { font-size: 7pt; } th, td { padding: .1rem .25rem; } td.what { min-width: 7rem; } }
 """
+
+
+def map_html(source: Source, ref: TaskRef | int | str, options: Options | None = None) -> str:
+    """Draw the address space of a process, as a page for a browser that needs no other file.
+
+    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param ref: the process, as in :func:`kgcore.address_map`.
+    :param options: what a core would have; None: what ``kgcore`` writes without options.
+    :return: what ``kgcore map --html`` writes: HTML, in ASCII.
+    :raises KgcoreError: there is no such process, or it has no memory.
+    :raises TypeError, ValueError: ``ref`` names no process.
+    """
+    with prepare(source, ref, options) as prepared:
+        return map_page(make_map(prepared.plan, source.describe()), prepared.plan, prepared.memory)
 
 
 def map_page(found: AddressMap, plan: CorePlan, memory: Memory) -> str:

@@ -1,18 +1,38 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Show open files to people and programs, and write their contents."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from kgcore.binaries.contents import Lacking, Trace
+from kgcore.binaries.contents import FileGap, Trace
+from kgcore.errors import KgcoreError
 from kgcore.model.memory import Piece
 from kgcore.model.process import OpenFile, Socket
-from kgcore.sinks.files import Sink
-from kgcore.sources.base import Contents
+from kgcore.sinks.files import Sink, StreamSink
+from kgcore.sinks.outputs import named
+from kgcore.sources.base import Contents, HasOpenFiles, OpenFiles, Process, Source, TaskRef
 from kgcore.text import human_size, plain, printable
 
-__all__ = ("ContentAccount", "Row", "account", "flag_words", "list_lines", "named", "open_file_json", "write_contents")
+__all__ = (
+    "ContentAccount",
+    "OpenFileRow",
+    "OpenFileTable",
+    "account",
+    "content_name",
+    "extract",
+    "extract_file",
+    "flag_words",
+    "having_open_files",
+    "list_lines",
+    "open_files",
+    "shown_name",
+    "table_of",
+    "write_contents",
+)
+
+_VERSION = 1
 
 _ACCESS = "O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"
 # include/uapi/asm-generic/fcntl.h. O_SYNC is two bits, O_TMPFILE has that of O_DIRECTORY.
@@ -39,21 +59,20 @@ _O_LARGEFILE = 0o100000
 
 @dataclass(frozen=True, slots=True)
 class ContentAccount:
-    """How much of a file's content the dump holds.
+    """How much of a file's content there is.
 
+    :ivar size: of the file, in bytes.
     :ivar sources: bytes by source: value of the provenance to bytes.
+    :ivar missing: the ranges that are not there, ascending.
     """
 
     size: int
     sources: Mapping[str, int]
-    missing: tuple[Lacking, ...]
-
-    @classmethod
-    def of(cls, trace: Trace) -> "ContentAccount":
-        return cls(trace.size, trace.sources, tuple(trace.missing))
+    missing: tuple[FileGap, ...]
 
     @property
     def missing_bytes(self) -> int:
+        """How many bytes are not there."""
         return sum(gap.end - gap.start for gap in self.missing)
 
     def words(self) -> str:
@@ -64,6 +83,7 @@ class ContentAccount:
         return f"{human_size(held)} of {human_size(self.size)}" if held else "none"
 
     def to_json(self) -> dict[str, object]:
+        """Give it for ``json.dumps``."""
         return {
             "size": self.size,
             "missing_bytes": self.missing_bytes,
@@ -72,16 +92,183 @@ class ContentAccount:
         }
 
 
-class Row(NamedTuple):
+class OpenFileRow(NamedTuple):
     """An open file and its content.
 
-    :ivar content: None: not examined.
-    :ivar unwritten: see :meth:`kgcore.sources.base.Contents.unwritten`.
+    :ivar file: the open file.
+    :ivar content: how much of it there is; None: that was not looked at.
+    :ivar unwritten: bytes that were changed in memory and are not on the disk yet; None: it lives in memory alone, or
+        that is not known.
     """
 
     file: OpenFile
     content: ContentAccount | None = None
     unwritten: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it for ``json.dumps``, as a file of ``kgcore files --json``."""
+        file, content, unwritten = self
+        socket = file.socket
+        return {
+            "fd": file.fd,
+            "path": None if file.path is None else plain(file.path),
+            "type": file.type,
+            "flags": f"0{file.flags:o}",
+            "offset": file.offset,
+            "mode": f"0{file.mode:o}",
+            "size": file.size,
+            "inode": file.inode,
+            "deleted": file.deleted,
+            "in_memory": file.in_memory,
+            "file": f"{file.file:#x}",
+            "socket": None
+            if socket is None
+            else {
+                "family": socket.family,
+                "type": socket.type,
+                "local": plain(socket.local) or None,
+                "remote": plain(socket.remote) or None,
+            },
+            "content": None if content is None else content.to_json(),
+            "unwritten": unwritten,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFileTable:
+    """The open files of a process and their contents.
+
+    :ivar tgid: of the process.
+    :ivar rows: by descriptor, ascending.
+    :ivar lost: what could not be found out of the table itself, as sentences.
+    :ivar remarks: contents that cannot be looked at, as sentences.
+    :ivar source: where the process comes from (:meth:`kgcore.Source.describe`).
+    """
+
+    tgid: int
+    rows: tuple[OpenFileRow, ...]
+    lost: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    source: Mapping[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """Give it for ``json.dumps``, as ``kgcore files --json`` prints it."""
+        return {
+            "version": _VERSION,
+            "source": dict(self.source),
+            "pid": self.tgid,
+            "files": [row.to_json() for row in self.rows],
+            "lost": list(self.lost),
+        }
+
+
+def open_files(source: Source, ref: TaskRef | int | str, *, contents: bool = True) -> OpenFileTable:
+    """List the open files of a process, and how much of their contents there is.
+
+    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param ref: the process: id of any of its threads in the initial pid namespace, or address of its
+        ``struct task_struct``, as a number or as text; or a :class:`kgcore.TaskRef`.
+    :param contents: look at the contents of regular files, too: of those that are nowhere else (deleted, or in memory
+        alone) how much there is, of the others only how much is newer in memory than on the disk.
+    :return: what ``kgcore files`` shows.
+    :raises KgcoreError: there is no such process, or its table of open files cannot be read.
+    :raises TypeError, ValueError: ``ref`` names no process.
+    """
+    with source.process(ref) as process:
+        has = having_open_files(process)
+        return table_of(has, has.open_files(), source.describe(), contents=contents)
+
+
+def having_open_files(process: Process) -> HasOpenFiles:
+    """Tell whether there is a table of open files.
+
+    :raises KgcoreError: the source of the process has none.
+    """
+    if not isinstance(process, HasOpenFiles):
+        raise KgcoreError(f"the source of process {process.image.tgid} has no open files", hint="a vmcore has them")
+    return process
+
+
+def table_of(process: HasOpenFiles, found: OpenFiles, source: Mapping[str, str], *, contents: bool) -> OpenFileTable:
+    """Look at what open files hold."""
+    known: dict[int, OpenFileRow] = {}  # several descriptors may be of one file
+    rows: list[OpenFileRow] = []
+    remarks: list[str] = []
+    for file in found.files:
+        if contents and file.type == "regular" and file.file not in known:
+            known[file.file] = _looked_at(process, file, remarks)
+        rows.append(known[file.file]._replace(file=file) if file.file in known else OpenFileRow(file))
+    return OpenFileTable(
+        tgid=found.tgid, rows=tuple(rows), lost=found.lost, remarks=tuple(remarks), source=dict(source)
+    )
+
+
+def _looked_at(process: HasOpenFiles, file: OpenFile, remarks: list[str]) -> OpenFileRow:
+    """Examine the content of a file; for one that is also on disk, only how much is newer in memory."""
+    try:
+        contents = process.contents(file)
+        return OpenFileRow(file, account(contents) if file.unsaved else None, contents.unwritten())
+    except KgcoreError as error:
+        if file.unsaved:
+            remarks.append(str(error))
+        return OpenFileRow(file)
+
+
+def extract_file(
+    source: Source,
+    ref: TaskRef | int | str,
+    fd: int,
+    output: str | os.PathLike[str] | BinaryIO | None = None,
+    *,
+    force: bool = False,
+) -> OpenFileRow:
+    """Write the content of an open file of a process; missing parts become holes.
+
+    :param source: where processes come from, such as :func:`kgcore.open_vmcore` gives.
+    :param ref: the process, as in :func:`kgcore.open_files`.
+    :param fd: number of the descriptor.
+    :param output: a file name, or a file object open for writing bytes; None: ``fd.<tgid>.<fd>``.
+    :param force: overwrite an existing file.
+    :return: the file, and how much of its content was there.
+    :raises KgcoreError: there is no such process or descriptor, it has no content, or it cannot be written.
+    :raises TypeError, ValueError: ``ref`` names no process.
+    """
+    with source.process(ref) as process:
+        has = having_open_files(process)
+        return extract(has, has.open_files(), fd, output, force=force)
+
+
+def extract(
+    process: HasOpenFiles,
+    found: OpenFiles,
+    fd: int,
+    output: str | os.PathLike[str] | BinaryIO | None = None,
+    *,
+    force: bool = False,
+) -> OpenFileRow:
+    """Do the same for a process that is open.
+
+    :raises KgcoreError: as :func:`extract_file` does.
+    """
+    file = next((file for file in found.files if file.fd == fd), None)
+    if file is None:
+        raise KgcoreError(
+            f"process {found.tgid} has no file descriptor {fd}",
+            pid=found.tgid,
+            hint=f"kgcore files {found.tgid} lists its descriptors",
+        )
+    contents = process.contents(file)
+    path = content_name(found.tgid, fd) if output is None else output
+    sink = named(os.fspath(path), force=force) if isinstance(path, str | os.PathLike) else StreamSink(path)
+    with sink:
+        content = write_contents(contents, sink)
+        sink.commit()
+    return OpenFileRow(file, content, contents.unwritten())
+
+
+def content_name(tgid: int, fd: int) -> str:
+    """Name the file for a content, if nobody else did."""
+    return f"fd.{tgid}.{fd}"
 
 
 def account(contents: Contents) -> ContentAccount:
@@ -89,7 +276,7 @@ def account(contents: Contents) -> ContentAccount:
     trace = Trace(contents.size)
     for _ in trace.follow(Piece(run, b"") for run in contents.runs()):
         pass
-    return ContentAccount.of(trace)
+    return _account_of(trace)
 
 
 def write_contents(contents: Contents, sink: Sink) -> ContentAccount:
@@ -103,7 +290,11 @@ def write_contents(contents: Contents, sink: Sink) -> ContentAccount:
             sink.write(memoryview(data))
         else:
             sink.skip(length)
-    return ContentAccount.of(trace)
+    return _account_of(trace)
+
+
+def _account_of(trace: Trace) -> ContentAccount:
+    return ContentAccount(trace.size, trace.sources, tuple(trace.missing))
 
 
 def flag_words(flags: int) -> str:
@@ -117,7 +308,7 @@ def flag_words(flags: int) -> str:
     return "|".join([*words, f"0{rest:o}"] if rest else words)
 
 
-def named(file: OpenFile) -> bytes:
+def shown_name(file: OpenFile) -> bytes:
     """Return the path of a file, and the endpoints of a socket."""
     path = b"?" if file.path is None else file.path
     return path if file.socket is None else b"%b %b" % (path, _socket_words(file.socket))
@@ -132,32 +323,3 @@ def list_lines(files: Iterable[OpenFile]) -> Iterator[str]:
     """Return the lines of ``--list``: ``fd : name : offset``, names escaped."""
     for file in files:
         yield f"{file.fd} : {printable(b'?' if file.path is None else file.path)} : {file.offset}\n"
-
-
-def open_file_json(row: Row) -> dict[str, Any]:
-    """Return a row of ``kgcore files --json``."""
-    file, content, unwritten = row
-    socket = file.socket
-    return {
-        "fd": file.fd,
-        "path": None if file.path is None else plain(file.path),
-        "type": file.type,
-        "flags": f"0{file.flags:o}",
-        "offset": file.offset,
-        "mode": f"0{file.mode:o}",
-        "size": file.size,
-        "inode": file.inode,
-        "deleted": file.deleted,
-        "in_memory": file.in_memory,
-        "file": f"{file.file:#x}",
-        "socket": None
-        if socket is None
-        else {
-            "family": socket.family,
-            "type": socket.type,
-            "local": plain(socket.local) or None,
-            "remote": plain(socket.remote) or None,
-        },
-        "content": None if content is None else content.to_json(),
-        "unwritten": unwritten,
-    }

@@ -16,8 +16,7 @@ from kgcore.cli.console import Console
 from kgcore.errors import KgcoreError
 from kgcore.model.process import ProcessSummary
 from kgcore.sources.base import OpenFiles, TaskRef
-from kgcore.sources.vmcore.source import VmcoreSource
-from kgcore.views.openfiles import Row, account
+from kgcore.views.openfiles import OpenFileTable, table_of
 from tests.vmcore.conftest import need
 from tests.vmcore.hostile import Baseline, Damage, Machine, watchdog
 
@@ -39,22 +38,15 @@ def everything(machine: Machine) -> tuple[list[ProcessSummary], OpenFiles | None
         found = process.open_files()
     except KgcoreError:
         return rows, None
-    contents: list[Row] = []
-    for file in found.files:
-        try:
-            content = process.contents(file)
-            contents.append(Row(file, account(content) if file.unsaved else None, content.unwritten()))
-        except KgcoreError:
-            contents.append(Row(file))
-    shown(rows, source, found, contents)
+    shown(rows, table_of(process, found, source.describe(), contents=True))
     return rows, found
 
 
-def shown(rows: list[ProcessSummary], source: VmcoreSource, found: OpenFiles, contents: list[Row]) -> None:
+def shown(rows: list[ProcessSummary], table: OpenFileTable) -> None:
     out = io.StringIO()
     render.show_processes(rows, out)
-    render.show_open_files(contents, out)
-    _put_json(source, found, contents, Console(out, out))
+    render.show_open_files(table.rows, out)
+    _put_json(table, Console(out, out))
     assert "\x1b" not in out.getvalue()
 
 

@@ -4,10 +4,11 @@
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kgcore.binaries.contents import Lacking
+from kgcore.binaries.contents import FileGap
 from kgcore.cli.arguments import (
     Parser,
     UsageError,
@@ -27,18 +28,24 @@ from kgcore.cli.arguments import (
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
 from kgcore.cli.request import Channel
-from kgcore.errors import KgcoreError
 from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
-from kgcore.sources.base import NO_USER_FILES, HasOpenFiles, OpenFiles, Source, TaskRef, UserFiles
+from kgcore.sources.base import NO_USER_FILES, Source, TaskRef, UserFiles
 from kgcore.sources.location import Location
 from kgcore.text import first_lines, human_size
-from kgcore.views.openfiles import ContentAccount, Row, account, list_lines, open_file_json, write_contents
+from kgcore.views.openfiles import (
+    ContentAccount,
+    OpenFileTable,
+    content_name,
+    extract,
+    having_open_files,
+    list_lines,
+    open_files,
+)
 
 __all__ = ("FilesCommand", "make_parser", "parse", "run")
 
-VERSION = 1
 _RANGES_TOLD = 20
 
 _EPILOG = """\
@@ -152,87 +159,49 @@ def run(command: FilesCommand, console: Console) -> int:
     """List the files, or write one, and return the exit status."""
     if command.output == STDOUT and console.out.isatty():
         raise UsageError("standard output is a terminal", hint="use a pipe, or -o FILE")
-    with (
-        opening.opened(command.place, command.show, console, command.user_files) as source,
-        source.process(command.task) as process,
-    ):
-        if not isinstance(process, HasOpenFiles):
-            raise KgcoreError(f"the source of process {process.image.tgid} has no open files", hint="a vmcore has them")
-        found = process.open_files()
+    with opening.opened(command.place, command.show, console, command.user_files) as source:
         if command.extract is not None:
-            return _extract(command, source, process, found, console)
-        for sentence in found.lost:
-            console.remark(sentence)
-        if command.list is not None:
-            with output(command.list, force=command.force) as sink:
-                sink.write("".join(list_lines(found.files)).encode())
-                sink.commit()
-            if command.list != STDOUT:
-                console.say(f"Saved {command.list}")
-        else:
-            _show(command, source, process, found, console)
+            return _extract(command, command.extract, source, console)
+        found = open_files(source, command.task, contents=command.list is None)
+    for sentence in (*found.lost, *found.remarks):
+        console.remark(sentence)
+    if command.list is not None:
+        with output(command.list, force=command.force) as sink:
+            sink.write("".join(list_lines(row.file for row in found.rows)).encode())
+            sink.commit()
+        if command.list != STDOUT:
+            console.say(f"Saved {command.list}")
+    elif command.json:
+        _put_json(found, console)
+    else:
+        from kgcore.cli import render
+
+        render.show_open_files(found.rows, console.out)
     return Status.INCOMPLETE if found.lost else Status.COMPLETE
 
 
-def _show(command: FilesCommand, source: Source, process: HasOpenFiles, found: OpenFiles, console: Console) -> None:
-    from kgcore.cli import render
-
-    known: dict[int, Row] = {}  # several descriptors may be of one file
-    rows: list[Row] = []
-    for file in found.files:
-        if file.type == "regular" and file.file not in known:
-            known[file.file] = _looked_at(process, file, console)
-        rows.append(known[file.file]._replace(file=file) if file.file in known else Row(file))
-    if command.json:
-        _put_json(source, found, rows, console)
-    else:
-        render.show_open_files(rows, console.out)
-
-
-def _looked_at(process: HasOpenFiles, file: OpenFile, console: Console) -> Row:
-    """Examine the content of a file; for one that is also on disk, only how much is newer in memory."""
-    try:
-        contents = process.contents(file)
-        return Row(file, account(contents) if file.unsaved else None, contents.unwritten())
-    except KgcoreError as error:
-        if file.unsaved:
-            console.remark(str(error))
-        return Row(file)
-
-
-def _put_json(source: Source, found: OpenFiles, rows: Sequence[Row], console: Console) -> None:
-    value = {
-        "version": VERSION,
-        "source": source.describe(),
-        "pid": found.tgid,
-        "files": [open_file_json(row) for row in rows],
-        "lost": list(found.lost),
-    }
-    json.dump(value, console.out, indent=2)
+def _put_json(found: OpenFileTable, console: Console) -> None:
+    json.dump(found.to_json(), console.out, indent=2)
     console.out.write("\n")
 
 
-def _extract(command: FilesCommand, source: Source, process: HasOpenFiles, found: OpenFiles, console: Console) -> int:
-    file = next((file for file in found.files if file.fd == command.extract), None)
-    if file is None:
-        for sentence in found.lost:
-            console.remark(sentence)
-        raise KgcoreError(
-            f"process {found.tgid} has no file descriptor {command.extract}",
-            pid=found.tgid,
-            hint=f"kgcore files {found.tgid} lists its descriptors",
-        )
-    contents = process.contents(file)
-    path = command.output or f"fd.{found.tgid}.{file.fd}"
-    with output(path, force=command.force) as sink:
-        content = write_contents(contents, sink)
-        sink.commit()
+def _extract(command: FilesCommand, fd: int, source: Source, console: Console) -> int:
+    with source.process(command.task) as opened:
+        process = having_open_files(opened)
+        found = process.open_files()
+        if all(file.fd != fd for file in found.files):
+            for sentence in found.lost:
+                console.remark(sentence)
+        path = command.output or content_name(found.tgid, fd)
+        row = extract(process, found, fd, sys.stdout.buffer if path == STDOUT else path, force=command.force)
     if command.json:
-        _put_json(source, found, [Row(file, content, contents.unwritten())], console)
+        table = OpenFileTable(tgid=found.tgid, rows=(row,), lost=found.lost, source=source.describe())
+        _put_json(table, console)
     elif path != STDOUT:
         console.say(f"Saved {path}")
-    _tell(file, content, console)
-    return Status.INCOMPLETE if content.missing else Status.COMPLETE
+    assert row.content is not None
+    _tell(row.file, row.content, console)
+    return Status.INCOMPLETE if row.content.missing else Status.COMPLETE
 
 
 def _tell(file: OpenFile, content: ContentAccount, console: Console) -> None:
@@ -245,5 +214,5 @@ def _tell(file: OpenFile, content: ContentAccount, console: Console) -> None:
         console.remark(f"  {line}")
 
 
-def _gap_words(gap: Lacking) -> str:
+def _gap_words(gap: FileGap) -> str:
     return f"{gap.start:#x}-{gap.end:#x} {gap.reason}" + (f" ({gap.detail})" if gap.detail else "")

@@ -122,21 +122,17 @@ def make_parser() -> Parser:
 def run(command: MapCommand, console: Console) -> int:
     """Show the map and return the exit status. A dump that lacks memory is no failure here."""
     from kgcore.cli import render
-    from kgcore.coredump.pipeline import Options, prepare
-    from kgcore.views.addressmap import make_map
+    from kgcore.coredump.pipeline import Options
+    from kgcore.views.addressmap import address_map
 
     options = Options(mask=command.mask, dontdump=command.dontdump, dax=command.dax)
-    with (
-        opening.opened(command.place, command.show, console, command.user_files) as source,
-        prepare(source, command.task, options) as prepared,
-    ):
-        found = make_map(prepared.plan, source.describe())
+    with opening.opened(command.place, command.show, console, command.user_files) as source:
         if command.html is not None:
-            from kgcore.views.mappage import map_page
+            from kgcore.views.mappage import map_html
 
-            page = map_page(found, prepared.plan, prepared.memory)
-            _write(command.html, page, command.force, console)
+            _write(command.html, map_html(source, command.task, options), command.force, console)
             return Status.COMPLETE
+        found = address_map(source, command.task, options)
     if command.json:
         console.out.write(json.dumps(found.to_json(), indent=2) + "\n")
     else:

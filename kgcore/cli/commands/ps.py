@@ -128,7 +128,7 @@ def run(command: PsCommand, console: Console) -> int:
             processes = [process for process in processes if chosen(process, command.select)]
         processes.sort(key=_SORTS[command.sort])
         if command.json:
-            rows = [render.process_json(process) for process in processes]
+            rows = [process.to_json() for process in processes]
             json.dump({"version": 1, "source": source.describe(), "processes": rows}, console.out, indent=2)
             console.out.write("\n")
         else:
