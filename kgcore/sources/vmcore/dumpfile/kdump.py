@@ -2,15 +2,12 @@
 """Compressed kdump files, of makedumpfile and of QEMU.
 
 In blocks of ``block_size`` (a page): the header, the sub-header, two bitmaps (a bit per page frame: it is RAM; it is in
-the file), a descriptor for each page in the file, the pages. Layouts: makedumpfile's diskdump_mod.h (struct
-disk_dump_header, struct kdump_sub_header, struct page_desc), versions 1 to 6.
+the file), a descriptor for each page in the file, the pages. Layouts: dumpfile/kdumpheader.py.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from struct import Struct
-from typing import NamedTuple
 
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.vmcore.dumpfile.bits import bit_runs, count_ones, count_others
@@ -26,8 +23,8 @@ from kgcore.sources.vmcore.dumpfile.frames import (
     merged,
     one_by_one,
 )
+from kgcore.sources.vmcore.dumpfile.kdumpheader import PAGE_DESC, KdumpHeader, SubHeader, read_header
 from kgcore.sources.vmcore.dumpfile.notes import MAX_VMCOREINFO, DumpNote, parse_notes, unreadable
-from kgcore.sources.vmcore.dumpfile.pagesize import page_shifts
 from kgcore.sources.vmcore.dumpfile.ranks import Ranks, restored
 from kgcore.sources.vmcore.dumpfile.source import ByteSource, Gap, ShortFile, salvage
 
@@ -35,9 +32,6 @@ __all__ = ("SIGNATURE", "KdumpDump")
 
 SIGNATURE = b"KDUMP   "
 
-_PAGE_DESC = Struct("<QIIQ")  # offset (off_t), size, flags, page_flags
-_START = Struct("<8xi65s65s65s65s65s65s")  # signature; header_version, struct new_utsname
-_HEAD_SIZE = 444  # bytes of struct disk_dump_header that are looked at
 _MAX_NOTES = 1 << 26
 _LAST_DESCRIPTORS = 4096  # looked at to find where the last page ends
 _DESCRIPTORS_AT_ONCE = 128
@@ -46,47 +40,9 @@ _TABLE_BLOCKS_KEPT = 64
 _READ_AT_ONCE = 1 << 19
 
 
-class _Layout(NamedTuple):
-    """Where a dump written by a 32-bit or 64-bit program has what."""
-
-    header: Struct  # status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr
-    sub_header: Struct  # see _SubHeader
-
-
-class _SubHeader(NamedTuple):
-    """struct kdump_sub_header, but for what version 6 made obsolete."""
-
-    dump_level: int
-    split: int
-    offset_vmcoreinfo: int
-    size_vmcoreinfo: int
-    offset_note: int
-    size_note: int
-    start_pfn: int
-    end_pfn: int
-    max_mapnr: int
-
-
-_LAYOUTS = (  # struct timeval and unsigned long are 8-byte aligned in one, 4-byte in the other
-    _Layout(Struct("<424xIIIII"), Struct("<8xii16xQQQQ16xQQQ")),
-    _Layout(Struct("<412xIIIII"), Struct("<4xii8xQIQI12xQQQ")),
-)
-_SINCE = {  # header_version that brought a field; before it, those bytes are anything
-    "dump_level": 1,
-    "split": 2,
-    "offset_vmcoreinfo": 3,
-    "size_vmcoreinfo": 3,
-    "offset_note": 4,
-    "size_note": 4,
-    "start_pfn": 6,
-    "end_pfn": 6,
-    "max_mapnr": 6,
-}
-_INCOMPLETE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE: the writer ran out of space
 _OUT_OF_SPACE = "the dump is incomplete: its writer ran out of space"
 _NEVER_WRITTEN = "the dump is incomplete: pages that it should have were never written"
 _COMPRESSED = 0x27  # of the flags of a page: compressed in any way
-_COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 
 
 class KdumpDump:
@@ -109,36 +65,26 @@ class KdumpDump:
         self._source = source
         self.frames: Frames = self
         try:
-            self._read_headers()
+            header = read_header(source)
+            self._take(header)
+            lost_bitmaps = self._read_bitmaps(header)
+            lost_notes = self._read_notes(header.sub)
         except ShortFile as error:
             raise TargetError(f"it is a kdump file cut off within its headers: {error}") from error
+        lost = {"sub-header": header.lost, "bitmaps": lost_bitmaps, "notes": lost_notes}
+        self.notices += unreadable([what for what, gaps in lost.items() if gaps])
         self.missing_bytes, empty = self._look_at_the_end()
         told = _OUT_OF_SPACE in self.notices
         if (empty or self._lost) and not told:
             self.notices += (_NEVER_WRITTEN,)
         self.incomplete = bool(self.missing_bytes or empty or self._lost or told or self._ranks.lost)
 
-    def _read_headers(self) -> None:
-        source = self._source
-        head = source.read(0, _HEAD_SIZE)
-        version, *utsname = _START.unpack_from(head)
-        _, _, self.release, _, self.architecture, _ = (
-            field.split(b"\0")[0].decode("ascii", "backslashreplace") for field in utsname
-        )
+    def _take(self, header: KdumpHeader) -> None:
+        """What needs the headers only."""
+        self.release, self.architecture = header.release, header.machine
         self.needs_platform = not self.release  # then drgn cannot tell what machine it is
-        sizes = {1 << shift: shift for shift in page_shifts(self.architecture)}
-        for layout in _LAYOUTS:
-            status, block, sub_blocks, bitmap_blocks, max_mapnr = layout.header.unpack_from(head)
-            if block in sizes:
-                break
-        else:
-            machine = self.architecture or "any machine"
-            raise TargetError(
-                f"it is a kdump file with a damaged header: its block size is no page size of {machine}", hint=DAMAGED
-            )
-        self._block = block
-        self.page_shift = sizes[block]
-        self.compression = "+".join(name for bit, name in _COMPRESSIONS.items() if status & bit) or "none"
+        self.page_shift, self._block = header.page_shift, 1 << header.page_shift
+        self.compression, self.dump_level = header.compression, header.dump_level
         self._decompress: Decompress | None = None
         self.cannot_read = ""
         if self.compression != "none":
@@ -146,22 +92,18 @@ class KdumpDump:
                 self._decompress = decompressor(self.compression)
             except NoDecompressor as error:
                 self.cannot_read = str(error)
-        data, lost_header = salvage(source, block, layout.sub_header.size)
-        sub = _SubHeader(*layout.sub_header.unpack(data))
-        sub = sub._replace(**{field: 0 for field, since in _SINCE.items() if lost_header or version < since})
-        self.notices: tuple[str, ...] = (_OUT_OF_SPACE,) if status & _INCOMPLETE else ()
-        self.notices += (self.PART,) if sub.split else ()
-        known = version >= _SINCE["dump_level"] and not lost_header
-        self.dump_level: int | None = sub.dump_level if known else None
-        self.last_frame: int = sub.max_mapnr or max_mapnr
+        self.notices: tuple[str, ...] = (_OUT_OF_SPACE,) if header.out_of_space else ()
+        self.notices += (self.PART,) if header.sub.split else ()
+        self.last_frame = header.last_frame
         if self.last_frame > MAX_FRAMES >> self.page_shift:
             raise TargetError(f"its header says that it is of {self.last_frame} page frames", hint=DAMAGED)
-        self.split = self._own_frames(sub.start_pfn, sub.end_pfn) if sub.split else None
-        self._first, end = self.split or (0, self.last_frame)
-        bitmap = (1 + sub_blocks) * block
-        half = bitmap_blocks * block // 2
-        self._descriptors: int = bitmap + 2 * half
-        if not source.has(bitmap, 2 * half) and not source.has(self._descriptors, _PAGE_DESC.size):
+        self.split = self._own_frames(header.sub.start_pfn_64, header.sub.end_pfn_64) if header.sub.split else None
+
+    def _read_bitmaps(self, header: KdumpHeader) -> tuple[Gap, ...]:
+        """The bitmaps and the number of descriptors that follow from them; what could not be read."""
+        source, bitmap, half = self._source, header.bitmaps, header.bitmap_size
+        self._descriptors = bitmap + 2 * half
+        if not source.has(bitmap, 2 * half) and not source.has(self._descriptors, PAGE_DESC.size):
             raise ShortFile(f"its bitmaps end at {self._descriptors}, the file at {source.size}")
         used = min(half, self.last_frame + 7 >> 3)
         stored = source.stored(bitmap, used) + source.stored(bitmap + half, used)
@@ -172,7 +114,9 @@ class KdumpDump:
         self._lost = known < used  # what the bitmaps say of frames from _end on
         if lost_ram:
             self._ram = _with_ones(self._ram, lost_ram)  # rather left out than no RAM
-        self._end: int = min(end, known * 8)
+        self._whole_bitmaps = not (lost_ram or lost_bits)
+        self._first, end = self.split or (0, self.last_frame)
+        self._end = min(end, known * 8)
         self._table_block = lru_cache(_TABLE_BLOCKS_KEPT)(self._read_table_block)
         gaps, total = lost_bits, None
         if gaps:
@@ -182,13 +126,15 @@ class KdumpDump:
             if whole is not None:
                 self._in_file, gaps = whole, ()
         self._ranks = Ranks(self._in_file, self._first, self._end, gaps, total)
+        return lost_ram + lost_bits
+
+    def _read_notes(self, sub: SubHeader) -> tuple[Gap, ...]:
+        """The notes and VMCOREINFO; what could not be read."""
         notes, lost_notes = self._area(sub.offset_note, sub.size_note)
-        self.notes: tuple[DumpNote, ...] = tuple(parse_notes(notes, source.budget, lost_notes))
+        self.notes: tuple[DumpNote, ...] = tuple(parse_notes(notes, self._source.budget, lost_notes))
         text, lost_text = self._area(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_VMCOREINFO))
         self.vmcoreinfo: bytes | None = None if lost_text else text or None
-        self._whole_bitmaps = not (lost_ram or lost_bits)
-        lost = {"sub-header": lost_header, "bitmaps": lost_ram + lost_bits, "notes": lost_notes + lost_text}
-        self.notices += unreadable([what for what, gaps in lost.items() if gaps])
+        return lost_notes + lost_text
 
     def _own_frames(self, start: int, end: int) -> tuple[int, int]:
         """Of a part of a split set."""
@@ -227,12 +173,14 @@ class KdumpDump:
 
         :returns: None if it cannot be told.
         """
-        first_page, at = most * _PAGE_DESC.size, 0
-        step = _DESCRIPTORS_AT_ONCE * _PAGE_DESC.size
+        first_page, at = most * PAGE_DESC.size, 0
+        step = _DESCRIPTORS_AT_ONCE * PAGE_DESC.size
         while at < first_page:
-            size = min(step, self._source.size - self._descriptors - at) // _PAGE_DESC.size * _PAGE_DESC.size
+            size = min(step, self._source.size - self._descriptors - at) // PAGE_DESC.size * PAGE_DESC.size
             try:
-                for offset, _, _, _ in _PAGE_DESC.iter_unpack(self._source.read(self._descriptors + at, max(0, size))):
+                for offset, _, _, _ in PAGE_DESC.code.iter_unpack(
+                    self._source.read(self._descriptors + at, max(0, size))
+                ):
                     if offset >= self._descriptors:  # else it was never written
                         first_page = min(first_page, offset - self._descriptors)
             except OSError:
@@ -240,19 +188,19 @@ class KdumpDump:
             except ShortFile:
                 return None
             at += step
-        return None if first_page % _PAGE_DESC.size else first_page // _PAGE_DESC.size
+        return None if first_page % PAGE_DESC.size else first_page // PAGE_DESC.size
 
     def _look_at_the_end(self) -> tuple[int, bool]:
         """By how much the file is too short for its last pages, and whether some of those were never written. (Zero
         pages share one descriptor: look at several.)"""
         pages = self._ranks.total
         last = min(pages, _LAST_DESCRIPTORS)
-        end = self._descriptors + pages * _PAGE_DESC.size
+        end = self._descriptors + pages * PAGE_DESC.size
         try:
-            table, lost = salvage(self._source, end - last * _PAGE_DESC.size, last * _PAGE_DESC.size)
+            table, lost = salvage(self._source, end - last * PAGE_DESC.size, last * PAGE_DESC.size)
         except ShortFile:
             return max(end - self._source.size, 1), False
-        ends = [offset + size for offset, size, _, _ in _PAGE_DESC.iter_unpack(table) if size]
+        ends = [offset + size for offset, size, _, _ in PAGE_DESC.code.iter_unpack(table) if size]
         return max(max(ends, default=end) - self._source.size, 0), len(ends) < last and not lost
 
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
@@ -278,7 +226,7 @@ class KdumpDump:
             found[FrameState.EXCLUDED] += count_others(self._ram, self._in_file, first, last)
             total = there = count_ones(self._in_file, first, last)
             if self.incomplete:
-                table = self._descriptors + self._ranks.rank(first) * _PAGE_DESC.size
+                table = self._descriptors + self._ranks.rank(first) * PAGE_DESC.size
                 there = count_written(self._source, table, total)
             found[FrameState.STORED] += there
             found[FrameState.CUT_OFF] += total - there
@@ -338,15 +286,15 @@ class KdumpDump:
         """Page by page, which of the frames that shall be in an incomplete file are."""
         while start < end:
             stop = min(end, start + _DESCRIPTORS_AT_ONCE)
-            size = (stop - start) * _PAGE_DESC.size
+            size = (stop - start) * PAGE_DESC.size
             try:
-                table = self._source.read(self._descriptors + self._ranks.rank(start) * _PAGE_DESC.size, size)
+                table = self._source.read(self._descriptors + self._ranks.rank(start) * PAGE_DESC.size, size)
             except ShortFile:  # pages lie behind their descriptors
                 yield FrameRun(start, stop, FrameState.CUT_OFF)
             except OSError:  # each will say so by itself
                 yield FrameRun(start, stop, FrameState.STORED)
             else:
-                for frame, (offset, length, _, _) in enumerate(_PAGE_DESC.iter_unpack(table), start):
+                for frame, (offset, length, _, _) in enumerate(PAGE_DESC.code.iter_unpack(table), start):
                     there = offset > 0 and length > 0 and self._source.has(offset, length)
                     yield FrameRun(frame, frame + 1, FrameState.STORED if there else FrameState.CUT_OFF)
             start = stop
@@ -374,7 +322,7 @@ class KdumpDump:
         wanted.sort()
         found: list[tuple[int, int, int, int]] = []  # offset in the file, size, flags; place
         for first, last, rank in self._ranked(wanted):
-            descriptors = _PAGE_DESC.iter_unpack(self._described(rank, last - first))
+            descriptors = PAGE_DESC.code.iter_unpack(self._described(rank, last - first))
             for (_, at), (offset, size, flags, _) in zip(wanted[first:last], descriptors, strict=True):
                 if size > self._block:
                     raise BrokenDump(f"a page of the dump is said to have {size} bytes")
@@ -384,7 +332,7 @@ class KdumpDump:
 
     def _described(self, rank: int, count: int) -> memoryview:
         """Page descriptors. Those wanted next are mostly near."""
-        start, size = rank * _PAGE_DESC.size, count * _PAGE_DESC.size
+        start, size = rank * PAGE_DESC.size, count * PAGE_DESC.size
         number, at = divmod(start, _TABLE_BLOCK)
         if at + size <= _TABLE_BLOCK:
             try:
