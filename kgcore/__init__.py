@@ -31,8 +31,9 @@ TYPE_CHECKING = False  # to type checkers it is true; importing it would take lo
 if TYPE_CHECKING:
     from kgcore.binaries.contents import FileGap
     from kgcore.binaries.sysroot import SysrootFile, SysrootReport, write_sysroot
-    from kgcore.check.core import Verdict, check_core
+    from kgcore.check.core import check_core
     from kgcore.check.sysroot import CheckedFile, SysrootVerdict, check_sysroot
+    from kgcore.check.verdict import Verdict
     from kgcore.coredump.limits import Limits
     from kgcore.coredump.loads import Segment
     from kgcore.coredump.mappings import VmaPlan
@@ -202,8 +203,9 @@ __all__ = (
 _NAMES = {
     "kgcore.binaries.contents": "FileGap",
     "kgcore.binaries.sysroot": "SysrootFile SysrootReport write_sysroot",
-    "kgcore.check.core": "Verdict check_core",
+    "kgcore.check.core": "check_core",
     "kgcore.check.sysroot": "CheckedFile SysrootVerdict check_sysroot",
+    "kgcore.check.verdict": "Verdict",
     "kgcore.coredump.limits": "Limits",
     "kgcore.coredump.loads": "Segment",
     "kgcore.coredump.mappings": "VmaPlan",

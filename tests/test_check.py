@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kgcore.check.core import Verdict, check_core
+from kgcore.check.core import check_core
+from kgcore.check.verdict import Verdict
 from kgcore.coredump.pipeline import Options, dump
 from kgcore.coredump.plan import make_plan
 from kgcore.coredump.writer import write_core

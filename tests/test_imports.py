@@ -53,7 +53,7 @@ ONLY_IN = {
     "_drgn": ["kgcore.sources.vmcore*", "kgcore.plugin"],
     "rich": ["kgcore.cli.render"],
     "construct": ["kgcore.elf.layout"],
-    "elftools": ["kgcore.check.core", "kgcore.check.sysroot", "kgcore.sources.vmcore*"],
+    "elftools": ["kgcore.check.segments", "kgcore.check.sysroot", "kgcore.sources.vmcore*"],
 }
 
 

@@ -11,7 +11,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from kgcore.binaries.linkmap import link_names
-from kgcore.check.core import Verdict, check_core
+from kgcore.check.core import check_core
+from kgcore.check.verdict import Verdict
 from kgcore.coredump.pipeline import Options, dump
 from kgcore.coredump.plan import make_plan
 from kgcore.errors import TargetError

@@ -12,7 +12,8 @@ pytest.importorskip("drgn")
 
 from drgn import Object
 
-from kgcore.check.core import Verdict, check_core
+from kgcore.check.core import check_core
+from kgcore.check.verdict import Verdict
 from kgcore.coredump.pipeline import Prepared, write
 from kgcore.model.memory import Provenance, Run
 from kgcore.model.process import VM_HUGETLB, VM_SHARED, Vma

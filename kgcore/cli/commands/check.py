@@ -11,8 +11,8 @@ from kgcore.cli.arguments import Parser, add_json, add_version, existing
 from kgcore.cli.console import Console, Status
 
 if TYPE_CHECKING:
-    from kgcore.check.core import Verdict
     from kgcore.check.sysroot import SysrootVerdict
+    from kgcore.check.verdict import Verdict
 
 __all__ = ("CheckCommand", "make_parser", "parse", "run")
 
