@@ -16,13 +16,13 @@ from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
+from kgcore.cstruct import U8, U16, U32, CStruct
 from kgcore.errors import BrokenDump
 
 __all__ = ("MAGIC", "Btf", "BtfKind", "Record")
 
 MAGIC = b"\x9f\xeb\x01"  # u16 magic 0xeb9f, u8 version 1; little-endian
 
-_HEADER = Struct("<HBBIIIII")  # struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
 _RECORD = Struct("<III")  # struct btf_type: name_off, info, size or type
 _WORD = Struct("<I")
 _ENUM = Struct("<Ii")  # struct btf_enum: name_off, val
@@ -31,6 +31,22 @@ _ENUM64 = Struct("<III")  # struct btf_enum64: name_off, val_lo32, val_hi32
 _MAX_TYPES = 1 << 20  # BTF_MAX_TYPE; a distribution's kernel has 100 000
 _MAX_BYTES = 1 << 25  # of them: twelve for each, and what they are made of
 _MAX_VLEN = 1 << 18  # BTF_MAX_VLEN has 16 bits up to 6.12 at least, 24 in 7.2
+
+
+class _Header(NamedTuple):
+    """``struct btf_header``. Both offsets are from its end."""
+
+    magic: U16
+    version: U8
+    flags: U8
+    hdr_len: U32
+    type_off: U32
+    type_len: U32
+    str_off: U32
+    str_len: U32
+
+
+_HEADER = CStruct(_Header)
 
 
 class BtfKind:
@@ -78,15 +94,16 @@ class Btf:
     def __init__(self, data: bytes, base: "Btf | None" = None) -> None:
         if len(data) < _HEADER.size or not data.startswith(MAGIC):
             raise BrokenDump("the kernel's type information (BTF) does not start with a BTF header")
-        _, _, _, header, type_offset, type_length, string_offset, string_length = _HEADER.unpack_from(data)
-        if type_length > _MAX_BYTES:
-            raise BrokenDump(f"the kernel's type information (BTF) has {type_length} bytes of types")
-        if header + max(type_offset + type_length, string_offset + string_length) > len(data):
+        header = _HEADER.unpack(data)
+        types, strings_at = header.hdr_len + header.type_off, header.hdr_len + header.str_off
+        if header.type_len > _MAX_BYTES:
+            raise BrokenDump(f"the kernel's type information (BTF) has {header.type_len} bytes of types")
+        if max(types + header.type_len, strings_at + header.str_len) > len(data):
             raise BrokenDump("the kernel's type information (BTF) is cut off")
         self.data = data
         self._base = base
         self._all: bytes = base._all + data if base else data
-        strings = data[header + string_offset : header + string_offset + string_length]
+        strings = data[strings_at : strings_at + header.str_len]
         self._strings: bytes = base._strings + strings if base else strings
         # Of the record, by type id; id 0 is void.
         self._offsets: array[int] = base._offsets[:] if base else array("I", (0,))
@@ -94,8 +111,8 @@ class Btf:
         self._enums: list[int] = []
         self.first = len(self._offsets)
         self.string_length = len(self._strings)
-        start = len(self._all) - len(data) + header + type_offset
-        self._scan(start, start + type_length)
+        start = len(self._all) - len(data) + types
+        self._scan(start, start + header.type_len)
 
     def _scan(self, offset: int, end: int) -> None:
         """Find all records. This loop runs 100 000 times: nothing is in it that could be done later."""
