@@ -201,7 +201,7 @@ ARCHITECTURES = "arch/x86/"  # what the architectures of that package say of the
 ALLOWED = {
     ("binaries/linkmap.py", "_MAX_NAME"): "PATH_MAX",
     ("binaries/sysroot.py", "_PATH_MAX"): "PATH_MAX",
-    ("check/core.py", "_AT_ONCE"): "a count",
+    ("check/segments.py", "_AT_ONCE"): "a count",
     ("coredump/writer.py", "_BLOCK"): "of a file system that the core is written to",
     ("sinks/compressed.py", "most"): "bytes that a frame may add",
     ("sinks/files.py", "_BLOCK"): "of a file system that the core is written to",
