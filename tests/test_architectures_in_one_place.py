@@ -127,6 +127,19 @@ def test_the_help_names_all_of_them() -> None:
     assert f"if the dump does not say: {' or '.join(ARCHITECTURES)}" == ALLOWED["kgcore.cli.arguments"][0]
 
 
+def test_a_program_of_another_one_is_refused() -> None:
+    """It was taken for one of x86_64."""
+    pytest.importorskip("drgn")
+    from drgn import Architecture, Platform, Program
+
+    from kgcore.sources.vmcore.opening.spaces import opening_of, space_of
+
+    for ask in (opening_of, space_of):
+        with pytest.raises(TargetError, match="the kernel is of architecture aarch64") as caught:
+            ask(Program(Platform(Architecture.AARCH64)))
+        assert caught.value.hint == "kgcore reads dumps of x86_64 and i386"
+
+
 class TestAThirdOne:
     """Made up: lines in the dictionaries are all that the neutral parts want."""
 

@@ -171,6 +171,11 @@ def test_sparse_memory() -> None:
         sparse.page_to_phys(0xC1000000)
 
 
+def test_thread_size_unknown() -> None:
+    """THREAD_SIZE_ORDER 1, arch/x86/include/asm/page_32_types.h."""
+    assert kernel(Machine(0xC0000000), {})._kernel.thread_size == 8192
+
+
 def test_probes() -> None:
     machine = Machine(0x80000000)
     plain = kernel(machine, {})
