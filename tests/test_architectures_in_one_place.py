@@ -42,7 +42,7 @@ REGISTERS = ({*GREGS_32, *GREGS_64} | {"cr2", "cr3", "gdt", "idt"}) - {"flags"} 
 # Who may name one all the same, what, and why
 ALLOWED: dict[str, tuple[str, str]] = {
     "kgcore.elf.layout": ("EM_386|EM_X86_64|i386|x86_64|aarch64", "the numbers and names of ELF"),
-    "kgcore.check.core": ("EM_X86_64|EM_386|x86_64|x32|i386|no core of x86: ", "shares nothing with what writes cores"),
+    "kgcore.check.core": ("EM_X86_64|EM_386|x86_64|x32|i386|not an x86 core: ", "shares nothing with what writes cores"),
     "kgcore.cli.arguments": ("if the dump does not say: x86_64 or i386", "a help text; compared below"),
     "kgcore.cstruct": ("I386", "how that ABI aligns C types"),
     "kgcore.sources.vmcore.symbols.debuginfo": (r"-\(amd64.*", "names of Debian's kernels"),
