@@ -45,6 +45,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "kgcore.check.*": ("EM_X86_64|EM_386|x86_64|x32|i386|not an x86 core: ", "shares nothing with what wrote a core"),
     "kgcore.cli.arguments": ("if the dump does not say: x86_64 or i386", "a help text; compared below"),
     "kgcore.cstruct": ("I386", "how that ABI aligns C types"),
+    "kgcore.sources.vmcore.dumpfile.kdumpheader": ("I386", "the ABI of headers that 32-bit programs wrote"),
     "kgcore.sources.vmcore.symbols.debuginfo": (r"-\(amd64.*", "names of Debian's kernels"),
     "kgcore.system.stopping": ("x86_64|aarch64", "machines that kgcore itself runs on"),
     "kgcore.model.traces": ("ip", "the key in the JSON of a frame, whatever the register is called"),
