@@ -113,6 +113,11 @@ class Fixture:
         """Images of its swap spaces: (device, path) each."""
         return tuple((swap["device"], str(self.path / swap["image"])) for swap in self.manifest.get("swaps", ()))
 
+    @property
+    def swap_devices(self) -> list[str]:
+        """Its swap spaces as /proc/swaps had them, in the order of their numbers: none was taken away."""
+        return [line.split()[0] for line in (self.path / "truth/system/swaps").read_text().splitlines()[1:]]
+
 
 def find(name: str, *, committed: bool = True) -> Fixture | None:
     """The fixture of that name; the committed one if there is one, unless the whole one is asked for."""

@@ -58,12 +58,6 @@ def block_state(fixture: Fixture, device: str) -> dict[int, str]:
     return {int(page): letters for page, _, letters in map(str.split, lines)}
 
 
-def devices(fixture: Fixture) -> list[str]:
-    """The swap devices in the order of their numbers."""
-    lines = (fixture.path / "truth/system/swaps").read_text().splitlines()
-    return [Path(line.split()[0]).name for line in lines[1:]]
-
-
 def allowed(letters: str | None) -> set[Provenance]:
     """What may become of a page of zram."""
     if letters is None:
@@ -94,7 +88,7 @@ def test_whole_disks(target: tuple[Fixture, Target]) -> None:
     kernel = Kernel(opened)
     layer, spaces = Zram(kernel, PhysicalMemory(kernel), ModuleTypes(opened)), Spaces(kernel)
     recovered = 0
-    for number, device in enumerate(devices(fixture)):
+    for number, device in enumerate(Path(path).name for path in fixture.swap_devices):
         space = spaces.get(number)
         assert isinstance(space, SwapSpace)
         found: dict[int, Slots] = {}
@@ -147,7 +141,7 @@ def provenances(source: Source, victim: Victim) -> dict[int, tuple[Provenance, s
 
 def pages_out(victim: Victim, fixture: Fixture) -> Iterator[tuple[int, set[Provenance]]]:
     """Swapped pages of a victim that are not in the swap cache, and what may become of them."""
-    names = devices(fixture)
+    names = [Path(path).name for path in fixture.swap_devices]
     for mapping in victim.said["mappings"]:
         cached = set(mapping["swap_cached"])
         entries = zip(mapping["swapped"], mapping["swap_type"], mapping["swap_offset"], strict=True)
