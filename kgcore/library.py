@@ -86,7 +86,7 @@ def open_running_kernel(
     :param vmcoreinfo: a file with VMCOREINFO to use instead of the kernel's own.
     :param swap, root, tell: as in :func:`kgcore.open_vmcore`.
     :return: a context manager, which gives a :class:`kgcore.Source`.
-    :raises KgcoreError: it cannot be opened, or not be understood; or there is no drgn that will do.
+    :raises KgcoreError: it cannot be opened or is not supported, or drgn is missing or too old.
     :raises TypeError: a parameter is of the wrong type.
     """
     location = DumpLocation(
@@ -115,7 +115,7 @@ def open_qemu(
 ) -> AbstractContextManager[Source]:
     """Open a running QEMU guest and give its processes, for as long as a ``with`` block lasts.
 
-    The guest stands still until the end of the block, whatever becomes of this program.
+    The guest is paused until the end of the block, or the end of this program.
 
     :param address: of its QMP socket: a path, or ``host:port``.
     :param symbols, symbols_from, debug_directories, kernel_directories: as in :func:`kgcore.open_vmcore`.
@@ -153,7 +153,7 @@ SOURCES: dict[type, Callable[[Any, UserFiles, _Tell], AbstractContextManager[Sou
 
 
 def open_source(location: Location, user_files: UserFiles, tell: _Tell) -> AbstractContextManager[Source]:
-    """Open whatever a location says and give its processes: what the command line calls.
+    """Open the dump or machine at a location and give its processes: what the command line calls.
 
     :raises KgcoreError: as :func:`open_vmcore` does.
     """
@@ -162,7 +162,7 @@ def open_source(location: Location, user_files: UserFiles, tell: _Tell) -> Abstr
 
 @contextmanager
 def open_target(location: DumpLocation, tell: _Tell) -> Iterator["Target"]:
-    """Open whatever a location says, without a look at its processes.
+    """Open the dump or machine at a location, without its processes.
 
     :raises KgcoreError: as :func:`open_vmcore` does.
     """

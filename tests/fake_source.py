@@ -187,12 +187,12 @@ class FakeProcess(Process, HasMappedFiles, HasOpenFiles):
 
     def open_files(self) -> OpenFiles:
         """COMPLETE has some of each kind; of INCOMPLETE a part of the table is lost."""
-        lost = ("file descriptors 64 to 127, as far as there are any, are lost: no memory there",)
+        lost = ("file descriptors 64 to 127, if open, are lost: no memory there",)
         return OpenFiles(self._pid, OPEN_FILES, lost if self._pid == INCOMPLETE else ())
 
     def contents(self, file: OpenFile) -> Contents:
         if file.type != "regular":
-            raise KgcoreError(f"file descriptor {file.fd} is no regular file")
+            raise KgcoreError(f"file descriptor {file.fd} is not a regular file")
         return FakeContents(file)
 
     def close(self) -> None:

@@ -93,7 +93,7 @@ def test_every_page(tmp_path: Path, name: str) -> None:
             dump.close()
         if len(lost) > most:
             tables += 1
-            assert any("cannot be read (a disk error?)" in notice for notice in dump.notices)
+            assert any("are unreadable (a disk error?)" in notice for notice in dump.notices)
         assert set(dump.notes) <= set(PARSED)
     # The bitmap of what is in the file, a page here, and the records that it lies in.
     assert tables <= {"kdump": 1, "kdump-flattened": 3}.get(name, 0)
@@ -224,7 +224,7 @@ def test_lost_lime_header_is_no_license_to_invent(tmp_path: Path) -> None:
     assert list(dump.frames.runs(0, 0x30))[-1].state is FrameState.LOST
     assert next(dump.frames.runs(7, 8)).state is FrameState.LOST
     assert next(dump.frames.runs(0x20, 0x21)).state is FrameState.STORED
-    assert any("headers cannot be read" in notice for notice in dump.notices)
+    assert any("headers are unreadable" in notice for notice in dump.notices)
 
 
 def test_flattened_twice_damaged(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_program_headers_elsewhere(check: Any) -> None:
 
 def test_program_headers_in_a_mapping_that_was_lost(check: Any) -> None:
     """A warning says that mappings were lost: the file is as it should be, and lacks them."""
-    text = "the program's headers (AT_PHDR 0x123456) lie in no mapping"
+    text = "the program's headers (AT_PHDR 0x123456) are in no mapping"
     verdict = check(core_bytes(auxv=((3, 0x123456), (0, 0)), warnings=(text,)))
     assert (verdict.ok, verdict.complete, verdict.problems) == (True, False, ())
     assert verdict.lacks == (text, "AT_PHDR 0x123456 lies in no segment")

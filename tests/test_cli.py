@@ -777,7 +777,7 @@ def test_a_directory_that_is_no_sysroot(kgcore: Kgcore, tmp_path: Path) -> None:
         "(kgcore check takes a core, or a directory that --sysroot wrote)\n"
     )
     (tmp_path / "dir/kgcore-sysroot.json").write_text("{}")
-    assert "cannot be understood" in kgcore("check", "dir").err
+    assert "is invalid" in kgcore("check", "dir").err
 
 
 # Sub-commands

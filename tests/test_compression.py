@@ -211,7 +211,7 @@ class TestNames:
     def test_unknown(self, name: str) -> None:
         with pytest.raises(NoDecompressor) as caught:
             decompressor(name)
-        assert str(caught.value) == f"kgcore does not support the compression {name!r}"
+        assert str(caught.value) == f"the compression {name!r} is not supported"
 
     @pytest.mark.parametrize("name", ["deflate-generic", "deflate-scomp", "deflate-iaa"])
     def test_of_drivers(self, name: str) -> None:
@@ -224,7 +224,7 @@ class TestNames:
         for module in ("lz4", "lz4.block", "cramjam", "zstandard"):
             monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.setattr("kgcore.sources.vmcore.dumpfile.compression.borrowed", no_library)
-        said = f"to unpack {name}, the Python package {package} is needed: pip install 'kgcore[formats]'"
+        said = f"decompressing {name} needs the Python package {package}: pip install 'kgcore[formats]'"
         with pytest.raises(NoDecompressor) as caught:
             decompressor(name)
         assert str(caught.value) == said
@@ -400,7 +400,7 @@ class TestLzo:
         for distance, follow in ((2049, b""), (3072, b"z"), (2500, b"zyx")):
             code = bytes([(distance - 2049 & 3) << 2 | len(follow), distance - 2049 >> 2])
             unpacked(row(data) + code + follow, data + data[3072 - distance :][:3] + follow)
-        with pytest.raises(lzo_rle.DamagedBlock, match="before its begin"):
+        with pytest.raises(lzo_rle.DamagedBlock, match="before its start"):
             lzo_rle.decompress(row(data[:-1]) + bytes([3 << 2, 255]) + END, 3074)
 
     @pytest.mark.parametrize("size", range(3, 9))
@@ -457,16 +457,16 @@ class TestLzo:
             (b"\x12k\x13\0\0", "wrong length"),
             (b"\x12k" + copy(PAGE - 1, 1) + END + b"\0", "1 bytes follow"),
             (b"\x11\x02" + END, "version 2"),
-            (b"\x14abc" + b"\x40\xff" + END, "before its begin"),
+            (b"\x14abc" + b"\x40\xff" + END, "before its start"),
             (b"\x14abc\0" + bytes(1 << 12), "end mark"),
             (b"\0" + bytes(100) + b"\xff", "within literals"),
-            (b"\x14abc\x20" + bytes(1 << 12) + b"\1\0\0" + END, "longer"),
-            (b"\x15four\0\0" + END, "before its begin"),
-            (BEGIN + run(2051) + run(2051) + END, "longer"),
-            (BEGIN + run(2051) + run(2040) + row(b"fives") + END, "longer"),
-            (BEGIN + run(2051) + run(2040) + copy(5, 1) + END, "longer"),
-            (row(bytes(1 << 20)) + END, "longer"),
-            (BEGIN + run(100) + END, "101 bytes when unpacked, not 4096"),
+            (b"\x14abc\x20" + bytes(1 << 12) + b"\1\0\0" + END, "too long"),
+            (b"\x15four\0\0" + END, "before its start"),
+            (BEGIN + run(2051) + run(2051) + END, "too long"),
+            (BEGIN + run(2051) + run(2040) + row(b"fives") + END, "too long"),
+            (BEGIN + run(2051) + run(2040) + copy(5, 1) + END, "too long"),
+            (row(bytes(1 << 20)) + END, "too long"),
+            (BEGIN + run(100) + END, "101 bytes when decompressed, not 4096"),
         ],
     )
     def test_damage(self, data: bytes, message: str) -> None:

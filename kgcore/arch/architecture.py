@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is true of all kernels of an architecture, whatever their structures look like: the checklist.
+"""What is true of all kernels of an architecture, for any layout of their structures: the checklist.
 
 Beside it stands, for the cores of its tasks, :class:`kgcore.arch.base.Arch`.
 """
@@ -42,7 +42,7 @@ class Architecture:
     :ivar page_shifts: a page has ``1 << n`` bytes, n being one of these; the usual one first.
     :ivar top_table: addresses at which the kernel may have ``swapper_pg_dir``, by which VMCOREINFO tells whose it is;
         where those of several have one, it is of the architecture that has the fewest.
-    :ivar user_pages: no page of user space lies at or above this address, whatever the kernel's configuration.
+    :ivar user_pages: no page of user space lies at or above this address, in any configuration.
     :ivar physical_bits: MAX_POSSIBLE_PHYSMEM_BITS of its kernels: how long a physical address may be.
     :ivar notes: how dumps say what its CPUs had in their registers.
     :ivar entry_frame: the words of ``struct pt_regs``, from its start.

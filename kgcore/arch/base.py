@@ -37,7 +37,7 @@ class RegSet:
 
     :ivar owner: the note's name: ``CORE`` for NT_PRFPREG, ``LINUX`` for all others.
     :ivar type: NT_*.
-    :ivar build: the description; None if this thread has no such registers.
+    :ivar build: the description; None if this thread lacks these registers.
     """
 
     owner: bytes

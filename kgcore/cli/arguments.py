@@ -232,7 +232,7 @@ def add_mask_option(group: argparse._ActionsContainer, bits: str = "below") -> N
 
 
 def add_filter_options(group: argparse._ActionsContainer) -> None:
-    """Which memory."""
+    """Add the options that choose which memory a core holds."""
     add_mask_option(group)
     flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
     flag(group, "--dax", help="also DAX mappings")
@@ -396,7 +396,7 @@ def existing(path: str, what: str) -> str:
 def vmcore_path(given: str | None, environ: Mapping[str, str]) -> str:
     """Return the dump to open: the one given, else ``$KGCORE_VMCORE``, else ``./vmcore``.
 
-    :raises UsageError: there is no such file; the hint names the dumps that kdump left on this machine.
+    :raises UsageError: it does not exist; the hint names the dumps that kdump left on this machine.
     """
     variable = environ.get("KGCORE_VMCORE")
     path = given or variable or "vmcore"

@@ -30,7 +30,7 @@ def available() -> int:
 
 
 def may_fork() -> bool:
-    """Say whether forking is safe: another thread could hold a lock that the child would wait for without end."""
+    """Say whether forking is safe: another thread could hold a lock that the child would wait for forever."""
     return threading.active_count() == 1
 
 

@@ -151,8 +151,8 @@ class Accounted:
 class Gaps:
     """Collects the missing ranges of one mapping, in ascending order.
 
-    Neighbours that are missing for the same reason become one range, whatever the size of their pages, and with the
-    first of their details. One without any detail stays apart, as the others' details are not about it.
+    Neighbours that are missing for the same reason become one range, even with different page sizes, and with the first
+    of their details. One without any detail stays apart, as the others' details are not about it.
 
     :ivar runs: the ranges so far.
     """

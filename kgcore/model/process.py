@@ -180,8 +180,8 @@ class Thread:
     :ivar cpu: the CPU it was running on when the dump was made, else None.
     :ivar tls: its thread-local segments: number of the GDT entry and the descriptor as the CPU has it, 8 bytes.
     :ivar regsets: register sets that are notes already, in the order that the core has them in. They are written as
-        they are, instead of what ``fpu``, ``ioperm``, ``shstk`` and ``tls`` would give. NT_PRSTATUS is none of them:
-        that is made of ``regs`` and of the rest here.
+        they are, instead of what ``fpu``, ``ioperm``, ``shstk`` and ``tls`` would give. They do not include
+        NT_PRSTATUS: that is made of ``regs`` and of the rest here.
     :ivar forced_tf: the kernel itself set the trap flag (TIF_FORCED_TF); it does not show it to users.
     """
 

@@ -72,7 +72,7 @@ class TaskRef:
 
     :ivar text: as typed, for messages.
     :ivar pid: id of any of its threads in the initial pid namespace; tried first.
-    :ivar address: address of a ``struct task_struct``; tried when there is no such pid.
+    :ivar address: address of a ``struct task_struct``; tried if no thread has that pid.
     :ivar is_current: the task on the CPU that crashed; there is no pid or address then.
     :raises TypeError, ValueError: it does not name a process. Nothing else than ``is_current`` means the current one.
     """

@@ -14,7 +14,7 @@ __all__ = ("PrivateDirectory",)
 
 
 class PrivateDirectory:
-    """A new directory that nobody else can look into (mkdtemp() makes it with mode 0700).
+    """A new directory that only its owner can read (mkdtemp() makes it with mode 0700).
 
     The end of the block, or a signal that ends the command, removes it unless :attr:`kept` is set.
 

@@ -82,8 +82,8 @@ def test_a_defect_of_ours_is_not_called_damage() -> None:
     assert broken(AttributeError("'NoneType' object has no attribute 'read'"), "x") is None
     assert broken(KeyError("x"), "x") is None
     assert broken(TypeError("f() missing 1 required positional argument: 'y'"), "x") is None
-    found = broken(AttributeError("'struct task_struct' has no member 'mm'"), "the process cannot be read")
+    found = broken(AttributeError("'struct task_struct' has no member 'mm'"), "cannot read the process")
     assert isinstance(found, BrokenDump)
-    assert str(found).startswith("the process cannot be read: 'struct task_struct' has no member 'mm' (")
+    assert str(found).startswith("cannot read the process: 'struct task_struct' has no member 'mm' (")
     same = KgcoreError("x")
     assert broken(same, "y") is same

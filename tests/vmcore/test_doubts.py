@@ -171,7 +171,7 @@ class TestWriter:
             for vma in prepared.image.vmas
             if vma.anon and vma.file is None and len(runs(prepared, vma)) > 1
         }
-        assert details == {"a thread that is not to be found was changing the address space"}
+        assert details == {"an unknown thread was changing the address space"}
 
 
 @pytest.mark.parametrize("name", MAIN)
@@ -214,8 +214,8 @@ class TestTree:
         image = doctored.prepared(victim.pid).image
         assert [vma.start for vma in image.vmas] == [vma.start for vma in before if vma not in foreign]
         assert (
-            f"the mappings from {before[8].start:#x} on are another process's: the address space was being copied "
-            "(fork)" in image.warnings
+            f"the mappings from {before[8].start:#x} on belong to a different process: the address space "
+            "was being copied (fork)" in image.warnings
         )
 
     def test_mark_of_a_fork_that_failed(self, doctored: Doctored) -> None:
@@ -246,7 +246,8 @@ class TestTree:
         doctored.set(mm.end_code, 0)
         doctored.set(mm.start_stack, 0)
         assert any(
-            "in the middle of execve()" in text for text in doctored.prepared(threads(doctored).pid).image.warnings
+            "in execve(): the program is mapped in part or not at all" in text
+            for text in doctored.prepared(threads(doctored).pid).image.warnings
         )
 
 
@@ -268,7 +269,7 @@ class TestDamage:
         doctored.write(doctored.physical(dentry.d_name.name.value_() + 3), b"\0")
         verdict = self.check(doctored, tmp_path / "core")
         assert "files" not in verdict.facts or verdict.facts["files"] == 0
-        assert any("the name of its file is not to be found" in text for text in verdict.lacks)
+        assert any("the name of its file was not found" in text for text in verdict.lacks)
 
     def test_program_headers_in_a_mapping_that_is_lost(self, doctored: Doctored, tmp_path: Path) -> None:
         image = doctored.prepared(threads(doctored).pid).image
@@ -276,4 +277,4 @@ class TestDamage:
         assert vma is not None
         doctored.set(Object(doctored.prog, "struct vm_area_struct *", vma.struct).vm_end, vma.start)
         verdict = self.check(doctored, tmp_path / "core")
-        assert f"the program's headers (AT_PHDR {dict(image.auxv)[3]:#x}) lie in no mapping" in verdict.lacks
+        assert f"the program's headers (AT_PHDR {dict(image.auxv)[3]:#x}) are in no mapping" in verdict.lacks

@@ -212,13 +212,13 @@ class TestSplit:
         others = split(place, "b", level=31)
         done = kgcore(*named(parts[0], others[1], parts[2]), 1, cwd=tmp_path)
         assert done.status == 1
-        assert "are of different dumps" in done.remarks[0]
+        assert "belong to different dumps" in done.remarks[0]
 
     def test_no_part_at_all(self, parts: list[Path], tmp_path: Path) -> None:
         other = need("k61-kexec").dump("vmcore.d17-lzo")
         done = kgcore(*named(parts[0], other), 1, cwd=tmp_path)
         assert done.status == 1
-        assert f"{other} is a dump of its own" in done.remarks[0]
+        assert f"{other} is a complete dump" in done.remarks[0]
 
     def test_the_same_twice(self, parts: list[Path], tmp_path: Path) -> None:
         done = kgcore(*named(parts[0], parts[0]), 1, cwd=tmp_path)
@@ -265,7 +265,7 @@ def test_a_packed_dump_is_refused_with_the_command_that_unpacks_it(
     assert done.status == 1
     (remark,) = done.remarks
     assert f"it is compressed with {name}" in remark
-    command = remark.partition("unpack it: ")[2].removesuffix(")")
+    command = remark.partition("decompress it: ")[2].removesuffix(")")
     assert command.startswith(f"{name} -dc ")
     if shutil.which(name):
         subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)

@@ -77,7 +77,7 @@ def test_every_dump(name: str) -> None:
 def check_user_memory(found: dict[str, Any], level: int, form: str) -> None:
     if level < 20:
         assert found["user_memory"] == "yes"
-        assert found["meaning"].startswith("cores come out complete")
+        assert found["meaning"].startswith("cores are complete")
     elif level == 23:
         assert found["user_memory"] == "yes"
         assert "excluded pages of files" in found["meaning"]

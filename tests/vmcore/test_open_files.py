@@ -313,5 +313,5 @@ def test_what_cannot_be() -> None:
         f"(kgcore files {victim(guest).pid} lists its descriptors)"
     ]
     assert run(guest, "--extract", 12).remarks == [
-        "kgcore: file descriptor 12 is no regular file: it has no content that could be in a dump"
+        "kgcore: file descriptor 12 is not a regular file: a dump holds no content of it"
     ]

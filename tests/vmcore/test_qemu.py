@@ -138,7 +138,7 @@ def test_socket_in_use(guest: LiveGuest) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(guest.socket)
         other.recv(100)
-        with pytest.raises(TargetError, match="another client seems to have it"):
+        with pytest.raises(TargetError, match="another client may be connected"):
             open_target(DumpLocation(qemu=guest.socket))
     assert guest.status == "running"
 

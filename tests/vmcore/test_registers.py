@@ -14,7 +14,7 @@ from tests.vmcore.conftest import MAIN, Extractor, Fixture, main_dump, need
 from tests.vmcore.corefile import Core, ThreadNotes
 
 KEXEC = ("k61-kexec", "k72-kexec")
-ON_ITS_WAY = "just on its way into the kernel or out of it"
+ON_ITS_WAY = "which was entering or leaving the kernel"
 # The victims name registers as the assembler does, the core as struct user_regs_struct.
 NAMES = {"rip": "ip", "orig_rax": "orig_ax"} | {f"r{name}": name for name in ("ax", "bx", "cx", "dx", "si", "di", "bp")}
 NT_PRFPREG, NT_386_IOPERM, NT_X86_XSTATE = 2, 0x201, 0x202

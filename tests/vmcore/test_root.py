@@ -187,7 +187,7 @@ def test_a_changed_build_id(copied: Path, extract: Extractor) -> None:
 def test_another_page(copied: Path, extract: Extractor) -> None:
     patch(copied / LIBC, 100 * PAGE + 5, b"?")  # which is in the page cache
     (warning,) = warnings(extract, copied)
-    assert warning == f"{copied}/{LIBC} is not the file that was mapped: its page at offset 0x64000 is another"
+    assert warning == f"{copied}/{LIBC} is not the file that was mapped: its page at offset 0x64000 differs"
 
 
 def test_another_size(copied: Path, extract: Extractor) -> None:
@@ -252,7 +252,7 @@ def test_on_the_command_line(tmp_path: Path, copied: Path) -> None:
     patch(copied / LIBC, 100 * PAGE + 5, b"?")
     done = kgcore(*words, "--root", copied, cwd=tmp_path)
     assert done.status == 3
-    sentence = f"{copied}/{LIBC} is not the file that was mapped: its page at offset 0x64000 is another"
+    sentence = f"{copied}/{LIBC} is not the file that was mapped: its page at offset 0x64000 differs"
     assert f"kgcore: warning: {sentence}" in done.remarks
     (process,) = json.loads((tmp_path / "r.json").read_text())["processes"]
     assert sentence in process["warnings"]

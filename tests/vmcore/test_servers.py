@@ -152,7 +152,7 @@ def test_swap_is_as_proc_had_it(name: str) -> None:
     swap = next(line for line in words.decode().splitlines() if line.startswith("swap "))
     if not rows:
         assert swap.split(None, 1)[1] == "none"
-        assert found["meaning"] == "cores come out complete: nothing was swapped out"
+        assert found["meaning"] == "cores are complete: nothing was swapped out"
     else:
         assert all(space["name"] in swap for space in found["swap"] if space["used"])
         assert used

@@ -194,18 +194,18 @@ def test_a_device_that_the_kernel_does_not_swap_to(opened: Target, tmp_path: Pat
         (bytes(1 << 20), "its first page does not end with SWAPSPACE2", "encrypted"),
         (header(8192, magic=b"S1SUSPEND\0"), "a hibernated system has overwritten it", ""),
         (b"LUKS\xba\xbe".ljust(PAGE, b"\0"), "it is encrypted (LUKS)", "decrypted device"),
-        (bytes(512) + b"EFI PART" + bytes(PAGE), "it is a whole disk", "partition alone"),
-        (b"\x1f\x8b" + bytes(PAGE), "it is compressed with gzip", "unpack it: gzip"),
+        (bytes(512) + b"EFI PART" + bytes(PAGE), "it is a whole disk", "only the swap partition"),
+        (b"\x1f\x8b" + bytes(PAGE), "it is compressed with gzip", "decompress it: gzip"),
         (b"QFI\xfb" + bytes(PAGE), "it is a QEMU disk image (qcow2)", ""),
         (header(8192, version=2), "its header says 8192 pages, and the kernel uses 8192", ""),
-        (header(4096), "its header says 4096 pages, and the kernel uses 8192", "another one"),
+        (header(4096), "its header says 4096 pages, but the kernel uses 8192", "a different swap space"),
     ],
 )
 def test_a_wrong_image_is_refused(opened: Target, tmp_path: Path, content: bytes, message: str, hint: str) -> None:
     path = tmp_path / "image"
     path.write_bytes(content)
     error = refuse(opened, path)
-    assert error.message.startswith(f"{path} is no image of /dev/vdc: ")
+    assert error.message.startswith(f"{path} is not an image of /dev/vdc: ")
     assert message in error.message
     assert hint in error.hint
 

@@ -54,7 +54,7 @@ def test_without_text(tmp_path: Path) -> None:
     """Debian's image packages have a file of that name which says where the real one is."""
     path = tmp_path / "System.map"
     path.write_text("ffffffffffffffff B The_real_one_is_in_the_dbg_package\n")
-    with pytest.raises(TargetError, match="no whole System"):
+    with pytest.raises(TargetError, match="not a complete System"):
         read_symbols(str(path), None)
 
 

@@ -407,7 +407,7 @@ class TestFromProgram:
         with from_program(prog) as target:
             assert find_task(target.prog, 1).pid == 1
             assert target.dump is None
-            assert "memory left out may look like zeros" in target.messages[0]
+            assert "excluded memory may look like zeros" in target.messages[0]
 
     def test_drgn_log_is_not_hidden_from_those_who_want_it(self, fixture_dir: FixtureDir) -> None:
         """kgcore -v 2 routes it to standard error: drgn says that it has no debugging symbols."""

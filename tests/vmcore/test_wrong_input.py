@@ -47,12 +47,12 @@ def refused(tmp_path: Path, *options: object) -> str:
     [
         (
             lambda path: path.write_bytes(b"hello, world\n" * 1000),
-            "neither an ELF core nor a kdump file nor a LiME image",
+            "not an ELF core, a kdump file or a LiME image",
         ),
-        (lambda path: path.write_bytes(bytes(1 << 20)), "neither an ELF core nor a kdump file nor a LiME image"),
+        (lambda path: path.write_bytes(bytes(1 << 20)), "not an ELF core, a kdump file or a LiME image"),
         (lambda path: path.write_bytes(b""), "is empty (the disk may have been full"),
         (lambda path: path.mkdir(), "is a directory (name the vmcore in it with -c)"),
-        (lambda path: shutil.copyfile("/bin/true", path), "it is an ELF file, but no core (give the vmcore with -c"),
+        (lambda path: shutil.copyfile("/bin/true", path), "it is an ELF file, but not a core (give the vmcore with -c"),
         (lambda path: path.write_bytes(b"QEVM" + bytes(PAGE)), "QEMU migration stream, which is not supported (dump"),
         (lambda path: path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(20)), "cut off within its headers"),
     ],
@@ -75,7 +75,7 @@ def test_unreadable(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"kgcore: {path} cannot be opened: Permission denied (vmcores are often readable by root only)"
+        f"kgcore: cannot open {path}: Permission denied (often only root can read vmcores)"
     ]
 
 
@@ -95,7 +95,7 @@ def test_core_of_a_process(k61: Fixture, tmp_path: Path) -> None:
 def test_another_architecture(file: str, offset: int, data: bytes, k61: Fixture, tmp_path: Path) -> None:
     path = reshape.patched(k61.dump(file), tmp_path / "vmcore", offset, data)
     remark = refused(tmp_path, "-c", path)
-    assert "the dump is of architecture aarch64 (kgcore reads dumps of x86_64" in remark
+    assert "architecture aarch64 is not supported (kgcore reads dumps of x86_64" in remark
 
 
 # Symbols

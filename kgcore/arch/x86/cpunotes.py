@@ -45,7 +45,7 @@ class _X86Notes(CpuNotes):
         return {name: value & 0xFFFF if name in _SEGMENTS else value for name, value in values.items()}
 
     def hypervisor(self, desc: bytes) -> CpuRegisters:
-        """The bases of FS and GS are whatever the CPU had, which in kernel mode is the kernel's GS. (Of a 32-bit kernel
+        """The bases of FS and GS are those of the CPU, in kernel mode the kernel's GS. (Of a 32-bit kernel
         its FS, of which the note has the selector only.)"""
         values = self.registers(desc)
         user_mode = self.user_mode(values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run ``kgcore completion``: print a shell's completion script, or the processes that such a script asks for."""
+"""Run ``kgcore completion``: print a shell's completion script, or the processes that the script asks for."""
 
 import contextlib
 import io

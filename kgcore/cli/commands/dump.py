@@ -294,7 +294,7 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
     if select.all and (select.match or select.uid):
         raise UsageError("--all takes every process: leave out --match and --uid, or --all")
     if parsed.output and len(tasks) + bool(select) > 1:
-        raise UsageError("-o takes one process", hint="give -D DIR to write several, each as core.<tgid>")
+        raise UsageError("-o takes one process", hint="use -D DIR to write several, each as core.<tgid>")
     if parsed.directory and not os.path.isdir(parsed.directory):
         raise UsageError(f"-D: {parsed.directory!r} is not a directory")
     if parsed.dry_run and parsed.report:

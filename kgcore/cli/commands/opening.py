@@ -20,7 +20,7 @@ __all__ = ("opened", "opened_target")
 
 @contextlib.contextmanager
 def opened(place: Location, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES) -> Iterator[Source]:
-    """Open what the command line names, whatever it is, and give its processes."""
+    """Open the dump or machine that the command line names, and give its processes."""
     with routed(show, console), library.open_source(place, user_files, console.remark) as source:
         yield source
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What damage looks like to the code that meets it.
+"""Recognise the exceptions that a damaged dump causes.
 
 Types come out of the dump too, and may lie like all else: a member that is gone, a pointer that became an int, a
 structure that contains itself. drgn then raises half a dozen classes of exceptions out of any expression. They end
@@ -36,8 +36,8 @@ DAMAGE = (
 """To be caught together with a look at :func:`broken`."""
 
 _HINT = (
-    "the kernel's types or structures are damaged in the dump, or those given with -s are another kernel's; "
-    "a vmlinux with debug information, given with -s, may help"
+    "the kernel's types or structures are damaged in the dump, or those given with -s belong to a different kernel; "
+    "a vmlinux with debug information (-s) may help"
 )
 # What Python says where the code is wrong, and not the dump. (Values out of the dump are Python's own, int and list.)
 _OURS = re.compile(r"NoneType|'(?!_drgn)[A-Z_]\w*' object|(positional|keyword) argument|is not defined")
@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 
 
 def broken(error: BaseException, what: str) -> KgcoreError | None:
-    """What to raise instead of something out of ``DAMAGE``.
+    """Return the exception to raise instead of one in ``DAMAGE``.
 
     :param what: could not be read.
     :returns: None if it is not the dump's fault.
@@ -65,7 +65,7 @@ def broken(error: BaseException, what: str) -> KgcoreError | None:
 
 @contextmanager
 def guarding(what: str) -> Iterator[None]:
-    """Let damage that a block meets end as BrokenDump."""
+    """Turn damage in a block into BrokenDump."""
     try:
         yield
     except MemoryError as error:
@@ -78,7 +78,7 @@ def guarding(what: str) -> Iterator[None]:
 
 
 def guarded(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """The same for all of a function."""
+    """Turn damage in a function into BrokenDump."""
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
         @wraps(function)
@@ -92,7 +92,7 @@ def guarded(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
 
 
 def guarding_each(what: str) -> Callable[[Callable[_P, Iterator[_T]]], Callable[_P, Iterator[_T]]]:
-    """The same for all of a generator, but not for what those do who take from it."""
+    """Turn damage in a generator into BrokenDump, but not exceptions of its consumers."""
 
     def decorate(function: Callable[_P, Iterator[_T]]) -> Callable[_P, Iterator[_T]]:
         @wraps(function)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a dump is and what it holds, for ``kgcore info``; and what that means for somebody who wants cores out of it."""
+"""Gather what a dump is, what it holds, and what that means for cores, for ``kgcore info``."""
 
 import os
 import re
@@ -66,10 +66,10 @@ class DumpFacts:
     :ivar types: where types came from; symbols have the same source, or with BTF the kernel's kallsyms.
     :ivar user_memory: whether the memory of processes is in the dump.
     :ivar meaning: what this means for cores, in a sentence.
-    :ivar notices: what else is to be known, as sentences.
+    :ivar notices: further remarks, as sentences.
     :ivar kernels: that are in the dump's memory; empty: it was not searched for them, as the header knew.
     :ivar swap: the swap spaces, and what is in them of all processes together; None: the dump does not say.
-    :ivar zswap: bytes of that which zswap holds in memory, uncompressed; None: there is none, or the dump does not say.
+    :ivar zswap: bytes of that which zswap holds in memory, uncompressed; None: no zswap, or the dump does not say.
     """
 
     format: str
@@ -203,16 +203,16 @@ def _stack_pages(kernel: Kernel) -> Iterator[bool]:
 def _but_for(swap: Sequence[SwapUse] | None, zswap: int | None, *, live: bool) -> str:
     """What a core of a whole dump lacks all the same."""
     if swap is None:
-        return f"cores come out complete, but for what {'is' if live else 'was'} swapped out"
+        return f"cores are complete, except for what {'is' if live else 'was'} swapped out"
     used = sum(space.used for space in swap)
     if not used:
-        return "cores come out complete: nothing was swapped out"
+        return "cores are complete: nothing was swapped out"
     elsewhere = [space for space in swap if space.used and space.kind != "zram"]
     outside = sum(space.used for space in elsewhere) - (zswap or 0)
     if outside <= 0:
-        return f"cores come out complete: the {human_size(used)} that were swapped out are in the dump (zram, zswap)"
+        return f"cores are complete: the {human_size(used)} that were swapped out are in the dump (zram, zswap)"
     options = " ".join(f"--swap {space.name}=IMAGE" for space in elsewhere)
-    return f"cores come out complete, but for what was swapped out, at most {human_size(outside)} ({options})"
+    return f"cores are complete, except for what was swapped out: at most {human_size(outside)} ({options})"
 
 
 def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, but_for: str, *, live: bool) -> str:
@@ -220,11 +220,11 @@ def _meaning(user_memory: UserMemory, level: int | None, cut_off: bool, but_for:
         return but_for
     if user_memory == "no" and not cut_off:
         made = left_out(level if level is not None and level & LEVEL_USER_DATA else None)
-        return f"{made}: cores will have threads, registers and the list of mappings, but hardly any memory"
+        return f"{made}: cores have threads, registers and the list of mappings, but hardly any memory"
     if user_memory == "unknown":
-        return "no process was found whose memory could be looked at; what is missing in a core, its report will say"
+        return "no process has memory to check; the report of a core says what it lacks"
     if user_memory != "yes" or cut_off:
-        return "some memory of processes is missing: cores will have what is there and list what is not"
+        return "some memory of processes is missing: cores list what they lack"
     if level is not None and level & LEVEL_CACHE:
-        return f"{left_out(level)}: cores will have all other memory, and list these pages as missing"
+        return f"{left_out(level)}: cores have all other memory, and list these pages as missing"
     return but_for

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading where a dump says to, which may be nowhere."""
+"""Read kernel memory at addresses from a dump, which may be invalid."""
 
 import logging
 
@@ -8,7 +8,7 @@ from drgn import FaultError, Program, Thread
 __all__ = ("SMALLEST_PAGE", "crashed_thread", "in_words", "kernel_bytes", "kernel_string")
 
 SMALLEST_PAGE = 4096
-"""Bytes of a page where pages are smallest: what lies within such a block never crosses the end of a page."""
+"""Bytes of a page where pages are smallest: what lies within this block never crosses the end of a page."""
 _LIBRARIES = logging.getLogger("kgcore.libraries")
 _LIBRARIES.propagate = False
 _LIBRARIES.addHandler(logging.NullHandler())
@@ -41,7 +41,7 @@ def kernel_bytes(prog: Program, address: int, size: int) -> bytes:
     try:
         data: bytes = prog.read(address, size)
     except (OverflowError, ValueError) as error:
-        raise FaultError("no address of the kernel's", address) from error
+        raise FaultError("not a kernel address", address) from error
     return data
 
 

@@ -87,7 +87,7 @@ class _Machine:
 class VmcoreSource(Source, KnowsCrash):
     """The processes of one opened dump."""
 
-    @guarded("the kernel in the dump cannot be understood")
+    @guarded("the kernel in the dump is not supported or damaged")
     def __init__(self, target: Target, user_files: UserFiles = NO_USER_FILES) -> None:
         self._machine = _Machine(target, user_files)
 
@@ -95,7 +95,7 @@ class VmcoreSource(Source, KnowsCrash):
         """See :meth:`kgcore.sources.base.Source.describe`."""
         return self._machine.target.describe()
 
-    @guarding_each("the list of processes breaks off")
+    @guarding_each("the list of processes ends early")
     def processes(self) -> Iterator[ProcessSummary]:
         """See :meth:`kgcore.sources.base.Source.processes`."""
         yield from Summaries(self._machine.backing, self._machine.tasks).all()
@@ -107,7 +107,7 @@ class VmcoreSource(Source, KnowsCrash):
         """
         return self._process(TaskRef.of(ref))  # what is no pid is not the dump's fault
 
-    @guarded("the process cannot be read")
+    @guarded("cannot read the process")
     def _process(self, ref: TaskRef) -> "VmcoreProcess":
         return VmcoreProcess(self._machine, ref, self._machine.tasks.find(ref))
 
@@ -138,7 +138,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
         return self._read[0]
 
     @cached_property
-    @guarded("the process cannot be read")
+    @guarded("cannot read the process")
     def _read(self) -> tuple[ProcessImage, Object]:
         """The image, and the task of its first thread, which has the address space for certain."""
         machine = self._machine
@@ -154,7 +154,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
         return BrokenDump(message, address=self._task.value_())
 
     @cached_property
-    @guarded("the address space cannot be read")
+    @guarded("cannot read the address space")
     def memory(self) -> Memory:
         """See :attr:`kgcore.sources.base.Process.memory`."""
         image, first = self._read
@@ -163,7 +163,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
         except FaultError as error:
             raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {in_words(error)}") from error
 
-    @guarding_each("the mapped files cannot be compared")
+    @guarding_each("cannot compare the mapped files")
     def remarks(self, missing: frozenset[Provenance] = frozenset()) -> Iterator[str]:
         """See :meth:`kgcore.sources.base.Process.remarks`."""
         image, first = self._read
@@ -179,7 +179,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
         if Provenance.EXCLUDED in missing and (why := why_left_out(self._machine.target.describe())):
             yield why
 
-    @guarding_each("the mapped files cannot be read")
+    @guarding_each("cannot read the mapped files")
     def files(self) -> Iterator[FileContents | Lost]:
         """See :meth:`kgcore.sources.base.HasMappedFiles.files`."""
         _, first = self._read
@@ -188,7 +188,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
         except FaultError as error:
             yield Lost(f"the mapped files are not in the dump: {in_words(error)}")
 
-    @guarded("the open files cannot be read")
+    @guarded("cannot read the open files")
     def open_files(self) -> OpenFiles:
         """See :meth:`kgcore.sources.base.HasOpenFiles.open_files`. It does not need the image."""
         task = self._task
@@ -198,12 +198,12 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
         except FaultError as error:
             raise self._broken("its table of open files is", error) from error
 
-    @guarded("the contents of the file cannot be read")
+    @guarded("cannot read the contents of the file")
     def contents(self, file: OpenFile) -> Contents:
         """See :meth:`kgcore.sources.base.HasOpenFiles.contents`."""
         return file_contents(self._backing, file)
 
-    @guarded("the kernel stack cannot be read")
+    @guarded("cannot read the kernel stack")
     def kernel_stack(self, thread: Thread) -> KernelStack:
         """See :meth:`kgcore.sources.base.HasKernelStacks.kernel_stack`."""
         machine = self._machine
@@ -243,10 +243,10 @@ class _Reader:
         auxv = self._auxv(mm, arch)
         headers = dict(auxv).get(_AT_PHDR, 0)
         if headers and not any(vma.start <= headers < vma.end for vma in mappings):
-            self._warnings.append(f"the program's headers (AT_PHDR {headers:#x}) lie in no mapping")
+            self._warnings.append(f"the program's headers (AT_PHDR {headers:#x}) are in no mapping")
         if not mm.end_code.value_() | mm.start_stack.value_():
             # load_elf_binary(), fs/binfmt_elf.c: set when all of the program is mapped
-            self._warnings.append("the process was in the middle of execve(): the program is mapped in part, if at all")
+            self._warnings.append("the process was in execve(): the program is mapped in part or not at all")
         image = ProcessImage(
             tgid=int(first.tgid.value_()),
             arch=arch.name,
@@ -272,9 +272,7 @@ class _Reader:
         group = [thread.value_() for thread in threads]
         dying = self._soft("whether it was dying of a signal", lambda: deaths.of(group), None)
         if dying is not None and dying.info is None:
-            self._warnings.append(
-                f"what came with {dying.name} (its si_code, an address or a sender) is not in the dump"
-            )
+            self._warnings.append(f"the siginfo of {dying.name} is not in the dump")
         return dying
 
     def _soft(self, what: str, get: Callable[[], _T], default: _T) -> _T:

@@ -68,7 +68,7 @@ def test_another_file_is_another(tmp_path: Path) -> None:
     changed = bytearray(world.content)
     changed[3 * PAGE + 9] ^= 1
     with bad(world.ours(bytes(changed)), (PAGE, PAGE + 512)):
-        assert "its page at offset 0x3000 is another" in refused(world)
+        assert "its page at offset 0x3000 differs" in refused(world)
 
 
 @pytest.mark.parametrize("size", [0, 100, PAGE, 4 * PAGE + 1])
@@ -84,7 +84,7 @@ def test_a_file_that_becomes_shorter(tmp_path: Path, size: int) -> None:
     os.truncate(file, size)
     gone = lost(world, read(iter(extents)))
     assert set(gone) == {1, 2, 4, 5}
-    assert all("has changed meanwhile" in detail for detail in gone.values())
+    assert all("changed during the run" in detail for detail in gone.values())
 
 
 def test_few_bytes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

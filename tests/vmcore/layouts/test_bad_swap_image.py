@@ -108,7 +108,7 @@ def test_an_image_that_becomes_shorter(tmp_path: Path, size: int) -> None:
     os.truncate(image.path, size)
     gone = image.lost(images)
     assert list(gone) == list(range(max(1, size // PAGE), SLOTS))
-    assert all("has become shorter" in detail for detail in gone.values())
+    assert all("shrank" in detail for detail in gone.values())
 
 
 def test_few_bytes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ class TestQemu:
         assert found is not None
         assert found.values["ax"] == 5
         assert [cpus.registers(cpu, TID) for cpu in (0, 2, 3)] == [None] * 3
-        assert "none of the dump's notes about CPUs is known to be about that one" in cpus._why(0)
+        assert "no CPU note of the dump matches it" in cpus._why(0)
 
     def test_two_of_one_cpu(self) -> None:
         machine = Machine()

@@ -121,7 +121,7 @@ def test_drgn_is_not_asked_where_it_would_ask_us(dump: Any, drgn: Drgn) -> None:
     reader = FrameReader(dump, drgn, PAGE, check=False)
     data = memoryview(bytearray(PAGE))
     dump.wrong[PAGE] = OSError(5, "Input/output error")
-    with pytest.raises(FaultError, match="the dump file cannot be read there: Input/output error"):
+    with pytest.raises(FaultError, match="cannot read the dump file there: Input/output error"):
         reader.fill((PAGE,), data)
     reader.fill((2 * PAGE,), data)
     assert data == page(2 * PAGE)

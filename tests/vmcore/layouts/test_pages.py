@@ -226,8 +226,8 @@ class TestEntries:
     @pytest.mark.parametrize(
         ("word", "expected"),
         [
-            (entry(0, 77), (SWAPPED, "swap space 0, of which the dump does not know")),
-            (entry(22, 1 << 30), (SWAPPED, "swap space 22, of which the dump does not know")),
+            (entry(0, 77), (SWAPPED, "unknown swap space 0")),
+            (entry(22, 1 << 30), (SWAPPED, "unknown swap space 22")),
             (entry(23, 5), (UNREADABLE, "poisoned")),
             (entry(27, 5), (UNREADABLE, "in device memory")),
             (entry(28, 5), (UNREADABLE, "in device memory")),
@@ -268,7 +268,7 @@ class TestEntries:
         process.pte(0, process.frame() | P)
         table = process.tables[21, START >> 21]
         process.lost = {physical(table) >> 12}
-        assert process.runs(2) == [(2, UNREADABLE, f"page table at {physical(table):#x} is not readable")]
+        assert process.runs(2) == [(2, UNREADABLE, f"page table at {physical(table):#x} is unreadable")]
 
     def test_table_that_was_excluded(self, process: Process) -> None:
         """An ELF dump reads as zeros there: not "nothing mapped"."""
@@ -372,7 +372,7 @@ class TestAbsent:
 
     @pytest.mark.parametrize(
         ("operations", "expected"),
-        [("ext4_aops", (FILE, "")), ("shmem_aops", (SWAPPED, "swap space 3, of which the dump does not know"))],
+        [("ext4_aops", (FILE, "")), ("shmem_aops", (SWAPPED, "unknown swap space 3"))],
     )
     def test_value_entries(self, process: Process, operations: str, expected: tuple[Provenance, str]) -> None:
         """A shadow of an evicted page; for shmem a swap entry: SWP_TYPE_SHIFT is 58 (BITS_PER_XA_VALUE 63 - 5)."""
@@ -396,7 +396,7 @@ class TestAbsent:
     def test_damaged_cache(self, process: Process) -> None:
         file = process.file("shmem_aops")
         process.head(0xFFFF_8880_FFFF_0002)
-        assert process.runs(3, file=file) == [(3, FILE, "the page cache's tree is not readable")]
+        assert process.runs(3, file=file) == [(3, FILE, "the page cache's tree is unreadable")]
 
     def test_lost_mapping(self, process: Process) -> None:
         file = process.file("shmem_aops")
@@ -408,7 +408,7 @@ class TestAbsent:
         page = process.page(5, 0)
         process.word("vmemmap_base", process.pages + 64 * 6)
         process.head(process.node(0, {0: page}))
-        expected = [(1, FILE, "the page cache's tree is not readable")]
+        expected = [(1, FILE, "the page cache's tree is unreadable")]
         assert process.runs(1, file=process.file("ext4_aops")) == expected
 
 

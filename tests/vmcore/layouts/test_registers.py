@@ -250,7 +250,7 @@ class TestRunning:
         assert set(found.registers.values) == found.registers.unknown == set(USER_REGS)
         assert not any(found.registers.values.values())
         (warning,) = found.warnings
-        assert "running on CPU 1, whose registers are another task's: its registers are missing" in warning
+        assert "running on CPU 1, whose registers belong to a different task: its registers are missing" in warning
         assert "0x401000" in warning, "a hint, and no more than that"
         assert "0x7ffe0000" in warning
 

@@ -245,7 +245,7 @@ def test_what_the_page_cache_had_must_be_known(tmp_path: Path) -> None:
     world = Mapped(tmp_path, elf(b"id", 3 * PAGE))
     world.hold(0)
     world.ours()
-    unknown = missing(BASE + PAGE, PAGE, FILE, "the page cache's tree is not readable")
+    unknown = missing(BASE + PAGE, PAGE, FILE, "the page cache's tree is unreadable")
     given = files = list(world.files().fill(world.named, world.cached, -BASE, iter([unknown, zeros(BASE, PAGE)])))
     assert given == files == [unknown, zeros(BASE, PAGE)]
 
@@ -360,7 +360,7 @@ def test_another_page(tmp_path: Path, page: int) -> None:
     file = world.ours(bytes(content))
     same = rootfiles.identity(os.open(file, os.O_RDONLY))
     world.set("struct inode", world.inode, inode_times(same) | {"i_ino": same.number})
-    assert f"its page at offset {page * PAGE:#x} is another" in refused(world)
+    assert f"its page at offset {page * PAGE:#x} differs" in refused(world)
 
 
 def test_pages_that_the_dump_lacks_are_no_contradiction(tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_a_file_that_somebody_was_writing(tmp_path: Path) -> None:
     file = world.ours()
     os.utime(file, ns=(5, 7_000_000_005))
     world.set("struct inode", world.inode, {"i_writecount.counter": 1, "i_mtime_sec": 7, "i_mtime_nsec": 6})
-    assert "that was open for writing, and changed at another time" in refused(world)
+    assert "that was open for writing, and the times of change differ" in refused(world)
     world.set("struct inode", world.inode, {"i_mtime_nsec": 5})
     assert kinds(world.mapped(world.files())) == "rcrr"
     world.set("struct inode", world.inode, {"i_mtime_nsec": 6, "i_writecount.counter": -1})  # it is being executed
@@ -454,7 +454,7 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
     os.utime(file, ns=(1, 1))
     found = list(pieces(iter(extents), sum(each.run.length for each in extents), PAGE))
     assert [piece.run.provenance for piece in found[1:]] == [Provenance.UNREADABLE] * 2
-    assert "has changed meanwhile" in found[1].run.detail
+    assert "changed during the run" in found[1].run.detail
     file.unlink()
     assert "No such file" in list(pieces(iter(extents), sum(each.run.length for each in extents), PAGE))[1].run.detail
 
@@ -556,6 +556,6 @@ def test_reading_needs_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"short")
     root = os.open(tmp_path, os.O_PATH)
     reader = rootfiles._RootFile(root, b"/x", "x", Identity(0, 0, 0, 0))
-    with pytest.raises(FaultError, match="has changed"):
+    with pytest.raises(FaultError, match="changed during the run"):
         reader.read(0, 10)
     os.close(root)

@@ -254,7 +254,7 @@ class TestSpace:
         swap.set("struct swap_info_struct", swap.info, {"flags": 0})
         (extent,) = Backing(swap.kernel, UserFiles()).swap.extents(NUMBER, 5, 0, 4096)
         assert (extent.run.provenance, extent.run.detail) == (
-            SWAPPED, "swap space 2, of which the dump does not know",
+            SWAPPED, "unknown swap space 2",
         )  # fmt: skip
 
     def test_what_lies_behind_the_array(self) -> None:

@@ -217,7 +217,7 @@ class TestFind:
             world.found(hex(gone))
 
     def test_no_current_task(self, world: Processes) -> None:
-        with pytest.raises(NoCurrentTask, match="the dump does not tell"):
+        with pytest.raises(NoCurrentTask, match="the dump does not say"):
             world.it.find(TaskRef.current())
 
     def test_lost_task(self, world: Processes) -> None:
@@ -267,7 +267,7 @@ class TestLeaders:
         world.change(11, **{f"tasks__{direction}": world.field(world.tasks[to], "tasks")})
         assert world.pids() == [1, 10, 11, 12]
         if direction == "next":
-            assert "runs in a circle" in world.it.leaders()[1][0]
+            assert "is circular" in world.it.leaders()[1][0]
 
     def test_wild_pointer(self, world: Processes) -> None:
         world.change(10, tasks__next=0x1234567890)
@@ -301,7 +301,7 @@ class TestThreads:
     def test_endless(self, world: Processes) -> None:
         world.change(320, thread_node__next=world.field(world.tasks[120], "thread_node"))
         assert self.tids(world) == [20, 120, 220, 320]
-        assert "runs in a circle" in world.it.threads(world.object(20))[1][0]
+        assert "is circular" in world.it.threads(world.object(20))[1][0]
 
     def test_itself(self, world: Processes) -> None:
         world.change(120, thread_node__next=world.field(world.tasks[120], "thread_node"))
@@ -311,12 +311,12 @@ class TestThreads:
     def test_breaks_off(self, world: Processes) -> None:
         world.lose(world.tasks[220])
         assert self.tids(world) == [20, 120]
-        assert "breaks off after 2" in world.it.threads(world.object(20))[1][0]
+        assert "ends early after 2" in world.it.threads(world.object(20))[1][0]
 
     def test_leads_into_another_process(self, world: Processes) -> None:
         world.change(120, thread_node__next=world.field(world.tasks[121], "thread_node"))
         assert self.tids(world) == [20, 120]
-        assert "breaks off after 2: it leads elsewhere" in world.it.threads(world.object(20))[1][0]
+        assert "ends early after 2: it leads out of the list" in world.it.threads(world.object(20))[1][0]
 
     def dumped(self, world: Processes, pid: int) -> list[int]:
         return [task.pid.value_() for task in world.it.dumped_threads(world.object(pid))[0]]

@@ -341,7 +341,7 @@ class TestList:
         )
         vmas, warnings = read_vmas(files.kernel, files.task, mm, 4)
         assert [vma.start for vma in vmas] == [0x8048000, 0xFFFFF000]
-        assert warnings == ("mapping 0x100000000-0x100001000 is left out: a 32-bit core has no such addresses",)
+        assert warnings == ("mapping 0x100000000-0x100001000 is left out: a 32-bit core cannot hold its addresses",)
         assert len(read_vmas(files.kernel, files.task, mm, 8)[0]) == 3
 
     def test_none(self, files: Files) -> None:
@@ -371,7 +371,7 @@ class TestList:
             files.chain(files.vma(0x1000, 0x2000), files.vma(start, end), files.vma(0x7000, 0x8000))
         )
         assert found == [(0x1000, 0x2000), (0x7000, 0x8000)]
-        assert f"a mapping that cannot be, {start:#x}-{end:#x}" in warnings[0]
+        assert f"an impossible mapping, {start:#x}-{end:#x}" in warnings[0]
 
     def test_last_possible_page(self, files: Files) -> None:
         end = (1 << 47) - 4096
@@ -391,7 +391,7 @@ class TestList:
         files.set("struct vm_area_struct", one, {"vm_next": one})
         found, warnings = files.read(mm)
         assert found == []
-        assert "runs in a circle" in warnings[-1]
+        assert "is circular" in warnings[-1]
 
     def test_too_many(self, files: Files) -> None:
         vmas = [files.vma(0x1000 * number, 0x1000 * (number + 1)) for number in range(1, 8)]
@@ -403,7 +403,7 @@ class TestList:
     def test_too_few(self, files: Files, count: int) -> None:
         found, warnings = files.read(files.chain(files.vma(0x1000, 0x2000), files.vma(0x3000, 0x4000), count=count))
         assert len(found) == 2
-        assert warnings == (f"{count - 2} of {count} mappings are not to be found",)
+        assert warnings == (f"{count - 2} of {count} mappings are missing",)
 
     def test_breaks_off(self, files: Files) -> None:
         one, two = files.vma(0x1000, 0x2000), files.vma(0x2000, 0x3000)
@@ -429,7 +429,7 @@ class TestList:
         vmas, warnings = read_vmas(files.kernel, files.task, mm)
         assert vmas[0].file is not None
         assert vmas[0].file.path is None
-        assert warnings == ("mapping 0x1000-0x2000: the name of its file is not to be found",)
+        assert warnings == ("mapping 0x1000-0x2000: the name of its file was not found",)
 
 
 class TestTree:

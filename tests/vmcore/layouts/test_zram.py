@@ -322,7 +322,7 @@ class TestCompressors:
         assert disk.seen(0, 3) == [
             (1, ZRAM, "words 1"),
             (1, ZRAM, "words 2"),
-            (1, LOST, "zram: compressed by algorithm 3, which the disk has not"),
+            (1, LOST, "zram: compressed by algorithm 3, which the disk does not have"),
         ]
 
     @pytest.mark.parametrize("release", MANY_COMPRESSORS, ids=lambda release: release.layout.release)
@@ -459,7 +459,7 @@ class TestDamage:
         layer, space = disk.layer, disk.space
         disk._constants.clear()
         (slots,) = layer.find(space, 0, 3)
-        assert (slots.length, slots.detail) == (3, "zram: the flags of zram's table are not known")
+        assert (slots.length, slots.detail) == (3, "zram: the flags of zram's table are unknown")
 
 
 class TestEmptyTable:
@@ -611,7 +611,7 @@ class TestFiles:
         file = File()
         file.root(file.extent(4, 3, 20, 0, file.extent(10, 1, 30)))
         file.page(22, 1)
-        lost = "zram: where it lies on the disk is not to be found"
+        lost = "zram: its place on the disk was not found"
         assert file.seen(2, 10) == [
             (2, LOST, lost),
             (2, ZERO, ""),

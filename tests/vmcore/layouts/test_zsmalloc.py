@@ -256,8 +256,8 @@ def fails(pool: Pool, handle: int, size: int = SIZE - 8) -> str:
     return str(caught.value)
 
 
-MOVED = "the compressed page is not where its handle says"
-LEFT_OUT = "the compressed page was left out of the dump"
+MOVED = "the compressed page is not where its handle points"
+LEFT_OUT = "the compressed page was excluded from the dump"
 
 
 class TestDamage:
@@ -367,7 +367,7 @@ class TestNextPage:
             if number not in CROSSING:
                 assert pool.read(handle, SIZE - 8) == content(number, SIZE - 8)
             else:
-                assert fails(pool, handle) == "the second part of the compressed page is not to be found"
+                assert fails(pool, handle) == "the second part of the compressed page was not found"
 
     def test_chain_into_another_zspage(self, layout: Layout) -> None:
         pool, zspage, handles = filled(layout)

@@ -394,20 +394,20 @@ class TestZbud:
         kernel = Zswapped("6.12.0")
         kernel.put(5, page(5), handle=kernel.allocate(PAGE) + handle & (1 << 64) - 1)
         kernel.grow()
-        assert kernel.words(5) == f"no object of {len(zlib.compress(page(5)))} bytes can be there"
+        assert kernel.words(5) == f"an object of {len(zlib.compress(page(5)))} bytes does not fit there"
 
     def test_too_long(self) -> None:
         kernel = Zswapped("6.12.0")
         kernel.put(5, page(5), length=4090)
         kernel.grow()
-        assert kernel.words(5) == "no object of 4090 bytes can be there"
+        assert kernel.words(5) == "an object of 4090 bytes does not fit there"
 
     def test_bytes_of_another_page(self) -> None:
         kernel = Zswapped("5.10.0")
         kernel.put(5, page(5))
         kernel.put(6, page(6), handle=kernel.at("struct zswap_entry", kernel.entries[5], "handle").value_())
         kernel.grow()
-        assert kernel.words(6) == "its compressed bytes are another page's"
+        assert kernel.words(6) == "its compressed bytes belong to a different page"
         assert kernel.find(5) == [(5, FOUND, page(5))]
 
     @pytest.mark.parametrize("address", [1 << 46, 0xFFFF_C900_0000_0040, 64])
@@ -417,7 +417,7 @@ class TestZbud:
         kernel.grow()
         assert kernel.words(5) in (
             f"{address:#x} is not in the kernel's direct map",
-            f"no object of {len(zlib.compress(page(5)))} bytes can be there",
+            f"an object of {len(zlib.compress(page(5)))} bytes does not fit there",
             "its compressed bytes are not in the dump",
         )
 
@@ -485,7 +485,7 @@ class TestZ3fold:
         (word,) = struct.unpack("<Q", kernel.prog.read(kernel.slots + 8, 8))
         kernel.set("struct z3fold_header", word & -PAGE, {"page_lock.val": 1})
         assert [provenance for _, provenance, _ in kernel.find(0, 10)] == [FOUND, LOST, FOUND]
-        assert kernel.words(2) == "its compressed bytes may just have been moving"
+        assert kernel.words(2) == "its compressed bytes may have been moving"
 
     @pytest.mark.parametrize(
         "header",
@@ -500,20 +500,20 @@ class TestZ3fold:
     def test_header_that_contradicts(self, header: dict[str, int]) -> None:
         kernel = self.world("6.12.0", THREE, **header)
         assert [provenance for _, provenance, _ in kernel.find(0, 10)] == [LOST, LOST, FOUND]
-        assert kernel.words(1).endswith("bytes can be there")
+        assert kernel.words(1).endswith("bytes does not fit there")
 
     @pytest.mark.parametrize("word", [0, 4, 3, 3 | 1 << 2, 3 | 63 << 2, 0xFFF])
     def test_slot_that_contradicts(self, word: int) -> None:
         kernel = self.world("6.12.0", THREE)
         (good,) = struct.unpack("<Q", kernel.prog.read(kernel.slots + 8 * 3, 8))
         kernel.write(kernel.slots + 8 * 3, struct.pack("<Q", good & -PAGE | word))
-        assert kernel.words(3).endswith("bytes can be there")
+        assert kernel.words(3).endswith("bytes does not fit there")
 
     @pytest.mark.parametrize("handle", [4, 32, 40, 56, 2, 3, 65])
     def test_no_handle(self, handle: int) -> None:
         kernel = self.world("6.12.0", THREE)
         kernel.set("struct zswap_entry", kernel.entries[3], {"handle": kernel.slots + handle})
-        assert kernel.words(3) in ("that is no handle", "there is no such page")
+        assert kernel.words(3) in ("the handle is invalid", "the page does not exist")
 
     def test_freed(self) -> None:
         kernel = self.world("6.12.0", THREE)
@@ -632,7 +632,7 @@ class TestDamage:
         kernel = Zswapped("6.12.0", name)
         kernel.put(5, page(5))
         kernel.grow()
-        assert kernel.words(5) == ("nothing is known of the allocator zblock" if name else "its pool is damaged")
+        assert kernel.words(5) == ("unknown allocator zblock" if name else "its pool is damaged")
 
     def test_tree_in_a_circle(self) -> None:
         kernel = Zswapped("5.10.0")

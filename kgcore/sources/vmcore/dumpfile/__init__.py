@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a dump file holds, apart from what drgn reads out of it: its notes, and which page frames are in it.
+"""Read what a dump file holds apart from drgn: its notes, and which page frames it has.
 
-A format is a class in a module of its own with the attributes of :class:`DumpFile`, and a line in :func:`_reader`. What
-is no format of ours is told by name in :mod:`kgcore.sources.vmcore.dumpfile.unsupported`.
+A format is a class in its own module with the attributes of :class:`DumpFile`, and a line in :func:`_reader`.
+:mod:`kgcore.sources.vmcore.dumpfile.unsupported` names other formats.
 """
 
 import os
@@ -122,11 +122,11 @@ def _open_file(name: Path, architecture: str | None) -> DumpFile:
     except BaseException as error:
         source.close()
         if isinstance(error, TargetError):
-            raise TargetError(f"{name} is not a vmcore that can be read: {error.message}", hint=error.hint) from error
+            raise TargetError(f"{name} is not a supported vmcore: {error.message}", hint=error.hint) from error
         if isinstance(error, ShortFile):
             raise TargetError(f"{name} is cut off within its headers: {error}") from error
         if isinstance(error, OSError):
-            raise TargetError(f"{name} cannot be read: {error.strerror}") from error
+            raise TargetError(f"cannot read {name}: {error.strerror}") from error
         raise
 
 
@@ -135,10 +135,10 @@ def _descriptor(name: Path) -> int:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise TargetError(f"there is no file {name}", hint="name the vmcore with -c") from None
+        raise TargetError(f"{name} does not exist", hint="name the vmcore with -c") from None
     except OSError as error:
-        hint = "vmcores are often readable by root only" if isinstance(error, PermissionError) else ""
-        raise TargetError(f"{name} cannot be opened: {error.strerror}", hint=hint) from error
+        hint = "often only root can read vmcores" if isinstance(error, PermissionError) else ""
+        raise TargetError(f"cannot open {name}: {error.strerror}", hint=hint) from error
     status = os.fstat(descriptor)
     wrong = None
     if stat.S_ISDIR(status.st_mode):
@@ -179,11 +179,11 @@ def _reader(source: ByteSource, name: str, architecture: str | None) -> DumpFile
         dump = LinearDump(source, raw=True, page_shift=shift)
     else:
         raise TargetError(
-            "it is neither an ELF core nor a kdump file nor a LiME image",
+            "it is not an ELF core, a kdump file or a LiME image",
             hint=f"if it is raw memory, say so with --architecture {next(iter(ARCHITECTURES))}",
         )
     if not head:
-        dump.notices += ("its first page cannot be read (a disk error?), and so it is taken for raw memory",)
+        dump.notices += ("its first page is unreadable (a disk error?): read as raw memory",)
     dump.flattened = flattened is not None
     if flattened is not None and flattened.damaged:
         dump.notices += unreadable(["flattened records"])

@@ -24,7 +24,7 @@ def _bit(bits: memoryview, index: int) -> bool:
 
 
 def _next_other(bits: memoryview, start: int, end: int, value: bool) -> int:
-    """The first bit from ``start`` on that is not ``value``; ``end`` or beyond if there is none before that."""
+    """The first bit from ``start`` on that is not ``value``; ``end`` or beyond: no such bit."""
     byte, bit = start >> 3, start & 7
     if bit:
         rest = (bits[byte] if byte < len(bits) else 0) ^ (0xFF if value else 0)

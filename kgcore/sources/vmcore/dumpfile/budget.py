@@ -14,7 +14,7 @@ __all__ = ("DAMAGED", "Budget")
 _HEADROOM = 128 << 20
 """Bytes: 8192 CPUs have 6 MB of notes, half a million segments take this much."""
 
-DAMAGED = "its headers are damaged, or it was copied incompletely: compare it with the original"
+DAMAGED = "its headers are damaged, or the copy is incomplete: compare it with the original"
 
 
 class Budget:
@@ -34,7 +34,7 @@ class Budget:
         self._spent += max(0, size - stored)
         if self._spent > self._limit:
             raise TargetError(
-                f"its headers ask for {human_size(self._spent)} of memory and more that the file does not hold, "
-                f"at last for {what}",
+                f"its headers need {human_size(self._spent)} of memory and more that the file does not hold, "
+                f"last for {what}",
                 hint=DAMAGED,
             )

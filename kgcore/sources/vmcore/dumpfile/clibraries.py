@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decompression by the C libraries that came with drgn, where the Python packages of the extra ``formats`` are not.
 
-drgn's libkdumpfile would unpack pages with them, but maps the dump file: then a bad sector, or whoever cuts the file
-off meanwhile, ends the process.
+drgn's libkdumpfile would unpack pages with them, but maps the dump file: then a bad sector, or truncating the file
+meanwhile, ends the process.
 """
 
 import ctypes

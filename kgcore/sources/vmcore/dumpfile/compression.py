@@ -3,7 +3,7 @@
 
 zlib is Python's own, lzo-rle is ours; the other libraries may be installed or not, and some come with drgn. zstandard
 is one of them though
-Python has a zstd since 3.14: that one makes a context for each call, which takes longer than to unpack a page.
+Python has a zstd since 3.14: Python's makes a context for each call, which takes longer than decompressing a page.
 """
 
 import importlib
@@ -47,7 +47,7 @@ def decompressor(algorithm: str, dictionary: bytes | None = None) -> Decompress:
     for driver in _DRIVERS:
         name = name.removesuffix(driver)
     if name not in _MAKERS:
-        raise NoDecompressor(f"kgcore does not support the compression {algorithm!r}")
+        raise NoDecompressor(f"the compression {algorithm!r} is not supported")
     try:
         return _checked(_MAKERS[name](dictionary or None), name)
     except ImportError as error:
@@ -56,8 +56,8 @@ def decompressor(algorithm: str, dictionary: bytes | None = None) -> Decompress:
                 return _checked(borrowed(name), name)
         if name == "lzo":
             return _checked(lzo_rle.decompress, name)
-        lacking = f"the Python package {_PACKAGES[name]} is needed: pip install 'kgcore[formats]'"
-        raise NoDecompressor(f"to unpack {name}, {lacking}") from error
+        lacking = f"needs the Python package {_PACKAGES[name]}: pip install 'kgcore[formats]'"
+        raise NoDecompressor(f"decompressing {name} {lacking}") from error
 
 
 def _checked(unpack: Callable[[bytes | memoryview, int], Any], name: str) -> Decompress:
@@ -67,9 +67,9 @@ def _checked(unpack: Callable[[bytes | memoryview, int], Any], name: str) -> Dec
         except MemoryError:
             raise
         except Exception as error:  # each library has its own
-            raise CannotDecompress(f"{name} data cannot be unpacked: {error}") from error
+            raise CannotDecompress(f"{name} data cannot be decompressed: {error}") from error
         if len(unpacked) != size:
-            raise CannotDecompress(f"{name} data have {len(unpacked)} bytes when unpacked, not {size}")
+            raise CannotDecompress(f"{name} data have {len(unpacked)} bytes when decompressed, not {size}")
         return bytes(unpacked)
 
     return checked
@@ -79,7 +79,7 @@ def _stream(decompressor: Any, data: bytes | memoryview, size: int) -> bytes:
     """At most a byte too many. What follows the end of the stream is ignored, as the kernel's inflate does."""
     unpacked: bytes = decompressor.decompress(data, size + 1)
     if len(unpacked) <= size and not decompressor.eof:
-        raise EOFError("their end is missing")
+        raise EOFError("the end is missing")
     return unpacked
 
 
@@ -99,7 +99,7 @@ def _zlib(_dictionary: bytes | None) -> Decompress:
 def _deflate(_dictionary: bytes | None) -> Decompress:
     """Raw deflate, unless zram's parameter deflate.winbits (newer than 6.12) was positive: that asks for zlib's header.
 
-    Such a header is told by its low bits, which say deflate. Raw, they were a stored block with padding that is not 0.
+    The low bits of the header say deflate. In raw deflate they would be a stored block with padding that is not 0.
     """
     return lambda data, size: _stream(zlib.decompressobj(15 if data and data[0] & 15 == 8 else -15), data, size)
 
@@ -141,7 +141,7 @@ def _zstd(dictionary: bytes | None) -> Decompress:
 
     def unpack(data: bytes | memoryview, size: int) -> bytes:
         if zstd.frame_content_size(data) > size:  # else it would be allocated
-            raise ValueError(f"they say that they are more than {size} bytes when unpacked")
+            raise ValueError(f"more than {size} bytes when decompressed")
         unpacked: bytes = context().decompress(data, max_output_size=size)
         return unpacked
 

@@ -66,13 +66,15 @@ class ElfDump:
             header = ehdr.unpack(source.read(0, ehdr.size))
             phoff, entry, count = header.e_phoff, header.e_phentsize, header.e_phnum
             if header.e_type != _ET_CORE:
-                raise TargetError("it is an ELF file, but no core", hint="give the vmcore with -c and vmlinux with -s")
+                raise TargetError(
+                    "it is an ELF file, but not a core", hint="give the vmcore with -c and vmlinux with -s"
+                )
             if count == _PN_XNUM:
                 count = shdr.unpack(source.read(header.e_shoff, shdr.size)).sh_info
             if count == 0 and _is_of_xen(source):
                 raise TargetError("it is Xen's dump of a guest (xl dump-core)", hint="run kdump in the guest instead")
             if entry != phdr.size:
-                raise TargetError(f"its program headers have {entry} bytes each instead of {phdr.size}")
+                raise TargetError(f"its program headers have {entry} bytes each, not {phdr.size}")
             if not source.has(phoff, entry * count):
                 raise ShortFile(
                     f"its {count} program headers end at {phoff + entry * count}, the file at {source.size}"
@@ -89,10 +91,8 @@ class ElfDump:
         self._segments = partial(phdr.unpack_all, table)  # each time anew: there may be very many
         if not any(segment.p_type == _PT_LOAD for segment in self._segments()):
             if lost_headers:
-                raise TargetError("its program headers cannot be read", hint="it is on a disk that has errors")
-            raise TargetError(
-                "it is an ELF core without any memory segment", hint="it lost its headers; look for a copy"
-            )
+                raise TargetError("its program headers are unreadable", hint="the disk has errors")
+            raise TargetError("it is an ELF core without memory segments", hint="its headers are lost; look for a copy")
         self._lost_notes = False
         self.notes: tuple[DumpNote, ...] = tuple(self._notes())
         self.page_shift = usual_page_shift(self.architecture, told_by_notes(self.notes))

@@ -163,7 +163,7 @@ class FlattenedFile:
 
     def _fill_gap(self, size: int) -> None:
         if size and self.damaged:
-            raise OSError(errno.EIO, "Input/output error: it was in a flattened record that cannot be read")
+            raise OSError(errno.EIO, "Input/output error: it was in an unreadable flattened record")
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         self._source.expect(

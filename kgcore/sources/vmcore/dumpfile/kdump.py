@@ -41,7 +41,7 @@ _READ_AT_ONCE = 1 << 19
 
 
 _OUT_OF_SPACE = "the dump is incomplete: its writer ran out of space"
-_NEVER_WRITTEN = "the dump is incomplete: pages that it should have were never written"
+_NEVER_WRITTEN = "the dump is incomplete: pages were never written"
 _COMPRESSED = 0x27  # of the flags of a page: compressed in any way
 
 
@@ -53,13 +53,13 @@ class KdumpDump:
     :ivar last_frame: behind the last page frame of the machine.
     :ivar cannot_read: why :meth:`fill` does not work: the library for the compression is not there; empty if it does.
     :ivar missing_bytes: how much was cut off; if the page descriptors were, at least this much.
-    :ivar incomplete: pages that it should have are not in it, for whatever reason: each is looked at before it counts.
+    :ivar incomplete: it lacks pages that it should have: each is checked before it counts.
     :raises TargetError: its headers are damaged or cut off.
     """
 
     format = "kdump"
     flattened = False
-    PART = "the dump is one part of a split set: what is in the other files is missing"
+    PART = "the dump is one file of a split set: the memory in the other files is missing"
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -96,7 +96,7 @@ class KdumpDump:
         self.notices += (self.PART,) if header.sub.split else ()
         self.last_frame = header.last_frame
         if self.last_frame > MAX_FRAMES >> self.page_shift:
-            raise TargetError(f"its header says that it is of {self.last_frame} page frames", hint=DAMAGED)
+            raise TargetError(f"its header claims {self.last_frame} page frames", hint=DAMAGED)
         self.split = self._own_frames(header.sub.start_pfn_64, header.sub.end_pfn_64) if header.sub.split else None
 
     def _read_bitmaps(self, header: KdumpHeader) -> tuple[Gap, ...]:
@@ -141,7 +141,7 @@ class KdumpDump:
         end = min(end, self.last_frame)
         if start > end:
             raise TargetError(
-                f"its header says that it is the part of a split set from page frame {start:#x} to {end:#x}",
+                f"its header claims page frames {start:#x} to {end:#x} of a split set",
                 hint=DAMAGED,
             )
         return start, end
@@ -325,7 +325,7 @@ class KdumpDump:
             descriptors = PAGE_DESC.code.iter_unpack(self._described(rank, last - first))
             for (_, at), (offset, size, flags, _) in zip(wanted[first:last], descriptors, strict=True):
                 if size > self._block:
-                    raise BrokenDump(f"a page of the dump is said to have {size} bytes")
+                    raise BrokenDump(f"a page of the dump has an invalid size: {size} bytes")
                 found.append((offset, size, flags, at))
         found.sort()
         self._unpack(found, view)
@@ -394,7 +394,7 @@ class KdumpDump:
                     page = decompress(page, block)
                 elif flags & _COMPRESSED or size != block:
                     raise BrokenDump(
-                        self.cannot_read or "a page of the dump is compressed in a way that its header does not name"
+                        self.cannot_read or "a page of the dump uses a compression that its header does not name"
                     )
             view[at * block : (at + 1) * block] = page
 

@@ -2,7 +2,7 @@
 """Memory as it is: LiME images, and raw memory, which has no header at all.
 
 A LiME image is, for each range of RAM, a header and the bytes (LiME's doc/README.md; ``struct lime_header``, version
-1). AVML writes the same, unless it is told to compress.
+1). AVML writes the same, unless it compresses.
 """
 
 import re

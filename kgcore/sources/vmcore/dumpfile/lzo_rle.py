@@ -12,7 +12,7 @@ __all__ = ("DamagedBlock", "decompress")
 _HEADER = 17  # first byte of a block that names its version in the second
 _SHORTEST_WITH_HEADER = 5
 _ROW = 4  # stands where the number of literals does, after a longer row of them
-_TOO_LONG = "the block is longer when unpacked than it should be"
+_TOO_LONG = "the decompressed block is too long"
 
 
 class DamagedBlock(ValueError):
@@ -29,7 +29,7 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
     except IndexError:
         raise DamagedBlock("the block ends before its end mark") from None
     if len(out) != size:
-        raise DamagedBlock(f"the block has {len(out)} bytes when unpacked, not {size}")
+        raise DamagedBlock(f"the block has {len(out)} bytes when decompressed, not {size}")
     if end != len(data):
         raise DamagedBlock(f"{len(data) - end} bytes follow the block's end mark")
     return bytes(out)
@@ -104,7 +104,7 @@ def _unpack(data: bytes, size: int) -> tuple[bytearray, int]:
         before = literals
         start = len(out) - distance
         if start < 0:
-            raise DamagedBlock("the block copies bytes from before its begin")
+            raise DamagedBlock("the block copies bytes from before its start")
         if length > size - len(out):
             raise DamagedBlock(_TOO_LONG)
         if distance >= length:

@@ -74,4 +74,4 @@ def _notes(data: bytes, budget: Budget) -> Iterator[DumpNote]:
 
 def unreadable(parts: Sequence[str]) -> tuple[str, ...]:
     """What to tell of parts of a dump file that a disk error took, if it took any."""
-    return (f"parts of the dump's {' and '.join(parts)} cannot be read (a disk error?)",) if parts else ()
+    return (f"parts of the dump's {' and '.join(parts)} are unreadable (a disk error?)",) if parts else ()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How large the pages of a dump's machine are: as the dump says, if its architecture has such pages, else as that has
-them."""
+"""Choose the page size of a dump's machine: the one in the dump if its architecture has it, else the usual one."""
 
 import re
 from collections.abc import Iterable

@@ -30,8 +30,8 @@ class ShortFile(Exception):
 
 
 def reason(error: Exception) -> str:
-    """Why bytes are not to be had, for people."""
-    return f"the dump file cannot be read there: {error.strerror}" if isinstance(error, OSError) else str(error)
+    """Say why bytes are missing, for people."""
+    return f"cannot read the dump file there: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 class Gap(NamedTuple):
@@ -115,7 +115,7 @@ class PlainFile:
 
     def read(self, offset: int, size: int) -> memoryview:
         if offset < 0 or size < 0 or offset + size > self.size:  # before anything is allocated; has() is a call more
-            raise ShortFile(f"{size} bytes at offset {offset} lie beyond the end of the file, which has {self.size}")
+            raise ShortFile(f"{size} bytes at offset {offset} are beyond the end of the file ({self.size})")
         data = os.pread(self._descriptor, size, offset)
         if len(data) == size:
             return memoryview(data)
@@ -126,13 +126,13 @@ class PlainFile:
 
     def fill(self, offset: int, view: memoryview) -> None:
         if not self.has(offset, len(view)):
-            raise ShortFile(f"{len(view)} bytes at offset {offset} lie beyond the end of the file")
+            raise ShortFile(f"{len(view)} bytes at offset {offset} are beyond the end of the file")
         while count := os.preadv(self._descriptor, [view], offset):
             if count == len(view):
                 return
             offset, view = offset + count, view[count:]
         if view:
-            raise ShortFile(f"the file became shorter than {offset + len(view)} bytes")
+            raise ShortFile(f"the file shrank below {offset + len(view)} bytes")
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         if len(ranges) > 1 and not all(self._in_memory(ranges[at][0]) for at in (0, len(ranges) // 2, -1)):
@@ -199,7 +199,7 @@ def found_again(
 ) -> int | None:
     """Where a chain of headers goes on of which one cannot be read.
 
-    :param place: of that one.
+    :param place: of the unreadable header.
     :param likely: what a header looks like.
     :param fits: whether headers really begin at an offset.
     :param most: how many bytes to look through.

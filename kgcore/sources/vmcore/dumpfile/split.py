@@ -16,7 +16,7 @@ from kgcore.sources.vmcore.dumpfile.notes import DumpNote
 
 __all__ = ("SplitMember", "SplitSet")
 
-_HINT = "name every file of the set, each with a -c of its own"
+_HINT = "name every file of the set, each with its own -c"
 
 
 class SplitMember(NamedTuple):
@@ -44,7 +44,7 @@ class SplitSet:
         first = self.parts[0].dump
         for part in self.parts[1:]:
             if not first.same_dump(part.dump):
-                raise TargetError(f"{part.path} and {self.parts[0].path} are of different dumps", hint=_HINT)
+                raise TargetError(f"{part.path} and {self.parts[0].path} belong to different dumps", hint=_HINT)
         _check_complete(self.parts, first.last_frame, first.page_shift)
         self.frames: Frames = self
         self.page_shift = first.page_shift
@@ -99,7 +99,7 @@ def _parts(files: Sequence[tuple[str, object]]) -> Iterator[SplitMember]:
     for path, dump in files:
         if not isinstance(dump, KdumpDump) or dump.split is None:
             raise TargetError(
-                f"{path} is a dump of its own, not part of a split set", hint="only split sets take -c more than once"
+                f"{path} is a complete dump, not part of a split set", hint="only split sets take -c more than once"
             )
         yield SplitMember(path, *dump.split, dump)
 
@@ -110,7 +110,7 @@ def _check_complete(parts: Sequence[SplitMember], last_frame: int, page_shift: i
     for part in parts:
         if part.start < reached:
             twin = next(other.path for other in parts if other is not part and other.end > part.start)
-            raise TargetError(f"{twin} and {part.path} hold the same memory: one of them is given twice", hint=_HINT)
+            raise TargetError(f"{twin} and {part.path} hold the same memory: one is given twice", hint=_HINT)
         if part.start > reached:
             lacking.append((reached, part.start))
         reached = part.end

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files that are no vmcore, or one of a kind that nobody here can parse: each is told by its name, and what to do."""
+"""Name files that are not vmcores, or of an unsupported kind, and say what to do."""
 
 import shlex
 from pathlib import PurePath
@@ -46,7 +46,11 @@ _OTHERS = (
     _Other(b"LibvirtQemudSave", *_LIBVIRT),
     _Other(b"LibvirtQemudPart", "an incomplete libvirt save image", _LIBVIRT[1]),
     _Other(b"QEVM", *_QEMU),
-    _Other(b"QFI\xfb", "a QEMU disk image (qcow2)", "a snapshot's memory in it cannot be read: load it, then dump it"),
+    _Other(
+        b"QFI\xfb",
+        "a QEMU disk image (qcow2)",
+        "kgcore cannot read a snapshot's memory in it: load it, then dump the guest",
+    ),
     # vmss2core and Volatility's vmware layer: u32 0xbed2bed0, 0xbad1bad1, 0xbed2bed2, 0xbed3bed3
     *(_Other(magic, *_VMWARE) for magic in (b"\xd0\xbe\xd2\xbe", b"\xd1\xba" * 2, b"\xd2\xbe" * 2, b"\xd3\xbe" * 2)),
     _Other(
@@ -77,7 +81,7 @@ def refusal(path: str, head: bytes) -> TargetError | None:
     """What to say of a file that starts like this; None if nothing is known of it."""
     for packer in _PACKERS:
         if head.startswith(packer.magic):
-            return TargetError(f"it is compressed with {packer.name}", hint=f"unpack it: {_command(path, packer)}")
+            return TargetError(f"it is compressed with {packer.name}", hint=f"decompress it: {_command(path, packer)}")
     for other in _OTHERS:
         if head.startswith(other.magic, other.offset):
             remedy = other.remedy.replace("FILE", shlex.quote(path))
@@ -86,7 +90,7 @@ def refusal(path: str, head: bytes) -> TargetError | None:
 
 
 def _command(path: str, packer: _Packer) -> str:
-    """Works whatever the file is called; ``gzip -d FILE`` alone insists on the suffix."""
+    """A command that works for any file name; ``gzip -d FILE`` needs the suffix."""
     plain = path.removesuffix(packer.suffix)
     unpacked = plain if plain != path and PurePath(plain).name else f"{path}.unpacked"
     return f"{packer.name} -dc {shlex.quote(path)} > {shlex.quote(unpacked)}"

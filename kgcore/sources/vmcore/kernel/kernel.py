@@ -62,7 +62,7 @@ class Kernel:
 
     @cached_property
     def version(self) -> tuple[int, int]:
-        """Release as two numbers; for what cannot be probed. (0, 0) if the release is not to be understood."""
+        """Release as two numbers; for what cannot be probed. (0, 0) if the release is not parsable."""
         match = re.match(r"(\d+)\.(\d+)", self.target.release)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 

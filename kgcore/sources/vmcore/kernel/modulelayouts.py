@@ -60,7 +60,7 @@ class Declarations:
         """The type of that name (``struct zram``); None if it is not declared.
 
         :raises LookupError: the kernel's own types lack one that it is made of, or its options cannot be told.
-        :raises BrokenDump: one of them is absurd.
+        :raises BrokenDump: one of them is invalid.
         """
         if name not in self._made:
             if name in self._layouts.structs:
@@ -71,7 +71,7 @@ class Declarations:
         return self._made.get(name)
 
     def enumerator(self, name: str) -> int | None:
-        """The value of a constant of any enum; None if there is none of that name."""
+        """Return the value of a constant of any enum; None: unknown name."""
         return next((values[name] for values in self._layouts.enums.values() if name in values), None)
 
     def _compound(self, kind: str, tag: str | None, members: tuple[Member, ...]) -> Type:
@@ -82,7 +82,9 @@ class Declarations:
             try:
                 unit, width = alignof(type_) * 8, bits or sizeof(type_) * 8
             except (TypeError, ValueError) as error:
-                raise BrokenDump(f"the kernel's {type_.type_name()} cannot be part of a structure: {error}") from error
+                raise BrokenDump(
+                    f"the kernel's {type_.type_name()} cannot be a member of a structure: {error}"
+                ) from error
             if not bits or at // unit != (at + bits - 1) // unit:
                 at = -(-at // unit) * unit
             made.append(TypeMember(Object(self._prog, type_, bit_field_size=bits) if bits else type_, name, at))

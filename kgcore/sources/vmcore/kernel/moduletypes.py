@@ -96,7 +96,7 @@ class ModuleTypes:
 
         :param module: its name as the kernel has it, with underscores.
         :param name: ``struct TAG``, ``union TAG``, ``enum TAG`` or that of a typedef.
-        :raises LookupError: it is not to be had; the text says why, and what to try.
+        :raises LookupError: it is unknown; the text says why, and what to try.
         """
         key = module, name
         if key not in self._types:
@@ -113,7 +113,7 @@ class ModuleTypes:
     def enumerator(self, module: str, name: str) -> int | None:
         """The value of a constant of any enum that a module's code uses; None if this kernel has none of that name.
 
-        :raises LookupError: nothing describes the module's types, so whether it has one is not to be told.
+        :raises LookupError: nothing describes the module's types, so whether it has one is unknown.
         """
         known = self._module(module)
         try:
@@ -125,14 +125,14 @@ class ModuleTypes:
         return found
 
     def _excuse(self, module: str, known: _Module, name: str, damage: str) -> str:
-        """Why there is no such type, and what to try."""
+        """Why the type is unknown, and what to try."""
         if known.described and not damage:
             loaded = "" if known.loaded else ", which is not loaded,"
             return f"neither the kernel nor its module {module}{loaded} has {name}"
-        reason = damage or known.trouble or "the kernel has no BTF of it, and no debug file of it was found"
+        reason = damage or known.trouble or "the kernel has no BTF of it, and its debug file was not found"
         release = self._target.release
         return (
-            f"{name} of the kernel's module {module} is not known: {reason}; install {debug_package(release)} and give "
+            f"{name} of the kernel's module {module} is unknown: {reason}; install {debug_package(release)} and give "
             f"both vmlinux and {module}.ko of it (in usr/lib/debug/lib/modules/{release} or the like) with -s"
         )
 
@@ -202,7 +202,7 @@ class ModuleTypes:
                 continue
             note = _build_id_note(file)
             if not note or not any(note in piece for piece in self._memory(module)):
-                raise LookupError(f"{file} is of another build, or the dump does not tell of which the module is")
+                raise LookupError(f"{file} does not match the build id of the module, or the dump lacks that build id")
             try:
                 # drgn closes the descriptor.
                 self._prog.extra_module(name, create=True).try_file(file, fd=private_copy(file))
@@ -222,7 +222,7 @@ class ModuleTypes:
         for area in areas:
             start, size = area.base.value_(), area.size.value_()
             if size > _MAX_MEMORY:
-                raise BrokenDump(f"it is said to have {size} bytes of memory")
+                raise BrokenDump(f"implausible size of its memory: {size} bytes")
             piece = bytearray()
             for at in range(start, start + size, SMALLEST_PAGE):
                 try:
@@ -269,11 +269,11 @@ class ModuleTypes:
                 continue
             lost = True
         if lost:
-            raise BrokenDump("of the kernel's list of BTF a part is damaged or not in the dump")
+            raise BrokenDump("a part of the kernel's list of BTF is damaged or not in the dump")
         return None
 
     def _kernels(self, types: int, strings: int) -> TypeFinder:
-        """Types out of vmlinux's BTF: the finder in use, unless there is none or what it has came from another file.
+        """The finder of types in vmlinux's BTF: the one in use, unless it is missing or came from a different file.
 
         :param types: how many there must be, void being one.
         :param strings: of how many bytes.
@@ -283,15 +283,15 @@ class ModuleTypes:
                 return known
         start, stop = self._target.symbol_address("__start_BTF"), self._target.symbol_address("__stop_BTF")
         if start is None or stop is None:
-            raise LookupError("what its BTF continues, the kernel's own, is not to be found")
+            raise LookupError("the kernel's own BTF, which its BTF extends, was not found")
         self._base = TypeFinder(self._prog, Btf(self._btf_data(start, stop - start)))
         if (len(self._base.btf), self._base.btf.string_length) != (types, strings):
-            raise BrokenDump("its BTF does not continue the kernel's")
+            raise BrokenDump("its BTF does not extend the kernel's")
         return self._base
 
     def _btf_data(self, start: int, size: int) -> bytes:
         if not 0 < size <= _MAX_BTF:
-            raise BrokenDump(f"its BTF, or the kernel's, is said to have {size} bytes")
+            raise BrokenDump(f"implausible size of its BTF or the kernel's: {size} bytes")
         data: bytes = self._prog.read(start, size)
         return data
 
@@ -311,22 +311,22 @@ class ModuleTypes:
             if module.name.string_() == name.encode():
                 return module
             if number == _MAX_MODULES:
-                raise BrokenDump("the list of modules does not end", address=head)
+                raise BrokenDump("the list of modules is circular", address=head)
         return None
 
     def _has_function(self, name: str, function: str) -> bool:
         """Whether a module's own symbol table (``struct mod_kallsyms``) names a function."""
         module = self._loaded(name)
         if module is None or not self._target.has_member("struct module", "core_kallsyms"):
-            raise LookupError("with which options it was built is not known")
+            raise LookupError("its build options are unknown")
         table = module.core_kallsyms.read_()
         count, names = table.num_symtab.value_(), table.strtab.value_()
         if not 0 < count <= _MAX_SYMBOLS:
-            raise BrokenDump(f"it is said to have {count} symbols")
+            raise BrokenDump(f"implausible number of symbols: {count}")
         symbols = self._prog.read(table.symtab.value_(), count * _SYMBOL.size)
         last = max(offset for (offset,) in _SYMBOL.iter_unpack(symbols))
         if last > _MAX_NAMES:
-            raise BrokenDump(f"its symbols are said to have {last} bytes of names")
+            raise BrokenDump(f"implausible size of its symbol names: {last} bytes")
         text = self._prog.read(names, last) + kernel_string(self._prog, names + last, _MAX_NAME) + b"\0"
         return b"\0" + function.encode() + b"\0" in text
 

@@ -44,7 +44,7 @@ class Structs:
     def __init__(self, prog: Program, type_name: str, *names: str) -> None:
         """
         :param names: as offsetof() takes them: ``f_path.mnt``, ``pids[2]``. What this kernel has not is left out.
-        :raises LookupError: there is no such type.
+        :raises LookupError: the type is unknown.
         """
         self._prog = prog
         self._read = prog.read

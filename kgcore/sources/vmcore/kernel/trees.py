@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel's trees, read so that no damage can make the walk endless.
 
-drgn's own helpers follow whatever a node says; in a dump a node may say that it is its own child.
+drgn's own helpers trust every node; in a dump a node may claim to be its own child.
 """
 
 import struct
@@ -202,7 +202,7 @@ class XArrays:
         return entry & 3 == XA_INTERNAL and entry >= _XA_SMALLEST_NODE
 
     def load(self, head: int, index: int) -> int:
-        """The entry of an index; 0 if there is none. For arrays without large entries.
+        """Return the entry of an index; 0: empty. For arrays without large entries.
 
         :raises FaultError: the part of the tree that would tell is damaged.
         """

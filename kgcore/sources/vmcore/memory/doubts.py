@@ -3,10 +3,10 @@
 
 It does as long as the address space is whole and nobody was just changing it. The OOM reaper takes a process's pages
 while its threads wait for the end; khugepaged takes a whole page table away for a moment; who writes an entry anew
-clears it first. What was there before is not to be told from what was never touched: it is missing, not zeros.
+clears it first. Pages that were there before look like pages that were never touched: it is missing, not zeros.
 
-This concerns the private pages of a process alone. A file's page and shared memory are in the page cache, whatever the
-entry says.
+This concerns the private pages of a process alone. A file's page and shared memory are in the page cache, for any
+entry.
 """
 
 from collections.abc import Iterator
@@ -61,8 +61,8 @@ class Doubts:
     def sentence(self) -> str:
         """What is wrong with the address space as a whole; "" if nothing is."""
         if self._reaped:
-            return f"{self._reaped}: what its page tables lack may have held data"
-        return f"{self._exiting}: what its page tables lack may have held data" if self._exiting else ""
+            return f"{self._reaped}: empty page-table entries may have held data"
+        return f"{self._exiting}: empty page-table entries may have held data" if self._exiting else ""
 
     def concern(self, vma: Vma) -> bool:
         """Whether there may have been private pages in a mapping: a first one makes the kernel set ``anon_vma``."""
@@ -111,7 +111,7 @@ class Doubts:
             try:
                 flags = self._kernel.mm_flags(self._mm)
             except FaultError:
-                return "whether the OOM reaper took it is not in the dump"
+                return "the dump does not say whether the OOM reaper took its memory"
             if flags & (_MMF_UNSTABLE | _MMF_OOM_SKIP):
                 return "the OOM reaper or process_mrelease() was taking the memory of this process"
         return ""
@@ -132,11 +132,11 @@ class Doubts:
         try:
             return self._changed_by(task)
         except (FaultError, BrokenDump, LookupError, AttributeError, KeyError):
-            return _Doubt(0, _END, "a thread that is not to be found was changing the address space")
+            return _Doubt(0, _END, "an unknown thread was changing the address space")
 
     def _changed_by(self, task: Object) -> _Doubt | None:
         """
-        :raises FaultError, BrokenDump, LookupError, AttributeError: it is not to be told.
+        :raises FaultError, BrokenDump, LookupError, AttributeError: it is unknown.
         """
         kernel_thread = is_kernel_thread(task)
         name = comm(task).decode(errors="replace")

@@ -14,7 +14,7 @@ class Reader:
     def fill(self, at: int, view: memoryview) -> None:
         """Copy as many bytes as the view has.
 
-        :raises drgn.FaultError, kgcore.errors.BrokenDump: they are not to be had after all. What the view holds then is
+        :raises drgn.FaultError, kgcore.errors.BrokenDump: they are missing after all. What the view holds then is
             undefined.
         """
         raise NotImplementedError
@@ -50,10 +50,10 @@ class Extent(NamedTuple):
 
 
 def zeros(address: int, length: int) -> Extent:
-    """Memory that is certainly zeros."""
+    """Return an extent of certain zeros."""
     return Extent(Run(address, length, Provenance.ZERO))
 
 
 def missing(address: int, length: int, provenance: Provenance, detail: str = "") -> Extent:
-    """Memory that is not to be had."""
+    """Return an extent of missing memory."""
     return Extent(Run(address, length, provenance, detail))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What stands for the pages that no page-table entry points to.
 
-It is what a fault would bring, since the kernel's own core dumper faults such pages in (get_dump_page(), mm/gup.c):
+It is what a fault would bring, since the kernel's own core dumper faults these pages in (get_dump_page(), mm/gup.c):
 private anonymous memory is zeros, a file's page is what the page cache has, a vdso's is in the kernel image.
 """
 
@@ -146,4 +146,4 @@ class Faults:
         except FaultError:
             pass
         if at < end:
-            yield missing(at, end - at, Provenance.FILE, "the kernel makes it when it is looked at")
+            yield missing(at, end - at, Provenance.FILE, "the kernel makes it on access")

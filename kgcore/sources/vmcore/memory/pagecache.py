@@ -85,7 +85,7 @@ class PageCache:
         """Pages of a file as a fault would bring them; beyond the file's end there is nothing (SIGBUS).
 
         :param first: page of the file.
-        :param address: what the first one is to be called.
+        :param address: the address for the first one.
         """
         file_end = file.size + self._page_size - 1 >> self._page_shift
         end = max(first, min(first + pages, file_end))
@@ -132,7 +132,7 @@ class PageCache:
     def unwritten(self, file: CachedFile) -> int | None:
         """Bytes that are newer in memory than on the disk: dirty, or on their way there.
 
-        :returns: None: it lives in memory alone, or that is not to be found out.
+        :returns: None: it lives in memory alone, or this is unknown.
         """
         if file.in_memory or not file.size or file.size >= _ENDLESS:
             return None if file.in_memory else 0
@@ -163,7 +163,7 @@ class PageCache:
 
     def _entry(self, file: CachedFile, found: XaEntry, page: int, address: int, length: int) -> Iterator[Extent]:
         """The extents of one entry, from a page of the file on."""
-        lost = missing(address, length, Provenance.FILE, "the page cache's tree is not readable")
+        lost = missing(address, length, Provenance.FILE, "the page cache's tree is unreadable")
         inside = page - (found.canonical << file.shift)
         if found.entry is None:
             yield lost

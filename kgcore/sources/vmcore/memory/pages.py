@@ -140,7 +140,7 @@ class VmcoreMemory:
     def __init__(self, backing: Backing, mm: Object) -> None:
         """
         :param mm: ``struct mm_struct *``
-        :raises BrokenDump: its page tables are not to be found.
+        :raises BrokenDump: its page tables are not found.
         """
         self._backing = backing
         self._kernel = kernel = backing.kernel
@@ -152,12 +152,12 @@ class VmcoreMemory:
         self._faults = Faults(backing, mm)
         self._doubts = Doubts(kernel, mm)
 
-    @guarding_each("the memory cannot be looked up")
+    @guarding_each("cannot locate the memory")
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """See :meth:`kgcore.model.memory.Memory.runs`."""
         return joined(self.extents(vma, start, end), self._page_shift)
 
-    @guarding_each("the memory cannot be looked up")
+    @guarding_each("cannot locate the memory")
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
         """See :meth:`kgcore.model.memory.Memory.read`."""
         return pieces(self.extents(vma, start, end), end - start, self.page_size)
@@ -171,7 +171,7 @@ class VmcoreMemory:
 
     # From page-table entries to extents
 
-    @guarding_each("the memory cannot be looked up")
+    @guarding_each("cannot locate the memory")
     def extents(self, vma: Vma, start: int, end: int) -> Iterator[Extent]:
         """Cover [start, end) with extents, ascending."""
         found = self._extents(vma, start, end)
@@ -222,7 +222,7 @@ class VmcoreMemory:
         elif leaf.kind is EntryKind.CHANGING:
             yield missing(leaf.address, leaf.length, Provenance.UNSTABLE, CHANGING)
         else:
-            detail = f"page table at {leaf.value:#x} is not readable"
+            detail = f"page table at {leaf.value:#x} is unreadable"
             yield missing(leaf.address, leaf.length, Provenance.UNREADABLE, detail)
 
     def _special(self, vma: Vma, leaf: Leaf, entry: SwapEntry) -> Iterator[Extent]:

@@ -25,7 +25,7 @@ _NEVER_WRITTEN = "never written: the dump is incomplete"
 _NOT_STORED = {
     FrameState.EXCLUDED: (Provenance.EXCLUDED, ""),
     FrameState.CUT_OFF: (Provenance.EXCLUDED, "beyond the end of the cut-off dump"),
-    FrameState.LOST: (Provenance.UNREADABLE, "the dump file cannot be read where it tells of that memory"),
+    FrameState.LOST: (Provenance.UNREADABLE, "the dump file's tables for this memory are unreadable"),
     FrameState.NO_RAM: (Provenance.UNREADABLE, "no RAM at that address"),
 }
 

@@ -14,7 +14,7 @@ Which files: those that are proven to be the ones that were mapped. A file of th
   happened to it since. (All that can be asked of any file without being allowed to read it; a made-up dump must not be
   able to have others copied.)
 
-None of that counts if some page that the dump holds is another one. If somebody had the file open for writing when the
+None of that counts if some page that the dump holds differs. If somebody had the file open for writing when the
 machine crashed, the first two count only if it was last changed at the same time: who wrote to it may have gone on.
 """
 
@@ -76,7 +76,7 @@ class _Page(NamedTuple):
 class _Candidate:
     """A file that may be one that was mapped.
 
-    :ivar objection: why it is not used: a predicate; "" if there is none, or it is proven to be the one.
+    :ivar objection: why it is not used: a predicate; "": it is used.
     """
 
     objection: str = ""
@@ -88,7 +88,7 @@ class RootFiles:
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, cache: PageCache, directory: str) -> None:
         """
-        :raises TargetError: there is no such directory.
+        :raises TargetError: the directory does not exist.
         """
         self._kernel = kernel
         self._physical = physical
@@ -159,7 +159,7 @@ class RootFiles:
     def _clean(self, file: CachedFile, first: int, count: int) -> Iterator[tuple[int, int, int]]:
         """:meth:`PageCache.clean`, and nothing of a file that anybody has mapped shared and writable.
 
-        Of such a page the page-table entry alone may know that it was written to. Most file systems hear of the first
+        Perhaps only the page-table entry knows that somebody wrote to the page. Most file systems hear of the first
         write to a page and so mark it (``vm_ops->page_mkwrite``, vma_needs_dirty_tracking(), mm/mmap.c), but not all
         do.
         """
@@ -323,7 +323,7 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
                     raise
                 continue
             if one != other:
-                return f"is not the file that was mapped: its page at offset {page.at + done:#x} is another"
+                return f"is not the file that was mapped: its page at offset {page.at + done:#x} differs"
             told = told or (len(one) == page_size and one != bytes(page_size))
     theirs = mapped.identity()
     if theirs == ours and _is_elf(descriptor):
@@ -332,11 +332,11 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
         if trouble is not None:
             raise trouble
         return (
-            "is not proven to be the file that was mapped: the dump holds no page of that to compare (the file system "
+            "is not proven to be the file that was mapped: the dump holds no page to compare (the file system "
             "of that very machine, mounted, would be proof)"
         )
     if mapped.writable() and (theirs is None or theirs.mtime != ours.mtime):
-        return "is not proven to be the file that was mapped: that was open for writing, and changed at another time"
+        return "is not proven to be the file that was mapped: that was open for writing, and the times of change differ"
     return ""
 
 
@@ -364,15 +364,15 @@ class _RootFile(Reader):
             descriptor = open_in_root(self._root, self._path)
             try:
                 if identity(descriptor) != self._known:
-                    raise FaultError(f"{self._shown} has changed meanwhile", at)
+                    raise FaultError(f"{self._shown} changed during the run", at)
                 inside = max(0, min(len(view), self._known.size - at))
                 data = read_at(descriptor, inside, at)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise FaultError(f"{self._shown} cannot be read: {error.strerror}", at) from error
+            raise FaultError(f"cannot read {self._shown}: {error.strerror}", at) from error
         if len(data) < inside:
-            raise FaultError(f"{self._shown} has become shorter", at)
+            raise FaultError(f"{self._shown} shrank", at)
         view[:] = data + bytes(len(view) - inside)
 
 

@@ -60,6 +60,6 @@ def _kind(space: SwapSpace) -> Literal["partition", "file", "zram"]:
 
 
 def zswap_bytes(kernel: Kernel) -> int | None:
-    """What zswap holds in memory, in front of them, before compression; None: there is none, or it is not known."""
+    """What zswap holds in memory, in front of them, before compression; None: no zswap, or unknown."""
     address = kernel.target.symbol_address("zswap_stored_pages")  # an atomic_t, since 6.12 an atomic_long_t
     return None if address is None else int(kernel.prog.read_u32(address)) * kernel.page_size

@@ -32,15 +32,15 @@ def open_program(
     except TargetError:
         raise
     except FileNotFoundError as error:
-        raise TargetError(f"there is no {name}") from error
+        raise TargetError(f"{name} does not exist") from error
     except PermissionError as error:
-        raise TargetError(f"{name} cannot be read: {error.strerror}", hint="try it as root") from error
+        raise TargetError(f"cannot read {name}: {error.strerror}", hint="try it as root") from error
     except MemoryError:
         raise
     except Exception as error:  # drgn has no error of its own for this and raises Exception itself
         raise TargetError(f"drgn cannot open {name}: {error}") from error
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
-        raise TargetError(f"{name} is not the dump of a Linux kernel")
+        raise TargetError(f"{name} is not a dump of a Linux kernel")
     return prog
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A Program over the memory of a dump file, of whatever format.
+"""Make a Program over the memory of a dump file of any format.
 
 drgn is given an ELF core of notes only, and then physical memory with a function that reads it. Everything else
 (translation of kernel addresses, helpers) works as over any vmcore. drgn would read ELF and most kdump files by itself,

@@ -29,7 +29,7 @@ def from_program(prog: Program) -> Target:
 
     It stays as it is: where it has no types, or drgn cannot read its memory, the target has a Program of its own.
 
-    :raises TargetError: it is not a Linux kernel, or its types are not to be had.
+    :raises TargetError: it is not a Linux kernel, or its types are unknown.
     """
     _require_kernel(prog)
     path = _path_of(prog)
@@ -42,7 +42,7 @@ def from_program(prog: Program) -> Target:
         try:
             dump = open_dump(path)
         except TargetError as error:  # though drgn could open it
-            unknown = (f"what the dump holds cannot be told: {error.message}; memory left out may look like zeros",)
+            unknown = (f"cannot tell what the dump holds: {error.message}; excluded memory may look like zeros",)
     if dump and path and (not opening.translates(prog, dump.frames) or whichkernel.is_wrong(dump, text_of(prog))):
         dump.close()
         return _opened_anew(prog, path)
@@ -104,8 +104,8 @@ def _require_kernel(prog: Program) -> None:
         raise TargetError("the program is not a Linux kernel", hint="open a vmcore or the running kernel in drgn")
     if not hasattr(prog, "core_dump_path"):
         raise TargetError(
-            f"drgn {version()} does not tell which file a program came from",
-            hint="it takes drgn 0.0.33 or later; the command kgcore and kgcore.open_vmcore() work with this one",
+            f"drgn {version()} does not say which file a program came from",
+            hint="it needs drgn 0.0.33 or later; the command kgcore and kgcore.open_vmcore() work with this one",
         )
 
 
@@ -127,7 +127,7 @@ def _opened_anew(prog: Program, path: str | None) -> Target:
     """drgn opens dumps of 32-bit kernels, encrypted ones, those with a wrong VMCOREINFO, and reads no kernel there. See
     :mod:`kgcore.sources.vmcore.opening.spaces`."""
     if not path:
-        raise TargetError(f"running kernels are read of {read_by_drgn()} only", hint="make a dump, and open that")
+        raise TargetError(f"running kernels are read of {read_by_drgn()} only", hint="make a dump and open that")
     files: tuple[str, ...] = ()
     with suppress(LookupError):
         file = prog.main_module().debug_file_path

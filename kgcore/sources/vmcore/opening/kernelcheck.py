@@ -45,7 +45,7 @@ def shift(memory: DumpMemory, info: Mapping[str, str]) -> int:
     """By how much a kernel's memory lies lower in the dump than it should: of all RAM ranges as one, without the holes
     between them. 0: it does not.
 
-    The kernel's names are looked for by what they look like (struct new_utsname: fields of 65 bytes).
+    The kernel's names are found by their format (struct new_utsname: fields of 65 bytes).
     """
     names, architecture, expected = vmcoreinfo.symbol(info, "init_uts_ns"), architecture_of(info), image_of(info)
     release = info.get("OSRELEASE", "").encode()

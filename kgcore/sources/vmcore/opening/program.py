@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A drgn Program for whatever the user has, before it has types and symbols.
+"""Make a drgn Program without types and symbols, for any kind of dump or machine.
 
-drgn takes memory from functions of ours (:mod:`kgcore.sources.vmcore.opening.drgnmemory`), and is told VMCOREINFO and
-what machine the dump comes from, which are found here where its headers do not say so.
+drgn takes memory from functions of ours (:mod:`kgcore.sources.vmcore.opening.drgnmemory`), and gets VMCOREINFO and
+the machine of the dump, which this module finds if its headers do not say so.
 """
 
 from drgn import Program, ProgramFlags
@@ -49,16 +49,18 @@ def read_vmcoreinfo_file(path: str) -> bytes:
         with reading(path) as file:
             text = file.read(_MAX_VMCOREINFO_FILE)
     except OSError as error:
-        raise TargetError(f"{path} cannot be read: {error.strerror}") from error
+        raise TargetError(f"cannot read {path}: {error.strerror}") from error
     if "OSRELEASE" not in vmcoreinfo.parse(text):
-        raise TargetError(f"{path} is no VMCOREINFO: it has no line OSRELEASE=...")
+        raise TargetError(f"{path} is not VMCOREINFO: it has no line OSRELEASE=...")
     return text
 
 
 def refuse_others(path: str, dump: DumpFile, architecture: str | None) -> None:
     """:raises TargetError: it is a core of a process, or the dump of a machine that is not ours."""
     if any(note.name == b"CORE" and note.type == _NT_PRPSINFO for note in dump.notes):
-        raise TargetError(f"{path} is the core of a process, not a vmcore", hint="kgcore check looks into such cores")
+        raise TargetError(
+            f"{path} is the core of a process, not a vmcore", hint="kgcore check reads cores of processes"
+        )
     _opening(dump, architecture)
 
 
@@ -86,7 +88,7 @@ def open_live(text: bytes | None) -> Program:
         prog = open_program("/proc/kcore", lambda prog: prog.set_kernel(), None, text)
         return without_user_pages(prog, opening_of(prog).architecture)
     except TargetError as error:
-        hint = error.hint or "it takes a kernel with CONFIG_PROC_KCORE, and a place outside of containers"
+        hint = error.hint or "it needs a kernel with CONFIG_PROC_KCORE, and to run outside of containers"
         raise TargetError(f"the running kernel: {error.message}", hint=hint) from error
 
 
@@ -97,7 +99,7 @@ def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) 
         if not opening.drgn_reads:
             raise TargetError(
                 f"running guests are read of {read_by_drgn()} only",
-                hint="dump it: dump-guest-memory in QEMU's monitor",
+                hint="dump the guest with dump-guest-memory in QEMU's monitor",
             )
         prog = open_program(guest.address, guest.connect, opening.platform, text)
         return without_user_pages(prog, opening.architecture)
@@ -105,7 +107,7 @@ def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) 
         if text or "not the dump of" not in error.message:
             raise
         raise TargetError(
-            f"the guest at {guest.address} does not tell where its kernel is",
+            f"the guest at {guest.address} does not say where its kernel is",
             hint="run QEMU with -device vmcoreinfo and load the module qemu_fw_cfg in the guest, or give --vmcoreinfo",
         ) from error
 

@@ -42,7 +42,7 @@ _HINT = "start QEMU with -qmp unix:PATH,server=on,wait=off and give PATH, where 
 
 
 class PausedGuest:
-    """A guest that stands still from :meth:`connect` until :meth:`close`, or until this process ends, whatever ends it.
+    """A guest that stands still from :meth:`connect` until :meth:`close`, or until this process ends.
 
     One that was not running stays as it is. A :class:`~kgcore.sources.vmcore.dumpfile.DumpFile` by its attributes.
 
@@ -84,10 +84,10 @@ class PausedGuest:
             assemble(prog, self.notes, (memory,))
             return
         if not hasattr(prog, "set_qemu_qmp"):
-            raise TargetError(f"drgn {version()} cannot read a guest", hint="it takes drgn 0.2.0 or later")
+            raise TargetError(f"drgn {version()} cannot read a guest", hint="it needs drgn 0.2.0 or later")
         ready, _, _ = select.select([self._socket], [], [], _GREETING)
         if not ready:
-            raise TargetError(f"QMP socket {self.address}: no greeting; another client seems to have it", hint=_HINT)
+            raise TargetError(f"QMP socket {self.address}: no greeting; another client may be connected", hint=_HINT)
         prog.set_qemu_qmp(self._socket.dup().detach())
         self._reader = prog
         self._pause()
@@ -100,9 +100,7 @@ class PausedGuest:
         if self._socket.family == socket.AF_UNIX:
             self.notes = self._cpu_notes()
         else:
-            self.notices = (
-                "registers of CPUs can be taken over a Unix socket only; those of running threads are missing",
-            )
+            self.notices = ("only a Unix socket gives the registers of CPUs; those of running threads are missing",)
 
     def _start_resumer(self) -> None:
         pipe, self._leash = os.pipe()
@@ -137,7 +135,7 @@ class PausedGuest:
             with contextlib.closing(open_dump(f"/proc/self/fd/{descriptor}")) as dump:
                 return dump.notes
         except TargetError as error:
-            self.notices = (f"the registers of the CPUs cannot be taken: {error.message}",)
+            self.notices = (f"cannot get the registers of the CPUs: {error.message}",)
             return ()
         finally:
             os.close(descriptor)
@@ -154,7 +152,7 @@ class PausedGuest:
                 if answer.get("id") != self._serial:
                     continue  # an event
                 if "error" in answer:
-                    raise TargetError(f"QEMU does not do {command}: {answer['error'].get('desc')}")
+                    raise TargetError(f"QEMU refuses {command}: {answer['error'].get('desc')}")
                 return answer.get("return")
         except (OSError, ValueError, AttributeError) as error:
             raise TargetError(f"QMP socket {self.address}: {command}: {error}", hint=_HINT) from error
@@ -171,7 +169,7 @@ class PausedGuest:
 
     def fill(self, pages: Sequence[int], view: memoryview) -> None:
         """drgn alone reads its memory."""
-        raise ShortFile("a running guest is no file")
+        raise ShortFile("a running guest is not a file")
 
     def close(self) -> None:
         """Let the guest run again, if it did before."""

@@ -95,7 +95,7 @@ class Target:
         self.constant: Callable[[str], int | None] = cache(self._constant)
 
     def _symbol_address(self, name: str) -> int | None:
-        """The address of a kernel symbol, None if there is none."""
+        """The address of a kernel symbol; None: unknown."""
         try:
             address: int = self.prog.symbol(name).address
         except LookupError:
@@ -176,7 +176,7 @@ class Target:
 def open_target(options: DumpLocation) -> Target:
     """Open a dump, the live kernel or a QEMU guest.
 
-    :raises TargetError: it cannot be opened, or its kernel not be understood; the hint says what to try.
+    :raises TargetError: it cannot be opened, or its kernel is not supported; the hint says what to try.
     """
     return opened(options, _given(options))
 
@@ -188,7 +188,7 @@ def _given(options: DumpLocation) -> bytes | int | None:
     if not re.fullmatch("0x[0-9a-fA-F]{1,16}", options.vmcoreinfo):
         return program.read_vmcoreinfo_file(options.vmcoreinfo)
     if options.core is None:
-        raise TargetError("--vmcoreinfo ADDRESS is for dumps", hint="of a running machine, give a file")
+        raise TargetError("--vmcoreinfo ADDRESS works only with dumps", hint="for a running machine, give a file")
     return int(options.vmcoreinfo, 16)
 
 
@@ -239,7 +239,7 @@ def _of_dump(options: DumpLocation, path: str, dump: DumpFile, given: bytes | in
         choice = better
         target = _target(open_, open_(choice.text), dump, options)
     if given is None and whichkernel.is_capture_kernel(target.prog):
-        better = whichkernel.search_again(dump, open_, choice.text, "is the capture kernel's") if own else None
+        better = whichkernel.search_again(dump, open_, choice.text, "belongs to the capture kernel") if own else None
         if better is not None:
             target = _target(open_, open_(better.text), dump, options)
         choice = better or choice._replace(messages=(*choice.messages, _CAPTURE_KERNEL))
@@ -258,10 +258,10 @@ def _explained(error: TargetError, choice: whichkernel.Choice, *, lost: bool) ->
         hint = error.hint if not lost else f"{error.hint}; or {ours}" if error.hint else ours
         return TargetError(error.message, hint=hint)
     if choice.lost is not FrameState.EXCLUDED:  # then no file of symbols helps
-        hint = "look for a copy that is whole, or give --vmcoreinfo FILE if the dump's own is wrong"
+        hint = "look for a complete copy, or give --vmcoreinfo FILE if the dump's own is wrong"
         return TargetError(f"the kernel's own data are not in the dump: {error.message}", hint=hint)
-    why = "it leads to memory that was left out, which a kernel's own data are not"
-    return TargetError(f"the VMCOREINFO is wrong, it seems: {why}", hint="give the right one with --vmcoreinfo FILE")
+    why = "it points to excluded memory, but dumps never exclude the kernel's own data"
+    return TargetError(f"the VMCOREINFO seems to be wrong: {why}", hint="give the right one with --vmcoreinfo FILE")
 
 
 def _program(options: DumpLocation, dump: DumpFile | None, text: bytes | None) -> Program:
@@ -270,7 +270,7 @@ def _program(options: DumpLocation, dump: DumpFile | None, text: bytes | None) -
         return program.open_qemu(dump, text, options.architecture)
     if options.live:
         return program.open_live(text)
-    raise TargetError("there is nothing to open", hint="name a vmcore with -c")
+    raise TargetError("nothing to open", hint="name a vmcore with -c")
 
 
 def _target(open_: ProgramOpener, prog: Program, dump: DumpFile | None, options: DumpLocation) -> Target:
@@ -287,9 +287,9 @@ def messages_of(dump: DumpFile | None) -> tuple[str, ...]:
         return ()
     if not dump.missing_bytes:
         return dump.notices
-    cut = f"the dump is cut off: at least {human_size(dump.missing_bytes)} are missing at its end"
+    cut = f"the dump is cut off: it lacks at least {human_size(dump.missing_bytes)} at its end"
     if isinstance(dump, KdumpDump) and dump.cannot_read:
-        cut += f" (more of what is there could be read, but {dump.cannot_read})"
+        cut += f" (more would be readable, but {dump.cannot_read})"
     return (cut, *dump.notices)
 
 

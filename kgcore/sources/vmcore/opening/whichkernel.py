@@ -41,7 +41,7 @@ Opener = Callable[[bytes], Program]
 
 _MAX_TEXTS, _MAX_CHECKED = 1 << 16, 1 << 12  # a host of many guests has those of all
 _NEVER = (1 << 64) - 1  # ELFCORE_ADDR_MAX, include/linux/crash_dump.h
-_GIVE_IT = "give the right one with --vmcoreinfo FILE, from another dump of that boot, or the note that kdump saved"
+_GIVE_IT = "give the right one with --vmcoreinfo FILE: from another dump of that boot, or the note that kdump saved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class _Candidate(NamedTuple):
 class Choice(NamedTuple):
     """The VMCOREINFO to go by.
 
-    :ivar messages: what the user is to be told of the choice, as sentences.
+    :ivar messages: remarks on the choice for the user, as sentences.
     :ivar kernels: that were found in memory, if it was searched.
     :ivar lost: it could not be checked, since where it leads to is not in the dump, for this reason.
     """
@@ -96,7 +96,7 @@ def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None)
     """Find the VMCOREINFO of the kernel that the user wants to see.
 
     :param given: by the user: the text, or its physical address.
-    :raises TargetError: there is none; the message says why.
+    :raises TargetError: none was found; the message says why.
     """
     memory = DumpMemory(dump)
     if given is not None:
@@ -107,7 +107,7 @@ def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None)
         return Choice(own)
     found = _search(dump, memory, opener)
     if found:
-        wrong = f"the VMCOREINFO in the dump's header {_against(checked)}: taken is one in memory" if checked else ""
+        wrong = f"the VMCOREINFO in the dump's header {_against(checked)}: kgcore uses one in memory" if checked else ""
         return _best(found, (wrong,) if wrong else ())
     if own and checked and checked.verdict is KernelVerdict.UNKNOWN and not _of_xen(dump):
         return Choice(own, lost=checked.lost)
@@ -115,14 +115,14 @@ def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None)
 
 
 def search_again(dump: DumpFile, opener: Opener, own: bytes, why: str) -> Choice | None:
-    """The better choice, if that of the dump's header was none after all; None: there is none.
+    """Return a better choice, if the one of the dump's header was wrong; None: nothing better.
 
     :param why: the rest of a sentence that begins with the header's.
     """
     found = _search(dump, DumpMemory(dump), opener)
     if not found:
         return None
-    choice = _best(found, (f"the VMCOREINFO in the dump's header {why}: taken is one in memory",))
+    choice = _best(found, (f"the VMCOREINFO in the dump's header {why}: kgcore uses one in memory",))
     return None if _timeless(choice.text) == _timeless(own) else choice
 
 
@@ -158,13 +158,13 @@ def _given(path: str, memory: DumpMemory, given: bytes | int) -> Choice:
     if text is None:
         raise TargetError(
             f"{path} has no VMCOREINFO at the physical address that --vmcoreinfo names",
-            hint="without --vmcoreinfo, kgcore info says which kernels it has; a file of that name is ./FILE",
+            hint="without --vmcoreinfo, kgcore info lists its kernels; for a file of that name use ./FILE",
         )
     checked = _check(memory, text)
     if checked.verdict is KernelVerdict.REFUTED:
         raise TargetError(
             f"the VMCOREINFO given with --vmcoreinfo {_against(checked)}",
-            hint="it is another boot's; without --vmcoreinfo the dump's own is used",
+            hint="it belongs to a different boot; without --vmcoreinfo, kgcore uses the dump's own",
         )
     return Choice(text, lost=checked.lost)
 
@@ -183,7 +183,7 @@ def _check(memory: DumpMemory, text: bytes) -> Checked:
 
 
 def _against(checked: Checked) -> str:
-    return f"is not that of a kernel in the dump's memory (it {checked.why})"
+    return f"does not match a kernel in the dump's memory (it {checked.why})"
 
 
 def _search(dump: DumpFile, memory: DumpMemory, opener: Opener) -> list[_Candidate]:
@@ -251,7 +251,7 @@ def _best(found: Sequence[_Candidate], told: tuple[str, ...]) -> Choice:
     if len(found) > 1:
         others = ", ".join(f"{each.words} (--vmcoreinfo {each.vmcoreinfo:#x})" for each in kernels if not each.taken)
         taken = next(each for each in kernels if each.taken)
-        told += (f"the dump's memory has {len(found)} kernels: taken is {taken.words}; not {others}",)
+        told += (f"the dump's memory has {len(found)} kernels: kgcore uses {taken.words}; not {others}",)
     return Choice(best.text, told, kernels)
 
 
@@ -261,11 +261,11 @@ def _of_xen(dump: DumpFile) -> bool:
 
 
 def _none(path: str, dump: DumpFile, memory: DumpMemory, own: bytes | None, checked: Checked | None) -> TargetError:
-    """Why there is no kernel to be seen."""
+    """Why no kernel was found."""
     if _of_xen(dump):
         return TargetError(
-            f"{path} is the dump of a machine that ran Xen, whose kernels' memory is not where they say",
-            hint="kgcore does not read these: dump the guest by itself, with kdump in it",
+            f"{path} is a dump of a Xen host, where the addresses of kernels are not physical",
+            hint="kgcore cannot read these: dump the guest itself, with kdump in it",
         )
     texts: Iterable[bytes] = (own,) if own else ()
     if isinstance(dump, LinearDump):
@@ -274,15 +274,15 @@ def _none(path: str, dump: DumpFile, memory: DumpMemory, own: bytes | None, chec
     for text in islice(texts, 1):
         if low := shift(memory, vmcoreinfo.parse(text)):
             return TargetError(
-                f"{path} lacks the holes between ranges of RAM: its kernel lies {low:#x} bytes lower than it says",
-                hint="take it again with the holes, or in a format that keeps addresses: LiME's lime, or padded",
+                f"{path} lacks the holes between ranges of RAM: its kernel is {low:#x} bytes below its address",
+                hint="take the dump again with the holes, or in a format that keeps addresses (LiME's lime or padded)",
             )
     if own and checked:
         return TargetError(
-            f"the VMCOREINFO in the header of {path} {_against(checked)}, and no other was found in memory",
+            f"the VMCOREINFO in the header of {path} {_against(checked)}, and memory has no other one",
             hint=_GIVE_IT,
         )
     return TargetError(
-        f"{path} has no VMCOREINFO, neither as a note nor in its memory",
-        hint="give it with --vmcoreinfo; for QEMU, dump guests that have -device vmcoreinfo and the module qemu_fw_cfg",
+        f"{path} has no VMCOREINFO, neither in a note nor in memory",
+        hint="use --vmcoreinfo; with QEMU, dump guests that have -device vmcoreinfo and the module qemu_fw_cfg",
     )

@@ -47,7 +47,7 @@ def with_symbols(open_: ProgramOpener, prog: Program, options: DumpLocation) -> 
     """Give a Program types and symbols.
 
     :param open_: opens it once more: drgn takes some symbols from VMCOREINFO only, and VMCOREINFO only then.
-    :raises TargetError: there are none; the hint says what to install.
+    :raises TargetError: none were found; the hint says what to install.
     """
     files = _by_kind(options.symbols)
     if options.symbols_from == "dwarf" or (options.symbols_from == "auto" and not files.btf):
@@ -57,7 +57,7 @@ def with_symbols(open_: ProgramOpener, prog: Program, options: DumpLocation) -> 
         if options.symbols_from == "dwarf":
             release = vmcoreinfo_of(prog).get("OSRELEASE", "")
             raise TargetError(
-                f"no debug information was found for kernel {release}",
+                f"found no debug information for kernel {release}",
                 hint=f"install {debug_package(release)}, or name its vmlinux with -s",
             )
     return _with_btf(open_, prog, files)
@@ -72,7 +72,7 @@ def _by_kind(names: tuple[str, ...]) -> _Files:
 def _with_dwarf(
     open_: ProgramOpener, prog: Program, files: tuple[str, ...], options: DumpLocation
 ) -> WithSymbols | None:
-    """None: there is none."""
+    """None: not found."""
     info = vmcoreinfo_of(prog)
     release, directories = info.get("OSRELEASE", ""), (options.debug_directories, options.kernel_directories)
     if not symbols.load_dwarf(prog, release, files, *directories):

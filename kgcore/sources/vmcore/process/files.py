@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The programs and libraries that a process has mapped, as files: whole, as far as they are to be had."""
+"""Read the mapped programs and libraries of a process as files, as far as the dump holds them."""
 
 import stat
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ def _look(backing: Backing, paths: Paths, file: int) -> _Mapped | Lost | None:
         if not stat.S_ISREG(named.mode):
             return None
         if named.path is None or named.name is None:
-            return Lost("the name of a mapped file is not to be found")
+            return Lost("the name of a mapped file was not found")
         cached = backing.cache.file(Object(backing.kernel.prog, "struct file *", file))
         return _Mapped(named.path, named.name, named, cached)
     except FaultError:
@@ -115,7 +115,7 @@ def _look(backing: Backing, paths: Paths, file: int) -> _Mapped | Lost | None:
 
 
 def _is_program(backing: Backing, mapped: _Mapped) -> bool:
-    """Whether it is an ELF file. If that is not to be seen, whether it is mapped like one and has or had a name of
+    """Whether it is an ELF file. If that is unknown, whether it is mapped like one and has or had a name of
     its own, as memfd_create() has not."""
     if not 0 < mapped.cached.size <= _MAX_SIZE:
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The open files of a process, and what is in them."""
+"""Read the open files of a process, and their contents."""
 
 import stat
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ class _Reader:
         )
         count = table["max_fds"]
         if count > _MAX_FDS:
-            self._gone.append((_MAX_FDS, count, "the table cannot be as large"))
+            self._gone.append((_MAX_FDS, count, "the size of the table is implausible"))
             count = _MAX_FDS
         files = tuple(
             file
@@ -94,7 +94,7 @@ class _Reader:
             if len(self._gone) <= _MAX_LOST
         )
         if len(self._gone) > _MAX_LOST:
-            self._gone.append((self._gone[-1][1], count, "as so many others are lost, these were not looked for"))
+            self._gone.append((self._gone[-1][1], count, "too many others are lost: the search stopped"))
         return OpenFiles(tgid, files, tuple(self._sentences()))
 
     def _some(self, table: Members, first: int, count: int) -> Iterator[OpenFile]:
@@ -192,19 +192,19 @@ class _Reader:
 def _sentence(first: int, end: int, why: str) -> str:
     if end == first + 1:
         return f"file descriptor {first} is lost: {why}"
-    return f"file descriptors {first} to {end - 1}, as far as there are any, are lost: {why}"
+    return f"file descriptors {first} to {end - 1}, if open, are lost: {why}"
 
 
 def file_contents(backing: Backing, file: OpenFile) -> "_Contents":
     """See :meth:`kgcore.sources.base.Source.contents`."""
     if file.type != "regular":
-        raise KgcoreError(f"file descriptor {file.fd} is no regular file: it has no content that could be in a dump")
+        raise KgcoreError(f"file descriptor {file.fd} is not a regular file: a dump holds no content of it")
     try:
         cached = _cached(backing, file.file)
     except FaultError as error:
         raise BrokenDump(f"file descriptor {file.fd}: its file is not in the dump: {in_words(error)}") from error
     if cached.size > _MAX_SIZE:
-        raise BrokenDump(f"file descriptor {file.fd}: no file has {cached.size} bytes")
+        raise BrokenDump(f"file descriptor {file.fd}: implausible file size: {cached.size} bytes")
     return _Contents(backing, MappedFile(file.path, file.nlink, file.mode, file.size), cached)
 
 
@@ -272,12 +272,12 @@ class _Contents:
         self._page_shift, self._page_size = backing.kernel.page_shift, backing.kernel.page_size
         self._pages = -(-cached.size >> self._page_shift)
 
-    @guarding_each("the contents of the file cannot be read")
+    @guarding_each("cannot read the contents of the file")
     def runs(self) -> Iterator[Run]:
         """See :meth:`kgcore.sources.base.Contents.runs`."""
         return joined(self._extents(), self._page_shift)
 
-    @guarding_each("the contents of the file cannot be read")
+    @guarding_each("cannot read the contents of the file")
     def read(self) -> Iterator[Piece]:
         """See :meth:`kgcore.sources.base.Contents.read`."""
         return pieces(self._extents(), self._pages * self._page_size, self._page_size)
@@ -300,4 +300,4 @@ class _Contents:
         try:
             yield from found
         except FaultError as error:
-            raise BrokenDump(f"the page cache is not to be read: {in_words(error)}") from error
+            raise BrokenDump(f"the page cache is unreadable: {in_words(error)}") from error

@@ -189,7 +189,7 @@ class Summaries:
 
     def _share(self, rows: list[ProcessSummary]) -> float:
         """How much of what is resident the dump holds, more or less: nothing if of most processes the arguments, which
-        lie in such memory, are lost, or else all but for what is cut off."""
+        are in this memory, are lost, or else all but for what is cut off."""
         target = self._kernel.target
         level = target.dump.dump_level if target.dump else None
         users = [row for row in rows if row.core]

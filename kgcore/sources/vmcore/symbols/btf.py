@@ -144,7 +144,7 @@ class Btf:
         return len(self._offsets)
 
     def record(self, number: int) -> Record:
-        """The record of a type; there is none of type 0, void."""
+        """Return the record of a type; type 0, void, has no record."""
         if not 0 < number < len(self._offsets):
             raise BrokenDump(f"the kernel's type information (BTF) refers to type {number}, which it does not have")
         offset = self._offsets[number]
@@ -214,7 +214,7 @@ class Btf:
         }
 
     def _name_offsets(self, name: str) -> Iterator[int]:
-        """Where the string table has a name: in one place, or in several if whoever wrote it did not deduplicate."""
+        """Where the string table has a name: in one place, or in several if it is not deduplicated."""
         needle = b"\0" + name.encode() + b"\0"
         at = self._strings.find(needle)
         while at >= 0:

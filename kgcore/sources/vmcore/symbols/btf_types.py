@@ -99,12 +99,12 @@ class TypeFinder:
         if (known := self._types.get(number)) is not None:
             return known
         if self._depth == _MAX_DEPTH:
-            raise BrokenDump(f"the kernel's type information (BTF) refers in a circle to type {number}")
+            raise BrokenDump(f"type {number} of the kernel's type information (BTF) is circular")
         self._depth += 1
         try:
             made = self._types[number] = self._make(number)
         except (TypeError, ValueError, OverflowError) as error:  # drgn's checks of what it is given
-            raise BrokenDump(f"type {number} of the kernel's type information (BTF) is absurd: {error}") from error
+            raise BrokenDump(f"type {number} of the kernel's type information (BTF) is invalid: {error}") from error
         finally:
             self._depth -= 1
         return made

@@ -71,13 +71,13 @@ def private_copy(file: str) -> int:
 
     Where there is too little of that it is read once all the same, so that a bad sector is found.
 
-    :returns: a descriptor of the copy; -1 if there is none.
+    :returns: a descriptor of the copy; -1: no copy.
     :raises TargetError: the file cannot be read, or not all of it.
     """
     try:
         source = open_regular(file)
     except OSError as error:
-        raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+        raise TargetError(f"cannot read symbol file {file}: {error.strerror}") from error
     try:
         size = os.fstat(source).st_size
         gaps = _relocations(source, size)

@@ -37,7 +37,7 @@ def load_dwarf(
 
     Nothing is downloaded.
 
-    :returns: whether there was any. It is no error if there is none and no file was named.
+    :returns: whether any was found. Finding nothing is not an error if no file was named.
     :raises TargetError: a file is not what it should be, or belongs to another kernel.
     """
     options = prog.debug_info_options
@@ -145,7 +145,7 @@ def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbol
         btf = Btf(_read_file(file) if file else _read_btf(prog, table))
     except LookupError as error:
         raise TargetError(
-            f"the kernel in the dump, {release}, carries no type information (it is without CONFIG_DEBUG_INFO_BTF)",
+            f"the kernel in the dump, {release}, has no type information (no CONFIG_DEBUG_INFO_BTF)",
             hint=remedy,
         ) from error
     except FaultError as error:
@@ -156,7 +156,7 @@ def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbol
         raise TargetError(error.message, hint=remedy) from error
     if not table(prog, "init_task", None, True):
         raise TargetError(
-            "the kernel's symbol table (kallsyms) has no variables: the kernel is without CONFIG_KALLSYMS_ALL",
+            "the kernel's symbol table (kallsyms) has no variables (no CONFIG_KALLSYMS_ALL)",
             hint=f"{remedy}, or its System.map besides the BTF",
         )
     return OwnSymbols(table, btf)
@@ -165,7 +165,7 @@ def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbol
 def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
     """The kernel's own symbol table.
 
-    :param remedy: what to try where there is none.
+    :param remedy: what to try if it is missing.
     :raises TargetError: it cannot be read.
     """
     try:
@@ -174,7 +174,7 @@ def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
         raise
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
         raise TargetError(
-            f"the kernel's symbol table (kallsyms) cannot be read: {in_words(error)}",
+            f"cannot read the kernel's symbol table (kallsyms): {in_words(error)}",
             hint=f"{_newer_drgn(prog)}{remedy}, or its System.map",
         ) from error
 
@@ -203,7 +203,7 @@ def _newer_drgn(prog: Program) -> str:
     """What would read a symbol table whose addresses are relative to where they stand, as they are since Linux 7.0."""
     if not older_than(0, 1) or b"SYMBOL(kallsyms_relative_base)=" in prog["VMCOREINFO"].string_():
         return ""
-    return f"drgn {version()} cannot read that of Linux 7.0 and later, drgn 0.1.0 can; or "
+    return f"Linux 7.0 and later need drgn 0.1.0, this is drgn {version()}; or "
 
 
 def _fits(prog: Program) -> bool:
@@ -236,7 +236,7 @@ def _read_file(file: str) -> bytes:
         with reading(file) as opened:
             return opened.read(_MAX_BTF)
     except OSError as error:
-        raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+        raise TargetError(f"cannot read symbol file {file}: {error.strerror}") from error
 
 
 def _read_btf(prog: Program, table: KernelSymbols) -> bytes:
@@ -246,6 +246,6 @@ def _read_btf(prog: Program, table: KernelSymbols) -> bytes:
         raise LookupError("no BTF")
     start, stop = (symbols[0].address for symbols in found)
     if not start < stop <= start + _MAX_BTF:
-        raise BrokenDump(f"the kernel's type information (BTF) is said to have {stop - start} bytes")
+        raise BrokenDump(f"implausible size of the kernel's type information (BTF): {stop - start} bytes")
     data: bytes = prog.read(start, stop - start)
     return data

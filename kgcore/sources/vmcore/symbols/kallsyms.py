@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Where a kernel's own symbol table lies in its memory.
 
-Since Linux 6.0 VMCOREINFO says so, and drgn does the rest. Before, the table is found by what it looks like
+Since Linux 6.0 VMCOREINFO says so, and drgn does the rest. Before, kgcore finds the table by its format
 (scripts/kallsyms.c, kernel/kallsyms.c; the layout of 4.6 to 6.3 with CONFIG_KALLSYMS_BASE_RELATIVE, which every x86-64
 distribution has): arrays in .rodata, each aligned to 8 bytes, one behind the other::
 
@@ -57,7 +57,7 @@ def locate(read: Read, start: int) -> Mapping[str, int]:
 
     :param start: kernel address to search from.
     :returns: symbol -> address.
-    :raises BrokenDump: there is no such table.
+    :raises BrokenDump: no table was found.
     """
     for digits in _search(read, start, _DIGITS):
         table = _token_table(read, digits)

@@ -44,14 +44,16 @@ def read_symbols(file: str, start: int | None) -> SymbolIndex:
         with reading(file) as opened:
             text = opened.read(_MAX_SIZE)
     except OSError as error:
-        raise TargetError(f"symbol file {file} cannot be read: {error.strerror}") from error
+        raise TargetError(f"cannot read symbol file {file}: {error.strerror}") from error
     found_lines = list(islice(_LINE.finditer(text), _MAX_SYMBOLS + 1))
     if len(found_lines) > _MAX_SYMBOLS:
-        raise TargetError(f"{file} has more than {_MAX_SYMBOLS} symbols, which no kernel has")
+        raise TargetError(f"{file} is not a System.map: it has more than {_MAX_SYMBOLS} symbols")
     rows = sorted((int(line[1], 16), line[2], line[3].decode(errors="backslashreplace")) for line in found_lines)
     linked = next((address for address, _, name in rows if name == "_stext"), None)
     if linked is None:
-        raise TargetError(f"{file} is no whole System.map: it has no _stext", hint="Debian has it in the -dbg package")
+        raise TargetError(
+            f"{file} is not a complete System.map: it has no _stext", hint="in Debian the -dbg package has it"
+        )
     moved = 0 if start is None else start - linked
     found = []
     for (address, kind, name), (following, _, _) in pairwise([*rows, (0, b"", "")]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""VMCOREINFO: the few hundred facts that a kernel writes down for whoever reads its dump.
+"""Parse VMCOREINFO: the few hundred facts that a kernel records for readers of its dump.
 
 ``KEY=VALUE`` lines (kernel/vmcore_info.c, before 6.9 kernel/crash_core.c), in a note of the dump or, where nobody put
 it there, only in a page of the dumped memory.
@@ -20,7 +20,7 @@ _IN_NOTE = 24  # bytes of note header and name before the text, in the kernel's 
 
 
 def parse(text: bytes) -> Mapping[str, str]:
-    """The lines as a read-only mapping; what has no ``=`` is left out, of a key given twice the first counts."""
+    """Return the lines as a read-only mapping, without lines that lack ``=``; the first of equal keys counts."""
     found: dict[str, str] = {}
     for line in text.split(b"\0")[0].decode("utf-8", "backslashreplace").splitlines():
         key, equals, value = line.partition("=")
@@ -30,17 +30,17 @@ def parse(text: bytes) -> Mapping[str, str]:
 
 
 def ascii_only(text: bytes) -> bytes:
-    """The text for drgn, which expects nothing else. A byte that is damaged becomes a question mark."""
+    """Return the text as ASCII for drgn. Damaged bytes become question marks."""
     return text.decode("ascii", "replace").replace("\ufffd", "?").encode()
 
 
 def symbol(info: Mapping[str, str], name: str) -> int | None:
-    """The address ``SYMBOL(name)``, or None if there is none or it is damaged."""
+    """Return the address ``SYMBOL(name)``; None: missing or damaged."""
     return _integer(info.get(f"SYMBOL({name})"), 16)
 
 
 def number(info: Mapping[str, str], key: str) -> int | None:
-    """A decimal value such as ``OFFSET(uts_namespace.name)``, or None if there is none or it is damaged."""
+    """Return a decimal value, for example ``OFFSET(uts_namespace.name)``; None: missing or damaged."""
     return _integer(info.get(key), 10)
 
 
@@ -52,7 +52,7 @@ def _integer(text: str | None, base: int) -> int | None:
 
 
 def at(address: int, read: Callable[[int, int], bytes]) -> bytes | None:
-    """The text at a physical address; None if there is none.
+    """Return the text at a physical address; None: no VMCOREINFO.
 
     :param read: physical memory by address and size, within a page; nothing for what is not there.
     """

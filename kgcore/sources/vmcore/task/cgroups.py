@@ -33,7 +33,7 @@ class Cgroups:
 
     def _path(self, css_set: int) -> bytes | None:
         """The path in the unified hierarchy, or, where that is the root, that in the first other one in which it is
-        not: with cgroup v1 nobody uses the unified one. None: it is not to be found.
+        not: with cgroup v1 nobody uses the unified one. None: not found.
 
         :param css_set: address of a ``struct css_set``
         """
@@ -64,7 +64,7 @@ class Cgroups:
     def _read_path(self, cgroup: int) -> bytes:
         """``kernfs_path()``
 
-        :raises FaultError: it is not in the dump, or without end.
+        :raises FaultError: it is not in the dump, or circular.
         """
         names: list[bytes] = []
         node = self._cgroups.read(cgroup)["kn"]
@@ -75,7 +75,7 @@ class Cgroups:
                 return _ROOT + b"/".join(reversed(names))
             names.append(self._name(found["name"]))
             node = parent
-        raise FaultError("the directories of the control groups are without end", node)
+        raise FaultError("the directories of the control groups are circular", node)
 
     def _name(self, address: int) -> bytes:
         """Of a ``char *``, which may end at the end of what there is."""

@@ -33,7 +33,7 @@ _NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS with MAXSMP
 class OnCpu:
     """Where a thread was running.
 
-    :ivar registers: of that CPU; None: not to be had, and ``why``, as the rest of a sentence about the CPU.
+    :ivar registers: of that CPU; None: missing, and ``why``, as the rest of a sentence about the CPU.
     :ivar in_kernel: it is known to have been in the kernel.
     """
 
@@ -110,9 +110,9 @@ class Cpus:
             return OnCpu(cpu, None, self._crashed(cpu), self._why(cpu))
         if not self._belongs(task, tid, found):
             # If the CPU was in the kernel, then for another task, none was in user mode there.
-            return OnCpu(cpu, None, not found.user_mode, "whose registers are another task's")
+            return OnCpu(cpu, None, not found.user_mode, "whose registers belong to a different task")
         if self._kernel.machine.entering(found):
-            return OnCpu(cpu, found, False, "which was just on its way into the kernel or out of it")
+            return OnCpu(cpu, found, False, "which was entering or leaving the kernel")
         return OnCpu(cpu, found, not found.user_mode)
 
     def _belongs(self, task: Members, tid: int, cpu: CpuRegisters) -> bool:
@@ -140,9 +140,9 @@ class Cpus:
 
     def _why(self, cpu: int) -> str:
         if cpu in self._contested:
-            return "which several notes of the dump claim to be about"
+            return "which several notes of the dump claim"
         if self._nobodys:
-            return "and none of the dump's notes about CPUs is known to be about that one"
+            return "and no CPU note of the dump matches it"
         return "whose registers are not in the dump"
 
     # Which note is of which CPU

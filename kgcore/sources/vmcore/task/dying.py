@@ -85,7 +85,7 @@ class Deaths:
         """The ``kernel_siginfo_t`` that the core is written for: a variable on the stack of the thread that does it.
 
         ``struct coredump_params``, there too, points to it: one that lies higher in the same stack, has the right
-        number and came to the same memory filter. There must be one such place.
+        number and came to the same memory filter. There must be exactly one.
         """
         try:
             kind = self._kernel.prog.type("struct coredump_params")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a thread was doing in the kernel: its kernel stack as frames."""
+"""Unwind kernel stacks."""
 
 import contextlib
 import struct
@@ -53,14 +53,14 @@ class KernelStacks:
         except FaultError as error:
             return KernelStack((), End("memory", f"the kernel stack is not in the dump: {in_words(error)}"))
         except LookupError as error:
-            return _nothing(f"the layout of a sleeping thread's stack is not known: {in_words(error)}")
+            return _nothing(f"the layout of a sleeping thread's stack is unknown: {in_words(error)}")
         calls, end = unwinder.unwind(state)
         return KernelStack(self._frames(calls), end)
 
     def _by_debug_information(self, task: Object, on: OnCpu | None) -> KernelStack:
         """Of a kernel without tables."""
         if self._kernel.target.symbols_from != "dwarf":
-            return _nothing("the unwind tables of the kernel (ORC) are not in the dump: -s vmlinux has others")
+            return _nothing("the unwind tables of the kernel (ORC) are not in the dump: use -s vmlinux")
         start = task
         if on is not None:
             if on.registers is None:
@@ -81,7 +81,7 @@ class KernelStacks:
                 frames.append(_frame(found, ip))
         except ValueError as error:  # of a task that began to run meanwhile
             return KernelStack(tuple(frames), End("registers", in_words(error)))
-        return KernelStack(tuple(frames), End("unwind-information", "the debug information says no more"))
+        return KernelStack(tuple(frames), End("unwind-information", "the debug information ends here"))
 
     def _pt_regs(self, cpu: CpuRegisters) -> bytes:
         names = self._kernel.architecture.entry_frame

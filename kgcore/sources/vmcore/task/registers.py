@@ -20,7 +20,7 @@ __all__ = ("Found", "user_registers")
 
 
 class Found(NamedTuple):
-    """Registers, and what is to be said about them (sentences)."""
+    """Registers, and remarks on them (sentences)."""
 
     registers: RegisterSet
     warnings: tuple[str, ...]

@@ -34,12 +34,12 @@ def comm(task: Object) -> bytes:
 
 
 def is_kernel_thread(task: Object) -> bool:
-    """PF_KTHREAD: no user memory of its own, whatever ``mm`` says (kthread_use_mm())."""
+    """Say whether a task has PF_KTHREAD: no user memory of its own, even with ``mm`` (kthread_use_mm())."""
     return bool(task.flags.value_() & PF_KTHREAD)
 
 
 class Tasks:
-    """Lookups among the tasks of a kernel. Whatever they return is a ``struct task_struct *``."""
+    """Finds tasks of a kernel. All methods return ``struct task_struct *``."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -77,7 +77,7 @@ class Tasks:
             return crashed_thread(self._prog).object
         except (LookupError, FaultError) as error:
             raise NoCurrentTask(
-                f"no PID given, and the dump does not tell which task was current: {in_words(error)}",
+                f"no PID given, and the dump does not say which task was current: {in_words(error)}",
                 hint=f"name a PID; {_PS_HINT}",
             ) from error
 
@@ -91,7 +91,7 @@ class Tasks:
         raise NoSuchTask(f"no thread has the id {ref.text}", pid=ref.pid, hint=_PS_HINT)
 
     def _by_pid(self, pid: int) -> Object | None:
-        """The thread of that id; None if there is none.
+        """The thread of an id; None: unknown id.
 
         :raises BrokenDump: there may be one, but what would lead to it is not in the dump.
         """
@@ -106,9 +106,7 @@ class Tasks:
                         return task
                 except FaultError:
                     continue
-        raise BrokenDump(
-            f"thread {pid} is not to be found: the kernel's tables of tasks are damaged: {in_words(fault)}", pid=pid
-        )
+        raise BrokenDump(f"cannot find thread {pid}: the kernel's task tables are damaged: {in_words(fault)}", pid=pid)
 
     def _lookup(self, pid: int) -> Object | None:
         """``find_task_by_pid_ns()`` in the initial namespace.
@@ -153,7 +151,7 @@ class Tasks:
                 address = structs.read(head)[direction] - at
                 while address != head and len(found) <= _PID_MAX:
                     if address in found:
-                        lost = "it runs in a circle"
+                        lost = "it is circular"
                         break
                     following = structs.read(address)[direction] - at
                     found[address] = Object(self._prog, pointer, address)
@@ -169,7 +167,7 @@ class Tasks:
                         found.setdefault(task.value_(), task)
         except FaultError as error:
             lost = in_words(error)
-        return list(found.values()), [f"the list of processes is damaged, some may be missing: {lost}"]
+        return list(found.values()), [f"the list of processes is damaged; some may be missing: {lost}"]
 
     def _at(self, address: int, text: str) -> Object:
         """The task at an address that a user typed: is it one?"""
@@ -219,15 +217,15 @@ class Tasks:
         try:
             while node != head:
                 if node in seen or len(seen) > _PID_MAX:
-                    return threads, ["the list of threads runs in a circle; threads may be missing"]
+                    return threads, ["the list of threads is circular; threads may be missing"]
                 seen.add(node)
                 thread = structs.read(node - at)
                 if thread["signal"] != signal:
-                    return threads, [f"the list of threads breaks off after {len(threads)}: it leads elsewhere"]
+                    return threads, [f"the list of threads ends early after {len(threads)}: it leads out of the list"]
                 threads.append(thread)
                 node = thread["thread_node.next"]
         except FaultError as error:
-            return threads, [f"the list of threads breaks off after {len(threads)}: {in_words(error)}"]
+            return threads, [f"the list of threads ends early after {len(threads)}: {in_words(error)}"]
         return threads, []
 
     def dumped_threads(self, task: Object) -> tuple[list[Object], list[str]]:

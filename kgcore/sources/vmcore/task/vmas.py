@@ -55,17 +55,17 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
         if vma is None:
             continue
         if vmas and vma.start < vmas[-1].end:
-            warnings.append(f"mappings are out of order at {vma.start:#x}; those behind are lost")
+            warnings.append(f"mappings are out of order at {vma.start:#x}; the following ones are lost")
             break
         if vma.end > 1 << 8 * word_size:
-            warnings.append(f"mapping {vma.start:#x}-{vma.end:#x} is left out: a 32-bit core has no such addresses")
+            warnings.append(f"mapping {vma.start:#x}-{vma.end:#x} is left out: a 32-bit core cannot hold its addresses")
             continue
         vmas.append(vma)
         if len(vmas) > limit + 1:
-            warnings.append(f"more mappings than the process has ({limit}); those behind are lost")
+            warnings.append(f"more mappings than the process has ({limit}); the following ones are lost")
             break
     if len(vmas) < limit and not warnings:
-        warnings.append(f"{limit - len(vmas)} of {limit} mappings are not to be found")
+        warnings.append(f"{limit - len(vmas)} of {limit} mappings are missing")
     try:
         gate = kernel.machine.gate(mm)
     except FaultError as error:
@@ -105,7 +105,7 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | Lost]:
             address = mm.mmap.value_()
             while address:
                 if address in seen:
-                    yield Lost("the list of mappings runs in a circle; mappings may be missing")
+                    yield Lost("the list of mappings is circular; mappings may be missing")
                     break
                 seen.add(address)
                 vma = structs.read(address)
@@ -115,16 +115,16 @@ def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | Lost]:
                     foreign = foreign or vma
                 address = vma["vm_next"]
     except FaultError as error:
-        yield Lost(f"the list of mappings breaks off: {in_words(error)}")
+        yield Lost(f"the list of mappings ends early: {in_words(error)}")
     if foreign is not None:
         where = f"from {foreign['vm_start']:#x} on" if "vm_start" in foreign else "in part"
-        yield Lost(f"the mappings {where} are another process's: the address space was being copied (fork)")
+        yield Lost(f"the mappings {where} belong to a different process: the address space was being copied (fork)")
 
 
 def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, warnings: list[str]) -> Vma | None:
     start, end = found["vm_start"], found["vm_end"]
     if not start < end <= kernel.machine.user_end or (start | end) % kernel.page_size:
-        warnings.append(f"a mapping that cannot be, {start:#x}-{end:#x}, is left out")
+        warnings.append(f"an impossible mapping, {start:#x}-{end:#x}, is left out")
         return None
     file = None
     name = ""
@@ -138,7 +138,7 @@ def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, w
             file = MappedFile(None, nlink=1, mode=0, size=1 << 62)
     else:
         if file is not None and file.path is None:
-            warnings.append(f"mapping {start:#x}-{end:#x}: the name of its file is not to be found")
+            warnings.append(f"mapping {start:#x}-{end:#x}: the name of its file was not found")
     return Vma(
         start=start,
         end=end,
@@ -182,7 +182,7 @@ class _Names:
 class _Above(NamedTuple):
     """What is above a file.
 
-    :ivar path: the directory's, without a slash at its end; None: it is not to be found.
+    :ivar path: the directory's, without a slash at its end; None: not found.
     :ivar escaped: the file was moved out of its mount, and has no path at all.
     """
 
@@ -262,7 +262,7 @@ class Paths:
             return b"%b:[%d]" % (self._namespace(dentry["d_inode"]), number)
         name = self._name(dentry)
         if b"\0" in name:
-            raise ValueError("a name that no file can have")
+            raise ValueError("an impossible file name")
         formats = {
             symbol("simple_dname"): b"/%b%b" % (name, DELETED),  # memfd, SysV, shared anonymous, hugetlb
             symbol("anon_inodefs_dname"): b"anon_inode:%b" % name,
@@ -294,7 +294,7 @@ class Paths:
         else:
             name, above = b"/" + _component(self._name(dentry)), self._find_above(mnt, dentry["d_parent"])
         if above.path is None:
-            raise ValueError("the directories above it are lost, or without end")
+            raise ValueError("the directories above it are lost or circular")
         return b"/" if above.escaped else above.path + name or b"/"
 
     def _find_above(self, mnt: int, directory: int) -> _Above:
@@ -351,7 +351,7 @@ def _component(name: bytes) -> bytes:
     :raises ValueError: no file in a directory can have that name, so the dump is damaged there.
     """
     if not name or b"/" in name or b"\0" in name:
-        raise ValueError("a name that no file can have")
+        raise ValueError("an impossible file name")
     return name
 
 

@@ -2,7 +2,7 @@
 """The questions that only an architecture can answer, and that take a kernel's own structures: the checklist.
 
 What needs no kernel stands in :class:`kgcore.arch.architecture.Architecture`. What not every architecture has is
-answered here: "there is none".
+answered here: "not available".
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ __all__ = ("Machine", "Unwinder")
 
 
 class Unwinder(Protocol):
-    """Unwinds kernel stacks by what the kernel itself has for that.
+    """Unwinds kernel stacks with the tables of the kernel itself.
 
     Its states, where it is in a stack, are its own.
     """
@@ -80,7 +80,7 @@ class Machine(ABC):
 
     @property
     def encryption_mask(self) -> int:
-        """The bit of a page-table entry that says "encrypted"; 0: there is none."""
+        """The bit of a page-table entry that says "encrypted"; 0: no encryption."""
         return 0
 
     @property
@@ -120,7 +120,7 @@ class Machine(ABC):
     def frame_to_page(self, frame: int) -> int:
         """Address of the ``struct page`` of a page frame.
 
-        :raises FaultError: there is none.
+        :raises FaultError: it does not exist.
         """
 
     @abstractmethod
@@ -174,7 +174,7 @@ class Machine(ABC):
         """
 
     def xsave_layout(self) -> XsaveLayout | None:
-        """What the kernel found out about this machine's XSAVE area; None if there is none.
+        """What the kernel found out about this machine's XSAVE area; None: no XSAVE.
 
         :raises FaultError: that is not in the dump.
         """

@@ -45,7 +45,7 @@ class I386(X86):
 
     architecture = I386_KERNEL
     usual_thread_size = 8192
-    no_unwinder = "the stacks of 32-bit kernels are not unwound"
+    no_unwinder = "kgcore cannot unwind the stacks of 32-bit kernels"
     _tls_min = 6
     _regsets = "x86_32_regsets"
     _min_fpu = 112  # struct fregs_state

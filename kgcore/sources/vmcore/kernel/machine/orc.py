@@ -176,7 +176,7 @@ class OrcUnwinder:
         """Step out of a function that has no entries, if its caller is beyond doubt: the next word on the stack that is
         a return address behind a call of just that function.
 
-        ``__crash_kexec()``, where every crash ends that kdump sees, is such a function (STACK_FRAME_NON_STANDARD).
+        ``__crash_kexec()``, where every crash ends that kdump sees, is one of these (STACK_FRAME_NON_STANDARD).
         """
         if not state.exact or not self._in_vmlinux(state.ip):
             return False
@@ -218,7 +218,7 @@ class OrcUnwinder:
             return self._word(state.bp + entry.sp_offset)
         if kind in state.registers:
             return state.registers[kind]
-        raise _Stop(End("unwind-information", f"the register {kind} at {state.ip:#x} is not known"))
+        raise _Stop(End("unwind-information", f"the register {kind} at {state.ip:#x} is unknown"))
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self._read(address, _WORD), "little")

@@ -141,7 +141,7 @@ class X86_64(X86):  # noqa: N801
         """Whether it is a 32-bit program, ia32 or x32: of the ELF class that its cores have, too.
 
         ``mm->binfmt`` writes the core (do_coredump(), fs/coredump.c), and fs/compat_binfmt_elf.c is binfmt_elf.c once
-        more for such programs.
+        more for these programs.
         """
         handler = mm.binfmt.value_()
         formats = {self._target.symbol_address(name): name for name in ("elf_format", "compat_elf_format")}

@@ -40,7 +40,7 @@ class X86Fpu:
         """The saved ``union fpregs_state`` of a user task, whole.
 
         :raises FaultError: it is not in the dump.
-        :raises BrokenDump: its size is absurd.
+        :raises BrokenDump: its size is implausible.
         """
         if self._target.has_member("struct fpu", "fpstate"):
             # 87d0e5be0fac "x86/fpu: Provide struct fpstate" (5.16)

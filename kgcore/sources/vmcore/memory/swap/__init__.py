@@ -33,7 +33,7 @@ class SwapSpaces:
 
         :param number: of the swap space: the type of a ``swp_entry_t``.
         :param first: the first slot: its offset.
-        :param address: what the first byte is to be called.
+        :param address: the address for the first byte.
         """
         if not length:
             return

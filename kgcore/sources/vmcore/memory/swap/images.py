@@ -28,12 +28,12 @@ _VERSION_AT = 1024  # then last_page; u32 each
 _NO_MAGIC = "its first page does not end with SWAPSPACE2"
 _LOST = (
     "it must be an image of the swap device itself, or of the swap file, from the first byte on; of encrypted swap, "
-    "of the decrypted device (one that has a new random key with each boot is lost)"
+    "of the decrypted device (swap with a new random key at each boot is lost)"
 )
 # Magic bytes, where they are (below 0: from the end of the first page), what it is, and what to do.
 _OTHERS = (
-    (b"LUKS\xba\xbe", 0, "it is encrypted (LUKS)", "open it with cryptsetup, and give the decrypted device"),
-    (b"EFI PART", 512, "it is a whole disk", "give an image of the swap partition alone"),
+    (b"LUKS\xba\xbe", 0, "it is encrypted (LUKS)", "open it with cryptsetup and give the decrypted device"),
+    (b"EFI PART", 512, "it is a whole disk", "give an image of only the swap partition"),
     (b"S1SUSPEND", _MAGIC_AT, "a hibernated system has overwritten it", ""),
     (b"S2SUSPEND", _MAGIC_AT, "a hibernated system has overwritten it", ""),
 )
@@ -48,7 +48,7 @@ class SwapImages:
     def __init__(self, spaces: Spaces, images: Mapping[str, str]) -> None:
         """
         :param images: path of a swap device or file, as /proc/swaps has it, to path of its image.
-        :raises TargetError: the kernel does not swap to it, or the image is none of it.
+        :raises TargetError: the kernel does not swap to it, or the image is not one of it.
         """
         self._images: dict[int, _Image | None] = {}
         self.remarks: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class SwapImages:
         for device, path in images.items():
             space = _find(spaces, device)
             if space.number in self._images:
-                raise TargetError(f"two images of the swap space {space.name} are given")
+                raise TargetError(f"two images given for the swap space {space.name}")
             self._images[space.number], remark = _open(path, space, self._page_size)
             self.remarks += (remark,) if remark else ()
 
@@ -94,7 +94,7 @@ class _Image(Reader):
         except OSError as error:
             raise FaultError(f"{self.path}: {error.strerror}", at) from error
         if len(data) != len(view):
-            raise FaultError(f"{self.path} has become shorter", at)
+            raise FaultError(f"{self.path} shrank", at)
         view[:] = data
 
 
@@ -114,7 +114,7 @@ def _find(spaces: Spaces, device: str) -> SwapSpace:
     names = ", ".join(space.name for space in found)
     raise TargetError(
         f"this kernel does not swap to {device}",
-        hint=f"it swaps to: {names}" if found else "as far as the dump tells, it swaps to nothing",
+        hint=f"it swaps to: {names}" if found else "the dump shows no swap space",
     )
 
 
@@ -132,7 +132,7 @@ def _open(path: str, space: SwapSpace, page_size: int) -> tuple[_Image | None, s
         descriptor = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
         mode = os.fstat(descriptor.number).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            raise TargetError(f"{path} is no image of {space.name}: it is neither a file nor a block device")
+            raise TargetError(f"{path} is not an image of {space.name}: it is neither a file nor a block device")
         size = os.lseek(descriptor.number, 0, os.SEEK_END)  # a block device's st_size is 0
     except OSError as error:
         raise TargetError(f"cannot read {path}: {error.strerror}") from error
@@ -164,7 +164,7 @@ def _check(path: str, head: bytes, space: SwapSpace, page_size: int) -> None:
     """
     :raises TargetError: what starts like this is not an image of that swap space.
     """
-    none = f"{path} is no image of {space.name}"
+    none = f"{path} is not an image of {space.name}"
     if head[_MAGIC_AT % page_size :] != _MAGIC:
         for magic, at, what, remedy in _OTHERS:
             if head.startswith(magic, at % page_size):
@@ -178,6 +178,6 @@ def _check(path: str, head: bytes, space: SwapSpace, page_size: int) -> None:
     # then its slots are not the file's pages.
     if version != 1 or last_page + 1 != space.slots:
         raise TargetError(
-            f"{none}: its header says {last_page + 1} pages, and the kernel uses {space.slots}",
-            hint="was it made anew since, or is it the image of another one?",
+            f"{none}: its header says {last_page + 1} pages, but the kernel uses {space.slots}",
+            hint="was mkswap run again, or is it the image of a different swap space?",
         )

@@ -46,7 +46,7 @@ class Spaces:
         self._known: dict[int, SwapSpace | Lost] = {}
 
     def get(self, number: int) -> SwapSpace | Lost:
-        """The swap space of that number, or why there is none."""
+        """The swap space of that number, or why it is missing."""
         if number not in self._known:
             self._known[number] = self._read(number)
         return self._known[number]
@@ -57,7 +57,7 @@ class Spaces:
         return tuple(space for space in found if isinstance(space, SwapSpace))
 
     def _read(self, number: int) -> SwapSpace | Lost:
-        absent = Lost(f"swap space {number}, of which the dump does not know")
+        absent = Lost(f"unknown swap space {number}")
         address = self._kernel.target.symbol_address("swap_info")
         if address is None or not 0 <= number < self._count:
             return absent
@@ -68,7 +68,7 @@ class Spaces:
                 return absent
             return SwapSpace(number, info, int(info.max.value_()), self._name(number, info))
         except (FaultError, LookupError) as error:
-            return Lost(f"swap space {number}, whose description is not in the dump: {in_words(error)}")
+            return Lost(f"swap space {number}: its description is not in the dump: {in_words(error)}")
 
     def _name(self, number: int, info: Object) -> str:
         try:

@@ -48,11 +48,11 @@ class Zbud:
     def read(self, handle: int, size: int) -> bytes:
         """An object.
 
-        :raises BrokenDump: there is none of that size, or the dump does not hold it.
+        :raises BrokenDump: no object has that size, or the dump does not hold it.
         """
         room, page = -(-size // _CHUNK) * _CHUNK, self._page_size
         if not _CHUNK <= room <= page - 2 * _CHUNK or handle % page not in (_CHUNK, page - room):
-            raise BrokenDump(f"no object of {size} bytes can be there", address=handle)
+            raise BrokenDump(f"an object of {size} bytes does not fit there", address=handle)
         return self._frames.read(handle, size)
 
 
@@ -87,24 +87,24 @@ class Z3fold:
     def read(self, handle: int, size: int) -> bytes:
         """An object.
 
-        :raises BrokenDump: there is none of that size, or the dump does not hold it.
+        :raises BrokenDump: no object has that size, or the dump does not hold it.
         """
         if handle & self._HEADLESS:
             if handle % self._page_size != self._HEADLESS or not 0 < size <= self._page_size:
-                raise BrokenDump("there is no such page", address=handle)
+                raise BrokenDump("the page does not exist", address=handle)
             return self._frames.read(handle - self._HEADLESS, size)
         slot, rest = divmod(handle % self._SLOTS_ALIGN, self._word_size)
         if rest or slot >= self._SLOTS:
-            raise BrokenDump("that is no handle", address=handle)
+            raise BrokenDump("the handle is invalid", address=handle)
         word = int.from_bytes(self._frames.read(handle, self._word_size), "little")
         page = self._frames.read(word & -self._page_size, self._page_size)
         start, room = self._place(word % self._page_size, page)
         if not (self._header <= start and 0 < size <= room <= self._page_size - start):
-            raise BrokenDump(f"no object of {size} bytes can be there", address=handle)
+            raise BrokenDump(f"an object of {size} bytes does not fit there", address=handle)
         return page[start : start + size]
 
     def _place(self, word: int, page: bytes) -> tuple[int, int]:
-        """Where in its page an object is, and how much room it has there; no room if there is no such object.
+        """Where in its page an object is, and how much room it has there; no room if it does not exist.
 
         :param word: the low bits of the slot.
         """
@@ -116,7 +116,7 @@ class Z3fold:
                 return self._header, first
             case self._MIDDLE:
                 if page[self._lock]:  # z3fold_compact_page() moves the bytes first, and tells of it then
-                    raise BrokenDump("its compressed bytes may just have been moving")
+                    raise BrokenDump("its compressed bytes may have been moving")
                 return start, middle
             case self._LAST:  # the slot says how long it is
                 room = (word >> self._BUDDY_SHIFT) * _CHUNK

@@ -113,7 +113,7 @@ class Zram:
         at = first
         for slot, length, page in self._blocks.find(space, first, count):
             if at < slot:
-                yield _lost(at, slot - at, "where it lies on the disk is not to be found")
+                yield _lost(at, slot - at, "its place on the disk was not found")
             page += disk.start
             inside = max(0, min(length, disk.pages - page))
             yield from self._pages(disk, slot, inside, page)
@@ -121,7 +121,7 @@ class Zram:
                 yield _lost(slot + inside, length - inside, "beyond the end of the disk")
             at = slot + length
         if at < first + count:
-            yield _lost(at, first + count - at, "where it lies on the disk is not to be found")
+            yield _lost(at, first + count - at, "its place on the disk was not found")
 
     def _pages(self, disk: _Disk, slot: int, count: int, page: int) -> Iterator[Slots]:
         """Adjacent slots, adjacent on the disk."""
@@ -224,7 +224,7 @@ class Zram:
             return Lost(str(error))
 
     def _read_entries(self) -> _Entries:
-        """:raises LookupError: the types are not to be had."""
+        """:raises LookupError: the types are unknown."""
         entry = self._types.type("zram", "struct zram_table_entry")
         word = _flags_of(entry)
         numbers = {
@@ -233,7 +233,7 @@ class Zram:
         }
         same, written_back, huge = (numbers[name] for name in ("SAME", "WB", "HUGE"))
         if same is None or written_back is None or huge is None:
-            raise LookupError("the flags of zram's table are not known")
+            raise LookupError("the flags of zram's table are unknown")
         # ZRAM_FLAG_SHIFT, which the first flag has: ZRAM_LOCK in 5.10 and 6.1, ZRAM_SAME in 6.12 and 7.2
         shift = min(number for number in numbers.values() if number is not None)
         return _Entries(
@@ -268,7 +268,7 @@ class Zram:
             return plain(zram.member_("compressor").string_()), None
         names = zram.member_("comp_algs")
         if priority >= (names.type_.length or 0) or not names[priority]:
-            raise BrokenDump(f"compressed by algorithm {priority}, which the disk has not")
+            raise BrokenDump(f"compressed by algorithm {priority}, which the disk does not have")
         name = plain(kernel_string(self._kernel.prog, names[priority].value_(), _MAX_NAME))
         if not zram.type_.type.has_member("params"):
             return name, None
@@ -306,7 +306,7 @@ class Zram:
 def _flags_of(entry: Type) -> tuple[int, int]:
     """Offset and size of the word with an entry's flags.
 
-    :raises LookupError: there is none.
+    :raises LookupError: it does not exist.
     """
     if entry.has_member("attr"):  # 7.2, where the lock is part of the entry
         outer, inner = entry.member("attr"), entry.member("attr").type.member("flags")

@@ -3,7 +3,7 @@
 
 A handle points to a word that says where the object is: a page frame, and the object's number within a *zspage*. That
 is a chain of up to 16 page frames which objects of one size share, without regard to where one frame ends. An object
-begins with its own handle, so whatever a damaged dump says on the way there, what is found is that object or nothing.
+begins with its own handle, so in a damaged dump kgcore finds that object or nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ _MAX_FRAMES = 16  # of a zspage: CONFIG_ZSMALLOC_CHAIN_SIZE is at most that, and
 _MAX_CLASSES = 1 << 9  # CLASS_BITS + 1
 _CACHED = 1 << 14  # zspages and frames
 
-_LOST = "the compressed page is not where its handle says"
+_LOST = "the compressed page is not where its handle points"
 
 
 class _Certain(BrokenDump):
@@ -112,7 +112,7 @@ class _Field(NamedTuple):
     def of(cls, kind: Type, name: str) -> "_Field":
         """A member of a type.
 
-        :raises LookupError: there is none.
+        :raises LookupError: it does not exist.
         """
         member = kind.member(name)
         return cls(member.bit_offset, (1 << (member.bit_field_size or 8 * sizeof(member.type))) - 1)
@@ -124,7 +124,7 @@ class _Field(NamedTuple):
 class _Layout:
     """Offsets of members, all that are of use.
 
-    :raises LookupError: the types are not to be had.
+    :raises LookupError: the types are unknown.
     """
 
     def __init__(self, types: ModuleTypes) -> None:
@@ -166,7 +166,7 @@ class Zsmalloc:
 
         :param pool: ``struct zs_pool *``, of which no more need be known.
         :param size: bytes from the object's beginning on; at most a page.
-        :raises BrokenDump, FaultError: they are not to be had; the message says why.
+        :raises BrokenDump, FaultError: they are missing; the message says why.
         """
         if not 0 < size <= self._page_size:
             raise BrokenDump(f"a compressed page of {size} bytes", address=handle)
@@ -209,14 +209,14 @@ class Zsmalloc:
         if here < size + kind.header:
             place = at >> self._page_shift
             if zspage.frames[place : place + 1] != (frame,) or place + 1 >= len(zspage.frames):
-                raise _Certain("the second part of the compressed page is not to be found", address=handle)
+                raise _Certain("the second part of the compressed page was not found", address=handle)
             data += self._stored(zspage.frames[place + 1], 0, size + kind.header - here)
         return data[kind.header :]
 
     def _stored(self, frame: int, offset: int, size: int) -> bytes:
         data = self._physical.stored((frame << self._page_shift) + offset, size)
         if data is None:
-            raise _Certain("the compressed page was left out of the dump")
+            raise _Certain("the compressed page was excluded from the dump")
         return data
 
     # Structures, each read once
@@ -275,7 +275,7 @@ class Zsmalloc:
 
     @cached_property
     def _layout(self) -> _Layout:
-        """:raises BrokenDump: the types are not to be had."""
+        """:raises BrokenDump: the types are unknown."""
         try:
             return _Layout(self._types)
         except (LookupError, TypeError) as error:

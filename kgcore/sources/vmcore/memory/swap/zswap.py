@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """zswap: pages that were compressed on their way to a swap space, and are still in memory.
 
-As in mm/zswap.c of 5.10, 6.1, 6.12 and 7.2; what lies between is told apart by what there is. A page that zswap has is
+As in mm/zswap.c of 5.10, 6.1, 6.12 and 7.2; for versions between, kgcore probes the layout. A page that zswap has is
 newer than what lies in the swap space; once it was written there, zswap forgets it.
 """
 
@@ -53,7 +53,7 @@ class _Entry(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A slot that zswap has; or, if ``entry`` is None, slots of which that cannot be told."""
+    """A slot that zswap has; or, if ``entry`` is None, slots that it may have."""
 
     first: int
     length: int
@@ -130,7 +130,7 @@ class Zswap:
         except (BrokenDump, LookupError) as error:
             return _lost(slot, 1, str(error))
         if data[: pool.header] != (type_ | slot).to_bytes(8, "little")[: pool.header]:  # struct zswap_header
-            return _lost(slot, 1, "its compressed bytes are another page's")
+            return _lost(slot, 1, "its compressed bytes belong to a different page")
         return unpacked(slot, Provenance.ZSWAP, pool.decompress, data[pool.header :], self._page_size)
 
 
@@ -142,7 +142,7 @@ class _Trees:
     """``zswap_trees``, which has for each swap space
 
     * a ``struct zswap_tree``: a red-black tree by offset,
-    * an array of such, one for each 64 MiB: 44c7c734a513 "mm/zswap: split zswap rb-tree" (6.9), which brought
+    * an array of them, one for each 64 MiB: 44c7c734a513 "mm/zswap: split zswap rb-tree" (6.9), which brought
       ``nr_zswap_trees``, or
     * an array of ``struct xarray``: 796c2c23e14e "zswap: replace RB tree with xarray" (6.10).
 
@@ -258,7 +258,7 @@ class _Pool(NamedTuple):
     """A ``struct zswap_pool``: an allocator and a compressor.
 
     :ivar header: bytes before the compressed ones.
-    :ivar decompress: or why there is none.
+    :ivar decompress: or why it is missing.
     """
 
     read: _Read
@@ -343,7 +343,7 @@ class _Pools:
             return Zbud(self._kernel, self._physical).read, header
         if name == "z3fold":
             return Z3fold(self._kernel, self._physical, self._types).read, header
-        raise BrokenDump(f"nothing is known of the allocator {name}")
+        raise BrokenDump(f"unknown allocator {name}")
 
     def _in_zsmalloc(self, pool: int) -> _Read:
         type_ = self._kernel.prog.pointer_type(self._types.type("zsmalloc", "struct zs_pool"))
@@ -357,7 +357,7 @@ class _Pools:
 def _word(name: bytes) -> str:
     """A name out of the dump.
 
-    :raises BrokenDump: it is none.
+    :raises BrokenDump: it is not a name.
     """
     if not name or not all(0x20 < byte < 0x7F for byte in name):
         raise BrokenDump("its pool is damaged")

@@ -38,7 +38,7 @@ def named(architecture: str) -> KernelOpening:
     if found is None:
         first = next(iter(ARCHITECTURES))
         hint = f"{_what_is_read()}; if this one's header is wrong, say --architecture {first}"
-        raise TargetError(f"the dump is of architecture {architecture}", hint=hint)
+        raise TargetError(f"architecture {architecture} is not supported", hint=hint)
     return found
 
 

@@ -144,13 +144,13 @@ def look_at_names(memory: DumpMemory, address: int, info: Mapping[str, str]) -> 
     if data is None:
         state = memory.state(address)
         if state is FrameState.NO_RAM:
-            return Checked(KernelVerdict.REFUTED, "leads to where no memory is")
+            return Checked(KernelVerdict.REFUTED, "points to an address without memory")
         if state is FrameState.STORED:
             state = FrameState.LOST
-        return Checked(KernelVerdict.UNKNOWN, f"leads to memory that is not in the dump ({state.value})", state)
+        return Checked(KernelVerdict.UNKNOWN, f"points to memory that is not in the dump ({state.value})", state)
     if b"\0" + release + b"\0" in data:
         return Checked(KernelVerdict.CONFIRMED)
     other = re.search(rb"Linux\0{60}.{65}([!-~]{3,64})\0", data, re.DOTALL)
     if other:
-        return Checked(KernelVerdict.REFUTED, f"leads to a kernel of another release, {other[1].decode()}")
-    return Checked(KernelVerdict.REFUTED, "leads to where no kernel has its name")
+        return Checked(KernelVerdict.REFUTED, f"points to a kernel of a different release, {other[1].decode()}")
+    return Checked(KernelVerdict.REFUTED, "points to an address without a kernel's name")

@@ -47,7 +47,7 @@ NUMBER(pgtable_l5_enabled)=0
 
 
 class LowMemory(KernelSpace):
-    """How a 32-bit kernel's memory is to be read.
+    """How to read the memory of a 32-bit kernel.
 
     The kernel and all memory that it has at addresses of its own lie from ``page_offset`` on, in one piece: KASLR moves
     the kernel within it. The rest (vmalloc(), kmap()) takes the page tables.
@@ -88,8 +88,8 @@ class LowMemory(KernelSpace):
             if release in found:
                 return cls(physical, root - offset, offset, mode)
         raise TargetError(
-            "the memory of the dump's 32-bit kernel is not to be found: what VMCOREINFO says of it is not in the dump",
-            hint="if the VMCOREINFO is another kernel's, give the right one with --vmcoreinfo",
+            "cannot find the memory of the 32-bit kernel: the structures that VMCOREINFO names are not in the dump",
+            hint="if the VMCOREINFO belongs to a different kernel, give the right one with --vmcoreinfo",
         )
 
     def give(self, prog: Program) -> None:
@@ -165,7 +165,7 @@ class I386Opening(KernelOpening):
         return open_program(name, connect_low, self.platform, text)
 
     def space(self, prog: Program) -> KernelSpace:
-        raise TargetError("drgn does not read the memory of 32-bit kernels", hint="gcore() and the command kgcore do")
+        raise TargetError("drgn cannot read the memory of 32-bit kernels", hint="gcore() and the command kgcore can")
 
     def check(self, memory: DumpMemory, info: Mapping[str, str], names: int) -> Checked:
         looked = [look_at_names(memory, names - offset, info) for offset in PAGE_OFFSETS if names >= offset]
@@ -173,4 +173,4 @@ class I386Opening(KernelOpening):
             for each in looked:
                 if each.verdict is verdict:
                     return each
-        return looked[0] if looked else Checked(KernelVerdict.REFUTED, "states addresses that no kernel has")
+        return looked[0] if looked else Checked(KernelVerdict.REFUTED, "states impossible addresses")

@@ -115,7 +115,7 @@ class Translation:
 
 
 def encryption_bit(info: Mapping[str, str]) -> int | None:
-    """``NUMBER(sme_mask)``; None if there is none, or it is no bit that such a mask can have."""
+    """Return ``NUMBER(sme_mask)``; None: missing, or not a possible mask."""
     text = info.get("NUMBER(sme_mask)", "")
     try:
         mask = int(text, 0)
@@ -296,7 +296,7 @@ class X86Opening(KernelOpening):
         if leaf.kind is EntryKind.BROKEN:  # the tables may not be in the dump
             return look_at_names(memory, image, info)
         if leaf.kind is not EntryKind.PRESENT or leaf.value != image & -found.mode.page_size:
-            return Checked(KernelVerdict.REFUTED, "has no page tables of a kernel where it says they are")
+            return Checked(KernelVerdict.REFUTED, "has no kernel page tables at the stated address")
         looked = look_at_names(memory, image, info)
         return Checked(KernelVerdict.CONFIRMED) if looked.verdict is KernelVerdict.UNKNOWN else looked
 
