@@ -52,7 +52,7 @@ def save(
     :param jobs: how many processes may be forked to read and compress side by side; None: as many as there are CPUs to
         use. Where forking is not safe, it is done one by one.
     :param limits: bytes and seconds that it may take; what matters most comes first then, and the file ends where one
-        is reached. None: there are none.
+        is reached. None: no limits.
     :param progress: is called now and then with the bytes of memory that are written and that are to be.
     :return: what the core holds, and what is missing and why.
     :raises KgcoreError: the process cannot be found or has no memory, or the output cannot be written.

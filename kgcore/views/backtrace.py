@@ -117,7 +117,7 @@ def backtrace(
     :param kernel: what they were doing in the kernel, too.
     :param root: a directory with the files of the crashed machine; the one that the source was opened with.
     :return: a trace for each thread, and why it ends where it does.
-    :raises KgcoreError: there is no such process, or nobody here unwinds its kind; or there is no drgn that will do.
+    :raises KgcoreError: the process does not exist, or drgn cannot unwind its architecture, or is missing or too old.
     :raises TypeError, ValueError: ``ref`` names no process.
     """
     directory = None if root is None else os.fspath(root)
