@@ -136,7 +136,7 @@ def read_header(source: ByteSource) -> KdumpHeader:
             break
     else:
         raise TargetError(
-            f"it is a kdump file with a damaged header: its block size is no page size of {machine or 'any machine'}",
+            f"it is a kdump file with a damaged header: its block size is not a page size of {machine or 'any machine'}",
             hint=DAMAGED,
         )
     raw, lost = salvage(source, header.block_size, layout.sub_header.size)
