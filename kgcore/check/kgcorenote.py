@@ -88,8 +88,8 @@ class _Content(NamedTuple):
 def check_kgcore(desc: bytes | None, loads: Sequence[Load], findings: Findings) -> KgcoreNote | None:
     """Read the note, and compare it with the headers.
 
-    :param desc: the note; None: there is none.
-    :return: None: there is none, or it cannot be read.
+    :param desc: the note; None: no note.
+    :return: None: no note, or it cannot be read.
     """
     if desc is None:
         return None

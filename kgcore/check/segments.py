@@ -181,7 +181,7 @@ def check_shared(
 
     :param size: of the file, in bytes.
     :param sharing: what :func:`check_loads` gave.
-    :param told: how many bytes they share by the KGCORE note; None: there is none.
+    :param told: how many bytes they share by the KGCORE note; None: no note.
     """
     shared, rest = 0, []
     hosts = {host for _, host in sharing}

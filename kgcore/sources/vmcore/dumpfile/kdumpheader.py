@@ -136,7 +136,8 @@ def read_header(source: ByteSource) -> KdumpHeader:
             break
     else:
         raise TargetError(
-            f"it is a kdump file with a damaged header: its block size is not a page size of {machine or 'any machine'}",
+            "it is a kdump file with a damaged header: its block size is not a page size of "
+            f"{machine or 'any machine'}",
             hint=DAMAGED,
         )
     raw, lost = salvage(source, header.block_size, layout.sub_header.size)
