@@ -24,8 +24,8 @@ from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.dumpfile.frames import counted
 from tests.builders import FakeMemory, make_image, make_vma
 from tests.counting import instructions, per_page
-from tests.test_dumpfile import PAGE, kdump
-from tests.test_framefill import STORED, elf_dump, kdump_dump
+from tests.sources.vmcore.dumpfile.test_dumpfile import PAGE, kdump
+from tests.sources.vmcore.dumpfile.test_framefill import STORED, elf_dump, kdump_dump
 
 ENTRIES = 512
 

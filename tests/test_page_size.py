@@ -27,7 +27,7 @@ from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
 from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift
 from kgcore.views.addressmap import make_map
 from tests.builders import FakeMemory, FakeSource, make_file, make_image
-from tests.test_dumpfile import elf, kdump, note, opened, states
+from tests.sources.vmcore.dumpfile.test_dumpfile import elf, kdump, note, opened, states
 
 RED_ZONE = 128
 PAGE = 1 << 16

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 from tests.campaign.measured import run
-from tests.test_dumpfile import flattened
+from tests.sources.vmcore.dumpfile.test_dumpfile import flattened
 from tests.vmcore.conftest import Fixture, find, main_dump
 from tests.vmcore.reshape import copy, elf_of_kdump, lime, raw, segments
 

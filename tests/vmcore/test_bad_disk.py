@@ -2,7 +2,7 @@
 """Dumps on a disk with bad sectors, and dumps that somebody cuts off while they are read: each format, each command.
 
 Nobody dies of it, no byte is wrong, and what is not there is told. At every offset, on made-up files:
-tests/test_bad_sectors.py.
+tests/sources/vmcore/dumpfile/test_bad_sectors.py.
 """
 
 import json
@@ -28,7 +28,7 @@ from kgcore.sources.vmcore.opening.spaces.x86_64 import Translation
 from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.symbols import debugfiles, vmcoreinfo
 from tests.bad_sectors import bad
-from tests.test_dumpfile import flattened
+from tests.sources.vmcore.dumpfile.test_dumpfile import flattened
 from tests.vmcore import reshape
 from tests.vmcore.conftest import COMMITTED, need
 from tests.vmcore.corefile import Core

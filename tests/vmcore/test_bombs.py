@@ -14,7 +14,7 @@ from kgcore.errors import TargetError
 from kgcore.sources.vmcore.dumpfile import FrameState, open_dump
 from kgcore.sources.vmcore.dumpfile.budget import Budget
 from tests.campaign.measured import run
-from tests.test_dumpfile import elf, note
+from tests.sources.vmcore.dumpfile.test_dumpfile import elf, note
 from tests.vmcore.conftest import need
 
 PAGE = 4096

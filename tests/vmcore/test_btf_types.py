@@ -9,7 +9,7 @@ from drgn import Architecture, Platform, Program
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
-from tests.test_btf import Writer, enum
+from tests.sources.vmcore.symbols.test_btf import Writer, enum
 
 
 def program(writer: Writer) -> Program:

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from tests.test_addressmap import SCHEMAS, validator
+from tests.views.test_addressmap import SCHEMAS, validator
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, find, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.test_cli_real import ps

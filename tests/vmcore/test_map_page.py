@@ -16,7 +16,7 @@ from kgcore.model.process import VM_READ
 from kgcore.text import human_size
 from kgcore.views.addressmap import Kind
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
-from tests.test_mappage import HOSTILE, page_of
+from tests.views.test_mappage import HOSTILE, page_of
 from tests.vmcore.browser import Browser, chromium
 from tests.vmcore.conftest import MAIN, find, main_dump, need
 from tests.vmcore.tools import kgcore, serving

@@ -17,7 +17,7 @@ from kgcore.errors import OutputError
 from kgcore.sinks.outputs import named, occupied, output, standard
 from tests.fake_source import COMPLETE, INCOMPLETE, LARGE
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KGCORE = f"{sys.executable} -m tests.fake_source"
 
 

@@ -47,7 +47,7 @@ from tests.fake_source import (
 )
 from tests.signals import heeds_signals
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Result(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 
 from kgcore.sources.drgnversion import OLDEST
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "vmcore_fixtures"
 OTHER = os.environ.get("KGCORE_OTHER_PYTHON")
 COMMITTED = sorted(path.name for path in FIXTURES.glob("k*-small") if "686pae" not in path.name)  # that needs -s

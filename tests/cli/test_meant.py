@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kgcore.cli.meant import meant
+from tests.cli.test_cli import Kgcore, Opener, kgcore, opener
 from tests.fake_source import COMPLETE
-from tests.test_cli import Kgcore, Opener, kgcore, opener
 
 __all__ = ("kgcore", "opener")  # fixtures
 

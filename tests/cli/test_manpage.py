@@ -15,7 +15,7 @@ from kgcore.cli import commands
 from kgcore.cli.arguments import Parser
 from tools.generate import generated
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "man" / "kgcore.1"
 
 

@@ -183,7 +183,7 @@ def test_every_key_is_in_the_schema_and_in_the_documentation() -> None:
         assert set(told) <= keys
         for vma in told["vmas"]:
             assert set(vma) == set(area) | set(report["$defs"]["vma"]["properties"])
-    document = (Path(__file__).parent.parent / "docs" / "map.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "map.md").read_text()
     for name in {*schema["properties"], *area, *area["kept"]["enum"], "tid", "sp"}:
         assert f"`{name}`" in document
 
@@ -436,7 +436,7 @@ def test_names_that_the_stream_cannot_have() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "map", "-c", "/dev/null", "1"],
-        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
     )
     assert (done.returncode, done.stderr) == (0, b"")

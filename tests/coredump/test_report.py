@@ -208,7 +208,7 @@ def test_every_key_is_in_the_schema_and_in_the_documentation() -> None:
     """No key is missing there, none is there that no report has; and so it is with places and reasons."""
     for report in reports():
         assert set(walk(SCHEMA, report)) == set()
-    document = (Path(__file__).parent.parent / "docs" / "report.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
     described = set(SCHEMA["properties"])
     for definition in SCHEMA["$defs"].values():
         assert set(definition["required"]) == set(definition["properties"]) - {"sysroot"}

@@ -14,8 +14,8 @@ from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState, open_dump
 from kgcore.sources.vmcore.dumpfile.ranks import Ranks, restored
 from kgcore.sources.vmcore.dumpfile.source import Gap, PlainFile, ShortFile, salvage
 from tests.bad_sectors import bad
-from tests.test_dumpfile import PAGE, PARSED, check_counts, elf, flattened, kdump
-from tests.test_framefill import FORMATS, STORED, content
+from tests.sources.vmcore.dumpfile.test_dumpfile import PAGE, PARSED, check_counts, elf, flattened, kdump
+from tests.sources.vmcore.dumpfile.test_framefill import FORMATS, STORED, content
 
 FRAMES = range(256)
 ZERO = 103
@@ -25,7 +25,7 @@ KDUMP = kdump(FRAMES, STORED, content=content, zero=(ZERO,))
 FILES = {**{name: data for name, data in FORMATS.items() if data}, "kdump": KDUMP, "raw": RAW}
 FILES["kdump-flattened"] = flattened(KDUMP)
 PIECE = 1000
-"""Of flattened files; see :func:`tests.test_dumpfile.flattened`."""
+"""Of flattened files; see :func:`tests.sources.vmcore.dumpfile.test_dumpfile.flattened`."""
 
 
 def pages_of(dump: DumpFile) -> Iterator[tuple[int, bytes | None, FrameState]]:

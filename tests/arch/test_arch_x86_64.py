@@ -9,8 +9,8 @@ from kgcore.arch import ARCHES
 from kgcore.arch.x86.x86_64 import GREGS
 from kgcore.model.process import FpuState, XsaveLayout
 from kgcore.sinks.files import FileSink
+from tests.arch.test_xsave import COMPACTED, area
 from tests.builders import FakeSource, make_image, make_regs, make_thread
-from tests.test_xsave import COMPACTED, area
 
 X86_64 = ARCHES["x86_64"]
 ROWS = {row.type: row for row in X86_64.regsets}

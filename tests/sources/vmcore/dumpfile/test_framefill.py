@@ -15,7 +15,7 @@ from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.dumpfile import DumpFile, open_dump
 from kgcore.sources.vmcore.dumpfile.frames import Frames, FrameState
 from kgcore.sources.vmcore.dumpfile.source import PlainFile, ShortFile
-from tests.test_dumpfile import PAGE, elf, flattened, kdump
+from tests.sources.vmcore.dumpfile.test_dumpfile import PAGE, elf, flattened, kdump
 
 STORED = (*range(3), *range(5, 64), *range(70, 71), *range(100, 256))
 

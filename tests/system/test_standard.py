@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_source import COMPLETE, DEFECT, INCOMPLETE, KERNEL_THREAD, LARGE, MARKED
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def shell(redirection: str, *words: object, cwd: Path) -> "subprocess.CompletedProcess[bytes]":

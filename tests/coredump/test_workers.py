@@ -14,7 +14,7 @@ import pytest
 from kgcore.coredump.workers import Workers, available, may_fork
 from kgcore.errors import OutputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OURS = os.getpid()
 
 

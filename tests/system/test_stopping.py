@@ -11,7 +11,7 @@ import pytest
 
 from tests.signals import heeds_signals
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 SETUP = """\

@@ -18,7 +18,7 @@ from kgcore.cli.completion import script
 from kgcore.sources.location import DumpLocation
 from tests.shells import SHELLS, Shell
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 Complete = Callable[..., list[str]]
 

@@ -20,7 +20,7 @@ from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
-from tests.test_btf import Writer, enum
+from tests.sources.vmcore.symbols.test_btf import Writer, enum
 from tests.vmcore.layouts.world import PAGE, World, physical
 
 MODULES = """
