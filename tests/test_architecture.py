@@ -47,6 +47,13 @@ def test_the_listing_is_the_tree() -> None:
     assert listed - tree() == set(), "in the listing of docs/architecture.md, but not there"
 
 
+def test_tests_mirror_the_rooms() -> None:
+    rooms = {path.parent.relative_to(ROOT / "kgcore") for path in MODULES.values()}
+    apart = {Path("campaign"), Path("vmcore"), Path("vmcore_fixtures")}  # on real dumps, or on damaged ones
+    tests = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {path for path in tests if Path(path.parts[0] if path.parts else ".") not in apart} - rooms == set()
+
+
 def test_every_line_of_the_listing_says_what_it_is() -> None:
     assert [path for path, words in listing().items() if not words] == []
 

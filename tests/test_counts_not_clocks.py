@@ -14,7 +14,7 @@ ALLOWED = {
     "campaign/__main__.py": "how long a campaign is to run; what it took is shown",
     "campaign/trial.py": "the end of a command that hangs",
     "shells.py": "the end of a wait for a shell that hangs",
-    "test_debug.py": "the end of a wait for a debugger that hangs",
+    "cli/test_debug.py": "the end of a wait for a debugger that hangs",
     "vmcore/hostile.py": "what it took is shown",
     "vmcore/test_plugin_real.py": "the end of a wait for a prompt",
     "vmcore/test_signals.py": "a moment at which the command is still running is chosen",

@@ -21,6 +21,8 @@ ALLOWED = {
     "dontdump",
     # A member in JSON: that the kernel crashed in this thread
     "crashed",
+    # A hint: which sources have what this one lacks
+    "a vmcore has them",
     # Names of our own, in __all__
     "CoredumpFilter",
     "Dump",

@@ -181,7 +181,7 @@ def test_a_dump_says_how_large_its_pages_are(tmp_path: Path, kind: str) -> None:
 
 def test_pages_that_a_machine_does_not_have(tmp_path: Path) -> None:
     """A kdump file is laid out in them, which no x86 machine has written; of an ELF file it is a word in a note."""
-    with pytest.raises(TargetError, match="its block size is no page size of x86_64"):
+    with pytest.raises(TargetError, match="its block size is not a page size of x86_64"):
         dump_of(tmp_path, "kdump", PAGE, "x86_64")
     dump = dump_of(tmp_path, "elf", PAGE, "x86_64")
     assert dump.page_shift == 12

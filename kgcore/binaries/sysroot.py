@@ -216,9 +216,7 @@ class Sysroot:
             else:
                 files.append(file)
                 if file.deleted:
-                    remarks.append(
-                        f"{plain(file.path)} was deleted on the crashed machine; the sysroot has it under its old name"
-                    )
+                    remarks.append(f"{plain(file.path)} was deleted; the sysroot has it under its old name")
         remarks += self._make_links(process.image, process.memory)
         remarks += (text for text in process.remarks() if text not in told)
         with self._within([], self._shown(MANIFEST.encode())) as directory:

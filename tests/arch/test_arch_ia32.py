@@ -140,7 +140,7 @@ def test_the_other_notes_are_those_of_64_bit_tasks() -> None:
         assert ROWS[number].build(image, thread) == theirs[number].build(image, thread)
     nothing = make_thread(fpu=FpuState(b"short"))
     assert [row.type for row in IA32.regsets if row.build(image, nothing) is not None] == []
-    assert "incomplete in the dump" in IA32.remarks(image, nothing)[0]
+    assert "is cut short" in IA32.remarks(image, nothing)[0]
 
 
 X87 = r"""

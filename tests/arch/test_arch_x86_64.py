@@ -58,7 +58,7 @@ def test_gregs_are_truncated_as_ptrace_shows_them() -> None:
 def test_remarks_tell_of_a_floating_point_state_that_is_cut_short() -> None:
     image = make_image()
     assert X86_64.remarks(image, make_thread()) == ()
-    assert "incomplete in the dump" in X86_64.remarks(image, make_thread(fpu=FpuState(b"")))[0]
+    assert "is cut short" in X86_64.remarks(image, make_thread(fpu=FpuState(b"")))[0]
     assert "features 2" in X86_64.remarks(image, make_thread(fpu=FpuState(area(0x7))))[0]
     assert "not found" in X86_64.remarks(image, make_thread(fpu=None))[0]
 

@@ -176,9 +176,7 @@ def test_a_program_that_was_replaced(name: str, extract: Extractor, tmp_path: Pa
     victim = fixture.victims["upgraded"]
     assert (fixture.path / f"truth/proc/{victim.pid}/maps").read_text().count("/victims/dynamic (deleted)") > 3
     report = write(extract, victim, tmp_path, root=str(fixture.path / "sysroot"))
-    assert report.remarks == (
-        "/victims/dynamic was deleted on the crashed machine; the sysroot has it under its old name",
-    )
+    assert report.remarks == ("/victims/dynamic was deleted; the sysroot has it under its old name",)
     (file,) = [file for file in report.files if file.path == b"/victims/dynamic"]
     assert (file.deleted, file.whole, set(file.sources)) == (True, False, {"page-cache"})
     # It was a copy of the one that is there now.

@@ -235,7 +235,7 @@ class TestElf:
         for change, message in (
             ((4, b"\x07"), "class"),
             ((5, b"\x02"), "byte order"),
-            ((16, b"\x02"), "no core"),
+            ((16, b"\x02"), "not a core"),
             ((54, b"\x01"), "program headers"),
             ((32, b"\xff" * 8), "headers"),
         ):
