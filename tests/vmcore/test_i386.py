@@ -332,12 +332,12 @@ def test_another_kernels_vmcoreinfo(unpacked: Path, tmp_path: Path) -> None:
         text = "".join(f"{key}={value}\n" for key, value in target.vmcoreinfo.items())
     other = tmp_path / "vmcoreinfo"
     other.write_text(text.replace("OSRELEASE=6.1", "OSRELEASE=6.2"))
-    with pytest.raises(TargetError, match="given with --vmcoreinfo is not that of a kernel in the dump"):
+    with pytest.raises(TargetError, match="given with --vmcoreinfo does not match a kernel in the dump's memory"):
         open_target(DumpLocation(core=str(fixture.dump(main_dump(fixture))), vmcoreinfo=str(other)))
     data = fixture.dump(main_dump(fixture)).read_bytes()
     wrong = tmp_path / "vmcore"
     wrong.write_bytes(data.replace(b"OSRELEASE=6.1", b"OSRELEASE=6.2"))
-    with pytest.raises(TargetError, match=r"in the header of .* is not that of a kernel") as caught:
+    with pytest.raises(TargetError, match=r"in the header of .* does not match a kernel") as caught:
         open_target(DumpLocation(core=str(wrong)))
     assert "--vmcoreinfo" in caught.value.hint
 

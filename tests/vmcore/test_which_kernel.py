@@ -290,7 +290,7 @@ def test_a_wrong_one_that_the_user_gives(tmp_path: Path) -> None:
         (tmp_path / "wrong").write_bytes(change(text))
         done = kgcore("ps", "-c", dump, "--vmcoreinfo", tmp_path / "wrong", cwd=tmp_path)
         assert done.status == 1
-        assert "given with --vmcoreinfo is not that of a kernel in the dump" in done.remarks[0]
+        assert "given with --vmcoreinfo does not match a kernel in the dump's memory" in done.remarks[0]
 
 
 def test_in_drgn(tmp_path: Path) -> None:
