@@ -152,7 +152,7 @@ def test_file_of_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
     options = DumpLocation(core=str(need("k61-zram").dump()), symbols=(str(need("k61-zram").vmlinux), *files))
     with open_target(options) as target:
         assert target.debug_files[1:] == files
-        with pytest.raises(LookupError, match=r"struct zram of .* is not known: .*zram.ko is of another build"):
+        with pytest.raises(LookupError, match=r"struct zram of .* is unknown: .*zram.ko does not match the build id"):
             ModuleTypes(target).type("zram", "struct zram")
 
 
@@ -188,7 +188,7 @@ def test_disk_of_the_guest(name: str, file: str, mode: str) -> None:
     with opened(fixture, mode, file) as target:
         types = ModuleTypes(target)
         if fixture.version < (5, 11):
-            with pytest.raises(LookupError, match="module virtio_blk is not known: the kernel has no BTF of it"):
+            with pytest.raises(LookupError, match="module virtio_blk is unknown: the kernel has no BTF of it"):
                 types.type("virtio_blk", "struct virtio_blk")
             return
         pointer = target.prog.pointer_type(types.type("virtio_blk", "struct virtio_blk"))

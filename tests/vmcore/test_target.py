@@ -427,11 +427,11 @@ class TestWrongInput:
             open_target(options)
 
     def test_missing_symbol_file(self, fixture_dir: FixtureDir) -> None:
-        with pytest.raises(TargetError, match="/no/such cannot be read"):
+        with pytest.raises(TargetError, match="cannot read symbol file /no/such"):
             open_target(DumpLocation(core=vmcore(fixture_dir("k61")), symbols=("/no/such",)))
 
     def test_dwarf_wanted_and_not_found(self, fixture_dir: FixtureDir) -> None:
-        with pytest.raises(TargetError, match=r"no debug information was found.*linux-image"):
+        with pytest.raises(TargetError, match=r"found no debug information.*linux-image"):
             open_target(DumpLocation(core=vmcore(fixture_dir("k61")), symbols_from="dwarf"))
 
     def test_damaged_btf_file(self, fixture_dir: FixtureDir, tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ class TestWrongInput:
 
     def test_no_vmcoreinfo_in_file(self, fixture_dir: FixtureDir, tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"hello")
-        with pytest.raises(TargetError, match="no VMCOREINFO"):
+        with pytest.raises(TargetError, match="is not VMCOREINFO"):
             open_target(DumpLocation(core=vmcore(fixture_dir("k61")), vmcoreinfo=str(tmp_path / "x")))
 
     def test_kernel_without_btf(self, fixture_dir: FixtureDir, monkeypatch: pytest.MonkeyPatch) -> None:
