@@ -72,7 +72,7 @@ def remarks(image: ProcessImage, arch: Arch) -> Iterator[Remark]:
     """Return the remarks on the threads' registers, thread by thread."""
     for thread in image.threads:
         if thread.regs.source is RegisterSource.UNAVAILABLE:
-            yield Remark(thread.tid, f"its registers are not {thread.regs.where}: zeros stand for all of them")
+            yield Remark(thread.tid, f"its registers are not {thread.regs.where}: all of them are zeros")
         elif thread.regs.unknown:
             names = ", ".join(sorted(thread.regs.unknown))
             yield Remark(thread.tid, f"these registers were not found and are zeros: {names}")

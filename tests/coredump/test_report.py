@@ -80,10 +80,13 @@ def test_nothing_one_by_one() -> None:
     ("values", "told"),
     [
         ({"fpu": FpuState(bytes(2696), stale=True)}, "older"),
-        ({"regs": replace(make_regs(), source=RegisterSource.UNAVAILABLE)}, "its registers are not known: zeros"),
+        (
+            {"regs": replace(make_regs(), source=RegisterSource.UNAVAILABLE)},
+            "its registers are not known: all of them are zeros",
+        ),
         (
             {"regs": replace(make_regs(), source=RegisterSource.UNAVAILABLE, where="in the dump")},
-            "its registers are not in the dump: zeros",
+            "its registers are not in the dump: all of them are zeros",
         ),
         ({"regs": replace(make_regs(), unknown=frozenset(("bx",)))}, "bx"),
     ],

@@ -122,5 +122,5 @@ def test_why(change: Change, why: str, extract: Extractor, tmp_path: Path) -> No
     (warning,) = (text for text in report.warnings if str(tid) in text)
     assert f"thread {tid} was running on CPU 1, " in warning
     assert why in warning
-    assert (tid, "the dump lacks its registers: all of them are zeros") in report.remarks
+    assert (tid, "its registers are not in the dump: all of them are zeros") in report.remarks
     assert not report.complete

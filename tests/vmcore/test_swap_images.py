@@ -197,7 +197,7 @@ def test_a_device_that_the_kernel_does_not_swap_to(opened: Target, tmp_path: Pat
         (bytes(512) + b"EFI PART" + bytes(PAGE), "it is a whole disk", "only the swap partition"),
         (b"\x1f\x8b" + bytes(PAGE), "it is compressed with gzip", "decompress it: gzip"),
         (b"QFI\xfb" + bytes(PAGE), "it is a QEMU disk image (qcow2)", ""),
-        (header(8192, version=2), "its header says 8192 pages, and the kernel uses 8192", ""),
+        (header(8192, version=2), "its header says 8192 pages, but the kernel uses 8192", ""),
         (header(4096), "its header says 4096 pages, but the kernel uses 8192", "a different swap space"),
     ],
 )

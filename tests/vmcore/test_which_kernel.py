@@ -117,7 +117,7 @@ class TestTwoKernels:
             folder.mkdir()
             done = kgcore("-c", guest.dump(file), "--no-kgcore-note", "-D", folder, *pids, cwd=tmp_path)
             assert done.status in (0, 3)
-            told = [line for line in done.remarks if "kernels: taken is the one that crashed" in line]
+            told = [line for line in done.remarks if "kernels: kgcore uses the one that crashed" in line]
             assert len(told) == (file == "vmcore.elf")
             cores.append({path.name: path.read_bytes() for path in folder.iterdir()})
         assert len(cores[0]) == 2
@@ -177,7 +177,7 @@ class TestTwoKernels:
             file.write(head[first : first + 8])
         assert "crasher" not in commands(copy)
         told = kgcore("info", "-c", copy, cwd=copy.parent).remarks[0]
-        assert "taken is the running one" in told
+        assert "kgcore uses the running one" in told
         address = ADDRESS.search(told)
         assert address
         assert "crasher" in commands(copy, "--vmcoreinfo", address[1])
