@@ -178,9 +178,9 @@ class Core:
         while len(data) < size:
             at = address + len(data)
             number = bisect_right(self._starts, at) - 1
-            load = self._sorted[number]
-            inside = at - load.p_vaddr
-            if number < 0 or inside >= load.p_filesz:
+            load = self._sorted[number] if number >= 0 else None  # all of them may be lost
+            inside = at - load.p_vaddr if load is not None else 0
+            if load is None or inside >= load.p_filesz:
                 raise ValueError(f"{at:#x} is not in {self.path}")
             data += self._at(load.p_offset + inside, min(size - len(data), load.p_filesz - inside))
         return data

@@ -192,7 +192,7 @@ def test_nothing_crashed(k61: Fixture, tmp_path: Path) -> None:
     """QEMU took the dump of a guest that was well."""
     done = kgcore("-c", k61.dump(), cwd=tmp_path)
     assert (done.status, done.lines, len(done.remarks)) == (1, [], 1)
-    assert done.remarks[0].startswith("kgcore: no PID given, and the dump does not tell which task was current")
+    assert done.remarks[0].startswith("kgcore: no PID given, and the dump does not say which task was current")
     assert "kgcore ps" in done.remarks[0]
     assert list(tmp_path.iterdir()) == []
 
