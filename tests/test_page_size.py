@@ -214,7 +214,6 @@ ALLOWED = {
     ("sources/vmcore/dumpfile/unsupported.py", "HEAD_SIZE"): "bytes of a file that are looked at",
     ("sources/vmcore/dumpfile/unsupported.py", "_OTHERS"): "where swap areas that are no dump have their magic",
     ("sources/vmcore/kernel/trees.py", "_XA_SMALLEST_NODE"): "include/linux/xarray.h, on all architectures",
-    ("sources/vmcore/kernelreads.py", "SMALLEST_PAGE"): "of all architectures",
     ("sources/vmcore/memory/physical.py", "_PAGES_AT_ONCE"): "a count",
     ("sources/vmcore/memory/swap/zram.py", "_ENTRIES_AT_ONCE"): "a count",
     ("sources/vmcore/memory/swap/zswap.py", "_CACHED"): "a count",

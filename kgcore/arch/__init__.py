@@ -7,9 +7,11 @@ from kgcore.arch.x86.ia32 import I386, IA32, IA32_IN_64
 from kgcore.arch.x86.kernels import I386_KERNEL, X86_64_KERNEL
 from kgcore.arch.x86.x86_64 import X32, X86_64
 
-__all__ = ("ARCHES", "ARCHITECTURES", "Arch", "Architecture")
+__all__ = ("ARCHES", "ARCHITECTURES", "SMALLEST_PAGE", "Arch", "Architecture")
 
 # Of kernels; of those that an unknown dump may be of, the first is the likeliest.
 ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (X86_64_KERNEL, I386_KERNEL)}
+# Bytes; what is read up to such a border is in one page, whatever the page size is
+SMALLEST_PAGE = 1 << min(shift for each in ARCHITECTURES.values() for shift in each.page_shifts)
 # Of tasks: the views that the kernel dumps them by
 ARCHES: dict[str, Arch] = {arch.name: arch for arch in (X86_64, X32, IA32, IA32_IN_64, I386)}

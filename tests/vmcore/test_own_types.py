@@ -15,7 +15,7 @@ drgn = pytest.importorskip("drgn")
 from drgn.helpers.linux.pid import find_task
 
 from kgcore import KgcoreError, gcore, load_types
-from kgcore.sources.vmcore.opening import target
+from kgcore.sources.vmcore.opening import foreign
 from kgcore.sources.vmcore.symbols import finders as symbols
 from tests.vmcore.conftest import need
 from tests.vmcore.tools import ROOT, TIMEOUT
@@ -114,7 +114,7 @@ def test_the_kernel_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("again")
 
     monkeypatch.setattr(symbols, "load_btf", fail)
-    monkeypatch.setattr(target, "_opened", fail)
+    monkeypatch.setattr(foreign, "opened", fail)
     assert written(prog, 110) == first
     load_types(prog)
 

@@ -5,9 +5,10 @@ import logging
 
 from drgn import FaultError, Program, Thread
 
-__all__ = ("SMALLEST_PAGE", "crashed_thread", "in_words", "kernel_bytes", "kernel_string")
+from kgcore.arch import SMALLEST_PAGE
 
-SMALLEST_PAGE = 4096
+__all__ = ("crashed_thread", "in_words", "kernel_bytes", "kernel_string")
+
 """Bytes of a page where pages are smallest: what lies within this block never crosses the end of a page."""
 _LIBRARIES = logging.getLogger("kgcore.libraries")
 _LIBRARIES.propagate = False

@@ -24,10 +24,11 @@ from typing import Protocol
 from drgn import FaultError, ModuleFileStatus, Object, Program, Type
 from drgn.helpers.linux.list import list_for_each_entry
 
+from kgcore.arch import SMALLEST_PAGE
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
 from kgcore.sources.vmcore.kernel.trees import XArrays
-from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE, kernel_string
+from kgcore.sources.vmcore.kernelreads import kernel_string
 from kgcore.sources.vmcore.opening.target import Target
 from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolIndex
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
+from kgcore.arch import SMALLEST_PAGE
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.drgnversion import older_than, version
-from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE, in_words, kernel_bytes
+from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
 from kgcore.sources.vmcore.symbols import kallsyms
 from kgcore.sources.vmcore.symbols.btf import MAGIC, Btf
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder

@@ -18,8 +18,8 @@ import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 
+from kgcore.arch import SMALLEST_PAGE
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("amended", "locate")

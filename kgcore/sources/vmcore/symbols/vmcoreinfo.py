@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE
+from kgcore.arch import SMALLEST_PAGE
 
 __all__ = ("ascii_only", "at", "candidates", "number", "parse", "symbol")
 

@@ -6,8 +6,9 @@ from functools import cache
 
 from drgn import FaultError, offsetof
 
+from kgcore.arch import SMALLEST_PAGE
 from kgcore.sources.vmcore.kernel.kernel import Kernel
-from kgcore.sources.vmcore.kernelreads import SMALLEST_PAGE, kernel_bytes
+from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
 __all__ = ("Cgroups",)
 
