@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A drgn Program of a kernel. All of drgn's exceptions end here: it raises FileNotFoundError, PermissionError,
-ValueError, LookupError and plain Exception."""
+"""Connect a drgn Program to a kernel's memory.
+
+Turns drgn's exceptions into TargetError: drgn raises FileNotFoundError, PermissionError, ValueError, LookupError and
+plain Exception.
+"""
 
 from collections.abc import Callable
 
@@ -19,11 +22,11 @@ def open_program(
 ) -> Program:
     """Make a Program of a Linux kernel.
 
-    :param name: of what is opened, for messages.
+    :param name: name of the dump or machine, for messages.
     :param connect: gives the Program its memory.
-    :param platform: None: drgn finds out.
+    :param platform: None: drgn finds it.
     :param text: VMCOREINFO; None: drgn finds it.
-    :raises TargetError: it cannot be done.
+    :raises TargetError: drgn cannot open it, or it is not a Linux kernel.
     """
     try:
         prog = Program(platform, vmcoreinfo=text and vmcoreinfo.ascii_only(text))
@@ -37,7 +40,7 @@ def open_program(
         raise TargetError(f"cannot read {name}: {error.strerror}", hint="try it as root") from error
     except MemoryError:
         raise
-    except Exception as error:  # drgn has no error of its own for this and raises Exception itself
+    except Exception as error:  # drgn raises plain Exception here
         raise TargetError(f"drgn cannot open {name}: {error}") from error
     if ProgramFlags.IS_LINUX_KERNEL not in prog.flags:
         raise TargetError(f"{name} is not a dump of a Linux kernel")
@@ -45,9 +48,9 @@ def open_program(
 
 
 def without_user_pages(prog: Program, architecture: Architecture) -> Program:
-    """Let no address of user space lead anywhere.
+    """Make every user-space address of a Program fault, and return the Program.
 
-    QEMU's ELF dumps say of physical memory that it lies at virtual address 0: a null pointer would lead to the BIOS.
+    QEMU's ELF dumps state virtual address 0 for physical memory: a null pointer would lead to the BIOS.
     """
     prog.add_memory_segment(0, architecture.user_pages, _no_kernel_memory, False)
     return prog

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Make a Program over the memory of a dump file of any format.
 
-drgn is given an ELF core of notes only, and then physical memory with a function that reads it. Everything else
-(translation of kernel addresses, helpers) works as over any vmcore. drgn would read ELF and most kdump files by itself,
-but it maps them, and its libkdumpfile all of them: a bad sector, or somebody who cuts the file off, would end us by a
-signal.
+drgn gets an ELF core that has only notes, and a function that reads physical memory. Everything else (translation of
+kernel addresses, helpers) works as with any vmcore. drgn could read ELF and most kdump files by itself, but drgn maps
+ELF files, and its libkdumpfile all files: a bad sector or a truncated file would kill the process with a signal.
 """
 
 import os
@@ -25,19 +24,19 @@ __all__ = ("MemorySegment", "assemble", "memory_of", "reader_of")
 _ET_CORE, _EM_NONE, _PT_NOTE = 4, 0, 4
 
 _CACHED_PAGES = 2048
-_CACHED_SPAN = 4  # pages; what is longer is not read twice
-_END = 1 << 52  # of what there can be
+_CACHED_SPAN = 4  # pages; longer reads are not cached, since they rarely repeat
+_END = 1 << 52  # of physical memory
 _KEY = "kgcore_assembled"
 
 Answer = Callable[[int, int, int, bool], bytes]
-"""What drgn calls: address, size, offset in the segment, whether the address is physical."""
+"""The reader that drgn calls: address, size, offset in the segment, whether the address is physical."""
 
 Read = Callable[[int, int], bytes]
-"""Physical memory by address and size, or FaultError."""
+"""Reads physical memory by address and size, or raises FaultError."""
 
 
 class MemorySegment(NamedTuple):
-    """Physical memory [start, start + size) and what reads it, best in pages of ``1 << page_shift`` bytes."""
+    """Physical memory [start, start + size) and its reader, which is fastest in pages of ``1 << page_shift`` bytes."""
 
     start: int
     size: int
@@ -46,14 +45,14 @@ class MemorySegment(NamedTuple):
 
 
 def memory_of(dump: DumpFile) -> MemorySegment:
-    """The physical memory of a dump file."""
+    """Return the physical memory of a dump file as one segment."""
     if isinstance(dump, ElfDump | LinearDump):
         return MemorySegment(0, _END, partial(_read_bytes, dump.memory), dump.page_shift)
     return MemorySegment(0, _END, partial(_read_frames, dump), dump.page_shift)
 
 
 def _pages(address: int, count: int, page_size: int) -> Iterator[tuple[int, int]]:
-    """The parts of memory that lie in a page each: address and size."""
+    """Split a range of memory at page boundaries: yield address and size of each part."""
     end = address + count
     while address < end:
         stop = min(end, (address | page_size - 1) + 1)
@@ -62,27 +61,27 @@ def _pages(address: int, count: int, page_size: int) -> Iterator[tuple[int, int]
 
 
 def assemble(prog: Program, notes: tuple[DumpNote, ...], memory: tuple[MemorySegment, ...]) -> None:
-    """Make a Program of memory and the notes of a dump."""
+    """Give a Program a dump's notes and memory."""
     descriptor = os.memfd_create("kgcore", os.MFD_CLOEXEC)
     with open(descriptor, "wb", closefd=False) as file:
         file.write(_header(notes))
-    prog.set_core_dump(descriptor)  # and it is drgn's from now on, which closes it
+    prog.set_core_dump(descriptor)  # drgn owns the descriptor now, and closes it
     for start, size, read, page_shift in memory:
         prog.cache[_KEY] = reader = PhysicalReader(read, page_shift)
         prog.add_memory_segment(start, size, reader.answer, True)
 
 
 def reader_of(prog: Program) -> "PhysicalReader | None":
-    """What reads physical memory, if it is not drgn that reads the file."""
+    """Return kgcore's reader of a Program's physical memory; None if drgn reads it."""
     found: PhysicalReader | None = prog.cache.get(_KEY)
     return found
 
 
 class PhysicalReader:
-    """Physical memory with a cache: drgn's helpers read a byte here and a word there, a hundred thousand times.
+    """Reads physical memory, with a cache: drgn's helpers read single bytes and words, a hundred thousand times.
 
-    :ivar page: the bytes of a page frame by its number. It raises FaultError if one of them cannot be read.
-    :ivar page_shift: a page frame has ``1 << page_shift`` bytes, and ``page_size`` is that.
+    :ivar page: returns the bytes of a page frame by its number, or raises FaultError if one of them cannot be read.
+    :ivar page_shift: a page frame has ``1 << page_shift`` bytes; ``page_size`` is that number.
     """
 
     def __init__(self, read: Read, page_shift: int) -> None:
@@ -104,7 +103,7 @@ class PhysicalReader:
         try:
             if start + count <= page_size:
                 return self.page(address >> self.page_shift)[start : start + count]
-            if start + count <= self._cached_span:  # a task_struct has three
+            if start + count <= self._cached_span:  # a task_struct spans three
                 first, last = address >> self.page_shift, address + count - 1 >> self.page_shift
                 return b"".join(map(self.page, range(first, last + 1)))[start : start + count]
         except FaultError:  # memory may end within the page
@@ -114,7 +113,7 @@ class PhysicalReader:
         except FaultError:
             if start + count <= page_size:
                 raise
-        # Then the error names the page.
+        # Read page by page, so that the error names the page.
         return b"".join(self._read(at, size) for at, size in _pages(address, count, page_size))
 
 
@@ -126,7 +125,10 @@ def _read_bytes(memory: Uncompressed, address: int, size: int) -> bytes:
 
 
 def _read_frames(dump: DumpFile, address: int, size: int) -> bytes:
-    """Page by page, since each is compressed by itself."""
+    """Read memory page by page, since each page is compressed separately.
+
+    :raises FaultError: a page is not in the dump, or cannot be read.
+    """
     page_shift, page_size = dump.page_shift, 1 << dump.page_shift
     first, last = address >> page_shift, address + size - 1 >> page_shift
     for start, _, state in dump.frames.runs(first, last + 1):
@@ -142,7 +144,7 @@ def _read_frames(dump: DumpFile, address: int, size: int) -> bytes:
 
 
 def _header(notes: tuple[DumpNote, ...]) -> bytes:
-    """An ELF core of notes only. Of what machine it is, the Program knows already."""
+    """Return an ELF core that has only notes. It states no machine: the Program already has its platform."""
     data = b"".join(map(_pack, notes))
     header = Ehdr(
         e_ident=b"\x7fELF\x02\x01\x01",

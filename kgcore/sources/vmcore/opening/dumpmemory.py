@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Physical memory of a dump before there is a Program: where a kernel is looked for."""
+"""Read a dump's physical memory without a drgn Program, to search it for kernels."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,13 +15,13 @@ __all__ = ("DumpMemory",)
 
 _PIECE = 4 << 20
 _SLACK = 1 << 28
-_MAX_RUNS = 1 << 22  # of memory; where so many pieces were left out, VMCOREINFO was not
+_MAX_RUNS = 1 << 22  # of memory; a dump that leaves out so many pieces does not leave out VMCOREINFO
 _MAX_FAILED = 1 << 16  # pages that cannot be read
 _END = 1 << 52
 
 
 class DumpMemory:
-    """Physical memory of a dump file, as far as the file holds it; drgn is not asked."""
+    """The physical memory that a dump file holds, read without drgn."""
 
     def __init__(self, dump: DumpFile) -> None:
         self._dump = dump
@@ -30,7 +30,7 @@ class DumpMemory:
         self._memory = dump.memory if isinstance(dump, ElfDump | LinearDump) else None
 
     def read(self, address: int, size: int) -> bytes | None:
-        """Memory of one page or several; None if one of them is not in the dump, or cannot be read."""
+        """Read memory of one or more pages; None if a page is not in the dump, or cannot be read."""
         if self.state(address) is not FrameState.STORED or self.state(address + size - 1) is not FrameState.STORED:
             return None
         try:
@@ -39,20 +39,20 @@ class DumpMemory:
             return None
 
     def peek(self, address: int, size: int) -> bytes:
-        """The same; nothing if it is not there."""
+        """Read memory as :meth:`read` does; b"" if it cannot be read."""
         return self.read(address, size) or b""
 
     def state(self, address: int) -> FrameState:
-        """What the file has of the page frame with an address."""
+        """Return the state of the page frame at a physical address: whether the file holds it, or why not."""
         if not 0 <= address < _END:
             return FrameState.NO_RAM
         frame = address >> self._page_shift
         return next(iter(self._dump.frames.runs(frame, frame + 1))).state
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """All memory in the file: physical address and bytes of pieces, each page-aligned; no holes of the file.
+        """Yield all memory in the file in page-aligned pieces, without the file's holes: physical address and bytes.
 
-        Where headers say that the same bytes are memory a thousand times, not more of it than the file has bytes.
+        Damaged headers may map the same bytes a thousand times: the total is limited by the bytes that the file has.
         """
         left = self._memory.stored + _SLACK if self._memory else None
         failed = 0
@@ -66,7 +66,7 @@ class DumpMemory:
                     continue
                 except FaultError:
                     failed += size // self._page_size
-                if size > self._page_size:  # a page of it cannot be read, which costs that page
+                if size > self._page_size:  # a page of it cannot be read: skip only that page
                     for found in self._page_by_page(address, size):
                         failed -= 1
                         yield found
@@ -79,7 +79,7 @@ class DumpMemory:
                 yield page, self._read(page, self._page_size)
 
     def _filled(self) -> Iterator[tuple[int, int]]:
-        """Where there is memory that is not in holes: start and end, page-aligned, ascending."""
+        """Yield the ranges of memory that are not holes of the file: start and end, page-aligned, ascending."""
         shift, page = self._page_shift, self._page_size
         for run in islice(stored(self._dump.frames), _MAX_RUNS):
             start, end = run.start << shift, run.end << shift

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Programs that somebody else has opened in drgn: their dumps for us, and our types for them."""
+"""Programs that a user has opened in drgn: read their kernels with kgcore, or give them kgcore's types."""
 
 import os
 from contextlib import suppress
@@ -25,9 +25,9 @@ _KEY = "kgcore_target"
 
 @guarded("the dump cannot be used")
 def from_program(prog: Program) -> Target:
-    """A Program that somebody else opened, with the debug information they loaded, if they did.
+    """Make a target of a Program that the user opened in drgn, with the debug information that is loaded in it.
 
-    It stays as it is: where it has no types, or drgn cannot read its memory, the target has a Program of its own.
+    The Program stays unchanged: if it has no types, or drgn cannot read its memory, the target uses another Program.
 
     :raises TargetError: it is not a Linux kernel, or its types are unknown.
     """
@@ -41,7 +41,7 @@ def from_program(prog: Program) -> Target:
     if path:
         try:
             dump = open_dump(path)
-        except TargetError as error:  # though drgn could open it
+        except TargetError as error:  # although drgn opened it
             unknown = (f"cannot tell what the dump holds: {error.message}; excluded memory may look like zeros",)
     if dump and path and (not opening.translates(prog, dump.frames) or whichkernel.is_wrong(dump, text_of(prog))):
         dump.close()
@@ -54,11 +54,12 @@ def from_program(prog: Program) -> Target:
 
 
 def _own(prog: Program, path: str | None, dump: DumpFile | None, messages: tuple[str, ...] = ()) -> Target:
-    """The same kernel with the types and symbols that it has itself. It takes half a second, and is kept for the next
-    time, as long as there is that Program.
+    """Open the Program's kernel with the kernel's own types and symbols.
 
-    :param path: of the dump.
-    :param dump: it, if it can be opened anew; else what that Program can read is read.
+    This takes half a second. The result is cached as long as the Program exists, if the dump could be opened again.
+
+    :param path: the dump's path.
+    :param dump: the dump, if kgcore can open it again; None: read through the Program.
     """
     known: Target | None = prog.cache.get(_KEY)
     if known is not None:
@@ -67,13 +68,13 @@ def _own(prog: Program, path: str | None, dump: DumpFile | None, messages: tuple
         return known
     text: bytes | None = prog["VMCOREINFO"].string_()
     if dump is not None:
-        if text == whichkernel.own_vmcoreinfo(dump):  # then whether that is right is looked into
+        if text == whichkernel.own_vmcoreinfo(dump):  # then kgcore checks it
             text = None
         target = opened(DumpLocation(core=path, symbols_from="btf"), text, dump)
     else:
         target = opened(DumpLocation(symbols_from="btf"), text, through=prog)
     target.messages = (*messages, *target.messages)
-    if dump is not None:  # else it would refer to that Program, and keep it for ever; and what runs changes
+    if dump is not None:  # else the cached target would keep the Program alive; and a running kernel changes
         target.keep()
         prog.cache[_KEY] = target
     return target
@@ -81,14 +82,14 @@ def _own(prog: Program, path: str | None, dump: DumpFile | None, messages: tuple
 
 @guarded("the dump cannot be used")
 def add_types(prog: Program) -> None:
-    """Register finders for the kernel's own types and symbols with somebody's Program, behind all that it has.
+    """Register finders for the kernel's own types and symbols with a user's Program, behind those that it has.
 
     :raises TargetError: it is not a Linux kernel, drgn cannot read its memory, or it has no types of its own.
     """
     _require_kernel(prog)
     if symbols.has_btf(prog):
         return
-    space_of(prog)  # or drgn does not read it
+    space_of(prog)  # raises if drgn cannot read the kernel's memory
     path = _path_of(prog)
     dump = None
     if path is not None:
@@ -110,13 +111,13 @@ def _require_kernel(prog: Program) -> None:
 
 
 def _path_of(prog: Program) -> str | None:
-    """Of the dump file."""
+    """Return the path of a Program's dump file; None if it has no dump file."""
     path: str | None = None if ProgramFlags.IS_LIVE in prog.flags else prog.core_dump_path
     return _still_there(path) if path else None
 
 
 def _types_of(prog: Program) -> Literal["dwarf", "btf"]:
-    """Where a Program has its types from, if it has any; debug information goes before what load_types() added."""
+    """Tell where a Program's types come from; debug information takes precedence over what load_types() added."""
     with suppress(LookupError):
         if prog.main_module().debug_file_status == ModuleFileStatus.HAVE:
             return "dwarf"
@@ -124,8 +125,13 @@ def _types_of(prog: Program) -> Literal["dwarf", "btf"]:
 
 
 def _opened_anew(prog: Program, path: str | None) -> Target:
-    """drgn opens dumps of 32-bit kernels, encrypted ones, those with a wrong VMCOREINFO, and reads no kernel there. See
-    :mod:`kgcore.sources.vmcore.opening.spaces`."""
+    """Open a Program's dump again with kgcore, with the Program's vmlinux.
+
+    drgn opens dumps of 32-bit kernels, dumps of encrypted memory, and dumps with a wrong VMCOREINFO, but cannot read
+    the kernel in them. See :mod:`kgcore.sources.vmcore.opening.spaces`.
+
+    :raises TargetError: it is no dump, or cannot be opened.
+    """
     if not path:
         raise TargetError(f"running kernels are read of {read_by_drgn()} only", hint="make a dump and open that")
     files: tuple[str, ...] = ()
@@ -136,7 +142,7 @@ def _opened_anew(prog: Program, path: str | None) -> Target:
 
 
 def _still_there(path: str) -> str:
-    """A name of the dump that drgn has opened, even if it was deleted since."""
+    """Return a path that opens the dump that drgn has open, even if the file was deleted since."""
     if not os.path.exists(path):
         for descriptor in os.listdir("/proc/self/fd"):
             link = f"/proc/self/fd/{descriptor}"
@@ -147,7 +153,7 @@ def _still_there(path: str) -> str:
 
 
 def _has_types(prog: Program) -> bool:
-    """Whether it has the kernel's types: a module's debug information alone is not enough."""
+    """Tell whether a Program has the kernel's types; a module's debug information alone is not enough."""
     try:
         return bool(prog["init_task"].type_.has_member("mm") and prog.symbol("init_task"))
     except (LookupError, TypeError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a VMCOREINFO is that of a kernel in the dump: it must lead to a kernel of the release that it states."""
+"""Check a VMCOREINFO against the dump: it must lead to a kernel of the release that it states."""
 
 from collections.abc import Mapping
 
@@ -27,25 +27,25 @@ def check(memory: DumpMemory, info: Mapping[str, str]) -> Checked:
 
 
 def image_of(info: Mapping[str, str]) -> int | None:
-    """Where a VMCOREINFO has the names of its kernel in memory; None if it does not say."""
+    """Return the physical address of the kernel's names by its VMCOREINFO; None if the VMCOREINFO does not give it."""
     names, architecture = vmcoreinfo.symbol(info, "init_uts_ns"), architecture_of(info)
     return OPENINGS[architecture].image(info, names) if names and architecture else None
 
 
 def runs(memory: DumpMemory, info: Mapping[str, str], notes: tuple[DumpNote, ...]) -> bool | None:
-    """Whether a CPU was using the page tables of the kernel of a VMCOREINFO; None: not known.
+    """Tell whether a CPU was using the page tables of a VMCOREINFO's kernel; None: unknown.
 
-    :param notes: of the dump.
+    :param notes: the dump's.
     """
     names, architecture = vmcoreinfo.symbol(info, "init_uts_ns"), architecture_of(info)
     return None if names is None or architecture is None else OPENINGS[architecture].runs(memory, info, names, notes)
 
 
 def shift(memory: DumpMemory, info: Mapping[str, str]) -> int:
-    """By how much a kernel's memory lies lower in the dump than it should: of all RAM ranges as one, without the holes
-    between them. 0: it does not.
+    """Return how many bytes below its address a kernel lies in the dump; 0: it is not below.
 
-    The kernel's names are found by their format (struct new_utsname: fields of 65 bytes).
+    A dump that lacks the holes between ranges of RAM has all memory behind a hole too low. The search finds the
+    kernel's names by their format (struct new_utsname: fields of 65 bytes).
     """
     names, architecture, expected = vmcoreinfo.symbol(info, "init_uts_ns"), architecture_of(info), image_of(info)
     release = info.get("OSRELEASE", "").encode()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Make a drgn Program without types and symbols, for any kind of dump or machine.
 
-drgn takes memory from functions of ours (:mod:`kgcore.sources.vmcore.opening.drgnmemory`), and gets VMCOREINFO and
-the machine of the dump, which this module finds if its headers do not say so.
+drgn reads a dump's memory through kgcore (:mod:`kgcore.sources.vmcore.opening.drgnmemory`). kgcore also gives it
+VMCOREINFO and the dump's machine; if the headers do not state the machine, this module finds it.
 """
 
 from drgn import Program, ProgramFlags
@@ -36,14 +36,14 @@ __all__ = (
 
 _NT_PRPSINFO = 3  # in every core of a process, in no vmcore
 _MAX_VMCOREINFO_FILE = 1 << 20
-_END = 1 << 64  # of addresses; of physical ones, more than there can be
+_END = 1 << 64  # of addresses; above all physical addresses
 _LIVE = "kgcore_live"
 
 
 def read_vmcoreinfo_file(path: str) -> bytes:
-    """The text of a file for ``--vmcoreinfo``.
+    """Read the file of ``--vmcoreinfo`` and return its text.
 
-    :raises TargetError: it cannot be read, or is something else.
+    :raises TargetError: it cannot be read, or is not VMCOREINFO.
     """
     try:
         with reading(path) as file:
@@ -56,7 +56,10 @@ def read_vmcoreinfo_file(path: str) -> bytes:
 
 
 def refuse_others(path: str, dump: DumpFile, architecture: str | None) -> None:
-    """:raises TargetError: it is a core of a process, or the dump of a machine that is not ours."""
+    """Refuse a file that is not a vmcore of a supported architecture.
+
+    :raises TargetError: it is the core of a process, or the dump of an unsupported machine.
+    """
     if any(note.name == b"CORE" and note.type == _NT_PRPSINFO for note in dump.notes):
         raise TargetError(
             f"{path} is the core of a process, not a vmcore", hint="kgcore check reads cores of processes"
@@ -67,10 +70,10 @@ def refuse_others(path: str, dump: DumpFile, architecture: str | None) -> None:
 def open_core(path: str, dump: DumpFile, text: bytes, architecture: str | None) -> Program:
     """Open a dump file.
 
-    :param dump: its own tables.
-    :param text: the VMCOREINFO to go by. What machine it is of counts more than what the header says: kexec makes ELF32
-        ones on request, which say i386.
-    :param architecture: drgn's name of one, in lower case, if the user gave it.
+    :param dump: the file's tables.
+    :param text: the VMCOREINFO to use. Its machine overrides the header's: on request, kexec writes ELF32 headers,
+        which say i386.
+    :param architecture: drgn's name of the architecture, in lower case, if the user gave one.
     :raises TargetError: drgn cannot open it, or it is not the dump of a Linux kernel.
     """
     own = architecture_of(vmcoreinfo.parse(text))
@@ -78,12 +81,19 @@ def open_core(path: str, dump: DumpFile, text: bytes, architecture: str | None) 
 
 
 def _opening(dump: DumpFile, architecture: str | None) -> KernelOpening:
-    """:raises TargetError: nothing here reads dumps of that architecture."""
+    """Return the opener for a dump's architecture.
+
+    :param architecture: the one that the user gave, instead of the header's.
+    :raises TargetError: kgcore does not support this architecture.
+    """
     return named(architecture) if architecture else opening_of_machine(dump.architecture)
 
 
 def open_live(text: bytes | None) -> Program:
-    """The running kernel. :raises TargetError: drgn cannot open it."""
+    """Open the running kernel.
+
+    :raises TargetError: drgn cannot open it.
+    """
     try:
         prog = open_program("/proc/kcore", lambda prog: prog.set_kernel(), None, text)
         return without_user_pages(prog, opening_of(prog).architecture)
@@ -93,7 +103,10 @@ def open_live(text: bytes | None) -> Program:
 
 
 def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) -> Program:
-    """A QEMU guest, which is paused from now on. :raises TargetError: drgn cannot use it."""
+    """Open a QEMU guest and pause it.
+
+    :raises TargetError: drgn cannot read it.
+    """
     try:
         opening = named(architecture or guest.architecture)
         if not opening.drgn_reads:
@@ -113,7 +126,7 @@ def open_qemu(guest: PausedGuest, text: bytes | None, architecture: str | None) 
 
 
 def open_through(other: Program, text: bytes | None) -> Program:
-    """A Program that reads what another one can read, for types and symbols that the other one is not to have.
+    """Make a Program that reads memory through another one, to add types and symbols without changing the other.
 
     :raises TargetError: drgn cannot open it.
     """
@@ -139,5 +152,5 @@ def open_through(other: Program, text: bytes | None) -> Program:
 
 
 def is_live(prog: Program) -> bool:
-    """Whether the kernel is running while it is read."""
+    """Tell whether the kernel runs while kgcore reads it."""
     return ProgramFlags.IS_LIVE in prog.flags or bool(prog.cache.get(_LIVE))

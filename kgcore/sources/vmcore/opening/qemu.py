@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A running QEMU guest, by its QMP socket: paused while somebody looks at it, and running again afterwards.
+"""A running QEMU guest, opened through its QMP socket: paused while kgcore reads it, and resumed afterwards.
 
-drgn reads the guest's memory; here is what it does not do: the pause, and the registers of the virtual CPUs. One
-connection serves both, since a QMP socket has one client at a time. QMP: QEMU's docs/interop/qmp-spec.rst and qapi/.
+drgn reads the guest's memory. This module adds the pause and the registers of the virtual CPUs. drgn and this module
+share one connection, since a QMP socket has one client at a time. QMP: QEMU's docs/interop/qmp-spec.rst and qapi/.
 """
 
 import contextlib
@@ -42,17 +42,18 @@ _HINT = "start QEMU with -qmp unix:PATH,server=on,wait=off and give PATH, where 
 
 
 class PausedGuest:
-    """A guest that stands still from :meth:`connect` until :meth:`close`, or until this process ends.
+    """A guest that is paused from :meth:`connect` until :meth:`close`, or until this process ends.
 
-    One that was not running stays as it is. A :class:`~kgcore.sources.vmcore.dumpfile.DumpFile` by its attributes.
+    A guest that was already paused stays paused. The attributes are those of a
+    :class:`~kgcore.sources.vmcore.dumpfile.DumpFile`.
 
     :param address: path of a Unix socket, or host:port.
-    :raises TargetError: nobody answers there.
+    :raises TargetError: cannot connect to it.
     """
 
     format = "running guest"
     compression = "none"
-    architecture = next(iter(ARCHITECTURES))  # drgn reads guests of no other
+    architecture = next(iter(ARCHITECTURES))  # the only one of which drgn reads guests
     dump_level: int | None = None
     release = ""
     needs_platform = False
@@ -71,15 +72,15 @@ class PausedGuest:
         self._serial = 0
         self._resumer: subprocess.Popen[bytes] | None = None
         self._reader: Program | None = None
-        self._leash = -1  # while this is open, the resumer keeps still
+        self._leash = -1  # while this is open, the resumer waits
         try:
             self._socket = _connect(address)
         except OSError as error:
             raise TargetError(f"QMP socket {address}: {error.strerror or error}", hint=_HINT) from error
 
     def connect(self, prog: Program) -> None:
-        """Make a Program one of this guest, and pause it."""
-        if self._reader is not None:  # drgn has done the greeting, which cannot be done twice
+        """Give a Program the guest's memory, and pause the guest."""
+        if self._reader is not None:  # drgn has read QMP's greeting, which comes only once
             memory = MemorySegment(0, _MAX_MEMORY, partial(self._reader.read, physical=True), self.page_shift)
             assemble(prog, self.notes, (memory,))
             return
@@ -93,7 +94,7 @@ class PausedGuest:
         self._pause()
 
     def _pause(self) -> None:
-        """Stop the virtual CPUs and take their registers."""
+        """Stop the virtual CPUs and read their registers."""
         if self._execute("query-status")["status"] == "running":
             self._start_resumer()
             self._execute("stop")
@@ -104,14 +105,14 @@ class PausedGuest:
 
     def _start_resumer(self) -> None:
         pipe, self._leash = os.pipe()
-        script = inspect.getsource(qemuresume)  # in a zipapp it has no file
+        script = inspect.getsource(qemuresume)  # in a zipapp the module has no file
         try:
             self._resumer = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", script, str(pipe), str(self._socket.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 pass_fds=(pipe, self._socket.fileno()),
-                start_new_session=True,  # a Ctrl-C at the terminal is not for it
+                start_new_session=True,  # keeps a Ctrl-C at the terminal away from it
             )
         finally:
             os.close(pipe)
@@ -120,7 +121,7 @@ class PausedGuest:
             output.read()  # ends when the resumer is ready
 
     def _cpu_notes(self) -> tuple[DumpNote, ...]:
-        """The notes of a dump, with the registers of every CPU, by having one page dumped."""
+        """Return the notes of a dump, with the registers of every CPU: QEMU dumps one page for this."""
         descriptor = os.memfd_create("kgcore-notes", os.MFD_CLOEXEC)
         try:
             self._execute("getfd", descriptor, fdname="kgcore-notes")
@@ -141,7 +142,10 @@ class PausedGuest:
             os.close(descriptor)
 
     def _execute(self, command: str, descriptor: int | None = None, **arguments: Any) -> Any:
-        """Run a QMP command; a file descriptor goes along with it."""
+        """Run a QMP command and return its result.
+
+        :param descriptor: a file descriptor to send along with it.
+        """
         self._serial += 1
         request = {"execute": command, "arguments": arguments, "id": self._serial}
         attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))] if descriptor is not None else []
@@ -168,27 +172,27 @@ class PausedGuest:
         return answer
 
     def fill(self, pages: Sequence[int], view: memoryview) -> None:
-        """drgn alone reads its memory."""
+        """Raise ShortFile: only drgn reads the guest's memory."""
         raise ShortFile("a running guest is not a file")
 
     def close(self) -> None:
-        """Let the guest run again, if it did before."""
+        """Resume the guest, if it was running before."""
         if self._leash >= 0:
             os.close(self._leash)
             self._leash = -1
         if self._resumer is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on by itself
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the resumer finishes without us
                 self._resumer.wait(_PATIENCE)
             self._resumer = None
         self._reader = None
         with contextlib.suppress(OSError):
-            # The Program may live on, and with it drgn's end of the connection, which would keep the next client out.
+            # The Program may outlive this object and keep drgn's end of the connection open: no client could connect.
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
 def _connect(address: str) -> socket.socket:
-    """As drgn has it: host:port, where the host does not start like a path, else a Unix socket."""
+    """Connect to an address by drgn's rule: host:port if the host does not start like a path, else a Unix socket."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and not host.startswith(("/", ".")) and not Path(address).exists():
         found = socket.create_connection((host or "localhost", int(port)))

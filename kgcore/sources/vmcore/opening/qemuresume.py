@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A process that lets a QEMU guest run again when its parent has finished with it, or has died, however it died.
+"""A process that resumes a QEMU guest when its parent is done with it or dies, even by SIGKILL.
 
-Its text is started as a script by :mod:`kgcore.sources.vmcore.opening.qemu` with two file descriptors: the read end
-of a pipe whose write end only the parent has, and the QMP connection.
+:mod:`kgcore.sources.vmcore.opening.qemu` runs the text of this module as a script, with two file descriptors: the read
+end of a pipe whose write end only the parent holds, and the QMP connection.
 """
 
 import os
@@ -15,10 +15,10 @@ _PATIENCE = 30  # seconds
 
 
 def guard(pipe: int, connection: int) -> None:
-    """Wait for the pipe's end, then say ``cont`` and wait for the answer."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # those are for the parent
+    """Wait until the parent closes the pipe, then send ``cont`` and wait for the answer."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are meant for the parent
         signal.signal(number, signal.SIG_IGN)
-    os.close(1)  # our standard output: tells the parent that we are ready
+    os.close(1)  # standard output: closing it tells the parent that this process is ready
     while os.read(pipe, 1):
         pass
     with socket.socket(fileno=connection) as qmp:

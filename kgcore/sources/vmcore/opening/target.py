@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opening a vmcore: everything between a file name and a :class:`drgn.Program` whose types and symbols work."""
+"""Open a vmcore: from a file name to a :class:`drgn.Program` whose types and symbols work."""
 
 import logging
 import re
@@ -33,21 +33,21 @@ _CAPTURE_KERNEL = "the kernel in it is a capture kernel, booted to save a dump; 
 class Target:
     """An opened kernel.
 
-    :ivar dump: the file's own tables; None for a running kernel, and where there is no file.
-    :ivar prog: types, objects, symbols and drgn's Linux helpers work on it.
-    :ivar architecture: of the kernel.
+    :ivar dump: the dump file's tables; None for a running kernel, or if there is no file.
+    :ivar prog: the drgn Program; types, objects, symbols and drgn's Linux helpers work on it.
+    :ivar architecture: the kernel's.
     :ivar space: the kernel's memory.
     :ivar phys: reads physical memory by address and size, or raises FaultError.
     :ivar frames: which page frames the file holds.
-    :ivar page_shift: a page has ``1 << page_shift`` bytes, and ``page_size`` is that.
-    :ivar notes: of the dump file, in its order.
+    :ivar page_shift: a page has ``1 << page_shift`` bytes; ``page_size`` is that number.
+    :ivar notes: the dump file's, in file order.
     :ivar vmcoreinfo: the kernel's VMCOREINFO.
-    :ivar assembled: drgn does not read the file, but asks us.
-    :ivar live: it is a running kernel, or a guest that was running a moment ago.
-    :ivar messages: what the user should know of the dump before trusting what comes out of it.
-    :ivar ours: the Program is; else nothing may be loaded into it.
-    :ivar kernels: that are in the dump's memory, if it was searched for them.
-    :ivar debug_files: what the user named as files with debug information; drgn may have left some of them aside.
+    :ivar assembled: kgcore reads the file, and drgn reads memory through kgcore.
+    :ivar live: a running kernel, or a guest that ran until kgcore paused it.
+    :ivar messages: what the user should know about the dump before trusting its contents.
+    :ivar ours: kgcore opened the Program; if not, nothing may be loaded into it.
+    :ivar kernels: the kernels in the dump's memory, if kgcore searched it.
+    :ivar debug_files: the files with debug information that the user named; drgn may have ignored some.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Target:
                 f"VMCOREINFO says PAGESIZE={told}, which its machine does not have: kgcore reads pages of "
                 f"{self.page_size} bytes",
             )
-        # Of frames that are not STORED drgn itself gives zeros, if it reads an ELF dump: ask frames first.
+        # If drgn itself reads an ELF dump, it returns zeros for frames that are not STORED: check frames first.
         self.phys: Callable[[int, int], bytes] = space.physical
-        # Probes are asked again and again; caches of this object's own, so that they go when it goes.
+        # Probes are called very often. The caches belong to this object, so they are freed with it.
         self.symbol_address: Callable[[str], int | None] = cache(self._symbol_address)
         self.has_type: Callable[[str], bool] = cache(self._has_type)
         self.has_member: Callable[[str, str], bool] = cache(self._has_member)
         self.constant: Callable[[str], int | None] = cache(self._constant)
 
     def _symbol_address(self, name: str) -> int | None:
-        """The address of a kernel symbol; None: unknown."""
+        """Return the address of a kernel symbol; None: unknown."""
         try:
             address: int = self.prog.symbol(name).address
         except LookupError:
@@ -103,7 +103,7 @@ class Target:
         return address
 
     def _has_type(self, name: str) -> bool:
-        """Whether the kernel has a type (``struct folio``)."""
+        """Tell whether the kernel has a type (``struct folio``)."""
         try:
             self.prog.type(name)
         except LookupError:
@@ -111,7 +111,7 @@ class Target:
         return True
 
     def _has_member(self, type_name: str, member: str) -> bool:
-        """Whether there is that structure or union, and it has that member, perhaps in an unnamed one."""
+        """Tell whether a structure or union exists and has a member, also in an unnamed structure or union of it."""
         try:
             has: bool = self.prog.type(type_name).has_member(member)
         except (LookupError, TypeError):
@@ -119,7 +119,7 @@ class Target:
         return has
 
     def _constant(self, name: str) -> int | None:
-        """The value of an enumerator, or of ``NUMBER(name)`` in VMCOREINFO; None if there is neither."""
+        """Return the value of an enumerator, else of ``NUMBER(name)`` in VMCOREINFO; None if neither exists."""
         try:
             return int(self.prog.constant(name).value_())
         except LookupError:
@@ -127,7 +127,7 @@ class Target:
 
     @property
     def types(self) -> str:
-        """Where types and symbols came from, in words."""
+        """Where types and symbols come from, in words."""
         if self.symbols_from == "dwarf":
             with suppress(LookupError):
                 path = self.prog.main_module().debug_file_path
@@ -139,7 +139,7 @@ class Target:
         return "the kernel's own BTF and kallsyms"
 
     def describe(self) -> dict[str, str]:
-        """What this is, in words; the same wherever the file lies and wherever types and symbols came from."""
+        """Describe the dump in words, independent of where the file is and where types and symbols come from."""
         words = {"kernel": self.release}
         dump = self.dump
         if dump is None:
@@ -155,12 +155,12 @@ class Target:
         return words
 
     def close(self) -> None:
-        """Let go of the file. drgn closes its own when the Program is no longer referred to."""
+        """Close the file, unless :meth:`keep` was called. drgn closes its own file when the Program is freed."""
         if self.dump and not self._kept:
             self.dump.close()
 
     def keep(self) -> None:
-        """Let go of the file only when nobody refers to this any more."""
+        """Close the file only when this object is freed."""
         self._kept = True
         if self.dump:
             finalize(self, self.dump.close)
@@ -182,7 +182,7 @@ def open_target(options: DumpLocation) -> Target:
 
 
 def _given(options: DumpLocation) -> bytes | int | None:
-    """What stands behind --vmcoreinfo: the text of a file, or an address."""
+    """Return the argument of --vmcoreinfo: the text of a file, or an address; None if the option is missing."""
     if options.vmcoreinfo is None:
         return None
     if not re.fullmatch("0x[0-9a-fA-F]{1,16}", options.vmcoreinfo):
@@ -195,11 +195,11 @@ def _given(options: DumpLocation) -> bytes | int | None:
 def opened(
     options: DumpLocation, text: bytes | int | None, dump: DumpFile | None = None, through: Program | None = None
 ) -> Target:
-    """Open what the options say, with more known of it than they say.
+    """Open what the options name.
 
-    :param text: VMCOREINFO to use instead of the dump's, or, of a dump, its physical address.
-    :param dump: if it is open already.
-    :param through: read what this can read, which is not touched.
+    :param text: VMCOREINFO to use instead of the dump's own, or (only for a dump) the physical address of one.
+    :param dump: the dump file, if it is already open.
+    :param through: read memory through this Program, which stays unchanged.
     """
     if dump is not None:
         pass
@@ -219,7 +219,7 @@ def opened(
     except BaseException as error:
         if dump is not None:
             dump.close()
-        if isinstance(error, TargetError) and (messages := messages_of(dump)):  # they are the likelier reason
+        if isinstance(error, TargetError) and (messages := messages_of(dump)):  # what they report is probably the cause
             raise TargetError("; ".join((*messages, error.message)), hint=error.hint) from error
         raise
 
@@ -228,7 +228,7 @@ def _of_dump(options: DumpLocation, path: str, dump: DumpFile, given: bytes | in
     program.refuse_others(path, dump, options.architecture)
     open_ = partial(program.open_core, path, dump, architecture=options.architecture)
     choice = whichkernel.choose(path, dump, open_, given)
-    own = given is None and not choice.kernels  # the header's, and memory was not searched
+    own = given is None and not choice.kernels  # it is from the header, and memory was not searched
     try:
         target = _target(open_, open_(choice.text), dump, options)
     except TargetError as error:
@@ -249,15 +249,15 @@ def _of_dump(options: DumpLocation, path: str, dump: DumpFile, given: bytes | in
 
 
 def _explained(error: TargetError, choice: whichkernel.Choice, *, lost: bool) -> TargetError:
-    """What a dump lacks by whose VMCOREINFO no kernel could be read.
+    """Return a better error for a dump from whose VMCOREINFO kgcore could not read the kernel.
 
-    :param lost: not even its symbol table.
+    :param lost: the kernel's symbol table could not be read either.
     """
     if choice.lost is None:
         ours = "give --vmcoreinfo FILE, if the dump's own is wrong"
         hint = error.hint if not lost else f"{error.hint}; or {ours}" if error.hint else ours
         return TargetError(error.message, hint=hint)
-    if choice.lost is not FrameState.EXCLUDED:  # then no file of symbols helps
+    if choice.lost is not FrameState.EXCLUDED:  # no file with symbols helps here
         hint = "look for a complete copy, or give --vmcoreinfo FILE if the dump's own is wrong"
         return TargetError(f"the kernel's own data are not in the dump: {error.message}", hint=hint)
     why = "it points to excluded memory, but dumps never exclude the kernel's own data"
@@ -265,7 +265,10 @@ def _explained(error: TargetError, choice: whichkernel.Choice, *, lost: bool) ->
 
 
 def _program(options: DumpLocation, dump: DumpFile | None, text: bytes | None) -> Program:
-    """Of a running machine."""
+    """Open a running guest or kernel.
+
+    :raises TargetError: it cannot be opened, or the options name nothing to open.
+    """
     if isinstance(dump, PausedGuest):
         return program.open_qemu(dump, text, options.architecture)
     if options.live:
@@ -282,7 +285,7 @@ def _target(open_: ProgramOpener, prog: Program, dump: DumpFile | None, options:
 
 
 def messages_of(dump: DumpFile | None) -> tuple[str, ...]:
-    """Give what the user should know of a dump file, as sentences."""
+    """Return what the user should know about a dump file, as sentences."""
     if dump is None:
         return ()
     if not dump.missing_bytes:
@@ -295,9 +298,9 @@ def messages_of(dump: DumpFile | None) -> tuple[str, ...]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep drgn's own warnings from the terminal; what matters of them is said in an error or a message.
+    """Keep drgn's warnings off the terminal; kgcore's errors and messages report what matters of them.
 
-    Where somebody has said what becomes of log messages (the command line with ``-v 2``, drgn itself), that counts.
+    Changes nothing if log handlers are already configured (by the command line with ``-v 2``, or by drgn itself).
     """
     logger = logging.getLogger("drgn")
     if logger.hasHandlers():

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which kernel a dump is of.
+"""Choose the kernel to read in a dump.
 
-VMCOREINFO tells where a kernel's data are. It stands in the dump's header, which may be wrong, and in the kernel's
-memory, where there may be several: of a kernel that crashed and of its capture kernel, of kernels before a reboot, of
-guests inside. Each is checked (see :mod:`kgcore.sources.vmcore.opening.kernelcheck`); of several kernels the one that
-crashed is taken, and the user told of the others.
+VMCOREINFO says where a kernel's data are. The dump's header has one, which may be wrong. Memory may hold several: of
+the kernel that crashed, of its capture kernel, of kernels before a reboot, of guests. kgcore checks each (see
+:mod:`kgcore.sources.vmcore.opening.kernelcheck`), uses the kernel that crashed, and tells the user about the others.
 """
 
 import re
@@ -37,23 +36,23 @@ __all__ = (
 )
 
 Opener = Callable[[bytes], Program]
-"""Opens the dump by a VMCOREINFO. :raises TargetError: it cannot."""
+"""Opens the dump with a VMCOREINFO. :raises TargetError: the dump cannot be opened."""
 
-_MAX_TEXTS, _MAX_CHECKED = 1 << 16, 1 << 12  # a host of many guests has those of all
+_MAX_TEXTS, _MAX_CHECKED = 1 << 16, 1 << 12  # a host's memory has those of all its guests
 _NEVER = (1 << 64) - 1  # ELFCORE_ADDR_MAX, include/linux/crash_dump.h
 _GIVE_IT = "give the right one with --vmcoreinfo FILE: from another dump of that boot, or the note that kdump saved"
 
 
 @dataclass(frozen=True, slots=True)
 class KernelSeen:
-    """A kernel that was found in a dump's memory.
+    """A kernel in a dump's memory.
 
     :ivar release: ``uname -r``.
     :ivar vmcoreinfo: physical address of its VMCOREINFO, for ``--vmcoreinfo``.
-    :ivar crash_time: seconds since 1970; None if it did not crash, or does not say when.
-    :ivar capture: it is the one that was booted to save the dump; None: not known.
-    :ivar running: it ran on the CPUs when the dump was made; None: not known.
-    :ivar taken: the processes are this one's.
+    :ivar crash_time: seconds since 1970; None if it did not crash, or the crash time is missing.
+    :ivar capture: it was booted to save the dump; None: unknown.
+    :ivar running: it ran on the CPUs when the dump was made; None: unknown.
+    :ivar taken: kgcore reads the processes of this kernel.
     """
 
     release: str
@@ -65,7 +64,7 @@ class KernelSeen:
 
     @property
     def words(self) -> str:
-        """Which one it is."""
+        """The kernel's role (capture kernel, crashed, running, another) and its release, for messages."""
         crashed = "the one that crashed" if self.crash_time is not None else ""
         what = "the capture kernel" if self.capture else crashed or ("the running one" if self.running else "another")
         return f"{what}, {self.release}"
@@ -79,11 +78,11 @@ class _Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The VMCOREINFO to go by.
+    """The VMCOREINFO to use.
 
     :ivar messages: remarks on the choice for the user, as sentences.
-    :ivar kernels: that were found in memory, if it was searched.
-    :ivar lost: it could not be checked, since where it leads to is not in the dump, for this reason.
+    :ivar kernels: the kernels in memory, if kgcore searched it.
+    :ivar lost: why the memory that the VMCOREINFO points to is not in the dump, so that kgcore could not check it.
     """
 
     text: bytes
@@ -95,7 +94,7 @@ class Choice(NamedTuple):
 def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None) -> Choice:
     """Find the VMCOREINFO of the kernel that the user wants to see.
 
-    :param given: by the user: the text, or its physical address.
+    :param given: what the user gave: the text, or its physical address; None: nothing.
     :raises TargetError: none was found; the message says why.
     """
     memory = DumpMemory(dump)
@@ -115,9 +114,10 @@ def choose(path: str, dump: DumpFile, opener: Opener, given: bytes | int | None)
 
 
 def search_again(dump: DumpFile, opener: Opener, own: bytes, why: str) -> Choice | None:
-    """Return a better choice, if the one of the dump's header was wrong; None: nothing better.
+    """Search memory for a better VMCOREINFO than the wrong one in the dump's header; None: found no better one.
 
-    :param why: the rest of a sentence that begins with the header's.
+    :param own: the header's.
+    :param why: what is wrong with it: the rest of a sentence about the header's VMCOREINFO.
     """
     found = _search(dump, DumpMemory(dump), opener)
     if not found:
@@ -127,12 +127,12 @@ def search_again(dump: DumpFile, opener: Opener, own: bytes, why: str) -> Choice
 
 
 def _timeless(text: bytes) -> bytes:
-    """Without the time of the crash, which not all copies have."""
+    """Return a VMCOREINFO without the time of the crash, which not all copies have."""
     return re.sub(rb"CRASHTIME=.*\n?", b"", text).rstrip(b"\n")
 
 
 def has_symbols(opener: Opener, text: bytes) -> bool:
-    """Whether a VMCOREINFO leads to the kernel's own symbol table."""
+    """Tell whether a VMCOREINFO leads to the kernel's own symbol table."""
     try:
         _with_symbols(opener, text)
     except (TargetError, BrokenDump, FaultError, LookupError):
@@ -141,12 +141,15 @@ def has_symbols(opener: Opener, text: bytes) -> bool:
 
 
 def is_wrong(dump: DumpFile, text: bytes) -> bool:
-    """Whether a VMCOREINFO is known not to be that of a kernel in the dump."""
+    """Tell whether a VMCOREINFO matches no kernel in the dump; False if this is unknown."""
     return _check(DumpMemory(dump), text).verdict is KernelVerdict.REFUTED
 
 
 def is_capture_kernel(prog: Program) -> bool | None:
-    """``is_kdump_kernel()``, include/linux/crash_dump.h; None: not known."""
+    """Tell whether a kernel is a capture kernel; None: unknown.
+
+    See ``is_kdump_kernel()``, include/linux/crash_dump.h.
+    """
     try:
         return int(prog.read_u64(prog.symbol("elfcorehdr_addr").address)) != _NEVER
     except (FaultError, LookupError):
@@ -170,7 +173,7 @@ def _given(path: str, memory: DumpMemory, given: bytes | int) -> Choice:
 
 
 def own_vmcoreinfo(dump: DumpFile) -> bytes | None:
-    """The text, where header or notes of the dump have it; None too if it is empty."""
+    """Return the text of the VMCOREINFO in the dump's header or notes; None if it is missing or empty."""
     texts = (dump.vmcoreinfo or b"", *(note.desc for note in dump.notes if note.name == b"VMCOREINFO"))
     return next((found for text in texts if (found := text.split(b"\0")[0])), None)
 
@@ -187,7 +190,7 @@ def _against(checked: Checked) -> str:
 
 
 def _search(dump: DumpFile, memory: DumpMemory, opener: Opener) -> list[_Candidate]:
-    """All kernels whose VMCOREINFO is in memory, one each."""
+    """Return all kernels whose VMCOREINFO is in memory, each once."""
     kernels: dict[tuple[object, ...], tuple[int, bytes]] = {}
     refuted: set[int] = set()  # hashes of texts, which may be long
     texts = vmcoreinfo.candidates(memory.pieces(), memory.peek)
@@ -195,7 +198,7 @@ def _search(dump: DumpFile, memory: DumpMemory, opener: Opener) -> list[_Candida
         info = vmcoreinfo.parse(text)
         key = tuple(info.get(name) for name in ("OSRELEASE", "SYMBOL(swapper_pg_dir)", "NUMBER(phys_base)"))
         if key in kernels:
-            # The same with the time of the crash: the copy as a note, into which the crash path writes.
+            # Prefer the copy with the time of the crash: the crash path writes it into the copy that is a note.
             if b"\nCRASHTIME=" in text and b"\nCRASHTIME=" not in kernels[key][1]:
                 kernels[key] = address, text
         elif hash(text) not in refuted and len(refuted) < _MAX_CHECKED:
@@ -217,7 +220,7 @@ def _candidate(address: int, text: bytes) -> _Candidate:
 
 
 def _looked_into(dump: DumpFile, memory: DumpMemory, opener: Opener, candidate: _Candidate) -> _Candidate:
-    """What the kernel itself says of its part; of one that says nothing it stays unknown."""
+    """Return a candidate with what its kernel's own data say of its role; None where they do not say."""
     running = runs(memory, vmcoreinfo.parse(candidate.text), dump.notes)
     capture, reserved = None, range(0)
     with suppress(TargetError, BrokenDump, FaultError, LookupError):
@@ -237,7 +240,7 @@ def _with_symbols(opener: Opener, text: bytes) -> Program:
 
 
 def _best(found: Sequence[_Candidate], told: tuple[str, ...]) -> Choice:
-    """The one that the user wants: whose capture kernel is there; else that runs; else that crashed."""
+    """Choose a kernel: first one whose capture kernel is in memory, then a running one, then one that crashed."""
 
     def worth(candidate: _Candidate) -> tuple[bool, bool, bool, int, bool]:
         seen = candidate.seen
@@ -256,12 +259,12 @@ def _best(found: Sequence[_Candidate], told: tuple[str, ...]) -> Choice:
 
 
 def _of_xen(dump: DumpFile) -> bool:
-    """Whether Xen's own crash path wrote it: it has notes of its own (xen/include/public/elfnote.h)."""
+    """Tell whether Xen's crash path wrote the dump: it has Xen's notes (xen/include/public/elfnote.h)."""
     return any(note.name in (b"Xen", b"VMCOREINFO_XEN") for note in dump.notes)
 
 
 def _none(path: str, dump: DumpFile, memory: DumpMemory, own: bytes | None, checked: Checked | None) -> TargetError:
-    """Why no kernel was found."""
+    """Return the error that says why no kernel was found."""
     if _of_xen(dump):
         return TargetError(
             f"{path} is a dump of a Xen host, where the addresses of kernels are not physical",
@@ -269,7 +272,7 @@ def _none(path: str, dump: DumpFile, memory: DumpMemory, own: bytes | None, chec
         )
     texts: Iterable[bytes] = (own,) if own else ()
     if isinstance(dump, LinearDump):
-        # Where bytes were left out that are no whole pages, all that follows is out of step.
+        # If the missing bytes are not whole pages, the memory behind them is not page-aligned.
         texts = (text for _, text in vmcoreinfo.candidates(memory.pieces(), memory.peek, anywhere=True))
     for text in islice(texts, 1):
         if low := shift(memory, vmcoreinfo.parse(text)):

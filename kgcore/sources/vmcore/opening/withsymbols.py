@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types and symbols for a Program: DWARF if a file with it was named or one is found, else what the dump has itself."""
+"""Types and symbols for a Program: from DWARF, if a file with it is named or found, else from the dump itself."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
@@ -16,16 +16,16 @@ from kgcore.sources.vmcore.symbols.debuginfo import debug_package
 __all__ = ("ProgramOpener", "WithSymbols", "text_of", "vmcoreinfo_of", "with_symbols")
 
 ProgramOpener = Callable[[bytes | None], Program]
-"""Opens the same memory once more, with VMCOREINFO to use instead of what there is."""
+"""Opens the same memory again; the argument is VMCOREINFO to use instead of the dump's own."""
 
 
 class WithSymbols(NamedTuple):
     """A Program whose types and symbols work.
 
     :ivar origin: where they come from: DWARF, or BTF and a list of symbols.
-    :ivar btf_file: with the BTF; None: it is the dump's own.
-    :ivar map_file: System.map; None: symbols are those of the dump's kallsyms.
-    :ivar debug_files: with DWARF that the user named.
+    :ivar btf_file: the file with the BTF; None: the dump's own BTF is used.
+    :ivar map_file: System.map; None: symbols come from the dump's kallsyms.
+    :ivar debug_files: files with DWARF that the user named.
     """
 
     prog: Program
@@ -36,7 +36,7 @@ class WithSymbols(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """What the user named with ``-s``, by kind."""
+    """The files that the user named with ``-s``, by kind."""
 
     btf: tuple[str, ...]
     maps: tuple[str, ...]
@@ -46,8 +46,8 @@ class _Files(NamedTuple):
 def with_symbols(open_: ProgramOpener, prog: Program, options: DumpLocation) -> WithSymbols:
     """Give a Program types and symbols.
 
-    :param open_: opens it once more: drgn takes some symbols from VMCOREINFO only, and VMCOREINFO only then.
-    :raises TargetError: none were found; the hint says what to install.
+    :param open_: opens the memory again: drgn takes some symbols only from VMCOREINFO, and reads that only on opening.
+    :raises TargetError: no types or symbols were found; the hint says what to install.
     """
     files = _by_kind(options.symbols)
     if options.symbols_from == "dwarf" or (options.symbols_from == "auto" and not files.btf):
@@ -72,7 +72,7 @@ def _by_kind(names: tuple[str, ...]) -> _Files:
 def _with_dwarf(
     open_: ProgramOpener, prog: Program, files: tuple[str, ...], options: DumpLocation
 ) -> WithSymbols | None:
-    """None: not found."""
+    """Load DWARF into a Program, opened again if KASLR moved the kernel; None: no DWARF was found."""
     info = vmcoreinfo_of(prog)
     release, directories = info.get("OSRELEASE", ""), (options.debug_directories, options.kernel_directories)
     if not symbols.load_dwarf(prog, release, files, *directories):
@@ -100,12 +100,12 @@ def _with_btf(open_: ProgramOpener, prog: Program, files: _Files) -> WithSymbols
 
 
 def vmcoreinfo_of(prog: Program) -> Mapping[str, str]:
-    """Give the lines of a Program's VMCOREINFO."""
+    """Return the lines of a Program's VMCOREINFO as a mapping."""
     return vmcoreinfo.parse(text_of(prog))
 
 
 def text_of(prog: Program) -> bytes:
-    """Give the text of a Program's VMCOREINFO; b"" if it has none."""
+    """Return the text of a Program's VMCOREINFO; b"" if it has no VMCOREINFO."""
     try:
         text: bytes = prog["VMCOREINFO"].string_()
     except LookupError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How kernels of an architecture are opened, and find their memory: a module for each, a line for each here."""
+"""Open kernels of each architecture and find their memory: a module for each architecture, and an entry here."""
 
 from collections.abc import Mapping
 
@@ -29,10 +29,10 @@ OPENINGS: dict[str, KernelOpening] = {each.architecture.name: each for each in (
 
 
 def named(architecture: str) -> KernelOpening:
-    """Give that of an architecture.
+    """Return the opener for an architecture.
 
-    :param architecture: its name; another one is the name of a machine that nothing here reads.
-    :raises TargetError: it is.
+    :param architecture: its name, or the name of an unsupported machine.
+    :raises TargetError: the architecture is not supported.
     """
     found = OPENINGS.get(architecture)
     if found is None:
@@ -47,19 +47,19 @@ def _what_is_read() -> str:
 
 
 def opening_of_machine(machine: str) -> KernelOpening:
-    """Give that of a machine, by its name in the header of a dump.
+    """Return the opener for the machine that a dump's header states.
 
-    :param machine: as ``uname -m`` has it; "": the header does not say, and it is the likeliest.
-    :raises TargetError: it is a machine that nothing here reads.
+    :param machine: its name, as ``uname -m`` prints it; "": the header does not say: the most likely one is used.
+    :raises TargetError: the machine is not supported.
     """
     names = (name for name, each in ARCHITECTURES.items() if machine in each.machines or not machine)
     return named(next(names, machine))
 
 
 def opening_of(prog: Program) -> KernelOpening:
-    """Give that of a Program.
+    """Return the opener for a Program's architecture.
 
-    :raises TargetError: it is of an architecture that nothing here reads.
+    :raises TargetError: the architecture is not supported.
     """
     for each in OPENINGS.values():
         if prog.platform is not None and prog.platform.arch is each.drgn_architecture:
@@ -69,7 +69,7 @@ def opening_of(prog: Program) -> KernelOpening:
 
 
 def architecture_of(info: Mapping[str, str]) -> str | None:
-    """Give the name of the architecture that a VMCOREINFO is of; None if it does not tell."""
+    """Return the name of a VMCOREINFO's architecture; None if it does not say."""
     table = vmcoreinfo.symbol(info, "swapper_pg_dir")
     if table is None:
         return None
@@ -78,19 +78,19 @@ def architecture_of(info: Mapping[str, str]) -> str | None:
 
 
 def read_by_drgn() -> str:
-    """Name the architectures whose kernels drgn reads by itself."""
+    """Return the names of the architectures whose kernels drgn reads by itself, for messages."""
     return " and ".join(name for name, each in OPENINGS.items() if each.drgn_reads)
 
 
 def has_own_space(prog: Program) -> bool:
-    """Whether it is us who read the kernel's memory in a Program."""
+    """Tell whether kgcore, not drgn, reads the kernel's memory in a Program."""
     return SPACE_KEY in prog.cache
 
 
 def space_of(prog: Program) -> KernelSpace:
-    """Give the kernel's memory in a Program, whoever opened it.
+    """Return the kernel's memory in a Program that kgcore, drgn or a user opened.
 
-    :raises TargetError: it is of an architecture that nothing here reads.
+    :raises TargetError: the architecture is not supported, or drgn cannot read the memory.
     """
     found: KernelSpace | None = prog.cache.get(SPACE_KEY)
     return found or opening_of(prog).space(prog)

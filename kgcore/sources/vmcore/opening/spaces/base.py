@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What it takes to open a dump of an architecture's kernels, before there are types and symbols: the checklist."""
+"""The interface that an architecture implements so that kgcore can open its dumps; it needs no types and symbols."""
 
 import re
 from abc import ABC, abstractmethod
@@ -17,23 +17,24 @@ from kgcore.sources.vmcore.opening.dumpmemory import DumpMemory
 __all__ = ("SPACE_KEY", "Checked", "KernelOpening", "KernelSpace", "KernelVerdict", "look_at_names")
 
 SPACE_KEY = "kgcore_space"
-"""Under this key of its cache a Program has the :class:`KernelSpace` that is its memory."""
+"""Key in a Program's cache of the :class:`KernelSpace` that reads its memory."""
 
 _NAMES = 400  # bytes of struct uts_namespace: all six names, wherever they start
 
 
 class KernelVerdict(Enum):
-    """What came of a check."""
+    """The result of checking a VMCOREINFO."""
 
     CONFIRMED = "confirmed"
     REFUTED = "refuted"
-    UNKNOWN = "unknown"  # what it leads to is not in the dump
+    UNKNOWN = "unknown"  # the memory that it points to is not in the dump, or it does not say where the kernel is
 
 
 class Checked(NamedTuple):
-    """A verdict, and why: the rest of a sentence that begins with the VMCOREINFO.
+    """A verdict on a VMCOREINFO.
 
-    :ivar lost: where it leads to is not in the dump, for this reason.
+    :ivar why: the reason: the rest of a sentence whose subject is the VMCOREINFO.
+    :ivar lost: why the memory that it points to is not in the dump.
     """
 
     verdict: KernelVerdict
@@ -42,14 +43,14 @@ class Checked(NamedTuple):
 
     @property
     def untold(self) -> bool:
-        """There is nothing that could be checked."""
+        """Whether the VMCOREINFO names nothing that could be checked."""
         return self.verdict is KernelVerdict.UNKNOWN and self.lost is None
 
 
 class KernelSpace(ABC):
     """The kernel's memory in a Program.
 
-    :cvar architecture: of the kernel.
+    :cvar architecture: the kernel's.
     """
 
     architecture: ClassVar[Architecture]
@@ -63,20 +64,20 @@ class KernelSpace(ABC):
 
     @abstractmethod
     def symbols_known(self) -> None:
-        """Use what only symbols tell; once they can be looked up."""
+        """Use what symbols say about the kernel's memory. Call it when symbols can be looked up."""
 
     def moved(self, info: Mapping[str, str]) -> int:
-        """By how many bytes KASLR has moved the kernel, if its VMCOREINFO does not say so, as it should."""
+        """Return by how many bytes KASLR moved the kernel, if VMCOREINFO lacks the offset; else 0."""
         return 0
 
 
 class KernelOpening(ABC):
-    """How kernels of an architecture are opened.
+    """Opens kernels of an architecture.
 
-    :cvar architecture: theirs.
-    :cvar drgn_architecture: drgn's word for it.
-    :cvar platform: of a Program that reads their memory.
-    :cvar drgn_reads: drgn reads them by itself, running ones too.
+    :cvar architecture: the kernels' architecture.
+    :cvar drgn_architecture: drgn's name for it.
+    :cvar platform: the platform of a Program that reads their memory.
+    :cvar drgn_reads: drgn reads these kernels by itself, running ones too.
     """
 
     architecture: ClassVar[Architecture]
@@ -88,57 +89,58 @@ class KernelOpening(ABC):
     def open(self, name: str, dump: DumpFile, text: bytes) -> Program:
         """Make a Program of a dump.
 
-        :param name: of the file, for messages.
-        :param text: the VMCOREINFO to go by.
-        :raises TargetError: it cannot be done.
+        :param name: the file's name, for messages.
+        :param text: the VMCOREINFO to use.
+        :raises TargetError: the dump cannot be opened.
         """
 
     @abstractmethod
     def space(self, prog: Program) -> KernelSpace:
-        """Give the kernel's memory in a Program that drgn or somebody else has opened.
+        """Return the kernel's memory in a Program that drgn or a user has opened.
 
-        :raises TargetError: drgn does not read it.
+        :raises TargetError: drgn cannot read it.
         """
 
     def translates(self, prog: Program, frames: Frames) -> bool:
-        """Whether drgn, which has opened a dump, can translate the addresses of the kernel in it.
+        """Tell whether drgn can translate kernel addresses in a dump that it has opened.
 
-        :param frames: that the dump holds.
+        :param frames: the page frames that the dump holds.
         """
         return self.drgn_reads
 
     @abstractmethod
     def check(self, memory: DumpMemory, info: Mapping[str, str], names: int) -> Checked:
-        """Follow a VMCOREINFO to the names of the kernel, and read its release there.
+        """Follow a VMCOREINFO to the names of the kernel, and compare the release there with the stated one.
 
         :param names: address of ``init_uts_ns``.
         """
 
     def image(self, info: Mapping[str, str], address: int) -> int | None:
-        """Where a VMCOREINFO has a part of the kernel's image in memory; None if it does not say.
+        """Return the physical address of a part of the kernel's image; None if VMCOREINFO does not give it.
 
-        :param address: of that part, in the kernel's address space.
+        :param address: the part's virtual address.
         """
         return None
 
     def lies_lower(self, memory: DumpMemory, info: Mapping[str, str], names: int, by: int) -> bool:
-        """Whether a kernel's page tables lie lower in a dump's memory than they should, as its names do; others have
-        copies of those.
+        """Tell whether a kernel's page tables lie too low in a dump's memory, by as much as its names do.
+
+        The names alone prove nothing: memory may hold copies of them.
 
         :param by: bytes.
         """
         return False
 
     def runs(self, memory: DumpMemory, info: Mapping[str, str], names: int, notes: Sequence[DumpNote]) -> bool | None:
-        """Whether a CPU was using the kernel's page tables; None: not known.
+        """Tell whether a CPU was using the kernel's page tables; None: unknown.
 
-        :param notes: of the dump.
+        :param notes: the dump's.
         """
         return None
 
 
 def look_at_names(memory: DumpMemory, address: int, info: Mapping[str, str]) -> Checked:
-    """Whether the names of a kernel, of the release that a VMCOREINFO states, are at a physical address."""
+    """Check whether a physical address has the names of a kernel of the release that a VMCOREINFO states."""
     release = info["OSRELEASE"].encode()
     data = memory.read(address, _NAMES)
     if data is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The memory of a 32-bit kernel: two Programs for one dump.
 
-On a 32-bit platform drgn cuts physical addresses to 32 bits, and translates no addresses of i386 kernels in ELF dumps.
-So one Program, of a 64-bit platform, reads physical memory; the other has the kernel's types and symbols, and its
-memory by the page tables, which are walked here. (Its own physical memory is empty.)
+On a 32-bit platform drgn truncates physical addresses to 32 bits, and does not translate addresses of i386 kernels in
+ELF dumps. So one Program, of a 64-bit platform, reads physical memory. The other has the kernel's types and symbols,
+and reads the kernel's memory through kgcore's page-table walk; its own physical memory is empty.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ _CACHED_PAGES = 4096
 _END = 1 << 32
 _UTS_NAMESPACE = 400  # bytes of struct uts_namespace: all six names, wherever they start
 
-# Enough VMCOREINFO for drgn to open a dump and read physical memory out of it; everything virtual is wrong.
+# Enough VMCOREINFO for drgn to open a dump and read its physical memory; virtual addresses do not work.
 _STUB = b"""OSRELEASE=5.10.0
 PAGESIZE=4096
 KERNELOFFSET=0
@@ -47,13 +47,13 @@ NUMBER(pgtable_l5_enabled)=0
 
 
 class LowMemory(KernelSpace):
-    """How to read the memory of a 32-bit kernel.
+    """Reads the memory of a 32-bit kernel.
 
-    The kernel and all memory that it has at addresses of its own lie from ``page_offset`` on, in one piece: KASLR moves
-    the kernel within it. The rest (vmalloc(), kmap()) takes the page tables.
+    The kernel's image and its low memory are mapped contiguously from ``page_offset`` on; KASLR moves the kernel
+    within this range. Everything else (vmalloc(), kmap()) needs the page tables.
 
     :ivar page_offset: __PAGE_OFFSET, the end of user space.
-    :ivar mode: of its page tables.
+    :ivar mode: the paging mode of its page tables.
     """
 
     architecture = I386_KERNEL
@@ -69,10 +69,10 @@ class LowMemory(KernelSpace):
 
     @classmethod
     def find(cls, physical: Program, info: Mapping[str, str]) -> "LowMemory":
-        """Find out where user space ends; VMCOREINFO does not say.
+        """Find where user space ends, which VMCOREINFO does not say, and return the kernel's memory.
 
         :param physical: reads physical memory.
-        :raises TargetError: it cannot be found out.
+        :raises TargetError: the end of user space was not found.
         """
         root, names = vmcoreinfo.symbol(info, "swapper_pg_dir"), vmcoreinfo.symbol(info, "init_uts_ns")
         release = b"\0" + info.get("OSRELEASE", "").encode() + b"\0"
@@ -93,7 +93,7 @@ class LowMemory(KernelSpace):
         )
 
     def give(self, prog: Program) -> None:
-        """Make this the memory of a Program."""
+        """Make a Program read its memory from here."""
         prog.add_memory_segment(0, _END, self._read, False)
         prog.cache[SPACE_KEY] = self
         self._prog = prog
@@ -103,7 +103,10 @@ class LowMemory(KernelSpace):
         return data
 
     def _read(self, address: int, size: int, _offset: int, _physical: bool) -> bytes:
-        """What drgn calls for the kernel's memory."""
+        """Read the kernel's memory; drgn calls this.
+
+        :raises FaultError: it is not the kernel's, not mapped, or not in the dump.
+        """
         if address < self.page_offset:
             raise FaultError("no memory of the kernel", address)
         start = address & self._page_size - 1
@@ -118,7 +121,7 @@ class LowMemory(KernelSpace):
         leaf = next(walk(self.mode, self._root, address, address + self._page_size, self._table))
         if leaf.kind is EntryKind.PRESENT:
             return self.physical(leaf.value, self._page_size)
-        if leaf.kind is EntryKind.BROKEN:  # the table was not dumped; of memory in one piece it is not needed
+        if leaf.kind is EntryKind.BROKEN:  # the table was not dumped; low memory does not need it
             return self.physical(address - self.page_offset, self._page_size)
         raise FaultError("address is not mapped", address)
 
@@ -129,10 +132,10 @@ class LowMemory(KernelSpace):
             return None
 
     def symbols_known(self) -> None:
-        """There is nothing to do."""
+        """Do nothing: page tables need no symbols."""
 
     def moved(self, info: Mapping[str, str]) -> int:
-        """VMCOREINFO of i386 never has a KERNELOFFSET."""
+        """Return by how many bytes KASLR moved the kernel: VMCOREINFO of i386 never has KERNELOFFSET."""
         start = vmcoreinfo.symbol(info, "_stext")
         if self._prog is None or "KERNELOFFSET" in info or start is None:
             return 0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernels of x86_64: their addresses to physical ones, by page tables that are walked here, as those of processes are.
+"""Open x86_64 kernels, and translate their addresses to physical ones with kgcore's own page-table walk.
 
-drgn walks them too, but knows no encryption bit (AMD's SME and SEV), and takes what an ELF dump lacks for an empty
-table. Two ranges do without tables, which is quicker, and works where they were lost, at the end of RAM or to a bad
-sector: the kernel's image, which is in one piece, and the direct map (Documentation/arch/x86/x86_64/mm.rst).
+drgn walks page tables too, but does not know the encryption bit (AMD's SME and SEV), and reads a table that an ELF
+dump lacks as an empty one. Two ranges need no tables: the kernel's image, which is contiguous, and the direct map
+(Documentation/arch/x86/x86_64/mm.rst). That is faster, and works even if the dump lost the tables.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,24 +35,24 @@ from kgcore.sources.vmcore.symbols import vmcoreinfo
 __all__ = ("KernelMemory", "Translation", "X86Opening", "X86Space", "encryption_bit")
 
 ReadTable = Callable[[int, int], bytes | None]
-"""Physical memory within a page frame, by address and size; None if the dump does not have it."""
+"""Reads physical memory within a page frame, by address and size; None if it is not in the dump."""
 
 _MAX_MEMORY = 1 << 46  # 64 TiB, all that 4-level tables can map
-_BLOCK = 1 << 21  # bytes whose page-table entries are read at once: of one table, or one huge page
+_BLOCK = 1 << 21  # bytes whose page-table entries are read at once: one table, or one huge page
 _BLOCKS_KEPT = 256
 _NOT_MAPPED, _BROKEN = -1, -2
 _NO_PLACE = {_NOT_MAPPED: "address is not mapped", _BROKEN: "its page table is not in the dump"}
 _TOP_ENTRY = 511 * 8  # of the kernel's image in a top page table
-_TABLE = MAX_PHYSICAL - 1 & ~0x1FFF  # of CR3: not the PCID, and of two tables (PTI) the kernel's
+_TABLE = MAX_PHYSICAL - 1 & ~0x1FFF  # CR3 without the PCID, and without bit 12 (PTI): the kernel's table
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What VMCOREINFO says of a kernel's page tables.
+    """What VMCOREINFO says about a kernel's page tables.
 
-    :ivar root: physical address of the top one.
-    :ivar base: ``phys_base``: how far the kernel's image lies from where it was linked to.
-    :ivar encryption: ``sme_me_mask``: the bit of an entry that says "encrypted".
+    :ivar root: physical address of the top table.
+    :ivar base: ``phys_base``: offset of the kernel's image from the physical address it was linked for.
+    :ivar encryption: ``sme_me_mask``: the bit of an entry that says "encrypted"; 0: no encryption.
     """
 
     mode: PagingMode
@@ -62,7 +62,7 @@ class Translation:
 
     @classmethod
     def of(cls, info: Mapping[str, str]) -> "Translation | None":
-        """None: it is not one of an x86_64 kernel, or lacks what is needed."""
+        """Read it from a VMCOREINFO; None: not of an x86_64 kernel, or the needed values are missing."""
         table, base = vmcoreinfo.symbol(info, "swapper_pg_dir"), vmcoreinfo.number(info, "NUMBER(phys_base)")
         if table is None or base is None or not START_KERNEL_MAP <= table < 1 << 64:
             return None
@@ -71,22 +71,22 @@ class Translation:
         return cls(X86_64_5LEVEL if five else X86_64_4LEVEL, root, base, encryption_bit(info) or 0)
 
     def image(self, address: int) -> int | None:
-        """Where memory of the kernel's image lies; None if the address is not in it."""
+        """Return the physical address of an address in the kernel's image; None if it is not in the image."""
         inside = START_KERNEL_MAP <= address < START_KERNEL_MAP + IMAGE_SIZE
         return address - START_KERNEL_MAP + self.base if inside else None
 
     def walk(self, start: int, end: int, read: ReadTable) -> Iterator[Leaf]:
-        """The page-table entries of kernel addresses."""
+        """Yield the page-table entries of a range of kernel addresses."""
         return walk(self.mode, self.root, start, end, read, self.encryption)
 
     def look(self, address: int, read: ReadTable) -> Leaf:
-        """That of the page with an address."""
+        """Return the page-table entry of the page with an address."""
         page = self.mode.page_size
         start = address & -page
         return next(self.walk(start, start + page, read))
 
     def with_encryption(self, read: ReadTable, address: int) -> "Translation":
-        """This, or, if the tables lead nowhere by it, with the encryption bit by which they do.
+        """Return this translation, with the encryption bit found if the tables need one that VMCOREINFO does not state.
 
         VMCOREINFO has the bit since 65f750e5457a "x86/kdump: Export the SME mask to vmcoreinfo" (5.1).
 
@@ -105,7 +105,7 @@ class Translation:
         return self
 
     def leads(self, address: int, read: ReadTable) -> bool:
-        """Whether the tables lead to where the kernel's image has an address, by some encryption bit."""
+        """Tell whether the tables map an address in the kernel's image to its place, with any encryption bit."""
         found, physical = self.with_encryption(read, address), self.image(address)
         return physical is not None and found._leads(address, physical, read)
 
@@ -125,7 +125,7 @@ def encryption_bit(info: Mapping[str, str]) -> int | None:
 
 
 class _Range(NamedTuple):
-    """Kernel addresses that lie in memory in one piece."""
+    """Kernel addresses whose memory is contiguous."""
 
     start: int
     end: int
@@ -135,7 +135,7 @@ class _Range(NamedTuple):
 class X86Space(KernelSpace):
     """The kernel's memory as drgn reads it.
 
-    :ivar encryption: ``sme_me_mask``: the bit of a page-table entry that says "encrypted"; None: nobody found out.
+    :ivar encryption: ``sme_me_mask``: the bit of a page-table entry that says "encrypted"; None: unknown.
     """
 
     architecture = X86_64_KERNEL
@@ -149,13 +149,13 @@ class X86Space(KernelSpace):
         return data
 
     def symbols_known(self) -> None:
-        """There is nothing to do."""
+        """Do nothing: drgn needs no symbols to read memory."""
 
 
 class KernelMemory(X86Space):
-    """The same by a :class:`Translation` instead of drgn's.
+    """The kernel's memory as kgcore reads it, with a :class:`Translation` instead of drgn's.
 
-    :ivar translation: what is gone by.
+    :ivar translation: where the page tables are.
     """
 
     def __init__(self, prog: Program, translation: Translation, table: ReadTable, physical: PhysicalReader) -> None:
@@ -172,10 +172,11 @@ class KernelMemory(X86Space):
 
     @classmethod
     def give(cls, prog: Program, frames: Frames) -> None:
-        """Make it the memory of a Program whose physical memory is read by us; before symbols are known, since their
-        table is in the kernel's image.
+        """Make kgcore read the kernel's memory in a Program whose physical memory it reads already.
 
-        :param frames: that the dump holds.
+        Call it before symbols are known: their table is in the kernel's image.
+
+        :param frames: the page frames that the dump holds.
         """
         found, reader = _translation(prog, frames), reader_of(prog)
         if found is None or reader is None:
@@ -185,24 +186,27 @@ class KernelMemory(X86Space):
         prog.cache[SPACE_KEY] = memory
 
     def symbols_known(self) -> None:
-        """Let the direct map do without tables."""
+        """Translate the direct map without page tables from now on."""
         try:
             start = self._prog.read_u64(self._prog.symbol("page_offset_base").address)
             frames = self._prog.read_u64(self._prog.symbol("max_pfn").address)
         except (LookupError, FaultError):
             return
         size = frames << self._page_shift
-        if start >> 56 == 0xFF and 0 < size < _MAX_MEMORY:  # vmalloc's area comes right behind
+        if start >> 56 == 0xFF and 0 < size < _MAX_MEMORY:  # vmalloc's area begins right behind it
             self._ranges.append(_Range(start, start + size, 0))
 
     def read(self, address: int, size: int, _offset: int, _physical: bool) -> bytes:
-        """What drgn calls for the kernel's memory."""
+        """Read the kernel's memory; drgn calls this.
+
+        :raises FaultError: the address is not mapped, or its memory or page table is not in the dump.
+        """
         for start, end, physical in self._ranges:
             if start <= address and address + size <= end:
                 if (place := address - start + physical) < 0:
                     raise FaultError("no physical address", address)
                 frame = self._frame_size
-                if (at := place & frame - 1) + size <= frame:  # most do, and there are very many
+                if (at := place & frame - 1) + size <= frame:  # the fast path: most reads are within a frame
                     try:
                         return self._page(place >> self._frame_shift)[at : at + size]
                     except FaultError:  # memory may end within the page
@@ -216,14 +220,17 @@ class KernelMemory(X86Space):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _place(self, address: int) -> int:
-        """Where the page with an address lies."""
+        """Return the physical address of the page with an address.
+
+        :raises FaultError: it is not mapped, or its page table is not in the dump.
+        """
         found = self._pages(address // _BLOCK)[address % _BLOCK >> self._page_shift]
         if found < 0:
             raise FaultError(_NO_PLACE[found], address & -self._page_size)
         return found
 
     def _look(self, block: int) -> Sequence[int]:
-        """All pages of a block, by number: the physical address of each, or a key of _NO_PLACE."""
+        """Return the physical address of each page of a block, or a key of _NO_PLACE."""
         places: list[int] = []
         start = block * _BLOCK
         for leaf in self.translation.walk(start, start + _BLOCK, self._table):
@@ -238,17 +245,23 @@ class KernelMemory(X86Space):
 
 
 def _translation(prog: Program, frames: Frames) -> Translation | None:
-    """By the VMCOREINFO of a Program that reads a dump's physical memory."""
+    """Return the translation by a Program's VMCOREINFO; None: it lacks the needed values.
+
+    :param prog: reads the dump's physical memory.
+    """
     try:
         info = vmcoreinfo.parse(prog["VMCOREINFO"].string_())
-    except LookupError:  # it is no Linux kernel
+    except LookupError:  # not a Linux kernel
         return None
     found, known = Translation.of(info), vmcoreinfo.symbol(info, "init_uts_ns")
     return found.with_encryption(_tables(prog, frames, found.mode.page_shift), known) if found and known else found
 
 
 def _tables(prog: Program, frames: Frames, page_shift: int) -> ReadTable:
-    """Reads page tables. Of what is not in it an ELF dump gives zeros, which would be an empty table."""
+    """Return a reader of page tables that returns None for memory that is not in the dump.
+
+    Without this check, memory missing from an ELF dump would read as zeros: an empty table.
+    """
 
     def read(address: int, size: int) -> bytes | None:
         frame = address >> page_shift
@@ -282,7 +295,7 @@ class X86Opening(KernelOpening):
         return X86Space(prog)
 
     def translates(self, prog: Program, frames: Frames) -> bool:
-        """Not of encrypted memory (AMD)."""
+        """Tell whether drgn can translate kernel addresses: not if memory is encrypted (AMD)."""
         found = _translation(prog, frames)
         return found is None or not found.encryption
 
@@ -309,7 +322,10 @@ class X86Opening(KernelOpening):
         return found is not None and found.leads(names, lambda address, size: memory.read(address - by, size))
 
     def runs(self, memory: DumpMemory, info: Mapping[str, str], names: int, notes: Sequence[DumpNote]) -> bool | None:
-        """All page tables share what maps the kernel's image."""
+        """Tell whether a CPU was using the kernel's page tables; None: unknown.
+
+        All page tables of a kernel share the entry that maps its image.
+        """
         found = Translation.of(info)
         if found is None:
             return None
