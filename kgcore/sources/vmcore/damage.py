@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Recognise the exceptions that a damaged dump causes.
 
-Types come out of the dump too, and may lie like all else: a member that is gone, a pointer that became an int, a
-structure that contains itself. drgn then raises half a dozen classes of exceptions out of any expression. They end
-at the border of this package, as a BrokenDump that says where.
+Types come out of the dump too, and may be damaged like anything else: a member is gone, a pointer has become an int, a
+structure contains itself. Any expression may then raise one of half a dozen of drgn's exceptions. This package turns
+them into a BrokenDump that says where the damage is.
 """
 
 import re
@@ -39,7 +39,7 @@ _HINT = (
     "the kernel's types or structures are damaged in the dump, or those given with -s belong to a different kernel; "
     "a vmlinux with debug information (-s) may help"
 )
-# What Python says where the code is wrong, and not the dump. (Values out of the dump are Python's own, int and list.)
+# Python's messages for bugs in kgcore, not damage. (Values out of the dump have Python's own types, int and list.)
 _OURS = re.compile(r"NoneType|'(?!_drgn)[A-Z_]\w*' object|(positional|keyword) argument|is not defined")
 
 _P = ParamSpec("_P")
@@ -49,8 +49,8 @@ _T = TypeVar("_T")
 def broken(error: BaseException, what: str) -> KgcoreError | None:
     """Return the exception to raise instead of one in ``DAMAGE``.
 
-    :param what: could not be read.
-    :returns: None if it is not the dump's fault.
+    :param what: what could not be read.
+    :returns: None if the dump is not the cause.
     """
     if isinstance(error, KgcoreError):
         return error
@@ -65,7 +65,7 @@ def broken(error: BaseException, what: str) -> KgcoreError | None:
 
 @contextmanager
 def guarding(what: str) -> Iterator[None]:
-    """Turn damage in a block into BrokenDump."""
+    """Turn exceptions that damage causes in a ``with`` block into BrokenDump."""
     try:
         yield
     except MemoryError as error:
@@ -78,7 +78,7 @@ def guarding(what: str) -> Iterator[None]:
 
 
 def guarded(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Turn damage in a function into BrokenDump."""
+    """Turn exceptions that damage causes in a function into BrokenDump."""
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
         @wraps(function)
@@ -92,7 +92,7 @@ def guarded(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
 
 
 def guarding_each(what: str) -> Callable[[Callable[_P, Iterator[_T]]], Callable[_P, Iterator[_T]]]:
-    """Turn damage in a generator into BrokenDump, but not exceptions of its consumers."""
+    """Turn exceptions that damage causes in a generator into BrokenDump, but not those of its consumers."""
 
     def decorate(function: Callable[_P, Iterator[_T]]) -> Callable[_P, Iterator[_T]]:
         @wraps(function)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Gather what a dump is, what it holds, and what that means for cores, for ``kgcore info``."""
+"""Gather the facts for ``kgcore info``: what a dump is, what it holds, and what that means for cores."""
 
 import os
 import re
@@ -32,7 +32,7 @@ __all__ = ("DumpFacts", "UserMemory", "read_facts")
 
 UserMemory = Literal["yes", "partly", "no", "unknown"]
 
-_SAMPLE = 64  # processes looked at
+_SAMPLE = 64  # processes to check
 
 # kernel/panic.c; arch/x86/mm/fault.c; lib/bug.c; arch/x86/kernel/dumpstack.c
 _PANICS = (
@@ -47,29 +47,29 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class DumpFacts:
-    """What ``kgcore info`` tells. None and "": the dump does not say.
+    """The facts that ``kgcore info`` prints. None and "": the dump does not say.
 
     :ivar format: of the file (``ELF64``, ``kdump`` ...), or ``running guest``, ``running kernel``.
-    :ivar compression: of its pages.
+    :ivar compression: of the file's pages.
     :ivar level: makedumpfile's ``-d``.
-    :ivar size: bytes of the files on the disk, holes and all.
+    :ivar size: bytes of the files, including holes.
     :ivar stored: bytes of RAM whose contents are in the dump.
-    :ivar excluded: bytes of RAM that were left out when it was made.
-    :ivar cut_off: bytes of RAM that should be in it, but the file ends before.
-    :ivar missing_bytes: by how much the file is too short; at least.
+    :ivar excluded: bytes of RAM that were left out when the dump was made.
+    :ivar cut_off: bytes of RAM that should be in the dump, but the file ends before them.
+    :ivar missing_bytes: how many bytes the file is too short, at least.
     :ivar release: of the kernel.
-    :ivar build: its version string (``#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1``).
-    :ivar levels: of page tables: 4 or 5; 2 or 3 (PAE) of a 32-bit kernel.
+    :ivar build: the kernel's version string (``#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1``).
+    :ivar levels: of page tables: 4 or 5; on a 32-bit kernel 2, or 3 with PAE.
     :ivar crash_time: seconds since 1970; None if the kernel did not crash, or the dump does not say when.
-    :ivar panic: the message of the panic; None if there was none.
-    :ivar cpus: online.
+    :ivar panic: the panic message; None: no panic.
+    :ivar cpus: number of CPUs online.
     :ivar types: where types came from; symbols have the same source, or with BTF the kernel's kallsyms.
     :ivar user_memory: whether the memory of processes is in the dump.
     :ivar meaning: what this means for cores, in a sentence.
     :ivar notices: further remarks, as sentences.
-    :ivar kernels: that are in the dump's memory; empty: it was not searched for them, as the header knew.
-    :ivar swap: the swap spaces, and what is in them of all processes together; None: the dump does not say.
-    :ivar zswap: bytes of that which zswap holds in memory, uncompressed; None: no zswap, or the dump does not say.
+    :ivar kernels: the kernels found in the dump's memory; empty if the header named the kernel and no search was done.
+    :ivar swap: the swap spaces, and how much of all processes is in each; None: the dump does not say.
+    :ivar zswap: bytes of swap that zswap holds in memory, uncompressed; None: no zswap, or the dump does not say.
     """
 
     format: str
@@ -98,9 +98,9 @@ class DumpFacts:
 
 @guarded("the dump cannot be described")
 def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
-    """Look at a dump; what of the kernel cannot be read stays None or "".
+    """Return the facts of a dump; those of the kernel that cannot be read are None or "".
 
-    :param files: those that the dump consists of.
+    :param files: the files of the dump.
     """
     kernel = Kernel(target)
     prog = target.prog
@@ -147,7 +147,7 @@ def read_facts(target: Target, files: tuple[str, ...] = ()) -> DumpFacts:
 
 
 def _soft(get: Callable[[], _T], default: _T) -> _T:
-    """A fact that a damaged dump may lack."""
+    """Return a fact, or the default if the dump is damaged there."""
     try:
         return get()
     except DAMAGE:
@@ -159,7 +159,7 @@ def _text(array: Object) -> str:
 
 
 def _panic_message(log: bytes) -> bytes | None:
-    """What the kernel said when it crashed: the panic, else the fault that led to it. (drgn has this since 0.0.33.)"""
+    """Return the kernel's crash message: the panic, else the fault that led to it. (drgn has this since 0.0.33.)"""
     for pattern in _PANICS:
         if found := re.search(pattern, log):
             return found.group()
@@ -167,14 +167,14 @@ def _panic_message(log: bytes) -> bytes | None:
 
 
 def _count(target: Target) -> dict[FrameState, int]:
-    """Page frames by state; of a running machine they are not known."""
+    """Count page frames by state; all 0 for a running machine, where the states are unknown."""
     return dict.fromkeys(FrameState, 0) if target.live else counted(target.frames)
 
 
 def _user_memory(kernel: Kernel) -> UserMemory:
-    """By the top page of the stack, which every process has written, of some processes.
+    """Tell whether user memory is in the dump: check the top page of the stack, which every process has written.
 
-    The dump level would tell, but not every format states it, and it tells nothing of what was cut off.
+    A sample of processes is enough. Not every format has the dump level, and it does not tell what was cut off.
     """
     found = list(islice(_stack_pages(kernel), _SAMPLE))
     if not found:
@@ -183,7 +183,7 @@ def _user_memory(kernel: Kernel) -> UserMemory:
 
 
 def _stack_pages(kernel: Kernel) -> Iterator[bool]:
-    """Whether the stack's top page is in the dump, process by process; not of those that have it in swap."""
+    """Yield for each process whether its stack's top page is in the dump; skip processes that have it in swap."""
     leaders, _ = Tasks(kernel).leaders()
     backing, page = Backing(kernel, UserFiles()), kernel.page_size
     for task in leaders:
@@ -201,7 +201,7 @@ def _stack_pages(kernel: Kernel) -> Iterator[bool]:
 
 
 def _but_for(swap: Sequence[SwapUse] | None, zswap: int | None, *, live: bool) -> str:
-    """What a core of a whole dump lacks all the same."""
+    """Return the sentence on what cores lack even if the dump has all memory."""
     if swap is None:
         return f"cores are complete, except for what {'is' if live else 'was'} swapped out"
     used = sum(space.used for space in swap)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read kernel memory at addresses from a dump, which may be invalid."""
+"""Read kernel memory at addresses that come from the dump and may be invalid."""
 
 import logging
 
@@ -13,7 +13,7 @@ __all__ = ("crashed_thread", "in_words", "kernel_bytes", "kernel_string")
 _LIBRARIES = logging.getLogger("kgcore.libraries")
 _LIBRARIES.propagate = False
 _LIBRARIES.addHandler(logging.NullHandler())
-_WORDS = (  # what drgn and libkdumpfile say in the programs of others, and what it means
+_WORDS = (  # messages of drgn and libkdumpfile, and kgcore's words for them
     ("Excluded page", "page frame excluded"),
     ("read memory from kdump", "page frame unreadable"),
     ("find memory segment", "no memory of the kernel"),
@@ -23,7 +23,7 @@ _WORDS = (  # what drgn and libkdumpfile say in the programs of others, and what
 
 
 def in_words(error: BaseException | str) -> str:
-    """Why something could not be read: kgcore's own words. Those of the libraries are for ``-v 2``."""
+    """Return why a read failed, in kgcore's words. The libraries' words go to the log, for ``-v 2``."""
     text = str(error)
     if not isinstance(error, FaultError):
         return text
@@ -35,9 +35,9 @@ def in_words(error: BaseException | str) -> str:
 
 
 def kernel_bytes(prog: Program, address: int, size: int) -> bytes:
-    """Kernel memory at an address that was worked out from what the dump says.
+    """Return kernel memory at an address computed from values in the dump.
 
-    :raises FaultError: it is not in the dump, or no address at all, of which drgn says OverflowError and ValueError.
+    :raises FaultError: the memory is not in the dump, or the address is invalid (drgn: OverflowError, ValueError).
     """
     try:
         data: bytes = prog.read(address, size)
@@ -47,9 +47,9 @@ def kernel_bytes(prog: Program, address: int, size: int) -> bytes:
 
 
 def kernel_string(prog: Program, address: int, limit: int) -> bytes:
-    """A C string without its NUL, ``limit`` bytes at most. (``Program.read_c_string`` came with drgn 0.0.33.)
+    """Return a C string without its NUL, ``limit`` bytes at most. (``Program.read_c_string`` came with drgn 0.0.33.)
 
-    :raises FaultError: as :func:`kernel_bytes` does; not for what is behind the page with the NUL.
+    :raises FaultError: as :func:`kernel_bytes`; pages behind the one with the NUL may be missing.
     """
     found = b""
     while len(found) < limit:
@@ -64,9 +64,9 @@ def kernel_string(prog: Program, address: int, limit: int) -> bytes:
 
 
 def crashed_thread(prog: Program) -> Thread:
-    """The one on the CPU that crashed.
+    """Return the thread on the CPU that crashed.
 
-    :raises LookupError: nothing crashed, or the dump does not tell. (drgn before 0.0.33 raises Exception itself.)
+    :raises LookupError: nothing crashed, or the dump does not tell. (drgn before 0.0.33 raises plain Exception.)
     """
     try:
         return prog.crashed_thread()

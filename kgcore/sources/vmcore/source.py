@@ -67,7 +67,7 @@ _T = TypeVar("_T")
 
 
 class _Machine:
-    """What all processes of a dump share."""
+    """State that all processes of a dump share."""
 
     def __init__(self, target: Target, user_files: UserFiles) -> None:
         self.target = target
@@ -103,9 +103,9 @@ class VmcoreSource(Source, KnowsCrash):
     def process(self, ref: TaskRef | int | str) -> "VmcoreProcess":
         """See :meth:`kgcore.sources.base.Source.process`.
 
-        :raises BrokenDump: what would lead to the task is damaged or not in the dump.
+        :raises BrokenDump: a structure on the way to the task is damaged or not in the dump.
         """
-        return self._process(TaskRef.of(ref))  # what is no pid is not the dump's fault
+        return self._process(TaskRef.of(ref))  # an invalid pid is not damage of the dump
 
     @guarded("cannot read the process")
     def _process(self, ref: TaskRef) -> "VmcoreProcess":
@@ -120,10 +120,10 @@ class VmcoreSource(Source, KnowsCrash):
 
 
 class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
-    """A process of a dump. There is nothing to let go: it can be read as long as the dump is open.
+    """A process of a dump, readable as long as the dump is open. It needs no closing.
 
-    :param ref: how it was named.
-    :param task: ``struct task_struct *``, the thread that was meant.
+    :param ref: how the caller named the process.
+    :param task: ``struct task_struct *`` of the thread that ``ref`` names.
     """
 
     def __init__(self, machine: _Machine, ref: TaskRef, task: Object) -> None:
@@ -140,10 +140,10 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
     @cached_property
     @guarded("cannot read the process")
     def _read(self) -> tuple[ProcessImage, Object]:
-        """The image, and the task of its first thread, which has the address space for certain."""
+        """Return the image, and the task of its first thread, which is sure to have the address space."""
         machine = self._machine
         try:
-            # Who names a process by its leader means the process, and so the thread that it is dying of.
+            # A pid names the whole process: the thread that a signal hit comes first.
             whole = self._ref.pid is not None
             return _Reader(machine.backing, machine.tasks, machine.cpus, self._task).read(whole=whole)
         except FaultError as error:
@@ -190,10 +190,10 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
 
     @guarded("cannot read the open files")
     def open_files(self) -> OpenFiles:
-        """See :meth:`kgcore.sources.base.HasOpenFiles.open_files`. It does not need the image."""
+        """See :meth:`kgcore.sources.base.HasOpenFiles.open_files`. Needs no image."""
         task = self._task
         try:
-            # That one may have exited, though its process lives.
+            # The thread may have exited though its process lives.
             return open_files(self._backing, task if task.files else self._machine.tasks.dumped_threads(task)[0][0])
         except FaultError as error:
             raise self._broken("its table of open files is", error) from error
@@ -211,7 +211,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
 
 
 class _Reader:
-    """Reads one process into a :class:`ProcessImage`, collecting what goes wrong on the way."""
+    """Reader of one process into a :class:`ProcessImage`; collects warnings on the way."""
 
     def __init__(self, backing: Backing, tasks: Tasks, cpus: Cpus, task: Object) -> None:
         self._backing = backing
@@ -222,9 +222,9 @@ class _Reader:
         self._warnings: list[str] = []
 
     def read(self, *, whole: bool) -> tuple[ProcessImage, Object]:
-        """The image, and the task of its first thread.
+        """Return the image, and the task of its first thread.
 
-        :param whole: if the task is the leader, the thread that a signal hit comes before it, as in the kernel's cores.
+        :param whole: if the task is the leader, put the thread that a signal hit before it, as the kernel's cores do.
         """
         threads, warnings = self._tasks.dumped_threads(self._task)
         self._warnings += warnings
@@ -245,7 +245,7 @@ class _Reader:
         if headers and not any(vma.start <= headers < vma.end for vma in mappings):
             self._warnings.append(f"the program's headers (AT_PHDR {headers:#x}) are in no mapping")
         if not mm.end_code.value_() | mm.start_stack.value_():
-            # load_elf_binary(), fs/binfmt_elf.c: set when all of the program is mapped
+            # load_elf_binary(), fs/binfmt_elf.c, sets them once the whole program is mapped
             self._warnings.append("the process was in execve(): the program is mapped in part or not at all")
         image = ProcessImage(
             tgid=int(first.tgid.value_()),
@@ -276,7 +276,7 @@ class _Reader:
         return dying
 
     def _soft(self, what: str, get: Callable[[], _T], default: _T) -> _T:
-        """What a core can do without: its loss becomes a warning."""
+        """Return what ``get`` reads; if it is damaged or missing, warn and return the default."""
         try:
             return get()
         except DAMAGE as error:
@@ -286,7 +286,7 @@ class _Reader:
             return default
 
     def _arch(self, mm: Object, first: RegisterSet) -> Arch:
-        """How the kernel would have its core.
+        """Return the architecture that the kernel would give the process's core.
 
         :param first: registers of the dumping thread.
         """
@@ -334,7 +334,7 @@ class _Reader:
         )
 
     def _psargs(self, mm: Object, mappings: tuple[Vma, ...]) -> bytes | None:
-        """The start of the argument area, as fill_psinfo() reads it (fs/binfmt_elf.c)."""
+        """Return the start of the argument area, as fill_psinfo() reads it (fs/binfmt_elf.c); None: not in the dump."""
         start = mm.arg_start.value_()
         size = min(mm.arg_end.value_() - start & (1 << 64) - 1, _PSARGS)
         memory = VmcoreMemory(self._backing, mm)
