@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's types made out of BTF, each on first use.
+"""Make drgn's types from BTF, each on first use.
 
-What pahole loses on the way from DWARF to BTF: an array of several dimensions is one long array, and ``x[0]`` and
-``x[]`` are one; here both are ``x[]``. Before about 1.21 it also lost that ``char`` is signed.
+pahole loses some facts on the way from DWARF to BTF: an array of several dimensions becomes one long array, and
+``x[0]`` and ``x[]`` become the same; here both are ``x[]``. Before about 1.21 it also lost that ``char`` is signed.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ _FINDABLE = (
 _INT_SIZES = (1, 2, 4, 8, 16)
 _ENUM_INTS = {1: "char", 2: "short", 4: "int", 8: "long"}
 _CACHE_KEY = "kgcore_btf_types"
-_MAX_DEPTH = 64  # types that must be made to make one; C's declarators stay far below
+_MAX_DEPTH = 64  # nested types to make for one type; C declarators stay far below
 
 
 class TypeFinder:
@@ -45,7 +45,7 @@ class TypeFinder:
 
     All methods raise :class:`kgcore.errors.BrokenDump` where the BTF contradicts itself.
 
-    :param base: the finder of what ``btf`` continues, if that is a module's; it makes the types that both share.
+    :param base: if ``btf`` is a module's, the finder of the kernel's BTF; it makes the types that both share.
     :ivar btf: as given.
     """
 
@@ -56,18 +56,18 @@ class TypeFinder:
         self._types: dict[int, Type] = {}
         self._named: dict[tuple[str, int], Type | None] = {}
         self._depth = 0
-        self._checked: set[int] = set()  # contain nothing that contains them
+        self._checked: set[int] = set()  # types that do not contain themselves
         if base is None:
             prog.cache.setdefault(_CACHE_KEY, self)
 
     @staticmethod
     def of(prog: Program) -> "TypeFinder | None":
-        """The kernel's, if one was made for that Program."""
+        """Return the finder of the kernel's types for a Program; None: none was made."""
         found: TypeFinder | None = prog.cache.get(_CACHE_KEY)
         return found
 
     def __call__(self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None) -> Type | None:
-        if filename:  # where a type was defined is not in BTF
+        if filename:  # BTF does not say where a type was defined
             return None
         for kind, btf_kind in _FINDABLE:
             if kind in kinds and (found := self.find(name, btf_kind)) is not None and found.kind == kind:
@@ -75,9 +75,9 @@ class TypeFinder:
         return None
 
     def find(self, name: str, kind: int) -> Type | None:
-        """The type of that name; for ``BtfKind.VAR`` and ``BtfKind.FUNC`` the type of that variable or function.
+        """Return the type with a name; for ``BtfKind.VAR`` and ``BtfKind.FUNC``, the type of the variable or function.
 
-        Kernels describe the per-CPU variables only; the others are in :mod:`kgcore.sources.vmcore.symbols.variables`.
+        A kernel's BTF has per-CPU variables only; the others are in :mod:`kgcore.sources.vmcore.symbols.variables`.
         """
         key = name, kind
         if key not in self._named:
@@ -86,14 +86,14 @@ class TypeFinder:
         return self._named[key]
 
     def constant(self, name: str) -> Object | None:
-        """An enumerator of any enum."""
+        """Return an enumerator of any enum; None: not found."""
         if (found := self.btf.find_enumerator(name)) is None:
             return None
         number, value = found
         return Object(self._prog, self.type(number), value)
 
     def type(self, number: int) -> Type:
-        """The type with that BTF id."""
+        """Return the type with a BTF id."""
         if self._base and number < self.btf.first:
             return self._base.type(number)
         if (known := self._types.get(number)) is not None:
@@ -103,7 +103,7 @@ class TypeFinder:
         self._depth += 1
         try:
             made = self._types[number] = self._make(number)
-        except (TypeError, ValueError, OverflowError) as error:  # drgn's checks of what it is given
+        except (TypeError, ValueError, OverflowError) as error:  # drgn checks its arguments
             raise BrokenDump(f"type {number} of the kernel's type information (BTF) is invalid: {error}") from error
         finally:
             self._depth -= 1
@@ -146,8 +146,10 @@ class TypeFinder:
         raise BrokenDump(f"the kernel's type information (BTF) uses type {number}, of kind {record.kind}, as a type")
 
     def _check_parts(self, number: int, around: frozenset[int] = frozenset()) -> None:
-        """Nothing may contain itself: drgn looks for members in unnamed members, and there in unnamed members."""
-        if number in self._checked or not 0 < number < len(self.btf):  # which is told when somebody asks for it
+        """Refuse a type that contains itself: drgn's search for a member recurses into unnamed members."""
+        if number in self._checked or not 0 < number < len(
+            self.btf
+        ):  # an invalid id raises when a caller asks for the type
             return
         if number in around or len(around) == _MAX_DEPTH:
             raise BrokenDump(f"type {number} of the kernel's type information (BTF) contains itself")
@@ -182,7 +184,7 @@ class TypeFinder:
         def make() -> Object:
             try:
                 return Object(self._prog, self.type(number), bit_field_size=bits)
-            except (TypeError, ValueError) as error:  # not an integer, or not so wide
+            except (TypeError, ValueError) as error:  # not an integer, or too narrow
                 raise BrokenDump(
                     f"type {number} of the kernel's type information (BTF) as a bit field: {error}"
                 ) from error

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files with debug information, as copies that nobody else can change.
+"""Copy files with debug information, so that nobody else can change them.
 
-drgn maps what it is given: a bad sector in it, or somebody who cuts the file off, would end us by a signal. So it gets
-a copy in memory, made by reading. Copying the 560 MB of Debian's vmlinux for 6.1 takes 0.2 s of the processor, where
-opening a dump with it takes 0.9 s; half of that file are relocations, which are left out.
+drgn maps the files that it gets: a bad sector, or a process that truncates the file, would kill kgcore with a signal.
+So drgn gets a copy in memory, made by reading. Copying the 560 MB of Debian's vmlinux for 6.1 takes 0.2 s of CPU time;
+opening a dump with it takes 0.9 s. Half of that file is relocations, which the copy leaves out.
 """
 
 import os
@@ -24,7 +24,7 @@ _KEY = "kgcore_debug_files"
 _NUMBERS = count(1)  # the paths of two copies differ
 _AT_ONCE = 1 << 20
 _MOST = 2 << 30  # bytes of all copies together
-_SHARE = 4  # of the memory that is available: a copy takes at most one part of so many
+_SHARE = 4  # a copy takes at most 1/_SHARE of the available memory
 
 # Elf64_Ehdr: e_ident, e_type; e_shoff; e_shentsize, e_shnum. Elf64_Shdr: sh_type, sh_flags, sh_offset, sh_size.
 _EHDR = Struct("<6s10xH22xQ10xHH")
@@ -35,12 +35,12 @@ _ET_EXEC, _SHT_RELA, _SHT_NOBITS, _SHF_ALLOC = 2, 4, 8, 2
 
 @contextmanager
 def private_copies(prog: Program, files: Sequence[str]) -> Iterator[list[str]]:
-    """Copy files, and give the paths of the copies, which are there as long as the block lasts.
+    """Copy files, and yield the paths of the copies, which exist until the ``with`` block ends.
 
-    What opens them in the block may use them for longer.
+    A file that the block has opened stays usable after it.
 
-    :param prog: whoever asks it later for the path of a debug file learns its name by :func:`given_name`.
-    :raises TargetError: a file cannot be read, or not all of it.
+    :param prog: keeps the names that the user gave; :func:`given_name` turns the paths of the copies back into them.
+    :raises TargetError: a file, or part of one, cannot be read.
     """
     names: dict[str, str] = prog.cache.setdefault(_KEY, {})
     with ExitStack() as stack:
@@ -51,7 +51,7 @@ def private_copies(prog: Program, files: Sequence[str]) -> Iterator[list[str]]:
             if descriptor >= 0:
                 stack.callback(os.close, descriptor)
             try:
-                names |= {path: file, os.readlink(path): file}  # drgn says the one here and the other there
+                names |= {path: file, os.readlink(path): file}  # drgn uses both
             except OSError:  # there is no copy, or no /proc
                 path = file
             paths.append(path)
@@ -59,7 +59,7 @@ def private_copies(prog: Program, files: Sequence[str]) -> Iterator[list[str]]:
 
 
 def given_name(prog: Program, text: str) -> str:
-    """A path that drgn knows, or a text of its with paths, with the names that the user gave."""
+    """Replace the paths of copies, in a path or message from drgn, by the names that the user gave."""
     names: dict[str, str] = prog.cache.get(_KEY, {})
     for path in sorted(names, key=len, reverse=True):
         text = text.replace(path, names[path])
@@ -69,10 +69,10 @@ def given_name(prog: Program, text: str) -> str:
 def private_copy(file: str) -> int:
     """Copy a file into memory.
 
-    Where there is too little of that it is read once all the same, so that a bad sector is found.
+    If memory is short, read the file all the same, to find a bad sector.
 
     :returns: a descriptor of the copy; -1: no copy.
-    :raises TargetError: the file cannot be read, or not all of it.
+    :raises TargetError: the file, or part of it, cannot be read.
     """
     try:
         source = open_regular(file)
@@ -95,9 +95,10 @@ def private_copy(file: str) -> int:
 
 
 def _copy(file: str, source: int, copy: int, size: int, gaps: Sequence[tuple[int, int]]) -> int:
-    """
+    """Read a file, and write its bytes to the copy.
+
     :param copy: descriptor to write to; -1: the bytes are not kept.
-    :returns: the same; -1 if there is no memory left.
+    :returns: ``copy``; -1 if memory ran out.
     """
     at = 0
     for start, end in (*gaps, (size, size)):
@@ -126,7 +127,7 @@ def _copy(file: str, source: int, copy: int, size: int, gaps: Sequence[tuple[int
 
 
 def _room() -> int:
-    """How many bytes a copy may take."""
+    """Return how many bytes a copy may take."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             for line in lines:
@@ -138,7 +139,7 @@ def _room() -> int:
 
 
 def _relocations(source: int, size: int) -> list[tuple[int, int]]:
-    """Where a vmlinux has what nobody asks for: relocations, though it is linked (``ld --emit-relocs``).
+    """Find the relocations in a vmlinux (``ld --emit-relocs``). It is linked, so nobody needs them.
 
     :returns: ranges [start, end), ascending.
     """
@@ -148,7 +149,7 @@ def _relocations(source: int, size: int) -> list[tuple[int, int]]:
             return []
         data = read_at(source, entry * rows, table)
         sections = [_SHDR.unpack_from(data, entry * number) for number in range(rows)]
-    except (OSError, TooShort):  # whoever reads it will say so
+    except (OSError, TooShort):  # the reader of the file reports it
         return []
     found, reached = [], 0
     for kind, flags, start, length in sorted(sections, key=lambda section: section[2]):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which package has the debug information of a kernel."""
+"""Name the package with the debug information of a kernel."""
 
 import re
 
 __all__ = ("debug_package",)
 
-_PACKAGES = (  # release -> package; the first that matches
+_PACKAGES = (  # release -> package; the first match counts
     (re.compile(r"\.(fc|el|amzn)\d"), "kernel-debuginfo-{}"),
     (re.compile(r"-(amd64|686|686-pae)$"), "linux-image-{}-dbg"),
     (re.compile(r"-(generic|lowlatency|oem|aws|azure|gcp|gke|ibm|kvm|oracle|nvidia)(-|$)"), "linux-image-{}-dbgsym"),
@@ -14,7 +14,7 @@ _PACKAGES = (  # release -> package; the first that matches
 
 
 def debug_package(release: str) -> str:
-    """The package's name in Debian, Ubuntu, Fedora, RHEL or SUSE; in other cases, words that say what to look for."""
+    """Return the package's name in Debian, Ubuntu, Fedora, RHEL or SUSE; else a phrase that says what to look for."""
     for pattern, package in _PACKAGES:
         if pattern.search(release):
             return package.format(release)

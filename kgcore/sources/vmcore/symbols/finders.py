@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types and symbols for a Program: out of DWARF where there is a vmlinux, else out of the dump itself."""
+"""Give a Program types and symbols: from the DWARF of a vmlinux, else from the dump itself."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,12 +34,12 @@ def load_dwarf(
     debug_directories: Sequence[str] = (),
     kernel_directories: Sequence[str] = (),
 ) -> bool:
-    """Load the kernel's debug information from files, else from where drgn and the directories have it.
+    """Load the kernel's debug information from files, else from the directories and where drgn looks.
 
-    Nothing is downloaded.
+    Downloads nothing.
 
-    :returns: whether any was found. Finding nothing is not an error if no file was named.
-    :raises TargetError: a file is not what it should be, or belongs to another kernel.
+    :returns: whether it found any. Finding nothing is no error if the caller named no file.
+    :raises TargetError: a file has no debug information, or belongs to another kernel.
     """
     options = prog.debug_info_options
     options.directories = (*debug_directories, *options.directories)
@@ -56,7 +56,7 @@ def load_dwarf(
         return False
     except MemoryError:
         raise
-    except Exception as error:  # drgn raises what elfutils said as Exception and ValueError
+    except Exception as error:  # drgn raises errors of elfutils as Exception and ValueError
         words = given_name(prog, str(error))
         raise TargetError(f"drgn cannot load {', '.join(files) or 'debug information'}: {words}") from error
     return True
@@ -74,8 +74,8 @@ def _wrong_symbols(prog: Program, release: str, files: Sequence[str], error: Exc
 class KernelSymbols:
     """A symbol finder for :meth:`drgn.Program.register_symbol_finder`: the kernel's own table, or a System.map.
 
-    Before Linux 6.15 what stands there of per-CPU variables is their offset, from 0 on. No address is one of those: a
-    null pointer is not ``__per_cpu_start``. So only what lies in the kernel's image is found by its address.
+    Before Linux 6.15 the table has per-CPU variables at their offset, from 0 on. These offsets are no addresses: a null
+    pointer is not ``__per_cpu_start``. So a look-up by address finds only symbols within the kernel's image.
     """
 
     def __init__(self, index: SymbolIndex) -> None:
@@ -100,21 +100,22 @@ class KernelSymbols:
 
 @dataclass(frozen=True, slots=True)
 class OwnSymbols:
-    """What a kernel says of itself; for whichever Program of it."""
+    """Types and symbols that a kernel carries itself, for any Program of that kernel."""
 
     symbols: KernelSymbols
     btf: Btf
 
     @staticmethod
     def of(prog: Program) -> "OwnSymbols | None":
-        """What :func:`load_btf` found."""
+        """Return what :func:`load_btf` found for a Program; None: it did not run."""
         found: OwnSymbols | None = prog.cache.get(_FINDER)
         return found
 
     def give(self, prog: Program, *, first: bool) -> None:
         """Register the finders.
 
-        :param first: before those that there are, but for objects, where the table of variables is ours.
+        :param first: put them before the finders already there; the object finder, with kgcore's own table of
+            variables, comes last anyway.
         """
         index = 0 if first else -1
         types = TypeFinder(prog, self.btf)
@@ -129,7 +130,7 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
     VMCOREINFO must name the parts of kallsyms (see :func:`kgcore.sources.vmcore.symbols.kallsyms.amended`).
 
     :param file: raw BTF to use instead of the dump's.
-    :param symbols: to use instead of kallsyms.
+    :param symbols: symbols to use instead of kallsyms.
     :raises TargetError: the kernel has no BTF or no kallsyms, or they are damaged.
     """
     remedy = f"install {debug_package(release)} and give its vmlinux with -s"
@@ -164,10 +165,10 @@ def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbol
 
 
 def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
-    """The kernel's own symbol table.
+    """Return the kernel's own symbol table.
 
-    :param remedy: what to try if it is missing.
-    :raises TargetError: it cannot be read.
+    :param remedy: what the user can try if the table is missing.
+    :raises TargetError: the table cannot be read.
     """
     try:
         return KernelSymbols(load_vmlinux_kallsyms(prog))
@@ -181,7 +182,7 @@ def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
 
 
 def kallsyms_lines(prog: Program, info: Mapping[str, str]) -> bytes:
-    """What a VMCOREINFO lacks for drgn to read kallsyms, as lines of it.
+    """Return the lines that a VMCOREINFO lacks for drgn to read kallsyms.
 
     :raises BrokenDump: no symbol table was found.
     """
@@ -201,14 +202,17 @@ def kallsyms_lines(prog: Program, info: Mapping[str, str]) -> bytes:
 
 
 def _newer_drgn(prog: Program) -> str:
-    """What would read a symbol table whose addresses are relative to where they stand, as they are since Linux 7.0."""
+    """Return a hint to use a newer drgn, if the addresses in the symbol table are relative to their own place.
+
+    They are since Linux 7.0. "": this drgn can read the table.
+    """
     if not older_than(0, 1) or b"SYMBOL(kallsyms_relative_base)=" in prog["VMCOREINFO"].string_():
         return ""
     return f"Linux 7.0 and later need drgn 0.1.0, this is drgn {version()}; or "
 
 
 def _fits(prog: Program) -> bool:
-    """Whether the types are this kernel's: raw BTF carries no build id, but the first task is called swapper."""
+    """Tell whether the types are this kernel's. Raw BTF has no build id, so check that the first task is swapper."""
     try:
         task = prog["init_task"]
         return bool(
@@ -219,12 +223,12 @@ def _fits(prog: Program) -> bool:
 
 
 def has_btf(prog: Program) -> bool:
-    """Whether :func:`load_btf` was done."""
+    """Tell whether :func:`load_btf` has registered its finders."""
     return _FINDER in prog.registered_type_finders()
 
 
 def is_raw_btf(file: str) -> bool:
-    """Whether a file is BTF as ``pahole --btf_encode_detached`` writes it. One that cannot be read is not."""
+    """Tell whether a file is BTF as ``pahole --btf_encode_detached`` writes it. False if it cannot be read."""
     try:
         with reading(file) as opened:
             return opened.read(len(MAGIC)) == MAGIC
@@ -241,7 +245,10 @@ def _read_file(file: str) -> bytes:
 
 
 def _read_btf(prog: Program, table: KernelSymbols) -> bytes:
-    """:raises LookupError: the kernel has none."""
+    """Return the kernel's BTF from the dump.
+
+    :raises LookupError: the kernel has no BTF.
+    """
     found = [table(prog, name, None, True) for name in ("__start_BTF", "__stop_BTF")]
     if not all(found):
         raise LookupError("no BTF")

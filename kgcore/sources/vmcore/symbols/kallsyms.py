@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a kernel's own symbol table lies in its memory.
+"""Find a kernel's own symbol table (kallsyms) in its memory.
 
-Since Linux 6.0 VMCOREINFO says so, and drgn does the rest. Before, kgcore finds the table by its format
+Since Linux 6.0 VMCOREINFO has its addresses, and drgn reads it. For older kernels, kgcore finds the table by its format
 (scripts/kallsyms.c, kernel/kallsyms.c; the layout of 4.6 to 6.3 with CONFIG_KALLSYMS_BASE_RELATIVE, which every x86-64
 distribution has): arrays in .rodata, each aligned to 8 bytes, one behind the other::
 
-    int  kallsyms_offsets[num]             of each symbol, from
+    int  kallsyms_offsets[num]             of each symbol, relative to the base
     u64  kallsyms_relative_base
     u32  kallsyms_num_syms
-    u8   kallsyms_names[]                  of each symbol the number of tokens, and these
-    u32  kallsyms_markers[(num + 255)/256] where in names every 256th symbol starts
-    char kallsyms_token_table[]            256 strings; those of the digits are the digits
-    u16  kallsyms_token_index[256]         where in token_table each string starts
+    u8   kallsyms_names[]                  for each symbol: the number of tokens, then the tokens
+    u32  kallsyms_markers[(num + 255)/256] offset in names of every 256th symbol
+    char kallsyms_token_table[]            256 strings; the tokens "0" to "9" are the digits
+    u16  kallsyms_token_index[256]         offset in token_table of each string
 """
 
 import re
@@ -39,9 +39,9 @@ _PIECE = 1 << 20
 
 
 def amended(info: Mapping[str, str], read: Read) -> Mapping[str, int]:
-    """What VMCOREINFO lacks for drgn to read kallsyms.
+    """Return the symbols that VMCOREINFO lacks for drgn to read kallsyms.
 
-    :returns: symbols and addresses; none if it lacks nothing.
+    :returns: symbol -> address; empty if it lacks nothing.
     :raises BrokenDump: no symbol table was found.
     """
     if all(f"SYMBOL({name})" in info for name in _NEEDED):
@@ -53,7 +53,7 @@ def amended(info: Mapping[str, str], read: Read) -> Mapping[str, int]:
 
 
 def locate(read: Read, start: int) -> Mapping[str, int]:
-    """Find the table by its looks.
+    """Find the table by its format.
 
     :param start: kernel address to search from.
     :returns: symbol -> address.
@@ -67,27 +67,27 @@ def locate(read: Read, start: int) -> Mapping[str, int]:
 
 
 def _search(read: Read, start: int, pattern: re.Pattern[bytes]) -> Iterator[int]:
-    """Addresses where a pattern of a few bytes occurs; some twice."""
+    """Yield the addresses where a pattern of a few bytes occurs, some of them twice."""
     address = start
     while address < start + _MAX_IMAGE:
         data = read(address, _PIECE)
         yield from (address + match.start() for match in pattern.finditer(data))
         if len(data) == _PIECE:
             address += _PIECE - len(pattern.pattern)
-        else:  # a hole: with page table isolation, what is between .text and .rodata is not mapped
+        else:  # a hole: page table isolation leaves the gap between .text and .rodata unmapped
             address = (address + len(data)) // SMALLEST_PAGE * SMALLEST_PAGE + SMALLEST_PAGE
 
 
 def _read_before(read: Read, end: int, size: int) -> bytes:
-    """All of the bytes up to an address, or none. (Megabytes of the kernel's text stand before the table.)"""
+    """Return all ``size`` bytes before an address, else b"". (Megabytes of the kernel's text lie before the table.)"""
     data = read(end - size, size)
     return data if len(data) == size else b""
 
 
 def _token_table(read: Read, digits: int) -> tuple[int, int] | None:
-    """The addresses of the token table and its index, given where the digits stand in the table.
+    """Return the addresses of the token table and its index, given the address of the digits in the table.
 
-    The table starts 48 strings before the digits (ASCII code 0x30); the index proves it.
+    The table starts 48 strings before the digits (ASCII code 0x30); the index confirms it. None: no table there.
     """
     before = _read_before(read, digits, _MAX_TOKEN_TABLE)
     behind = read(digits, _MAX_TOKEN_TABLE)
@@ -112,12 +112,12 @@ def _token_table(read: Read, digits: int) -> tuple[int, int] | None:
 
 
 def _before_tokens(read: Read, tokens: int, index: int) -> Mapping[str, int] | None:
-    """The addresses of all parts, going back from the token table."""
+    """Return the addresses of all parts, going back from the token table; None: they do not fit together."""
     markers = _markers(read, tokens)
     if markers is None:
         return None
     end = tokens - (len(markers) * markers.itemsize + 7 & ~7)
-    # All but the last group of names have a known length; so, how many names there are stands in a certain window.
+    # The length of every group of names but the last is known; so num_syms lies within this window.
     window = (markers[-1] + 7 & ~7) + _MAX_GROUP
     data = _read_before(read, end, window)
     for at in range(len(data) - markers[-1] & ~7, 15, -8):
@@ -136,7 +136,10 @@ def _before_tokens(read: Read, tokens: int, index: int) -> Mapping[str, int] | N
 
 
 def _markers(read: Read, end: int) -> "array[int] | None":
-    """The markers that end, padded, at an address: going back they shrink to 0, by the length of a group each."""
+    """Return the markers whose padded array ends at an address; None: no markers there.
+
+    Going back, they shrink to 0, each by the length of a group.
+    """
     values = array("I", _read_before(read, end, 4 * _MAX_MARKERS))
     last = len(values) - 1
     if last > 0 and values[last] == 0:
@@ -148,7 +151,7 @@ def _markers(read: Read, end: int) -> "array[int] | None":
 
 
 def _names_fit(names: bytes, number: int, markers: "array[int]") -> bool:
-    """Whether so many names are just as long as the markers and the end of the array say."""
+    """Tell whether that number of names is exactly as long as the markers and the end of the array say."""
     offset = 0
     for group, marker in enumerate(markers):
         if offset != marker:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""System.map, the list of a kernel's symbols that its build leaves behind (``nm`` of vmlinux, scripts/mksysmap).
+"""Read System.map, the list of a kernel's symbols that its build writes (``nm`` of vmlinux, scripts/mksysmap).
 
-For kernels that have no symbols of variables in their own table (without CONFIG_KALLSYMS_ALL: Debian's for i386), to go
-with raw BTF.
+It goes with raw BTF, for kernels whose own table lacks the symbols of variables (built without CONFIG_KALLSYMS_ALL:
+Debian's for i386).
 """
 
 import re
@@ -24,21 +24,21 @@ _FUNCTIONS = b"TtWw"
 
 
 def is_system_map(file: str) -> bool:
-    """Whether a file looks like one. One that cannot be read does not."""
+    """Tell whether a file looks like a System.map. False if it cannot be read."""
     try:
         with reading(file) as opened:
             lines = [opened.readline(_MAX_LINE) for _ in range(_FIRST_LINES)]
     except OSError:
         return False
-    # nm has undefined symbols first.
+    # nm lists undefined symbols first.
     return any(_LINE.match(line.rstrip()) for line in lines)
 
 
 def read_symbols(file: str, start: int | None) -> SymbolIndex:
-    """The symbols of a file at the addresses that they have in the dump.
+    """Return the symbols of a System.map, at their addresses in the dump.
 
-    :param start: where KASLR has put ``_stext``; None: where it was linked.
-    :raises TargetError: the file cannot be read, or is something else.
+    :param start: address of ``_stext`` in the dump (KASLR); None: the address that it was linked at.
+    :raises TargetError: the file cannot be read, or is no System.map.
     """
     try:
         with reading(file) as opened:
@@ -57,7 +57,7 @@ def read_symbols(file: str, start: int | None) -> SymbolIndex:
     moved = 0 if start is None else start - linked
     found = []
     for (address, kind, name), (following, _, _) in pairwise([*rows, (0, b"", "")]):
-        # Below the text are offsets of per-CPU variables (x86_64), which do not move.
+        # Values below the text are offsets of per-CPU variables (x86_64), which do not move.
         at = address + moved if address >= linked and kind not in _ABSOLUTE else address
         what = SymbolKind.FUNC if kind in _FUNCTIONS else SymbolKind.OBJECT
         found.append(Symbol(name, at, max(0, following - address), SymbolBinding.GLOBAL, what))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Global variables without DWARF: the address from kallsyms, the type from BTF or from a table.
+"""Find global variables without DWARF: the address from kallsyms, the type from BTF or from a table.
 
-A kernel's BTF describes at most its per-CPU variables, so for the others somebody has to say what they are. To make one
-more variable known, add a line below, or, if only one architecture has it, to
+A kernel's BTF describes at most its per-CPU variables; the table below has the types of the others. To add a variable,
+add a line there or, if only one architecture has the variable, to
 :attr:`kgcore.arch.architecture.Architecture.variables`; ``tests/vmcore/test_target.py`` compares all of them with a
 real vmlinux.
 """
@@ -18,8 +18,8 @@ from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 
 __all__ = ("VARIABLES", "VariableFinder")
 
-# The C types that a variable has or had, separated by "|", newest first: the first that the kernel has is taken.
-# Lengths of arrays are left out; they depend on the configuration.
+# The C types that a variable has or had, separated by "|", newest first: the first one in the kernel counts.
+# Array lengths are left out: they depend on the configuration.
 _OF_ALL = {
     # tasks, ids, the machine
     "init_task": "struct task_struct",
@@ -125,7 +125,7 @@ class VariableFinder:
             return None
         found = self._variable_type(name) if FindObjectFlags.VARIABLE in flags else None
         if found is None and FindObjectFlags.FUNCTION in flags and symbol.kind == SymbolKind.FUNC:
-            # Old BTF lacks some functions; whether there is such a function is all that drgn's helpers ask.
+            # Old BTF lacks some functions; drgn's helpers only ask whether a function exists.
             found = self._types.find(name, BtfKind.FUNC) or self._prog.function_type(self._prog.void_type(), ())
         return None if found is None else Object(self._prog, found, address=symbol.address)
 
@@ -135,6 +135,6 @@ class VariableFinder:
         for spelling in VARIABLES.get(name, "").split("|"):
             try:
                 return self._prog.type(spelling.strip())
-            except (LookupError, SyntaxError):  # this kernel has no such type; "" is no type at all
+            except (LookupError, SyntaxError):  # this kernel lacks the type, or the spelling is ""
                 pass
         return None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Parse VMCOREINFO: the few hundred facts that a kernel records for readers of its dump.
 
-``KEY=VALUE`` lines (kernel/vmcore_info.c, before 6.9 kernel/crash_core.c), in a note of the dump or, where nobody put
-it there, only in a page of the dumped memory.
+It is ``KEY=VALUE`` lines (kernel/vmcore_info.c, before 6.9 kernel/crash_core.c), in a note of the dump or, if the dump
+has no such note, only in a page of the dumped memory.
 """
 
 import re
@@ -16,11 +16,11 @@ __all__ = ("ascii_only", "at", "candidates", "number", "parse", "symbol")
 _MAX_TEXT = 1 << 16  # VMCOREINFO_BYTES is one page so far
 _FIRST = b"OSRELEASE="
 _START = re.compile(rb"OSRELEASE=[^\n\0]{1,64}\n")
-_IN_NOTE = 24  # bytes of note header and name before the text, in the kernel's own copy as an ELF note
+_IN_NOTE = 24  # bytes of note header and name before the text, in the kernel's copy that is an ELF note
 
 
 def parse(text: bytes) -> Mapping[str, str]:
-    """Return the lines as a read-only mapping, without lines that lack ``=``; the first of equal keys counts."""
+    """Return the lines as a read-only mapping; skip lines without ``=``; the first of equal keys counts."""
     found: dict[str, str] = {}
     for line in text.split(b"\0")[0].decode("utf-8", "backslashreplace").splitlines():
         key, equals, value = line.partition("=")
@@ -54,7 +54,7 @@ def _integer(text: str | None, base: int) -> int | None:
 def at(address: int, read: Callable[[int, int], bytes]) -> bytes | None:
     """Return the text at a physical address; None: no VMCOREINFO.
 
-    :param read: physical memory by address and size, within a page; nothing for what is not there.
+    :param read: reads physical memory by address and size, within a page; returns b"" for missing memory.
     """
     if address < 0:
         return None
@@ -65,7 +65,7 @@ def at(address: int, read: Callable[[int, int], bytes]) -> bytes | None:
 
 
 def _whole(address: int, text: bytes, read: Callable[[int, int], bytes]) -> bytes | None:
-    """A text of which the beginning is known, up to its NUL."""
+    """Return the text up to its NUL, given its beginning; None: it lacks symbols that every VMCOREINFO has."""
     end = address + len(text)
     while b"\0" not in text and len(text) < _MAX_TEXT and (more := read(end, SMALLEST_PAGE)):
         text += more
@@ -77,13 +77,15 @@ def _whole(address: int, text: bytes, read: Callable[[int, int], bytes]) -> byte
 def candidates(
     chunks: Iterable[tuple[int, bytes]], read: Callable[[int, int], bytes], *, anywhere: bool = False
 ) -> Iterator[tuple[int, bytes]]:
-    """Texts in physical memory that look like VMCOREINFO, and where: they may be stale, or belong to a nested guest.
+    """Yield address and text of all that looks like VMCOREINFO in physical memory.
+
+    A text may be stale, or belong to a nested guest.
 
     The kernel keeps the text at the start of a page, and again in a page as an ELF note.
 
     :param chunks: physical address (page-aligned) and bytes of all memory, in any order.
-    :param read: physical memory by address and size; nothing for what is not there.
-    :param anywhere: also at other places of pages.
+    :param read: reads physical memory by address and size; returns b"" for missing memory.
+    :param anywhere: also look at other places of pages.
     """
     for address, data in chunks:
         place = data.find(_FIRST)
