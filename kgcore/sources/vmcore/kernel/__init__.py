@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Layouts of kernel structures, and how to read them."""
+"""Layouts of kernel structures, and their readers."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where kernels differ from release to release: one function per question, the newest layout first.
+"""Hide the differences between kernel releases: one function per question, which tries the newest layout first.
 
-Layouts are probed (does the member, type or symbol exist?), since distributions backport; the few things that types
-and symbols do not hold (padding of a program header) go by the release, and say so. What only an architecture can
-answer is :attr:`Kernel.machine`.
+Functions probe for layouts (does the member, type or symbol exist?), because distributions backport. Only what types
+and symbols do not show (padding of a program header) depends on the release; a comment says so.
+:attr:`Kernel.machine` has the architecture-specific parts.
 """
 
 import re
@@ -27,7 +27,7 @@ PF_KTHREAD = 0x00200000
 # include/linux/mm_types.h, include/linux/sched/coredump.h: MMF_DUMP_FILTER_SHIFT, and nine filter bits.
 _MMF_DUMP_FILTER_SHIFT = 2
 _MMF_DUMP_FILTER_MASK = 0x1FF
-# Of struct task_struct, all releases' together
+# Members of struct task_struct, of all releases together
 _TASK = (
     "__state", "state", "blocked.sig[0]", "comm", "flags", "group_leader", "mm", "on_cpu", "pending.signal.sig[0]",
     "pid", "real_parent", "signal", "stack", "static_prio", "stime", "tgid", "thread_pid", "utime",
@@ -35,10 +35,12 @@ _TASK = (
 
 
 class Kernel:
-    """The crashed kernel's answers. Cheap to make: each probe happens when first asked for, once.
+    """The kernel in the dump, with the differences between releases hidden.
 
-    :ivar architecture: of the kernel.
-    :ivar machine: what that answers of this kernel.
+    Cheap to make: each probe runs on first use, and only once.
+
+    :ivar architecture: the kernel's.
+    :ivar machine: the architecture-specific parts.
     :ivar word_size: bytes of a long, and of a pointer.
     """
 
@@ -49,11 +51,11 @@ class Kernel:
         self.architecture = target.architecture
         self.word_size = self.architecture.word_size
         self.machine = machine_of(self)
-        # As Target's probes: a cache of this object's own
+        # As with Target's probes, the cache belongs to this object.
         self.structs: Callable[..., Structs] = cache(partial(Structs, self.prog))
 
     def task(self, task: Object) -> Members:
-        """What a ``struct task_struct *`` points to."""
+        """Read the members of the task that a ``struct task_struct *`` points to."""
         return self._tasks.read(task.value_())
 
     @cached_property
@@ -62,12 +64,12 @@ class Kernel:
 
     @cached_property
     def version(self) -> tuple[int, int]:
-        """Release as two numbers; for what cannot be probed. (0, 0) if the release is not parsable."""
+        """Release as two numbers, for what cannot be probed; (0, 0) if the release is unparsable."""
         match = re.match(r"(\d+)\.(\d+)", self.target.release)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
     def read_word(self, name: str) -> int | None:
-        """A global variable of an unsigned long's size; None if the kernel has none of that name.
+        """Return the value of a global variable of an unsigned long's size; None if the kernel does not have it.
 
         :raises FaultError: it is not in the dump.
         """
@@ -75,11 +77,11 @@ class Kernel:
         return None if address is None else int(self.prog.read_word(address))
 
     def word_at(self, raw: bytes, at: int) -> int:
-        """An unsigned long in memory that was read."""
+        """Return the unsigned long at an offset of bytes that were read."""
         return int.from_bytes(raw[at : at + self.word_size], "little")
 
     def read_u64(self, name: str) -> int | None:
-        """A 64-bit global variable; None if the kernel has none of that name.
+        """Return the value of a 64-bit global variable; None if the kernel does not have it.
 
         :raises FaultError: it is not in the dump.
         """
@@ -87,15 +89,15 @@ class Kernel:
         return None if address is None else int(self.prog.read_u64(address))
 
     def read_u32(self, name: str) -> int | None:
-        """The lower half of the same, or a 32-bit variable."""
+        """Return the value of a 32-bit global variable, or the lower half of a 64-bit one; None as in read_u64()."""
         value = self.read_u64(name)
         return None if value is None else value & 0xFFFFFFFF
 
     @cached_property
     def cpus(self) -> tuple[int, ...]:
-        """The numbers of all CPUs there may be.
+        """The numbers of all possible CPUs.
 
-        :raises FaultError: the mask of them is not in the dump.
+        :raises FaultError: the mask of possible CPUs is not in the dump.
         """
         words = self.prog["__cpu_possible_mask"].bits.value_()
         width = 8 * self.word_size
@@ -107,7 +109,7 @@ class Kernel:
     def thread_size(self) -> int:
         """THREAD_SIZE: bytes of a kernel stack.
 
-        The linker script gives the first task's stack just that size (INIT_TASK_DATA,
+        The linker script gives the first task's stack exactly this size (INIT_TASK_DATA,
         include/asm-generic/vmlinux.lds.h); the symbols were renamed by
         8f69cba096b5 "x86: Rename __{start,end}_init_task to __{start,end}_init_stack" (6.10).
         """
@@ -118,47 +120,47 @@ class Kernel:
         return self.machine.usual_thread_size
 
     def task_state(self, task: Members) -> int:
-        """The task's state word.
+        """Return the task's state word.
 
-        2f064a59a11f "sched: Change task_struct::state" (5.14) made it ``__state``.
+        2f064a59a11f "sched: Change task_struct::state" (5.14) renamed it ``__state``.
         """
         new = self.target.has_member("struct task_struct", "__state")
         return int(task["__state" if new else "state"]) & 0xFFFFFFFF
 
     @cached_property
     def dumps_sharers(self) -> bool:
-        """Cores also have the threads of *other* processes that share the ``mm_struct`` (vfork, CLONE_VM).
+        """Whether cores also have the threads of *other* processes that share the ``mm_struct`` (vfork, CLONE_VM).
 
-        Until 0258b5fd7c71 "coredump: Limit coredumps to a single thread group" (5.16); the same series moved
+        True until 0258b5fd7c71 "coredump: Limit coredumps to a single thread group" (5.16); the same series moved
         ``core_state`` out of ``struct mm_struct``.
         """
         return self.target.has_member("struct mm_struct", "core_state")
 
     def dialect(self) -> CoreDialect:
-        """How this kernel writes its own cores."""
+        """Return how this kernel writes cores."""
         # 60592fb6b67c "coredump, vmcore: Set p_align to 4 for PT_NOTE" (6.5) leaves nothing to probe.
         return self.machine.dialect(CoreDialect(note_align=4 if self.version >= (6, 5) else 0))
 
     # Address spaces
 
     def dump_filter(self, mm: Object) -> int:
-        """The process's ``coredump_filter``: bits 0 to 8."""
+        """Return the process's ``coredump_filter``: bits 0 to 8."""
         return self.filter_of(self.mm_flags(mm))
 
     @staticmethod
     def filter_of(flags: int) -> int:
-        """The same, of flags that were read."""
+        """Return the ``coredump_filter`` in the value of ``mm->flags``."""
         return flags >> _MMF_DUMP_FILTER_SHIFT & _MMF_DUMP_FILTER_MASK
 
     def mm_flags(self, mm: Object) -> int:
-        """MMF_*; ``mm->flags`` became a bitmap, ``mm_flags_t``, in 6.18."""
+        """Return ``mm->flags`` (MMF_*), which became a bitmap, ``mm_flags_t``, in 6.18."""
         flags = mm.flags
         if self.target.has_type("mm_flags_t"):
             flags = flags.member_("__mm_flags")[0]
         return int(flags.value_())
 
     def auxv(self, mm: Object, word_size: int) -> tuple[int, ...]:
-        """``mm->saved_auxv`` as words of the program: two share an unsigned long if it is a 32-bit one.
+        """Return ``mm->saved_auxv`` as words of the program: for a 32-bit program, two words share an unsigned long.
 
         RHEL 8.6 moved it to ``mm->mm_rh``.
         """
@@ -187,22 +189,22 @@ class Kernel:
 
     @property
     def swap_type_shift(self) -> int:
-        """SWP_TYPE_SHIFT, include/linux/swapops.h: what of a ``swp_entry_t`` is offset, below the 5 bits of type.
+        """SWP_TYPE_SHIFT, include/linux/swapops.h: bits of a ``swp_entry_t`` that are offset; 5 bits of type follow.
 
-        This is how the kernel keeps them everywhere but in page tables; an xarray takes one bit from a word.
+        The kernel uses this format everywhere except in page tables; an xarray uses one bit of the word itself.
         """
         return 8 * self.word_size - 1 - 5
 
     def swap_type(self, entry: int) -> int:
-        """``swp_type()``: the number of the swap space."""
+        """Return the number of a swap entry's swap space, as ``swp_type()`` does."""
         return entry >> self.swap_type_shift
 
     def swap_offset(self, entry: int) -> int:
-        """``swp_offset()``."""
+        """Return a swap entry's offset in its swap space, as ``swp_offset()`` does."""
         return entry & (1 << self.swap_type_shift) - 1
 
     def page_flags(self, frame: int, count: int) -> tuple[int, ...]:
-        """``flags`` of the ``struct page`` of adjacent page frames.
+        """Return ``flags`` of each ``struct page`` of adjacent page frames.
 
         :raises FaultError: they are not in the dump.
         """
@@ -212,7 +214,7 @@ class Kernel:
 
     @cached_property
     def zero_pages(self) -> tuple[tuple[int, int], ...]:
-        """The shared pages of zeros, a small and a huge one: physical address and size, ascending.
+        """The shared zero pages, a small and a huge one: physical address and size of each, ascending.
 
         ``huge_zero_page`` was renamed ``huge_zero_folio`` by 5691753d73a2 "mm: convert huge_zero_page to
         huge_zero_folio" (6.10); ``huge_zero_pfn`` is in both.

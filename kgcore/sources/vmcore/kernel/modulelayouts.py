@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Structures of modules in kernels whose modules do not describe them: from the source of Linux 5.10.
+"""Layouts of module structures in kernels without BTF of modules, from the source of Linux 5.10.
 
-Modules have BTF from 5.11 on (CONFIG_DEBUG_INFO_BTF_MODULES). Before, nothing in a dump tells what ``struct zram``
-looks like, so it stands here, as drivers/block/zram/zram_drv.h, drivers/block/zram/zcomp.h, mm/zsmalloc.c, mm/zbud.c
-and mm/z3fold.c of 5.10.223 have it (``const`` left out). Sizes of locks and the like come from the kernel's own types,
-and members that an option adds are there if the module has the function that the option adds. Of other releases
-nothing is known here, and nothing is guessed: the layouts did change, in distributions' kernels too.
+Modules have BTF from 5.11 on (CONFIG_DEBUG_INFO_BTF_MODULES). In older dumps, nothing describes ``struct zram``. So
+this module declares it, from drivers/block/zram/zram_drv.h, drivers/block/zram/zcomp.h, mm/zsmalloc.c, mm/zbud.c and
+mm/z3fold.c of 5.10.223 (``const`` left out). Sizes of locks and the like come from the kernel's own types. Members
+that an option adds are present if the module has the function that the option adds. kgcore knows the layouts of no
+other release and does not guess: they changed between releases, and in distributions' kernels too.
 
-All of it was compared with DWARF of Debian 11's 5.10.0-32-amd64; tests/vmcore/test_module_types.py does it again for
+All layouts were compared with DWARF of Debian 11's 5.10.0-32-amd64; tests/vmcore/test_module_types.py repeats this for
 zram and zsmalloc.
 """
 
@@ -23,7 +23,7 @@ from kgcore.errors import BrokenDump
 __all__ = ("LAYOUTS", "Declarations", "ModuleLayouts")
 
 Member: TypeAlias = "str | tuple[str, tuple[Member, ...]]"
-"""A declaration as in C; or ("struct" or "union", the members of one without name); or (an option, what it adds)."""
+"""A declaration as in C; or ("struct" or "union", members of an unnamed one); or (an option, members that it adds)."""
 
 # As in C, without function pointers and without arrays of more than one dimension.
 _DECLARATION = re.compile(r"([\w ]+?) ?(\**)(\w+)(?:\[(\d+)\])?(?::(\d+))?")
@@ -35,8 +35,8 @@ class ModuleLayouts:
 
     :ivar structs: tag with ``struct`` -> members.
     :ivar enums: tag with ``enum`` -> constants.
-    :ivar options: ``CONFIG_...`` -> a function that the module has with that option only. It is one that is called
-        through a pointer, since others may have been inlined.
+    :ivar options: ``CONFIG_...`` -> a function that the module has only with this option. It must be called through a
+        pointer: other functions may be inlined.
     """
 
     structs: Mapping[str, tuple[Member, ...]]
@@ -47,7 +47,7 @@ class ModuleLayouts:
 class Declarations:
     """A module's types, each made on first use.
 
-    :param has_function: whether the module has a function of that name; it may raise LookupError.
+    :param has_function: tells whether the module has a function of a name; it may raise LookupError.
     """
 
     def __init__(self, prog: Program, layouts: ModuleLayouts, has_function: Callable[[str], bool]) -> None:
@@ -57,10 +57,10 @@ class Declarations:
         self._made: dict[str, Type] = {}
 
     def type(self, name: str) -> Type | None:
-        """The type of that name (``struct zram``); None if it is not declared.
+        """Return the type of a name (``struct zram``); None if it is not declared.
 
-        :raises LookupError: the kernel's own types lack one that it is made of, or its options cannot be told.
-        :raises BrokenDump: one of them is invalid.
+        :raises LookupError: a type that it is made of is missing, or the module's options are unknown.
+        :raises BrokenDump: a type that it is made of is invalid.
         """
         if name not in self._made:
             if name in self._layouts.structs:
@@ -95,7 +95,7 @@ class Declarations:
         return (self._prog.struct_type if kind == "struct" else self._prog.union_type)(tag, size, made)
 
     def _members(self, members: tuple[Member, ...]) -> Iterator[tuple[Type, str | None, int]]:
-        """Type, name and, of a bit field, width."""
+        """Yield type, name and width in bits (0 if it is no bit field) of each member that the module has."""
         for member in members:
             if not isinstance(member, str):
                 what, inner = member
@@ -346,4 +346,4 @@ LAYOUTS: Mapping[tuple[str, str], ModuleLayouts] = {
     ("5.10", "zbud"): _ZBUD,
     ("5.10", "z3fold"): _Z3FOLD,
 }
-"""By release and module."""
+"""Layouts by release and module."""

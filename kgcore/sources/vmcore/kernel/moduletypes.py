@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types that a module defines: ``struct zram``, of which vmlinux knows nothing.
+"""Types that a module defines: ``struct zram``, which vmlinux does not describe.
 
-Nothing is looked at before somebody asks for a type of that module. Then the module's types are
+kgcore reads nothing before a caller asks for a type of the module. It then takes the module's types from the first of
+these:
 
-- those of its debug file, if one was given and drgn took it;
-- else those of its BTF, which the kernel keeps in its memory (Linux 5.11, CONFIG_DEBUG_INFO_BTF_MODULES);
-- else, if there is a vmlinux with DWARF, those of a debug file that was given though drgn did not take it, or lies
-  where drgn looks or the user said;
-- else what kgcore knows of that release (:mod:`kgcore.sources.vmcore.kernel.modulelayouts`).
+- its debug file, if the user gave one and drgn loaded it;
+- its BTF, which the kernel keeps in memory (Linux 5.11, CONFIG_DEBUG_INFO_BTF_MODULES);
+- if there is a vmlinux with DWARF: a debug file that the user gave but drgn did not load, or one in a directory where
+  drgn searches or that the user named;
+- the layouts that kgcore knows for the release (:mod:`kgcore.sources.vmcore.kernel.modulelayouts`).
 
-A name may mean one thing in a module and another in vmlinux or in a second module (``enum buddy`` does). So a module's
-own definition goes first, and vmlinux's, which has what is built in and what module and kernel share, comes behind it.
-But DWARF drgn finds by name alone, whosever it is: there, a name that is not unique in what was loaded means any.
+A name may mean one type in a module, and another in vmlinux or in a second module (``enum buddy`` does). So a module's
+own definition comes first, then vmlinux's, which has built-in types and types that module and kernel share. But in
+DWARF drgn searches by name alone, across all loaded files: a name with several definitions gives any one of them.
 """
 
 from collections.abc import Iterator
@@ -50,13 +51,13 @@ _SYMBOL = Struct("<I20x")  # Elf64_Sym: st_name, and the rest
 _KINDS = {"struct": (BtfKind.STRUCT,), "union": (BtfKind.UNION,), "enum": (BtfKind.ENUM, BtfKind.ENUM64)}
 
 
-# What comes of damage. drgn raises the last four: members that are missing or of another type, sizes that make no type,
-# addresses beyond the last.
+# What damage raises. drgn raises the last four: a member is missing or of a different type, a size is invalid for a
+# type, an address is too high.
 _DAMAGE = (BrokenDump, FaultError, LookupError, AttributeError, TypeError, ValueError, OverflowError)
 
 
 class _Types(Protocol):
-    """Where types are looked up. Both may raise what ``_DAMAGE`` lists."""
+    """A place to look up types. Both methods may raise the errors in ``_DAMAGE``."""
 
     def type(self, name: str) -> Type | None: ...
 
@@ -65,12 +66,12 @@ class _Types(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """What is known of a module.
+    """What is known about a module.
 
-    :ivar places: where to look up its types, one after the other.
-    :ivar described: what is in none of them does not exist.
-    :ivar loaded: as a module; else it is built in or not there.
-    :ivar trouble: why its own types are not among the places.
+    :ivar places: where to look up its types, in this order.
+    :ivar described: a type that is in no place does not exist.
+    :ivar loaded: it is loaded as a module; if not, it is built in or does not exist.
+    :ivar trouble: why the places lack its own types.
     """
 
     places: tuple[_Types, ...]
@@ -80,7 +81,7 @@ class _Module:
 
 
 class ModuleTypes:
-    """The types of a kernel's modules, loaded or built in. Cheap to make; everything is looked for once."""
+    """The types of a kernel's modules, loaded or built in. Cheap to make: it searches on first use, and only once."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -90,13 +91,13 @@ class ModuleTypes:
         self._base: TypeFinder | None = None  # out of vmlinux's BTF, if types come from elsewhere
 
     def type(self, module: str, name: str) -> Type:
-        """A type that a module's code uses.
+        """Return a type that a module's code uses.
 
-        A structure that this module only points to, as ``struct zram`` does to ``struct zs_pool``, is incomplete there:
-        ask for it in the module that defines it.
+        A structure that the module only points to (``struct zs_pool`` in zram) is incomplete there: ask for it in the
+        module that defines it.
 
-        :param module: its name as the kernel has it, with underscores.
-        :param name: ``struct TAG``, ``union TAG``, ``enum TAG`` or that of a typedef.
+        :param module: its name as the kernel spells it, with underscores.
+        :param name: ``struct TAG``, ``union TAG``, ``enum TAG`` or the name of a typedef.
         :raises LookupError: it is unknown; the text says why, and what to try.
         """
         key = module, name
@@ -112,9 +113,9 @@ class ModuleTypes:
         return self._types[key]
 
     def enumerator(self, module: str, name: str) -> int | None:
-        """The value of a constant of any enum that a module's code uses; None if this kernel has none of that name.
+        """Return the value of a constant of any enum that a module's code uses; None: this kernel has no such name.
 
-        :raises LookupError: nothing describes the module's types, so whether it has one is unknown.
+        :raises LookupError: nothing describes the module's types, so it is unknown whether the constant exists.
         """
         known = self._module(module)
         try:
@@ -126,7 +127,7 @@ class ModuleTypes:
         return found
 
     def _excuse(self, module: str, known: _Module, name: str, damage: str) -> str:
-        """Why the type is unknown, and what to try."""
+        """Return the message that says why a type is unknown, and what to try."""
         if known.described and not damage:
             loaded = "" if known.loaded else ", which is not loaded,"
             return f"neither the kernel nor its module {module}{loaded} has {name}"
@@ -173,9 +174,9 @@ class ModuleTypes:
         return any(module.debug_file_status == ModuleFileStatus.HAVE for module in modules)
 
     def _find_debug_file(self, name: str) -> bool:
-        """Whether a debug file of the module was found where drgn looks or the user said. Nothing is downloaded.
+        """Load a module's debug file from where drgn searches or the user said; tell whether one was found.
 
-        drgn knows what is loaded if it has a vmlinux; without, nothing is found.
+        Nothing is downloaded. drgn knows the loaded modules only if it has a vmlinux; without one it finds no file.
 
         :raises LookupError: drgn cannot read the file.
         """
@@ -189,14 +190,13 @@ class ModuleTypes:
         return self._has_debug_file(name)
 
     def _use_given_file(self, module: Object, name: str) -> bool:
-        """Whether the user named a debug file of the module, though drgn did not know what to do with it.
+        """Load a debug file of the module that the user named but drgn did not load; tell whether there is one.
 
-        drgn asks ``notes_attrs`` of each loaded module which build it is, and gives up where that is not in the dump:
-        makedumpfile that is older than its kernel takes pages of the slab allocator for user memory. But the module's
-        own memory holds that note too.
+        drgn reads a module's build id from ``notes_attrs``, and gives up if that is not in the dump: a makedumpfile
+        that is older than the kernel takes slab pages for user memory. But the module's own memory has the note too.
 
         :param module: ``struct module *``
-        :raises LookupError: the file is of another build, has no debug information, or drgn cannot read it.
+        :raises LookupError: the file is of a different build, has no debug information, or drgn cannot read it.
         """
         for file in self._target.debug_files:
             if Path(file).name.partition(".")[0].replace("-", "_") != name:
@@ -205,7 +205,7 @@ class ModuleTypes:
             if not note or not any(note in piece for piece in self._memory(module)):
                 raise LookupError(f"{file} does not match the build id of the module, or the dump lacks that build id")
             try:
-                # drgn closes the descriptor.
+                # drgn closes this descriptor.
                 self._prog.extra_module(name, create=True).try_file(file, fd=private_copy(file))
             except Exception as error:  # as above
                 raise LookupError(f"drgn cannot load {file}: {error}") from error
@@ -215,9 +215,9 @@ class ModuleTypes:
         return False
 
     def _memory(self, module: Object) -> Iterator[bytearray]:
-        """What the dump has of a module's code and data, in pieces without gaps.
+        """Yield the parts of a module's code and data that the dump has, each without gaps.
 
-        ``core_layout`` became one of several in ``mem`` in 6.4 (ac3b43283923).
+        ``core_layout`` became one of several areas in ``mem`` in 6.4 (ac3b43283923).
         """
         areas = module.mem if self._target.has_member("struct module", "mem") else [module.core_layout]
         for area in areas:
@@ -236,29 +236,32 @@ class ModuleTypes:
     # BTF
 
     def _read_btf(self, name: str) -> TypeFinder | None:
-        """Types out of a module's BTF; None if the kernel has none of it.
+        """Return the finder of types in a module's BTF; None if the kernel has no BTF of the module.
 
-        The section of the module's file is not kept: ``btf_data`` of ``struct module`` leads nowhere once the module
-        runs (do_init_module(), kernel/module/main.c). What stays is the copy in a ``struct btf``, of which ``btf_idr``
-        knows (btf_parse_module(), kernel/bpf/btf.c): split BTF that continues vmlinux's.
+        The kernel frees the section of the module's file: ``btf_data`` of ``struct module`` is invalid once the module
+        runs (do_init_module(), kernel/module/main.c). It keeps a copy in a ``struct btf``, listed in ``btf_idr``
+        (btf_parse_module(), kernel/bpf/btf.c): split BTF that extends vmlinux's.
 
-        A module that was built apart from its kernel may have BTF that continues a distilled base instead
+        A module that was built apart from its kernel may have BTF that extends a distilled base instead
         (``.BTF.base``; in 6.12, not in 6.1). btf_relocate() (tools/lib/bpf/btf_relocate.c) then renumbers types and
-        strings in that copy, so that it too continues vmlinux's.
+        strings in the copy, so that it extends vmlinux's too.
         """
         record = self._btf_record(name)
         if record is None:
             return None
         base = self._kernels(record.start_id.value_(), record.start_str_off.value_())
         data = self._btf_data(record.data.value_(), record.data_size.value_())
-        # drgn never lets go of a type, nor a type of its finder: so one finder for all who ask the same Program.
+        # drgn never frees a type, and a type keeps its finder alive: so all users of a Program share one finder.
         finders: dict[tuple[bytes, TypeFinder], TypeFinder] = self._prog.cache.setdefault(_CACHE_KEY, {})
         if (data, base) not in finders:
             finders[data, base] = TypeFinder(self._prog, Btf(data, base.btf), base)
         return finders[data, base]
 
     def _btf_record(self, name: str) -> Object | None:
-        """A module's ``struct btf *``."""
+        """Return a module's ``struct btf *``; None if the kernel has no BTF of the module.
+
+        :raises BrokenDump: it was not found, and a part of the list is damaged or not in the dump.
+        """
         if not self._target.has_member("struct btf", "start_id"):  # since 5.11, with which modules have BTF
             return None
         lost = False
@@ -274,10 +277,10 @@ class ModuleTypes:
         return None
 
     def _kernels(self, types: int, strings: int) -> TypeFinder:
-        """The finder of types in vmlinux's BTF: the one in use, unless it is missing or came from a different file.
+        """Return the finder of types in vmlinux's BTF: the one in use, unless it is missing or from a different file.
 
-        :param types: how many there must be, void being one.
-        :param strings: of how many bytes.
+        :param types: number of types that the BTF must have, void included.
+        :param strings: bytes of strings that it must have.
         """
         for known in (self._base, TypeFinder.of(self._prog)):
             if known and (len(known.btf), known.btf.string_length) == (types, strings):
@@ -299,7 +302,7 @@ class ModuleTypes:
     # struct module
 
     def _loaded(self, name: str) -> Object | None:
-        """A module's ``struct module *``; None if it is not loaded, but built in or not there.
+        """Return a module's ``struct module *``; None if it is not loaded: it is built in or does not exist.
 
         :raises FaultError: a part of the list is not in the dump.
         :raises BrokenDump: the list does not end.
@@ -316,7 +319,7 @@ class ModuleTypes:
         return None
 
     def _has_function(self, name: str, function: str) -> bool:
-        """Whether a module's own symbol table (``struct mod_kallsyms``) names a function."""
+        """Tell whether a module's own symbol table (``struct mod_kallsyms``) names a function."""
         module = self._loaded(name)
         if module is None or not self._target.has_member("struct module", "core_kallsyms"):
             raise LookupError("its build options are unknown")
@@ -334,7 +337,7 @@ class ModuleTypes:
 
 @contextmanager
 def _noted(troubles: list[str]) -> Iterator[None]:
-    """What is damaged is written down, and the next way tried."""
+    """Note an error that damage raises and suppress it, so that the caller tries the next place."""
     try:
         yield
     except _DAMAGE as error:
@@ -342,8 +345,8 @@ def _noted(troubles: list[str]) -> Iterator[None]:
 
 
 def _build_id_note(file: str) -> bytes:
-    """The section with the build id of a file; b"" if it has none."""
-    from elftools.common.exceptions import ELFError  # what is seldom needed does not make every start slower
+    """Return the section of a file with its build id; b"" if it has no such section."""
+    from elftools.common.exceptions import ELFError  # imported here, since it is rarely needed and slows each start
     from elftools.elf.elffile import ELFFile
 
     try:
@@ -355,7 +358,7 @@ def _build_id_note(file: str) -> bytes:
 
 
 class _ProgramTypes:
-    """What drgn finds by name: vmlinux's types, and those of DWARF that was loaded."""
+    """The types that drgn finds by name: vmlinux's, and those in the loaded DWARF."""
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
@@ -363,7 +366,7 @@ class _ProgramTypes:
     def type(self, name: str) -> Type | None:
         try:
             return self._prog.type(name)
-        except (LookupError, SyntaxError):  # as in VariableFinder, what is no name of a type names none
+        except (LookupError, SyntaxError):  # as in VariableFinder: an invalid name is an unknown one
             return None
 
     def enumerator(self, name: str) -> int | None:
@@ -374,7 +377,7 @@ class _ProgramTypes:
 
 
 class _BtfTypes:
-    """What a module itself defines."""
+    """The types that a module's BTF itself defines."""
 
     def __init__(self, types: TypeFinder) -> None:
         self._types = types

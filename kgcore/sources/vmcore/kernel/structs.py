@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel structures of which there may be 100 000: one read of the dump for all members that are wanted of one."""
+"""Read kernel structures fast, since there may be 100 000 of a type: one read of the dump per structure."""
 
 import re
 import struct
@@ -18,12 +18,12 @@ _MAX_SPAN = 1 << 16  # types may be the dump's own, and damaged; task_struct has
 
 
 class Members(dict[str, Any]):
-    """What was read of a structure: integers, pointers too; arrays and structures are bytes.
+    """Members of a structure by name: integers and pointers as int, arrays and structures as bytes.
 
-    Asking for a member that could not be read raises FaultError.
+    Access to a member that could not be read raises FaultError.
 
-    :ivar address: of the structure.
-    :ivar lost: why, of those that could not be read.
+    :ivar address: the structure's.
+    :ivar lost: the members that could not be read, each with its error.
     """
 
     __slots__ = ("address", "lost")
@@ -39,11 +39,13 @@ _NONE_LOST: Mapping[str, FaultError] = MappingProxyType({})
 
 
 class Structs:
-    """Reads members of any structure of a type."""
+    """Reads chosen members of structures of one type."""
 
     def __init__(self, prog: Program, type_name: str, *names: str) -> None:
-        """
-        :param names: as offsetof() takes them: ``f_path.mnt``, ``pids[2]``. What this kernel has not is left out.
+        """Choose the members to read.
+
+        :param names: members as offsetof() takes them: ``f_path.mnt``, ``pids[2]``. Members that this kernel lacks are
+            left out.
         :raises LookupError: the type is unknown.
         """
         self._prog = prog
@@ -63,10 +65,10 @@ class Structs:
         self._whole = struct.Struct(layout)
 
     def read(self, address: int) -> Members:
-        """The structure at an address; one that is only partly in the dump, as far as it is."""
+        """Read the structure at an address. If only a part of it is in the dump, the other members are lost."""
         if not address:
             return self._read_each(address)
-        try:  # kernel_bytes(), and no call but those that read and convert: there are a dozen structures to a thread
+        try:  # kernel_bytes() inlined for speed: there are a dozen structures to a thread
             values = self._whole.unpack(self._read(address + self._start, self._whole.size))
         except (FaultError, OverflowError, ValueError):
             return self._read_each(address)
@@ -88,13 +90,13 @@ class Structs:
         return found
 
     def _bytes(self, address: int, offset: int, size: int) -> bytes:
-        if not address:  # drgn reads physical memory at address 0 of QEMU's ELF dumps rather than fault
+        if not address:  # drgn does not fault at address 0 of QEMU's ELF dumps: it reads physical memory
             raise FaultError("a pointer is NULL", offset)
         return kernel_bytes(self._prog, address + offset, size)
 
 
 def _members(prog: Program, type_name: str, names: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
-    """Offset, name and the code for struct.unpack() of each member that there is."""
+    """Yield offset, name and struct.unpack() format of each member that exists."""
     whole = Object(prog, type_name, address=0)
     for name in names:
         found = whole

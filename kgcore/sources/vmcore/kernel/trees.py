@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's trees, read so that no damage can make the walk endless.
+"""Walk the kernel's trees so that the walk ends even if they are damaged.
 
-drgn's own helpers trust every node; in a dump a node may claim to be its own child.
+drgn's own helpers trust every node; in a damaged dump a node may be its own child.
 """
 
 import struct
@@ -23,14 +23,15 @@ _MAPLE_RANGE_64 = 2
 _MAPLE_ARANGE_64 = 3
 _MAPLE_NODE_MASK = 255
 _MAPLE_MAX_HEIGHT = 31  # MAPLE_HEIGHT_MAX
-# include/linux/xarray.h: an internal entry ends in 10; below 4096 it is no pointer but a sibling, retry or zero entry.
+# include/linux/xarray.h: an internal entry ends in binary 10; below 4096 it is a sibling, retry or zero entry, not a
+# pointer.
 XA_INTERNAL = 2
 XA_ZERO = 257 << 2 | XA_INTERNAL
 _XA_SMALLEST_NODE = 4096
 
 
 def _word_size(prog: Program) -> int:
-    """Bytes of an unsigned long, which all these trees are made of."""
+    """Return the size of an unsigned long in bytes, the unit of all these trees."""
     return 8 if prog.platform is None or PlatformFlags.IS_64_BIT in prog.platform.flags else 4
 
 
@@ -38,7 +39,7 @@ class MapleSlot(NamedTuple):
     """A range of a maple tree.
 
     :ivar last: inclusive.
-    :ivar entry: what it holds, or XA_ZERO; None: the part of the tree that would tell is damaged or not in the dump.
+    :ivar entry: its entry, or XA_ZERO; None: unknown, since this part of the tree is damaged or not in the dump.
     """
 
     first: int
@@ -47,7 +48,7 @@ class MapleSlot(NamedTuple):
 
 
 def maple_slots(tree: Object) -> Iterator[MapleSlot]:
-    """The entries of a maple tree and what is lost of it, ascending. What it does not hold is left out.
+    """Yield the entries and the lost ranges of a maple tree, ascending, without empty ranges.
 
     :param tree: ``struct maple_tree``
     :raises FaultError: the tree's head is not in the dump.
@@ -81,7 +82,7 @@ class _Maple:
             self._size = max(self._size, *((one.address_ or 0) + sizeof(one) for one in (pivots, slots, node.meta)))
 
     def slots(self, root: int) -> Iterator[MapleSlot]:
-        """All below a node."""
+        """Yield all entries and lost ranges below a node."""
         seen: set[int] = set()  # each node is in the tree once
         waiting = [(root, 0, self._end, 0)]
         while waiting:
@@ -103,7 +104,7 @@ class _Maple:
                     yield MapleSlot(first, last, entry)
 
     def _ranges(self, enode: int, low: int, high: int) -> list[tuple[int, int, int]] | None:
-        """A node's slots as (first, last, entry); None if they do not cover just [low, high].
+        """Return a node's slots as (first, last, entry); None if they do not cover exactly [low, high].
 
         :raises FaultError: it is not in the dump.
         """
@@ -128,9 +129,9 @@ class _Maple:
 
 
 class XaNode(NamedTuple):
-    """A ``struct xa_node``: each slot stands for ``1 << shift`` indices.
+    """A ``struct xa_node``: each slot covers ``1 << shift`` indices.
 
-    :ivar marks: of each of the three marks, a bit for each slot.
+    :ivar marks: three bit masks, one per mark, with a bit for each slot.
     """
 
     address: int
@@ -142,9 +143,9 @@ class XaNode(NamedTuple):
 class XaEntry(NamedTuple):
     """An entry of an xarray.
 
-    :ivar first: index.
-    :ivar length: for how many indices, from ``first`` on, it stands.
-    :ivar entry: None: the part of the tree that would tell is damaged or not in the dump.
+    :ivar first: its first index.
+    :ivar length: number of indices that it covers, from ``first`` on.
+    :ivar entry: None: unknown, since this part of the tree is damaged or not in the dump.
     :ivar canonical: the first index of a large entry, which may be before ``first``.
     """
 
@@ -155,7 +156,7 @@ class XaEntry(NamedTuple):
 
 
 class XArrays:
-    """Reads ``struct xa_node``, of which xarrays, radix trees and IDRs are made."""
+    """Reads xarrays, radix trees and IDRs, which all consist of ``struct xa_node``."""
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
@@ -169,16 +170,16 @@ class XArrays:
         self._word_bits = 8 * size
         self._words = struct.Struct(f"<{self._slots}{'Q' if size == 8 else 'I'}")
         self._word = struct.Struct("<Q" if size == 8 else "<I")
-        # unsigned long marks[XA_MAX_MARKS][XA_MARK_LONGS], in a union without a name
+        # unsigned long marks[XA_MAX_MARKS][XA_MARK_LONGS], in an unnamed union
         self._marks = struct.Struct("<3Q" if max(8 * size, self._slots) > 32 else "<3I")
         self._marks_at: int | None = None
-        with suppress(LookupError):  # nobody may ask for them
+        with suppress(LookupError):  # not every caller needs them
             self._marks_at = int(offsetof(node, "marks"))
 
     def below(self, entry: int, parent: XaNode | None = None, slot: int = 0) -> XaNode | None:
-        """The node that an entry points to; None if it is not in the dump, or not that slot's child.
+        """Return the node that an entry points to; None if it is not in the dump, or not the child of this slot.
 
-        :param parent: None: the entry is the head.
+        :param parent: the node that has the entry; None: the entry is the head.
         """
         address = entry - XA_INTERNAL
         try:
@@ -187,7 +188,7 @@ class XArrays:
             return None
         shift, offset = raw[self._offsets["shift"]], raw[self._offsets["offset"]]
         (above,) = self._word.unpack_from(raw, self._offsets["parent"])
-        # xas_create() and radix_tree_extend(): so a node can be in one place only, and trees cannot be endless.
+        # xas_create() and radix_tree_extend(): a node fits in one place only, so no walk is endless.
         if parent is None:
             fits = shift % self._chunk_shift == 0 and shift < self._word_bits
         else:
@@ -198,13 +199,13 @@ class XArrays:
 
     @staticmethod
     def is_node(entry: int) -> bool:
-        """Whether an entry points to a node."""
+        """Tell whether an entry points to a node."""
         return entry & 3 == XA_INTERNAL and entry >= _XA_SMALLEST_NODE
 
     def load(self, head: int, index: int) -> int:
-        """Return the entry of an index; 0: empty. For arrays without large entries.
+        """Return the entry at an index; 0: empty. Works only for arrays without large entries.
 
-        :raises FaultError: the part of the tree that would tell is damaged.
+        :raises FaultError: the node with the entry is damaged or not in the dump.
         """
         if not self.is_node(head):
             return head if index == 0 else 0
@@ -221,7 +222,7 @@ class XArrays:
         return entry
 
     def range(self, head: int, first: int, last: int) -> Iterator[XaEntry]:
-        """What an xarray holds at indices first to last (inclusive), ascending. Empty slots are left out.
+        """Yield the entries of an xarray at indices first to last (inclusive), ascending, without empty slots.
 
         :param head: ``xa_head``.
         """
@@ -235,9 +236,10 @@ class XArrays:
                 yield found._replace(first=low, length=high - low)
 
     def _range(self, node: XaNode | None, base: int, first: int, last: int, reach: int) -> Iterator[XaEntry]:
-        """A node and all below it; entries may reach beyond first and last.
+        """Yield the entries of a node and of all nodes below it; they may extend beyond first and last.
 
-        :param reach: ``1 << reach`` indices from ``base`` on are below it.
+        :param base: the node's first index.
+        :param reach: the node covers ``1 << reach`` indices from ``base`` on.
         """
         if node is None:
             yield XaEntry(base, 1 << reach, None, base)
@@ -258,7 +260,9 @@ class XArrays:
                 yield XaEntry(start, 1 << shift, entry, base + (canonical << shift))
 
     def marked(self, head: int, marks: Sequence[int]) -> Iterator[XaEntry]:
-        """The entries that have one of some marks, ascending. A single entry in the head has no node that would tell.
+        """Yield the entries that have any of these marks, ascending.
+
+        A single entry in the head is never among them: no node has its marks.
 
         :param marks: numbers, 0 to 2.
         """
@@ -278,14 +282,14 @@ class XArrays:
                 pass
             elif self.is_node(entry):
                 yield from self._marked(self.below(entry, node, slot), start, marks, node.shift)
-            elif entry:  # its siblings, for which it stands, have no marks
+            elif entry:  # its siblings, which it covers, have no marks
                 while slot + slots < len(node.slots) and node.slots[slot + slots] == (slot << 2 | XA_INTERNAL):
                     slots += 1
                 yield XaEntry(start, slots << node.shift, entry, start)
             slot += slots
 
     def entries(self, head: int) -> Iterator[int | None]:
-        """All entries, ascending; None where a part is damaged."""
+        """Yield all entries, ascending; None for each part that is damaged or not in the dump."""
         if not self.is_node(head):
             if head:
                 yield head

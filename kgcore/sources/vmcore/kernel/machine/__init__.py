@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What takes an architecture and its kernels' own structures: a module for each architecture, a line for each here."""
+"""Architecture-specific parts of reading kernel structures: a module for each architecture, and an entry here."""
 
 from typing import TYPE_CHECKING
 
@@ -16,5 +16,5 @@ MACHINES: dict[str, type[Machine]] = {machine.architecture.name: machine for mac
 
 
 def machine_of(kernel: "Kernel") -> Machine:
-    """Give the answers of a kernel's architecture."""
+    """Return the :class:`Machine` of a kernel's architecture."""
     return MACHINES[kernel.target.architecture.name](kernel)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The questions that only an architecture can answer, and that take a kernel's own structures: the checklist.
+"""The interface that an architecture implements to read its kernels' own structures.
 
-What needs no kernel stands in :class:`kgcore.arch.architecture.Architecture`. What not every architecture has is
-answered here: "not available".
+:class:`kgcore.arch.architecture.Architecture` has what needs no kernel. For what not every architecture has, the
+defaults here return "not available".
 """
 
 from abc import ABC, abstractmethod
@@ -26,20 +26,20 @@ __all__ = ("Machine", "Unwinder")
 
 
 class Unwinder(Protocol):
-    """Unwinds kernel stacks with the tables of the kernel itself.
+    """Unwinds kernel stacks with the kernel's own tables.
 
-    Its states, where it is in a stack, are its own.
+    A state is a position in a stack; its type is the unwinder's own.
     """
 
     @property
     def available(self) -> bool:
-        """Whether this kernel has tables that it understands."""
+        """Whether this kernel has tables that the unwinder supports."""
 
     def interrupted(self, cpu: CpuRegisters) -> Any:
-        """Give the state of a CPU that was in the kernel."""
+        """Return the state of a CPU that was in the kernel."""
 
     def asleep(self, task: Object) -> Any:
-        """Give the state in which a task left the CPU.
+        """Return the state of a task that is not on a CPU: where it was switched out.
 
         :param task: ``struct task_struct *``
         :raises FaultError: its stack is not in the dump.
@@ -47,17 +47,20 @@ class Unwinder(Protocol):
         """
 
     def unwind(self, state: Any) -> tuple[list[tuple[int, bool]], End]:
-        """Give the calls from a state on: instruction pointer, and whether it is exact; and why there are no more."""
+        """Unwind from a state.
+
+        :return: the calls, each with its instruction pointer and whether that is exact; and why the trace ends.
+        """
 
 
 class Machine(ABC):
-    """The answers of one kernel's architecture.
+    """The architecture-specific parts of one kernel.
 
-    Cheap to make: each probe happens when first asked for, once.
+    Cheap to make: each probe runs on first use, and only once.
 
-    :cvar architecture: the one it is.
-    :cvar task_members: members of ``struct task_struct`` that it asks for, all releases' together.
-    :cvar fault_members: those that :meth:`fault` wants.
+    :cvar architecture: the kernel's architecture.
+    :cvar task_members: members of ``struct task_struct`` that it reads, of all releases together.
+    :cvar fault_members: members of ``struct task_struct`` that :meth:`fault` reads.
     :cvar usual_thread_size: THREAD_SIZE of the usual configuration.
     """
 
@@ -76,7 +79,7 @@ class Machine(ABC):
     @property
     @abstractmethod
     def paging_mode(self) -> PagingMode:
-        """How the page tables of processes are to be walked."""
+        """The paging mode of processes' page tables."""
 
     @property
     def encryption_mask(self) -> int:
@@ -86,63 +89,64 @@ class Machine(ABC):
     @property
     @abstractmethod
     def user_end(self) -> int:
-        """TASK_SIZE: no mapping of a process goes beyond."""
+        """TASK_SIZE: the end of a process's address space."""
 
     def root_table(self, mm: Object) -> int:
-        """Physical address of a process's top page table (``mm->pgd``).
+        """Return the physical address of a process's top page table (``mm->pgd``).
 
         :param mm: ``struct mm_struct *``
-        :raises BrokenDump: its address cannot be one.
+        :raises BrokenDump: the address in ``mm->pgd`` is invalid.
         """
         return self.direct_map_to_phys(mm.pgd.value_())
 
     @abstractmethod
     def direct_map_to_phys(self, address: int) -> int:
-        """Physical address of memory in the kernel's direct map.
+        """Return the physical address of an address in the kernel's direct map.
 
         :raises BrokenDump: the address is not in the direct map.
         """
 
     @abstractmethod
     def kernel_image_to_phys(self, address: int) -> int:
-        """Physical address of the kernel's own text or data."""
+        """Return the physical address of an address in the kernel's own text or data."""
 
     # struct page
 
     @abstractmethod
     def page_to_phys(self, page: int) -> int:
-        """Physical address of the memory that a ``struct page`` (or folio) at that address describes.
+        """Return the physical address of the memory that a ``struct page`` (or folio) describes.
 
-        :raises FaultError: there is no ``struct page``.
+        :param page: address of the ``struct page``.
+        :raises FaultError: there is no ``struct page`` at this address.
         """
 
     @abstractmethod
     def frame_to_page(self, frame: int) -> int:
-        """Address of the ``struct page`` of a page frame.
+        """Return the address of the ``struct page`` of a page frame.
 
-        :raises FaultError: it does not exist.
+        :raises FaultError: the frame has no ``struct page``.
         """
 
     @abstractmethod
     def is_page(self, page: int) -> bool:
-        """Whether there may be a ``struct page`` at an address."""
+        """Tell whether a ``struct page`` may be at an address."""
 
     # Mappings that are not the process's own
 
     def gate(self, mm: Object) -> Vma | None:
-        """The mapping that processes have beyond their own (``get_gate_vma()``); None if this one has none.
+        """Return a process's gate mapping (``get_gate_vma()``), which its list of mappings lacks; None: it has no gate.
 
         :param mm: ``struct mm_struct *``
-        :raises FaultError: whether it has is not in the dump.
+        :raises FaultError: the data that say whether it has one are not in the dump.
         """
         return None
 
     @abstractmethod
     def vdso(self, mm: Object) -> tuple[int, int]:
-        """Physical address and bytes of the vdso's image, which is part of the kernel's.
+        """Return physical address and size of the vdso's image, which is part of the kernel's image.
 
         :param mm: ``struct mm_struct *``
-        :raises FaultError: that is not in the dump.
+        :raises FaultError: the data that say where it is are not in the dump.
         """
 
     # Registers of threads
@@ -154,81 +158,81 @@ class Machine(ABC):
 
     @abstractmethod
     def asleep(self, task: Members) -> Mapping[str, int]:
-        """User-mode registers of a thread that is not running, which are not in its ``struct pt_regs``.
+        """Return those user-mode registers of a thread off the CPU that are not in its ``struct pt_regs``.
 
         :param task: ``struct task_struct``
         """
 
     @abstractmethod
     def kept(self) -> tuple[str, ...]:
-        """User's registers that a CPU still has while it is in the kernel."""
+        """Return the names of user-mode registers that a CPU keeps while it is in the kernel."""
 
     @abstractmethod
     def fpu_state(self, task: Members, cpu: int | None) -> FpuState:
-        """Floating-point and extended registers as last saved.
+        """Return a thread's floating-point and extended registers, as last saved.
 
         :param task: ``struct task_struct``
-        :param cpu: the CPU the thread was running on; its live registers are in no dump.
+        :param cpu: the CPU that the thread was running on, if any; no dump has its live registers.
         :raises FaultError: the state is not in the dump.
-        :raises BrokenDump: it contradicts itself.
+        :raises BrokenDump: the state is inconsistent.
         """
 
     def xsave_layout(self) -> XsaveLayout | None:
-        """What the kernel found out about this machine's XSAVE area; None: no XSAVE.
+        """Return the layout of this machine's XSAVE area, as the kernel detected it; None: no XSAVE.
 
-        :raises FaultError: that is not in the dump.
+        :raises FaultError: the layout is not in the dump.
         """
         return None
 
     def tls_segments(self, task: Members) -> tuple[tuple[int, int], ...]:
-        """The thread's own segments, as numbers and entries of a table.
+        """Return the thread's own segments: number and descriptor of each.
 
         :raises FaultError: they are not in the dump.
         """
         return ()
 
     def io_bitmap(self, task: Members) -> bytes | None:
-        """The I/O permission bitmap (1 = denied), 8192 bytes; None if the task has none.
+        """Return the I/O permission bitmap (1 = denied), 8192 bytes; None if the task does not have one.
 
         :raises FaultError: it is not in the dump.
         """
         return None
 
     def forced_tf(self, task: Members) -> bool:
-        """Whether a debugger, and not the thread, has set the trap flag in its registers."""
+        """Tell whether a debugger, not the thread itself, set the trap flag in the thread's registers."""
         return False
 
     def shadow_stack(self, task: Members) -> bool:
-        """Whether the thread has a user-mode shadow stack."""
+        """Tell whether the thread has a user-mode shadow stack."""
         return False
 
     # Programs
 
     @abstractmethod
     def task_arch(self, mm: Object, values: Mapping[str, int]) -> str:
-        """Which of :data:`kgcore.arch.ARCHES` the kernel would write a core for.
+        """Return which of :data:`kgcore.arch.ARCHES` the kernel would write a core for.
 
         :param mm: ``struct mm_struct *``
         :param values: user-mode registers of the dumping thread.
         """
 
     def dialect(self, neutral: CoreDialect) -> CoreDialect:
-        """How this kernel writes the notes of this architecture.
+        """Return how this kernel writes cores, with the notes of this architecture.
 
-        :param neutral: how it writes all else.
+        :param neutral: how it writes what does not depend on the architecture.
         """
         return neutral
 
     @abstractmethod
     def system_call_width(self, task: Object, values: Mapping[str, int]) -> int:
-        """Bytes of a word in the system call that a task is in.
+        """Return the word size, in bytes, of the system call that a task is in.
 
         :param task: ``struct task_struct *``
         :param values: its user-mode registers.
         """
 
     def fault(self, task: Members) -> Fault | None:
-        """The last exception in user mode for which a thread was sent a signal; None if there was none.
+        """Return the last exception in user mode for which a thread got a signal; None: no exception.
 
         :param task: ``struct task_struct``, with :attr:`fault_members`.
         """
@@ -237,7 +241,7 @@ class Machine(ABC):
     # CPUs
 
     def current(self, cpu: int) -> Object | None:
-        """``current`` of a CPU, where the kernel keeps it in memory of the CPU's own; None: it does not.
+        """Return ``current`` of a CPU, if the kernel keeps it in per-CPU memory; None: it does not.
 
         :raises FaultError, LookupError: it is not in the dump.
         """
@@ -245,20 +249,20 @@ class Machine(ABC):
 
     @abstractmethod
     def entering(self, cpu: CpuRegisters) -> bool:
-        """Whether a CPU in the kernel is where the user's registers need not all be on the thread's stack yet."""
+        """Tell whether a CPU just entered the kernel: the thread's stack may not have all user registers yet."""
 
     @abstractmethod
     def is_root(self, register: int, root: int) -> bool:
-        """Whether a CPU's page-table register has the address of a top page table."""
+        """Tell whether a CPU's page-table register has the address of a top page table."""
 
     @abstractmethod
     def cpu_by_tables(
         self, cpu: CpuRegisters, offsets: Mapping[int, int], possible: Callable[[int], bool]
     ) -> int | None:
-        """The number of the CPU that a note is of, by tables that each CPU has of its own; None: not known.
+        """Return the number of a note's CPU, found by the CPU's own descriptor tables; None: unknown.
 
-        :param offsets: CPUs by the place of their per-CPU memory.
-        :param possible: whether there may be a CPU of a number.
+        :param offsets: CPU numbers by the offset of their per-CPU memory.
+        :param possible: tells whether a number may be a CPU's.
         """
 
     # Kernel stacks
@@ -266,10 +270,10 @@ class Machine(ABC):
     @property
     @abstractmethod
     def unwinder(self) -> Unwinder | None:
-        """What unwinds this kernel's stacks; None: nothing does, and :attr:`no_unwinder` says so."""
+        """The unwinder of this kernel's stacks; None: not supported, and :attr:`no_unwinder` says so."""
 
     no_unwinder: ClassVar[str] = ""
 
     def is_kernel_address(self, address: int) -> bool:
-        """Whether an instruction there is the kernel's."""
+        """Tell whether an address is in the kernel's part of the address space."""
         return address >= self.user_end

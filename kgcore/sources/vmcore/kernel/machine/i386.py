@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""32-bit kernels of x86, with or without PAE."""
+"""Architecture-specific parts of 32-bit x86 kernels, with or without PAE."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -26,13 +26,15 @@ _MAX_FRAME = 1 << 24  # MAX_PHYSMEM_BITS is 36 with PAE, 32 without
 _MAX_SECTIONS = 1 << 10
 _SECTION_MAP_MASK = ~0x3F  # flags in a pointer to 64-byte objects: include/linux/mmzone.h has up to five of them
 _PER_CPU = 27  # GDT_ENTRY_PERCPU, arch/x86/include/asm/segment.h
-_PRESENT_SEGMENT = 0x90  # present, and not one of the system's
+_PRESENT_SEGMENT = 0x90  # present, and not a system segment
 
 
 class _Section(NamedTuple):
-    """Adjacent page frames whose ``struct page`` are adjacent, too.
+    """Adjacent page frames whose ``struct page`` are adjacent too.
 
-    :ivar pages: address of that of frame 0, which need not be part of it.
+    :ivar first: its first frame.
+    :ivar end: the frame behind its last one.
+    :ivar pages: address that the ``struct page`` of frame 0 would have; frame 0 may be outside of the section.
     """
 
     first: int
@@ -89,21 +91,24 @@ class I386(X86):
 
     @cached_property
     def pt_regs_padding(self) -> int:
-        """TOP_OF_KERNEL_STACK_PADDING: room for what vm86 mode pushes besides, if the kernel has that
-        (arch/x86/include/asm/thread_info.h, 4.2)."""
+        """TOP_OF_KERNEL_STACK_PADDING: larger if the kernel has vm86 mode, which pushes more registers.
+
+        See arch/x86/include/asm/thread_info.h (4.2).
+        """
         return 16 if self._target.has_member("struct thread_struct", "vm86") else 8
 
     @cached_property
     def lazy_gs(self) -> bool:
-        """The user's GS stays in the CPU while the kernel runs, and is saved at a switch (``thread.gs``).
+        """Whether the user's GS stays in the CPU while the kernel runs, and a task switch saves it (``thread.gs``).
 
-        Without stack protector (CONFIG_X86_32_LAZY_GS), and always since 3fb0fdb3bbe7 "x86/stackprotector/32: Make the
-        canary into a regular percpu variable" (5.13), which removed ``stack_canary``. Else it is in ``struct pt_regs``.
+        True without stack protector (CONFIG_X86_32_LAZY_GS), and always since 3fb0fdb3bbe7 "x86/stackprotector/32: Make
+        the canary into a regular percpu variable" (5.13), which removed ``stack_canary``. Otherwise GS is in ``struct
+        pt_regs``.
         """
         return self._target.symbol_address("stack_canary") is None
 
     def asleep(self, task: Members) -> Mapping[str, int]:
-        """See arch/x86/kernel/process_32.c."""
+        """Return GS of a thread off the CPU, if it is not in ``struct pt_regs`` (arch/x86/kernel/process_32.c)."""
         return {"gs": task["thread.gs"] & 0xFFFF} if self.lazy_gs else {}
 
     def kept(self) -> tuple[str, ...]:
@@ -114,7 +119,10 @@ class I386(X86):
     def cpu_by_tables(
         self, cpu: CpuRegisters, offsets: Mapping[int, int], possible: Callable[[int], bool]
     ) -> int | None:
-        """By the segment in the CPU's GDT whose base is that of its per-CPU memory."""
+        """Return the number of a note's CPU; None: unknown.
+
+        A segment in the CPU's GDT has the offset of the CPU's per-CPU memory as its base.
+        """
         gdt = cpu.tables.get("gdt")
         if gdt is None or gdt < self.user_end:
             return None
@@ -126,9 +134,12 @@ class I386(X86):
         return offsets.get(descriptor_base(descriptor)) if known else None
 
     def _by_entry_area(self, gdt: int, idt: int, possible: Callable[[int], bool]) -> int | None:
-        """By the place of that table: ``struct cpu_entry_area``, of which each CPU's has one, begins with it, and they
-        lie in order a page behind the table of interrupts (CPU_ENTRY_AREA_PER_CPU, 4.15). 64-bit kernels shuffle them
-        since 97e3d26b5e5f "x86/mm: Randomize per-cpu entry area" (6.2)."""
+        """Return the number of a CPU by the address of its GDT; None: unknown.
+
+        The GDT is at the start of the CPU's ``struct cpu_entry_area``. These lie in the order of CPUs, one page behind
+        the IDT (CPU_ENTRY_AREA_PER_CPU, 4.15). 64-bit kernels shuffle them since 97e3d26b5e5f "x86/mm: Randomize
+        per-cpu entry area" (6.2).
+        """
         if not self._target.has_member("struct cpu_entry_area", "gdt"):
             return None
         size = self._prog.type("struct cpu_entry_area").size or 1
@@ -145,14 +156,14 @@ class I386(X86):
 
     @cached_property
     def _sections(self) -> tuple[_Section, ...]:
-        """All memory is one piece with FLATMEM; with SPARSEMEM each section has its own ``struct page`` array."""
+        """All sections: a single one with FLATMEM; with SPARSEMEM each section has its own ``struct page`` array."""
         flat = self._kernel.read_word("mem_map")
         if flat:
             return (_Section(0, _MAX_FRAME, flat),)
         return tuple(self._sparse())
 
     def _sparse(self) -> Iterator[_Section]:
-        """``mem_section[0][]``, with CONFIG_SPARSEMEM_STATIC as all 32-bit kernels have it."""
+        """Yield the sections in ``mem_section[0][]``; all 32-bit kernels have CONFIG_SPARSEMEM_STATIC."""
         info = self._target.vmcoreinfo
         bits = vmcoreinfo.number(info, "NUMBER(SECTION_SIZE_BITS)")
         length = vmcoreinfo.number(info, "LENGTH(mem_section)")
@@ -173,7 +184,7 @@ class I386(X86):
     def _section(self, page: int) -> _Section | None:
         size = self._kernel.page_struct_size
         for section in self._sections:
-            # The coded pointer may be below zero.
+            # The coded pointer may be negative, modulo 2**32.
             if section.first * size <= (page - section.pages) % _END < section.end * size:
                 return section
         return None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernel stacks by the kernel's own unwind tables, ORC, which every dump has: no debug package is needed.
+"""Unwind kernel stacks with the kernel's own ORC tables, which are in every dump: no debug package is needed.
 
-The rules are those of ``unwind_next_frame()`` in arch/x86/kernel/unwind_orc.c, but for its guess where there is no
-entry: the trace ends there.
+The rules are those of ``unwind_next_frame()`` in arch/x86/kernel/unwind_orc.c, with one exception: without an entry,
+the kernel guesses; here the trace ends.
 """
 
 import struct
@@ -41,19 +41,19 @@ _CALL, _CALL_NEAR = struct.Struct("<Bi"), 0xE8
 _PT_REGS = X86_64_KERNEL.entry_frame
 _IRET = _PT_REGS[-5:]
 
-# ORC_REG_*, arch/x86/include/asm/orc_types.h: the numbers of 6.12, and those of 7.2. No type says which they are, but
-# the table does: most functions have their frame at the stack pointer.
+# ORC_REG_*, arch/x86/include/asm/orc_types.h: the numbers of 6.12, and those of 7.2. No type says which numbers a
+# kernel uses, but its table does: the most frequent register is the stack pointer.
 _OLD_REGISTERS = ("undefined", "prev_sp", "dx", "di", "bp", "sp", "r10", "r13", "bp-indirect", "sp-indirect")
 _NEW_REGISTERS = ("undefined", "ax", "dx", "sp", "bp", "di", "r10", "r13", "prev_sp", "sp-indirect", "bp-indirect")
 
 
 @dataclass(slots=True)
 class State:
-    """Where the unwinder is.
+    """A position in a stack.
 
     :ivar exact: ``ip`` is an instruction that was interrupted, not a return address.
-    :ivar registers: the others, where they are known.
-    :ivar user_mode: the rest of the stack is not the kernel's.
+    :ivar registers: the known values of other registers.
+    :ivar user_mode: the position is in user mode: the kernel stack ends here.
     """
 
     ip: int
@@ -65,7 +65,12 @@ class State:
 
 
 class _Table(NamedTuple):
-    """A table of entries, sorted by address: their addresses, relative to where each stands, and the entries."""
+    """A table of entries, sorted by address.
+
+    :ivar addresses: of the entries' addresses, each stored relative to its own place.
+    :ivar entries: address of the entries.
+    :ivar size: number of entries.
+    """
 
     addresses: int
     entries: int
@@ -81,7 +86,7 @@ class _Entry(NamedTuple):
 
 
 class _Stop(Exception):
-    """The end of a trace, with the reason."""
+    """Ends a trace, with the reason."""
 
     def __init__(self, end: End) -> None:
         super().__init__(end.text)
@@ -89,7 +94,7 @@ class _Stop(Exception):
 
 
 class OrcUnwinder:
-    """Of one kernel."""
+    """The ORC unwinder of one kernel."""
 
     def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel
@@ -97,17 +102,17 @@ class OrcUnwinder:
 
     @cached_property
     def available(self) -> bool:
-        """Whether this kernel has tables (CONFIG_UNWINDER_ORC) that we understand."""
+        """Whether this kernel has ORC tables (CONFIG_UNWINDER_ORC) of a known layout."""
         known = self._kernel.target.has_type("struct orc_entry")
         return known and self._vmlinux is not None and self._registers is not None
 
     def interrupted(self, cpu: CpuRegisters) -> State:
-        """Where a CPU was."""
+        """Return the state of a CPU that was in the kernel."""
         values = cpu.values
         return State(values["ip"], values["sp"], values["bp"], True, values, cpu.user_mode)
 
     def asleep(self, task: Object) -> State:
-        """Where ``__switch_to_asm()`` left off.
+        """Return the state of a task off the CPU: where ``__switch_to_asm()`` switched it out.
 
         :param task: ``struct task_struct *``
         """
@@ -119,16 +124,19 @@ class OrcUnwinder:
 
     @cached_property
     def _forked(self) -> tuple[int, ...]:
-        """Where a task begins that has never run: at a function's first instruction, which is no return address.
+        """Where a task starts that has never run: a function's first instruction, not a return address.
 
-        ``ret_from_fork_asm`` since 3aec4ecb3d1f "x86: Rewrite ret_from_fork() in C" (6.6), before it ``ret_from_fork``;
+        ``ret_from_fork_asm`` since 3aec4ecb3d1f "x86: Rewrite ret_from_fork() in C" (6.6), ``ret_from_fork`` before.
         __unwind_start() in arch/x86/kernel/unwind_orc.c makes the same exception.
         """
         found = map(self._kernel.target.symbol_address, ("ret_from_fork_asm", "ret_from_fork"))
         return tuple(address for address in found if address is not None)
 
     def unwind(self, state: State) -> tuple[list[tuple[int, bool]], End]:
-        """The calls from a state on: instruction pointer, and whether it is exact; and why there are no more."""
+        """Unwind from a state.
+
+        :return: the calls, each with its instruction pointer and whether that is exact; and why the trace ends.
+        """
         calls = [(state.ip, state.exact)]
         try:
             for _ in range(_MAX_FRAMES):
@@ -173,10 +181,10 @@ class OrcUnwinder:
             state.bp = state.registers["bp"]
 
     def _find_call(self, state: State) -> bool:
-        """Step out of a function that has no entries, if its caller is beyond doubt: the next word on the stack that is
-        a return address behind a call of just that function.
+        """Step out of a function without ORC entries, if its caller is certain; tell whether it was.
 
-        ``__crash_kexec()``, where every crash ends that kdump sees, is one of these (STACK_FRAME_NON_STANDARD).
+        The caller is certain if a word on the stack is a return address right behind a call of this function.
+        ``__crash_kexec()``, where every crash under kdump ends, has no entries (STACK_FRAME_NON_STANDARD).
         """
         if not state.exact or not self._in_vmlinux(state.ip):
             return False
@@ -188,13 +196,13 @@ class OrcUnwinder:
             if self._in_vmlinux(word):
                 opcode, distance = _CALL.unpack(self._read(word - _CALL.size, _CALL.size))
                 if opcode == _CALL_NEAR and word + distance == function:
-                    # bp stays: should it not be the caller's, the next step ends where nothing is to be found.
+                    # Keep bp: if it is not the caller's, the next step finds nothing and ends the trace.
                     state.ip, state.sp, state.exact = word, state.sp + (number + 1) * _WORD, False
                     return True
         return False
 
     def _words(self, sp: int) -> bytes:
-        """What a function may have on the stack, as far as there is one: behind its last page nothing is mapped."""
+        """Read the words that a function may have on the stack, up to the end of the stack's mapping."""
         page = self._kernel.page_size
         first = min(_SCANNED, page - sp % page) // _WORD * _WORD
         words = self._read(sp, first)
@@ -224,8 +232,9 @@ class OrcUnwinder:
         return int.from_bytes(self._read(address, _WORD), "little")
 
     def _read(self, address: int, size: int) -> bytes:
-        """
-        :param address: any number: what comes of adding up what a dump says.
+        """Read kernel memory.
+
+        :param address: any integer, also out of range: it is computed from values in the dump.
         :raises FaultError: it is not in the dump.
         """
         return bytes(self._prog.read(address & (1 << 64) - 1, size))
@@ -250,8 +259,7 @@ class OrcUnwinder:
 
     @cached_property
     def _modules(self) -> list[tuple[_Table, int, int]]:
-        """The modules' tables, with the first and the last address that they have entries for. The last entry is
-        a terminator."""
+        """The modules' tables, each with the first and the last address in it. The last entry is a terminator."""
         return list(self._read_modules())
 
     def _read_modules(self) -> Iterator[tuple[_Table, int, int]]:
@@ -266,14 +274,14 @@ class OrcUnwinder:
                 if 0 < table.size <= _MAX_ENTRIES:
                     yield table, self._address(table, 0), self._address(table, table.size - 1)
         except (FaultError, LookupError, AttributeError, TypeError):
-            return  # without modules, or so damaged that there are no more
+            return  # the kernel has no modules, or the list is damaged from here on
 
     def _address(self, table: _Table, index: int) -> int:
         at = table.addresses + 4 * index
         return at + int.from_bytes(self._read(at, 4), "little", signed=True)
 
     def _look_up(self, table: _Table, ip: int) -> _Entry:
-        """The last of the entries that begin at or before an address."""
+        """Return the entry of an address: the last one that begins at or before it."""
         low, high = 0, table.size  # the entry is in [low, high)
         while high - low > 1:
             middle = (low + high) // 2
@@ -308,12 +316,12 @@ class OrcUnwinder:
 
     @cached_property
     def _kind(self) -> Callable[[int], str]:
-        """What the bits of an entry say: ``type`` and what else there is.
+        """Decodes an entry's kind from its bit fields, ``type`` and (before 6.4) ``end``.
 
-        fb799447ae29 "x86,objtool: Split UNWIND_HINT_EMPTY in two" (6.4) gave the type a third bit and two values in
-        front, and took ``end`` away. ``signal`` (ffb1b4a41016, 6.3) only says what the type does.
+        fb799447ae29 "x86,objtool: Split UNWIND_HINT_EMPTY in two" (6.4) gave the type a third bit and two new first
+        values, and removed ``end``. ``signal`` (ffb1b4a41016, 6.3) only repeats what the type says.
         """
-        # The C compiler's word on where the bit field lies.
+        # The type information says where the bit field is.
         members = {member.name: member for member in self._prog.type("struct orc_entry").members or ()}
         if "end" in members:
             end = 1 << members["end"].bit_offset - 32

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What x86 kernels of both widths have in common.
+"""What 32-bit and 64-bit x86 kernels have in common.
 
-Layouts are probed (does the member, type or symbol exist?), newest first, since distributions backport; the few things
-that types and symbols do not hold (numbers of thread flags) go by the release, and say so.
+Code here probes for layouts (does the member, type or symbol exist?), the newest first, because distributions
+backport. Only what types and symbols do not show (numbers of thread flags) depends on the release; a comment says so.
 """
 
 from functools import cached_property
@@ -28,7 +28,7 @@ _CR3_FLAGS = 0x1FFF
 
 
 class X86(Machine):
-    """A kernel of either width."""
+    """An x86 kernel, 32-bit or 64-bit."""
 
     task_members = (
         "thread.ds", "thread.es", "thread.features", "thread.fpu.fpstate", "thread.fs", "thread.fsbase",
@@ -38,9 +38,9 @@ class X86(Machine):
     fault_members = ("thread.cr2", "thread.error_code", "thread.trap_nr")
     usual_thread_size = 16384  # without KASAN, which makes it 32 KiB
     _tls_min: ClassVar[int]  # GDT_ENTRY_TLS_MIN
-    _regsets: ClassVar[str]  # struct user_regset of what ptrace() shows: arch/x86/kernel/ptrace.c
+    _regsets: ClassVar[str]  # variable with the struct user_regset of ptrace(): arch/x86/kernel/ptrace.c
     _min_fpu: ClassVar[int]  # bytes of the smallest FPU image
-    _entry_stacks: ClassVar[range]  # where all CPUs have those on which interrupts of user mode begin
+    _entry_stacks: ClassVar[range]  # addresses of all CPUs' stacks on which interrupts of user mode begin
 
     # Registers of threads
 
@@ -60,29 +60,35 @@ class X86(Machine):
         return self.fpu.xsave_layout()
 
     def need_fpu_load(self, task: Members) -> bool:
-        """TIF_NEED_FPU_LOAD: the FPU registers of a running task are saved in memory, not live in its CPU.
+        """Tell whether the FPU registers of a running task are saved in memory, not live in its CPU.
 
-        Bit 14 from 5f409e20b794 "x86/fpu: Defer FPU state load until return to userspace" (5.2) on; bit 19 since
-        da3f033a9fbf "x86: Use generic TIF bits" (6.18). They are macros, so the release has to tell.
+        TIF_NEED_FPU_LOAD: bit 14 since 5f409e20b794 "x86/fpu: Defer FPU state load until return to userspace" (5.2);
+        bit 19 since da3f033a9fbf "x86: Use generic TIF bits" (6.18). The bits are macros, so the release decides.
         """
         bit = 19 if self._kernel.version >= (6, 18) else 14
         return bool(task["thread_info.flags"] >> bit & 1)
 
     def forced_tf(self, task: Members) -> bool:
-        """TIF_FORCED_TF (arch/x86/include/asm/thread_info.h: bit 24 in 4.9 to 7.2)."""
+        """Tell whether a debugger set the trap flag.
+
+        TIF_FORCED_TF (arch/x86/include/asm/thread_info.h: bit 24 in 4.9 to 7.2).
+        """
         return bool(task["thread_info.flags"] >> 24 & 1)
 
     def shadow_stack(self, task: Members) -> bool:
-        """ARCH_SHSTK_SHSTK of ``thread.features``.
+        """Tell whether the thread has a user-mode shadow stack: ARCH_SHSTK_SHSTK in ``thread.features``.
 
-        Since 2d39a6add422 "x86/shstk: Add user-mode shadow stack support" (6.6).
+        Exists since 2d39a6add422 "x86/shstk: Add user-mode shadow stack support" (6.6).
         """
         if not self._target.has_member("struct thread_struct", "features"):
             return False
         return bool(task["thread.features"] & 1)
 
     def io_bitmap(self, task: Members) -> bytes | None:
-        """In a ``struct io_bitmap`` since 5.5 (arch/x86/include/asm/io_bitmap.h)."""
+        """Return the I/O permission bitmap; None if the task does not have one.
+
+        It is in a ``struct io_bitmap`` since 5.5 (arch/x86/include/asm/io_bitmap.h).
+        """
         if not self._target.has_member("struct thread_struct", "io_bitmap"):
             old = task["thread.io_bitmap_ptr"]
             return kernel_bytes(self._prog, old, 8192) if old else None
@@ -92,7 +98,7 @@ class X86(Machine):
         return kernel_bytes(self._prog, bitmap.bitmap.address_of_().value_(), 8192) if bitmap.max else None
 
     def tls_segments(self, task: Members) -> tuple[tuple[int, int], ...]:
-        """``thread.tls_array``, as entries of the GDT."""
+        """Return ``thread.tls_array`` as GDT entries: number and descriptor of each."""
         raw = task["thread.tls_array"]
         descriptors = (int.from_bytes(raw[at : at + 8], "little") for at in range(0, 8 * _GDT_TLS_ENTRIES, 8))
         return tuple(enumerate(descriptors, self._tls_min))
@@ -109,7 +115,7 @@ class X86(Machine):
         )
 
     def vdso(self, mm: Object) -> tuple[int, int]:
-        """``vdso_fault()``, arch/x86/entry/vdso/vma.c."""
+        """Return physical address and size of the vdso's image. See ``vdso_fault()``, arch/x86/entry/vdso/vma.c."""
         image = mm.context.vdso_image
         return self.kernel_image_to_phys(image.data.value_()), image.size.value_()
 
@@ -122,26 +128,35 @@ class X86(Machine):
     # CPUs
 
     def current(self, cpu: int) -> Object | None:
-        """In struct pcpu_hot from e57ef2ed97c1 "x86: Put hot per CPU variables into a struct" (6.2) until 6.15."""
+        """Return ``current`` of a CPU.
+
+        It is in struct pcpu_hot from e57ef2ed97c1 "x86: Put hot per CPU variables into a struct" (6.2) until 6.15.
+        """
         if self._target.has_type("struct pcpu_hot"):
             return per_cpu(self._prog["pcpu_hot"], cpu).current_task
         return per_cpu(self._prog["current_task"], cpu).read_()
 
     def entering(self, cpu: CpuRegisters) -> bool:
-        """In the code of the entries, or on the stack that interrupts of user mode begin with, before sync_regs() has
-        copied them (arch/x86/entry/entry_64.S, arch/x86/include/asm/cpu_entry_area.h)."""
+        """Tell whether a CPU just entered the kernel.
+
+        It then runs entry code, or is on an entry stack, where interrupts of user mode begin, before sync_regs() copies
+        the registers (arch/x86/entry/entry_64.S, arch/x86/include/asm/cpu_entry_area.h).
+        """
         start, end = map(self._target.symbol_address, ("__entry_text_start", "__entry_text_end"))
         if cpu.user_mode or start is None or end is None:
             return False
         return start <= cpu.values["ip"] < end or cpu.values["sp"] in self._entry_stacks
 
     def is_root(self, register: int, root: int) -> bool:
-        """Bit 12 tells the user's copy of the tables from the kernel's (PTI); the bits below are the PCID; and with SME
-        it has the encryption bit."""
+        """Tell whether CR3 has the address of a top page table.
+
+        CR3's bit 12 selects the user's copy of the tables (PTI), the bits below it are the PCID, and with SME it
+        has the encryption bit.
+        """
         return (register ^ root) & MAX_PHYSICAL - 1 & ~_CR3_FLAGS & ~self.encryption_mask == 0
 
     def _gdt_entry(self, gdt: int, number: int) -> tuple[int, int]:
-        """A descriptor of a CPU's table of segments, which user mode cannot change, and its access byte.
+        """Return a descriptor of a CPU's GDT, which user mode cannot change, and the descriptor's access byte.
 
         :raises FaultError: it is not in the dump.
         """
@@ -150,5 +165,5 @@ class X86(Machine):
 
 
 def descriptor_base(descriptor: int) -> int:
-    """``get_desc_base()``, arch/x86/include/asm/desc.h: an unsigned int."""
+    """Return a descriptor's base, as ``get_desc_base()`` (arch/x86/include/asm/desc.h) does: an unsigned int."""
     return descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000

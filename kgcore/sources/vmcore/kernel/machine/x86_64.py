@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Kernels of x86_64."""
+"""Architecture-specific parts of x86_64 kernels."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,18 +32,18 @@ from kgcore.sources.vmcore.opening.spaces.x86_64 import X86Space, encryption_bit
 __all__ = ("X86_64",)
 
 # arch/x86/include/asm/segment.h: the code segments of 64-bit and of 32-bit user mode; GDT_ENTRY_CPUNODE, whose limit is
-# node << 12 | CPU (GDT_ENTRY_PER_CPU before 4.19, as it was before 22245bdf0ad8 "x86/segments: Introduce the 'CPUNODE'
-# naming to better document the segment CPU/node NR trick")
+# node << 12 | CPU (named GDT_ENTRY_PER_CPU before 22245bdf0ad8 "x86/segments: Introduce the 'CPUNODE' naming to better
+# document the segment CPU/node NR trick", 4.19)
 _USER_CS, _USER32_CS = 0x33, 0x23
 _CPU_NUMBER, _CPU_NUMBER_MASK = 15, 0xFFF
-_PER_CPU_ACCESS = 0xF0  # present, DPL 3, not one of the system's: for all to read
+_PER_CPU_ACCESS = 0xF0  # present, DPL 3, not a system segment: user mode can read it
 _LDT_ENTRIES = 8192
 _MM_CONTEXT_HAS_VSYSCALL = 1 << 1
 _TS_COMPAT = 2  # thread_info.status, arch/x86/include/asm/thread_info.h
 
 
 class X86_64(X86):  # noqa: N801
-    """A 64-bit kernel; its programs may be 64-bit, 32-bit or x32 ones."""
+    """A 64-bit kernel; its programs may be 64-bit, 32-bit or x32."""
 
     architecture = X86_64_KERNEL
     _tls_min = 12
@@ -70,7 +70,8 @@ class X86_64(X86):  # noqa: N801
     def encryption_mask(self) -> int:
         """``sme_me_mask`` (AMD).
 
-        Not in VMCOREINFO before 5.1, where what opened the dump has found it out, or the kernel's variable has it.
+        VMCOREINFO has it since 5.1. In older dumps it was found when the dump was opened, or the kernel's variable has
+        it.
         """
         space = self._target.space
         if isinstance(space, X86Space) and space.encryption is not None:
@@ -86,11 +87,11 @@ class X86_64(X86):  # noqa: N801
 
     @cached_property
     def page_offset(self) -> int:
-        """Where the direct map begins.
+        """Start of the direct map.
 
-        ``page_offset_base`` holds where KASLR put it (021182e52fe0, 4.8); without it the map lies at its classic place.
+        ``page_offset_base`` has the address that KASLR chose (021182e52fe0, 4.8); without it, the address is fixed.
 
-        :raises FaultError: that is not in the dump.
+        :raises FaultError: ``page_offset_base`` is not in the dump.
         """
         return self._kernel.read_u64("page_offset_base") or self._map.direct_map
 
@@ -101,7 +102,10 @@ class X86_64(X86):  # noqa: N801
         return address - base
 
     def kernel_image_to_phys(self, address: int) -> int:
-        """By ``__START_KERNEL_map`` and ``phys_base``."""
+        """Return the physical address of an address in the kernel's image.
+
+        Computed from ``__START_KERNEL_map`` and ``phys_base``.
+        """
         base = self._target.constant("phys_base")  # VMCOREINFO has it
         if base is None:
             base = self._kernel.read_u64("phys_base") or 0
@@ -114,9 +118,9 @@ class X86_64(X86):  # noqa: N801
 
     @cached_property
     def vmemmap(self) -> int:
-        """Address of the first ``struct page``: one array for all memory.
+        """Address of the first ``struct page``: one array describes all memory.
 
-        :raises FaultError: that is not in the dump.
+        :raises FaultError: ``vmemmap_base`` is not in the dump.
         """
         return self._kernel.read_u64("vmemmap_base") or self._map.vmemmap
 
@@ -134,29 +138,29 @@ class X86_64(X86):  # noqa: N801
     def task_arch(self, mm: Object, values: Mapping[str, int]) -> str:
         compat = self.compat_program(mm)
         cs = values["cs"]
-        # Without a code segment that can be, the program's usual one
+        # If CS is not a user-mode selector, assume the program's usual code segment.
         return x86_64_task(32 if compat else 64, self.long_mode(cs) if cs & 3 == 3 else not compat)
 
     def compat_program(self, mm: Object) -> bool:
-        """Whether it is a 32-bit program, ia32 or x32: of the ELF class that its cores have, too.
+        """Tell whether a program is 32-bit (ia32 or x32), which is also the ELF class of its cores.
 
-        ``mm->binfmt`` writes the core (do_coredump(), fs/coredump.c), and fs/compat_binfmt_elf.c is binfmt_elf.c once
-        more for these programs.
+        ``mm->binfmt`` writes the core (do_coredump(), fs/coredump.c); fs/compat_binfmt_elf.c builds binfmt_elf.c again
+        for these programs.
         """
         handler = mm.binfmt.value_()
         formats = {self._target.symbol_address(name): name for name in ("elf_format", "compat_elf_format")}
         if handler and handler in formats:
             return formats[handler] == "compat_elf_format"
-        # The end of the address space, as TIF_ADDR32 had it at exec()
+        # The end of the address space, which exec() set by TIF_ADDR32
         return 0 < int(mm.task_size.value_()) < 1 << 32
 
     def long_mode(self, cs: int) -> bool:
-        """``user_64bit_mode()`` (arch/x86/include/asm/ptrace.h): a user's code segment is a 64-bit one."""
+        """Tell whether a user-mode code segment is 64-bit: ``user_64bit_mode()`` (arch/x86/include/asm/ptrace.h)."""
         return cs in (_USER_CS, self._other_user_cs)
 
     @cached_property
     def _other_user_cs(self) -> int:
-        """The one that Xen gives its paravirtualised guests (CONFIG_PARAVIRT_XXL)."""
+        """The 64-bit user code segment of paravirtualised Xen guests (CONFIG_PARAVIRT_XXL); else the usual one."""
         address = self._target.symbol_address("pv_info")
         if address is None or not self._target.has_member("struct pv_info", "extra_user_64bit_cs"):
             return _USER_CS
@@ -166,7 +170,7 @@ class X86_64(X86):  # noqa: N801
             return _USER_CS
 
     def gate(self, mm: Object) -> Vma | None:
-        """``[vsyscall]``, of every 64-bit process."""
+        """Return the mapping ``[vsyscall]``, which 64-bit processes have; None if the process does not have it."""
         found = self.gate_vma(mm)
         if found is None:
             return None
@@ -174,9 +178,9 @@ class X86_64(X86):  # noqa: N801
         return Vma(VSYSCALL, end, int(found.vm_flags.value_()), name="[vsyscall]")
 
     def gate_vma(self, mm: Object) -> Object | None:
-        """Its ``struct vm_area_struct *``; None if this process has none.
+        """Return the ``struct vm_area_struct *`` of ``[vsyscall]``; None if this process does not have it.
 
-        ``get_gate_vma()``, arch/x86/entry/vsyscall/vsyscall_64.c.
+        See ``get_gate_vma()``, arch/x86/entry/vsyscall/vsyscall_64.c.
         """
         address = self._target.symbol_address("gate_vma")
         if address is None:
@@ -220,13 +224,13 @@ class X86_64(X86):  # noqa: N801
         """TOP_OF_KERNEL_STACK_PADDING.
 
         65c9cc9e2c14 "x86/fred: Reserve space for the FRED stack frame" (6.9): 16 with CONFIG_X86_FRED. ``struct
-        pt_regs`` has the new members with and without that option, so the option's own code is what to look for.
+        pt_regs`` has the new members with and without this option, so kgcore looks for the option's code instead.
         """
         return 16 if self._target.symbol_address("fred_entry_from_user") is not None else 0
 
     @cached_property
     def fsgsbase(self) -> bool:
-        """X86_FEATURE_FSGSBASE: user space may set FS and GS bases itself, so the stored ones always count.
+        """X86_FEATURE_FSGSBASE: user space may set FS and GS bases itself, so the stored bases are always valid.
 
         Word 9, bit 0 of ``boot_cpu_data.x86_capability`` (arch/x86/include/asm/cpufeatures.h).
         """
@@ -236,7 +240,7 @@ class X86_64(X86):  # noqa: N801
             return True  # 5.9 and later on every CPU since 2012
 
     def asleep(self, task: Members) -> Mapping[str, int]:
-        """Segment registers and bases (arch/x86/kernel/process_64.c)."""
+        """Return the segment registers and bases of a thread off the CPU (arch/x86/kernel/process_64.c)."""
         fs, gs = task["thread.fsindex"], task["thread.gsindex"]
         # Renamed by 296f781a4b7f "x86/asm/64: Rename thread_struct's fs and gs to fsbase and gsbase" (4.7)
         new = self._target.has_member("struct thread_struct", "fsbase")
@@ -253,13 +257,16 @@ class X86_64(X86):  # noqa: N801
         return ("fs_base", "gs_base", "ds", "es", "fs", "gs")
 
     def _base(self, task: Members, selector: int, stored: int) -> int:
-        """``x86_fsbase_read_task()``: a selector in FS or GS decides, unless the CPU lets user space set the base."""
+        """Return the base of FS or GS, as ``x86_fsbase_read_task()`` does.
+
+        A selector that is not 0 decides, unless the CPU lets user space set the base.
+        """
         if selector == 0 or self.fsgsbase:
             return stored
         index = selector >> 3
         if not selector & 4:
             return descriptor_base(dict(self.tls_segments(task)).get(index, 0))
-        # a segment of the process's own table
+        # a segment of the process's LDT
         ldt = Object(self._prog, "struct mm_struct *", task["mm"]).context.ldt
         if not ldt or index >= min(ldt.nr_entries.value_(), _LDT_ENTRIES):
             return 0
@@ -271,7 +278,10 @@ class X86_64(X86):  # noqa: N801
     def cpu_by_tables(
         self, cpu: CpuRegisters, offsets: Mapping[int, int], possible: Callable[[int], bool]
     ) -> int | None:
-        """By a segment in the CPU's GDT whose limit is the CPU's number, for user space to read."""
+        """Return the number of a note's CPU; None: unknown.
+
+        The limit of a segment in the CPU's GDT has it, for user space to read.
+        """
         gdt = cpu.tables.get("gdt")
         if gdt is None or gdt < self.user_end:
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The floating-point and extended registers that x86 kernels saved, and how they lie in memory."""
+"""Read the floating-point and extended registers that x86 kernels save, and their layout in memory."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -23,9 +23,9 @@ _MAX_XSAVE = 1 << 16
 
 
 class X86Fpu:
-    """Of one kernel.
+    """The saved FPU states of one kernel.
 
-    :param regsets: the variable with what ptrace() shows: arch/x86/kernel/ptrace.c.
+    :param regsets: the variable with the ``struct user_regset`` of ptrace(): arch/x86/kernel/ptrace.c.
     :param smallest: bytes of the smallest image that its CPUs save.
     """
 
@@ -37,7 +37,7 @@ class X86Fpu:
         self._smallest = smallest
 
     def image(self, task: Members) -> bytes:
-        """The saved ``union fpregs_state`` of a user task, whole.
+        """Return the whole saved ``union fpregs_state`` of a user task.
 
         :raises FaultError: it is not in the dump.
         :raises BrokenDump: its size is implausible.
@@ -71,9 +71,9 @@ class X86Fpu:
         return int(offsetof(self._prog.type("struct task_struct"), "thread.fpu.state"))
 
     def xsave_layout(self) -> XsaveLayout | None:
-        """What the kernel found out about this machine's XSAVE area; None if the CPU has no XSAVE.
+        """Return the layout of this machine's XSAVE area, as the kernel detected it; None if the CPU has no XSAVE.
 
-        :raises FaultError: that is not in the dump.
+        :raises FaultError: the layout is not in the dump.
         """
         words = self._xstate_regset_words()
         if not words:
@@ -100,7 +100,7 @@ class X86Fpu:
         )
 
     def _xstate_regset_words(self) -> int:
-        """``n`` of the NT_X86_XSTATE row of the regsets (arch/x86/kernel/ptrace.c); 0 without XSAVE."""
+        """Return ``n`` in the NT_X86_XSTATE row of the regsets (arch/x86/kernel/ptrace.c); 0 without XSAVE."""
         address = self._target.symbol_address(self._regsets)
         if address is None:
             return 0
@@ -118,10 +118,10 @@ class X86Fpu:
         return [int.from_bytes(raw[at : at + 4], "little") for at in range(0, len(raw), 4)]
 
     def _aligned(self, flags: list[int], count: int) -> Iterator[int]:
-        """Features that the compacted format aligns to 64 bytes.
+        """Yield the features that the compacted format aligns to 64 bytes.
 
-        ``xstate_flags`` (bit 1: CPUID.0xD ECX[1]) is in 6.1 and later; kernels before hold the compacted offsets
-        instead, from which the alignment follows (arch/x86/kernel/fpu/xstate.c).
+        6.1 and later have ``xstate_flags`` (bit 1: CPUID.0xD ECX[1]); older kernels have the compacted offsets
+        instead, which show the alignment (arch/x86/kernel/fpu/xstate.c).
         """
         if self._target.symbol_address("xstate_flags") is not None:
             yield from (number for number in range(2, count) if flags[number] & 2)
@@ -137,7 +137,7 @@ class X86Fpu:
             end = offsets[number] + sizes[number]
 
     def _init_image(self, size: int) -> bytes:
-        """``init_fpstate``: the state of a component that was never used."""
+        """Return ``init_fpstate``, the state of components that were never used; b"" if it is not in the dump."""
         address = self._target.symbol_address("init_fpstate")
         if address is None:
             return b""
