@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read what a dump file holds apart from drgn: its notes, and which page frames it has.
+"""Read dump files without drgn: their notes, and which page frames they hold.
 
-A format is a class in its own module with the attributes of :class:`DumpFile`, and a line in :func:`_reader`.
-:mod:`kgcore.sources.vmcore.dumpfile.unsupported` names other formats.
+To add a format, write a class with the attributes of :class:`DumpFile` in a module of its own, and add a line to
+:func:`_reader`. :mod:`kgcore.sources.vmcore.dumpfile.unsupported` names the formats that kgcore does not read.
 """
 
 import os
@@ -46,19 +46,19 @@ _MAGIC_SIZE = 8  # bytes
 
 
 class DumpFile(Protocol):
-    """A dump file's own tables.
+    """The tables of a dump file.
 
     :ivar format: ``ELF64``, ``ELF32``, ``kdump``, ``LiME``, ``raw memory``.
     :ivar compression: of the pages: ``zlib``, ``lzo``, ``snappy``, ``zstd``, ``none``.
-    :ivar architecture: of the machine, as the header has it; "" if it has none.
+    :ivar architecture: of the machine, as the header names it; "" if the header does not name it.
     :ivar page_shift: a page frame has ``1 << page_shift`` bytes.
-    :ivar dump_level: makedumpfile's ``-d``, if the file tells.
-    :ivar release: of the kernel, "" if the header does not tell.
+    :ivar dump_level: makedumpfile's ``-d``; None: the file does not tell.
+    :ivar release: of the kernel; "" if the header does not tell.
     :ivar needs_platform: drgn cannot tell the architecture from this header.
-    :ivar vmcoreinfo: the text, if the header points to one; there may be a note with it besides.
-    :ivar flattened: it is in the format for pipes.
+    :ivar vmcoreinfo: the text, if the header points to one; a note may have it too.
+    :ivar flattened: the file is in the format for pipes.
     :ivar missing_bytes: how many bytes the file is shorter than its headers promise.
-    :ivar incomplete: that, or its writer did not get to its end: page tables that are needed may be missing.
+    :ivar incomplete: the file is too short, or its writer did not finish: page tables may be missing.
     :ivar notices: what else the user should know, as sentences.
     """
 
@@ -81,8 +81,8 @@ class DumpFile(Protocol):
         """Copy page frames that are STORED.
 
         :param pages: the physical address of each, in any order.
-        :param view: a page for each.
-        :raises ShortFile, BrokenDump, OSError: one of them cannot be read. What the view holds then is undefined.
+        :param view: room for as many pages.
+        :raises ShortFile, BrokenDump, OSError: a page cannot be read. The contents of the view are then undefined.
         """
 
     def close(self) -> None: ...
@@ -94,9 +94,9 @@ def open_dump(
     """Read the headers and tables of a dump file of any format.
 
     :param parts: the other files, if it is a split set.
-    :param architecture: of the dump, by its name on the command line, if the user says so: a file of no known format is
-        raw memory then.
-    :raises TargetError: it cannot be read, or is no dump file, or the files are not one whole set.
+    :param architecture: the architecture that the user named on the command line. With it, kgcore takes a file of
+        unknown format as raw memory.
+    :raises TargetError: a file cannot be read or is no dump file, or the files are not one complete set.
     """
     dump = _open_file(Path(path), architecture)
     if not parts and not (isinstance(dump, KdumpDump) and dump.split):
@@ -131,7 +131,7 @@ def _open_file(name: Path, architecture: str | None) -> DumpFile:
 
 
 def _descriptor(name: Path) -> int:
-    """Open a regular file that is not empty."""
+    """Open a file, which must be regular and not empty, and return its descriptor."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -154,18 +154,18 @@ def _descriptor(name: Path) -> int:
 
 
 def _reader(source: ByteSource, name: str, architecture: str | None) -> DumpFile:
-    """Choose by the first bytes."""
+    """Return the reader for the format that the first bytes of the file show."""
     try:
         head = bytes(source.read(0, min(source.size, HEAD_SIZE)))
     except OSError:
         if architecture is None:
             raise
-        head = b""  # of raw memory it is a page like any other; of another format what follows makes no sense
+        head = b""  # raw memory can do without this page; another format is unreadable without its header
     flattened = FlattenedFile(source) if head.startswith(FLATTENED) else None
     if flattened is not None:
         source = flattened
-        head = bytes(source.read(0, min(source.size, _MAGIC_SIZE)))  # of a cut-off file not more may be there
-    shift = usual_page_shift(architecture or "")  # where nothing in the file tells
+        head = bytes(source.read(0, min(source.size, _MAGIC_SIZE)))  # a cut-off file may have no more
+    shift = usual_page_shift(architecture or "")  # if nothing in the file tells
     dump: DumpFile
     if head.startswith(b"\x7fELF"):
         dump = ElfDump(source)

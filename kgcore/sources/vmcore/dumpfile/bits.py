@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bitmaps, least significant bit first, at the speed of C: no step of Python per bit, only per run of equal bits."""
+"""Scan bitmaps, least significant bit first, fast: Python code runs once per run of equal bits, not once per bit."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _OTHER_BYTE = {False: re.compile(rb"[^\x00]"), True: re.compile(rb"[^\xff]")}  #
 
 
 def bit_runs(bits: memoryview, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """The runs of equal bits in [start, end): start, end, value. Bits behind the bitmap are 0."""
+    """Yield the runs of equal bits in [start, end): start, end, value. Bits behind the bitmap are 0."""
     while start < end:
         value = _bit(bits, start)
         change = min(_next_other(bits, start, end, value), end)
@@ -24,7 +24,7 @@ def _bit(bits: memoryview, index: int) -> bool:
 
 
 def _next_other(bits: memoryview, start: int, end: int, value: bool) -> int:
-    """The first bit from ``start`` on that is not ``value``; ``end`` or beyond: no such bit."""
+    """Return the first bit from ``start`` on that differs from ``value``; ``end`` or beyond: all are equal."""
     byte, bit = start >> 3, start & 7
     if bit:
         rest = (bits[byte] if byte < len(bits) else 0) ^ (0xFF if value else 0)
@@ -32,7 +32,7 @@ def _next_other(bits: memoryview, start: int, end: int, value: bool) -> int:
         if rest:
             return start + _lowest(rest)
         byte += 1
-    # Not further than is asked for: where nothing was left out the next such byte is at the end of all memory.
+    # Search no further than ``end``: in a full dump the next differing byte is at the end of all memory.
     found = _OTHER_BYTE[value].search(bits, byte, end + 7 >> 3)
     if found is None:
         return max(len(bits) << 3, start + 1) if value else end
@@ -40,12 +40,12 @@ def _next_other(bits: memoryview, start: int, end: int, value: bool) -> int:
 
 
 def _lowest(byte: int) -> int:
-    """The number of the lowest bit that is set."""
+    """Return the number of the lowest bit that is set."""
     return (byte & -byte).bit_length() - 1
 
 
 def count_ones(bits: memoryview, start: int, end: int) -> int:
-    """How many bits are set in [start, end). Those behind the bitmap are 0."""
+    """Count the bits that are set in [start, end). Bits behind the bitmap are 0."""
     end = min(end, len(bits) << 3)
     if start >= end:
         return 0
@@ -58,7 +58,7 @@ def count_ones(bits: memoryview, start: int, end: int) -> int:
 
 
 def count_others(bits: memoryview, but: memoryview, start: int, end: int) -> int:
-    """How many bits are set in [start, end) that are not in ``but``. Those behind the bitmaps are 0."""
+    """Count the bits in [start, end) that are set in ``bits`` but not in ``but``. Bits behind the bitmaps are 0."""
     end = min(end, len(bits) << 3)
     if start >= end:
         return 0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What opening a dump may cost beyond what the file holds.
+"""Limit the memory that opening a dump may take beyond what the file holds.
 
-Each size in a header has a limit of its own, but there may be a thousand headers, and a sparse file of 16 KB may claim
-tables of gigabytes. So there is one sum for each file, and all that is read or allocated on a header's word is spent
-from it.
+Each size in a header has a limit of its own, but a file may have a thousand headers, and a sparse file of 16 KB may
+claim tables of gigabytes. So each file has one budget, and kgcore spends from it all that it reads or allocates because
+a header says so.
 """
 
 from kgcore.errors import TargetError
@@ -18,18 +18,18 @@ DAMAGED = "its headers are damaged, or the copy is incomplete: compare it with t
 
 
 class Budget:
-    """Bytes of memory that a file's headers may ask for, together."""
+    """Bytes of memory that all headers of a file together may ask for."""
 
     def __init__(self, limit: int = _HEADROOM) -> None:
         self._limit = limit
         self._spent = 0
 
     def spend(self, size: int, what: str, stored: int = 0) -> None:
-        """Before it is allocated.
+        """Spend bytes of the budget; call this before allocating them.
 
-        :param what: takes this memory.
-        :param stored: how much of it the file really holds. That much is free.
-        :raises TargetError: it is more than is left.
+        :param what: what needs this memory.
+        :param stored: how many of these bytes the file really holds. These are free.
+        :raises TargetError: the budget is used up.
         """
         self._spent += max(0, size - stored)
         if self._spent > self._limit:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Decompression by the C libraries that came with drgn, where the Python packages of the extra ``formats`` are not.
+"""Decompress with the C libraries that come with drgn, if the Python packages of the extra ``formats`` are missing.
 
-drgn's libkdumpfile would unpack pages with them, but maps the dump file: then a bad sector, or truncating the file
-meanwhile, ends the process.
+drgn's libkdumpfile would unpack pages with them, but it maps the dump file: a bad sector, or a process that truncates
+the file, would kill kgcore.
 """
 
 import ctypes
@@ -17,9 +17,9 @@ Unpack = Callable[[bytes | memoryview, int], bytes]
 
 
 def borrowed(name: str) -> Unpack:
-    """What unpacks blocks of a compression (``zstd``, ``snappy``, ``lzo``).
+    """Return the function that unpacks blocks of a compression (``zstd``, ``snappy``, ``lzo``).
 
-    :raises ImportError: the library is not there.
+    :raises ImportError: the library is not installed.
     """
     if name not in _MAKERS:
         raise ImportError(f"no C library for {name}")
@@ -28,7 +28,7 @@ def borrowed(name: str) -> Unpack:
 
 @cache
 def _library(name: str, version: int) -> ctypes.CDLL:
-    """The one that is loaded already, wherever it lies (in wheels under a name of its own), or the system's."""
+    """Return the library that is loaded already (wheels have it under a name of their own), else the system's."""
     found = f"{name}.so.{version}"
     with open("/proc/self/maps", "rb") as maps:
         for line in maps:
@@ -56,7 +56,7 @@ _SIZE = ctypes.POINTER(ctypes.c_size_t)
 
 
 def _zstd() -> Unpack:
-    """zstd.h"""
+    """Return a function that unpacks zstd (zstd.h)."""
     library = _library("libzstd", 1)
     pointer, size_t = ctypes.c_char_p, ctypes.c_size_t
     unpack = _function(library, "ZSTD_decompress", size_t, ctypes.c_void_p, size_t, pointer, size_t)
@@ -73,7 +73,7 @@ def _zstd() -> Unpack:
 
 
 def _snappy() -> Unpack:
-    """snappy-c.h"""
+    """Return a function that unpacks snappy (snappy-c.h)."""
     library = _library("libsnappy", 1)
     pointer, size_t = ctypes.c_char_p, ctypes.c_size_t
     unpack = _function(library, "snappy_uncompress", ctypes.c_int, pointer, size_t, ctypes.c_void_p, _SIZE)
@@ -88,7 +88,7 @@ def _snappy() -> Unpack:
 
 
 def _lzo() -> Unpack:
-    """lzo1x.h"""
+    """Return a function that unpacks LZO1X (lzo1x.h)."""
     library = _library("liblzo2", 2)
     pointer, size_t, nothing = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p
     unpack = _function(library, "lzo1x_decompress_safe", ctypes.c_int, pointer, size_t, nothing, _SIZE, nothing)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Decompression of single blocks: pages of a kdump file, and what the kernel itself compressed (zram, zswap).
+"""Decompress single blocks: pages of a kdump file, and pages that the kernel itself compressed (zram, zswap).
 
-zlib is Python's own, lzo-rle is ours; the other libraries may be installed or not, and some come with drgn. zstandard
-is one of them though
-Python has a zstd since 3.14: Python's makes a context for each call, which takes longer than decompressing a page.
+zlib is Python's own, lzo-rle is kgcore's. The other libraries are optional, and some come with drgn. kgcore uses
+zstandard though Python has a zstd since 3.14: Python's makes a context for each call, which takes longer than
+decompressing a page.
 """
 
 import importlib
@@ -23,25 +23,26 @@ Decompress = Callable[[bytes | memoryview, int], bytes]
 """Data and the size they must have when unpacked -> unpacked. Raises CannotDecompress."""
 
 _PACKAGES = {"lz4": "lz4", "lz4hc": "lz4", "snappy": "cramjam", "zstd": "zstandard"}
-_DRIVERS = ("-generic", "-scomp", "-iaa")  # what crypto drivers add to the name of their algorithm
+_DRIVERS = ("-generic", "-scomp", "-iaa")  # suffixes that crypto drivers add to the name of the algorithm
 
-_ZSTD_LEAST_DICTIONARY = 8  # a shorter one is none to zstd
+_ZSTD_LEAST_DICTIONARY = 8  # zstd ignores a shorter one
 _WORKSPACE = 1 << 15  # bytes; libdeflate takes 12 KB
 
 
 class CannotDecompress(BrokenDump):
-    """A compressed block is damaged, or has another size when unpacked than it must have."""
+    """A compressed block is damaged, or unpacks to the wrong size."""
 
 
 class NoDecompressor(KgcoreError):
-    """That compression is unknown, or the library for it is not installed; the message is a sentence."""
+    """The compression is unknown, or the library for it is not installed; the message is a sentence."""
 
 
 def decompressor(algorithm: str, dictionary: bytes | None = None) -> Decompress:
-    """What unpacks blocks of a compression, by the kernel's name of it (or makedumpfile's: ``zlib``, ``snappy``).
+    """Return the function that unpacks blocks of a compression.
 
-    :param dictionary: of zram's ``algorithm_params``; like the kernel, all but lz4, lz4hc and zstd ignore it.
-    :raises NoDecompressor: it is unknown, or its library is not installed.
+    :param algorithm: the kernel's name of the compression, or makedumpfile's (``zlib``, ``snappy``).
+    :param dictionary: of zram's ``algorithm_params``; as in the kernel, only lz4, lz4hc and zstd use it.
+    :raises NoDecompressor: the compression is unknown, or its library is not installed.
     """
     name = algorithm
     for driver in _DRIVERS:
@@ -66,7 +67,7 @@ def _checked(unpack: Callable[[bytes | memoryview, int], Any], name: str) -> Dec
             unpacked = unpack(data, size)
         except MemoryError:
             raise
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library has its own exceptions
             raise CannotDecompress(f"{name} data cannot be decompressed: {error}") from error
         if len(unpacked) != size:
             raise CannotDecompress(f"{name} data have {len(unpacked)} bytes when decompressed, not {size}")
@@ -76,7 +77,7 @@ def _checked(unpack: Callable[[bytes | memoryview, int], Any], name: str) -> Dec
 
 
 def _stream(decompressor: Any, data: bytes | memoryview, size: int) -> bytes:
-    """At most a byte too many. What follows the end of the stream is ignored, as the kernel's inflate does."""
+    """Unpack at most ``size + 1`` bytes. Ignore what follows the end of the stream, as the kernel's inflate does."""
     unpacked: bytes = decompressor.decompress(data, size + 1)
     if len(unpacked) <= size and not decompressor.eof:
         raise EOFError("the end is missing")
@@ -85,27 +86,27 @@ def _stream(decompressor: Any, data: bytes | memoryview, size: int) -> bytes:
 
 def _zlib(_dictionary: bytes | None) -> Decompress:
     try:
-        unpack = importlib.import_module("deflate").zlib_decompress  # the same in half the time
+        unpack = importlib.import_module("deflate").zlib_decompress  # takes half the time of zlib
     except ImportError:
         return lambda data, size: _stream(zlib.decompressobj(), data, size)
 
     def inflate(data: bytes | memoryview, size: int) -> Any:
-        bytearray(_WORKSPACE)  # where this is not to be had, libdeflate's own is not, which nobody checks: a signal
-        return unpack(data, size or 1)  # 0 is any size to it
+        bytearray(_WORKSPACE)  # MemoryError here, not a signal: libdeflate's caller does not check its allocation
+        return unpack(data, size or 1)  # 0 would mean any size
 
     return inflate
 
 
 def _deflate(_dictionary: bytes | None) -> Decompress:
-    """Raw deflate, unless zram's parameter deflate.winbits (newer than 6.12) was positive: that asks for zlib's header.
+    """Unpack raw deflate, or zlib's format if zram's parameter deflate.winbits (newer than 6.12) was positive.
 
-    The low bits of the header say deflate. In raw deflate they would be a stored block with padding that is not 0.
+    The low bits of zlib's header say deflate. In raw deflate they would be a stored block with padding that is not 0.
     """
     return lambda data, size: _stream(zlib.decompressobj(15 if data and data[0] & 15 == 8 else -15), data, size)
 
 
 def _lzo(_dictionary: bytes | None) -> Decompress:
-    """Version 0 of the format; lzallright knows no other, and is many times as fast as ours."""
+    """Unpack version 0 of the format with lzallright, which knows no other, but is many times as fast as lzo_rle."""
     lzallright = importlib.import_module("lzallright")
     return lambda data, size: lzallright.LZOCompressor.decompress(data, output_size_hint=size)
 
@@ -123,7 +124,7 @@ def _snappy(_dictionary: bytes | None) -> Decompress:
     snappy = importlib.import_module("cramjam").snappy
 
     def unpack(data: bytes | memoryview, size: int) -> bytes:
-        unpacked = bytearray(size)  # else the data say how much to allocate
+        unpacked = bytearray(size)  # otherwise the data would decide how much to allocate
         return bytes(unpacked[: snappy.decompress_raw_into(data, unpacked)])
 
     return unpack
@@ -132,15 +133,15 @@ def _snappy(_dictionary: bytes | None) -> Decompress:
 def _zstd(dictionary: bytes | None) -> Decompress:
     zstd = importlib.import_module("zstandard")
 
-    @cache  # a damaged dictionary is damage that shows when it is used
+    @cache  # made on first use: only then does a damaged dictionary raise
     def context() -> Any:
         if dictionary is None or len(dictionary) < _ZSTD_LEAST_DICTIONARY:
             return zstd.ZstdDecompressor()
-        # Raw, or trained: that is told by its magic number.
+        # Its magic number tells whether it is raw or trained.
         return zstd.ZstdDecompressor(dict_data=zstd.ZstdCompressionDict(dictionary))
 
     def unpack(data: bytes | memoryview, size: int) -> bytes:
-        if zstd.frame_content_size(data) > size:  # else it would be allocated
+        if zstd.frame_content_size(data) > size:  # otherwise zstd would allocate that much
             raise ValueError(f"more than {size} bytes when decompressed")
         unpacked: bytes = context().decompress(data, max_output_size=size)
         return unpacked

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How many page descriptors of an incomplete kdump file lead to a page that was written."""
+"""Find the page descriptors of an incomplete kdump file that lead to a page in the file."""
 
 from collections.abc import Iterator
 from struct import Struct
@@ -10,13 +10,15 @@ __all__ = ("count_written", "written")
 
 _PLACE = Struct("<QI12x")  # of struct page_desc: offset, size
 _AT_ONCE = 1 << 14
-_BESIDE_BAD = 128  # where not all of them can be read
+_BESIDE_BAD = 128  # if some of them are unreadable
 
 
 def count_written(source: ByteSource, table: int, count: int) -> int:
-    """Of those in a row. One that a bad sector took counts: its page will say so by itself.
+    """Count the descriptors of a row whose pages were written.
 
-    :param table: offset of the first.
+    A descriptor in a bad sector counts too: reading its page will fail and say so.
+
+    :param table: offset of the first descriptor.
     """
     found = 0
     for first, last in written(source, table, count):
@@ -29,7 +31,7 @@ def count_written(source: ByteSource, table: int, count: int) -> int:
                     stop = min(high, start + _BESIDE_BAD)
                     try:
                         found += _look(source, table, start, stop)
-                    except ShortFile:  # pages lie behind their descriptors
+                    except ShortFile:  # then the pages, which lie behind the descriptors, are missing too
                         pass
                     except OSError:
                         found += stop - start
@@ -37,9 +39,9 @@ def count_written(source: ByteSource, table: int, count: int) -> int:
 
 
 def written(source: ByteSource, table: int, count: int) -> Iterator[tuple[int, int]]:
-    """Descriptors of which anything is in the file, [first, last), ascending; in a hole none was written.
+    """Yield the ranges [first, last) of descriptors outside holes of the file, ascending; holes were never written.
 
-    :param table: offset of the first.
+    :param table: offset of the first descriptor.
     """
     done = 0
     for offset, size in source.extents(table, count * _PLACE.size):

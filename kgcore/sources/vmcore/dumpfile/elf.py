@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""ELF vmcores: /proc/vmcore, ``makedumpfile -E``, QEMU's ``dump-guest-memory``; both classes, little-endian.
+"""Read ELF vmcores: /proc/vmcore, ``makedumpfile -E``, QEMU's ``dump-guest-memory``; both classes, little-endian.
 
-pyelftools does not read QEMU's (``e_ehsize`` is 8, and the section headers stand before the program headers), so here
-is the little of the ELF specification that is needed.
+pyelftools does not read QEMU's (``e_ehsize`` is 8, and the section headers stand before the program headers), so this
+module has the part of ELF that it needs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
 _MAX_SECTION_NAMES = 1 << 12
 _MAX_NOTES = 1 << 26  # bytes; 8192 CPUs have 6 MB
-_END = 1 << 52  # of what a physical address can be
-_SEGMENT_MEMORY = 256  # bytes that one takes, with what is made of it
+_END = 1 << 52  # behind the highest physical address
+_SEGMENT_MEMORY = 256  # bytes of memory for each segment, with the objects made from it
 
 
 _CLASSES = {1: 32, 2: 64}  # EI_CLASS
@@ -33,7 +33,7 @@ _Phdr = Phdr32 | Phdr64
 
 
 def _is_of_xen(source: ByteSource) -> bool:
-    """Whether an ELF core without program headers has xl dump-core's sections (Xen's dump-core-format.txt)."""
+    """Tell whether an ELF core without program headers has xl dump-core's sections (Xen's dump-core-format.txt)."""
     header, section = EHDR[64].unpack(source.read(0, EHDR[64].size)), SHDR[64]
     names = header.e_shoff + section.size * header.e_shstrndx
     if header.e_shentsize != section.size or header.e_shstrndx >= header.e_shnum or not source.has(names, section.size):
@@ -46,12 +46,12 @@ def _is_of_xen(source: ByteSource) -> bool:
 class ElfDump:
     """An ELF vmcore.
 
-    :ivar memory: where in the file it lies.
-    :raises TargetError: it is no ELF core, or its headers are damaged.
+    :ivar memory: where in the file physical memory lies.
+    :raises TargetError: the file is no ELF core, or its headers are damaged.
     """
 
     dump_level: int | None = None  # ELF has no place for it
-    release = ""  # nor for the kernel's; see VMCOREINFO
+    release = ""  # nor for the kernel's release; VMCOREINFO has it
     needs_platform = False
     flattened = False
     notices: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class ElfDump:
         self.compression = "none"
         self.architecture = MACHINES.get(header.e_machine, f"ELF machine {header.e_machine}")
         self._source = source
-        self._segments = partial(phdr.unpack_all, table)  # each time anew: there may be very many
+        self._segments = partial(phdr.unpack_all, table)  # unpacked anew each time: there may be very many
         if not any(segment.p_type == _PT_LOAD for segment in self._segments()):
             if lost_headers:
                 raise TargetError("its program headers are unreadable", hint="the disk has errors")
@@ -102,7 +102,7 @@ class ElfDump:
         self.fill = self.memory.fill
         lost = {"program headers": bool(lost_headers), "notes": self._lost_notes}
         self.notices += unreadable([what for what, which in lost.items() if which])
-        self.vmcoreinfo: bytes | None = None  # but for the note
+        self.vmcoreinfo: bytes | None = None  # only a note may have it
         end = max(segment.p_offset + segment.p_filesz for segment in self._segments())
         self.missing_bytes = max(0, end - source.size)
         self.incomplete = self.missing_bytes > 0
@@ -120,27 +120,27 @@ class ElfDump:
                     yield from parse_notes(bytes(data), budget, gaps)
 
     def _loads(self) -> Iterator[_Phdr]:
-        """The PT_LOADs that have a physical address; /proc/kcore gives -1 to those that have none."""
+        """Yield the PT_LOADs with a physical address; /proc/kcore gives -1 to those without."""
         for segment in self._segments():
             if segment.p_type == _PT_LOAD and segment.p_paddr < _END:
                 yield segment._replace(p_memsz=min(segment.p_memsz, _END - segment.p_paddr))
 
     def _stored(self) -> Iterator[tuple[int, int, int]]:
-        """Of each PT_LOAD what is in the file: physical address, bytes, offset."""
+        """Yield the part of each PT_LOAD that is in the file: physical address, bytes, offset."""
         for segment in self._loads():
             size = min(segment.p_filesz, segment.p_memsz, self._source.size - segment.p_offset)
             if size > 0:
                 yield segment.p_paddr, size, segment.p_offset
 
     def _runs(self) -> Iterator[FrameRun]:
-        """Each PT_LOAD in up to three parts: in the file, beyond its end, and p_filesz < p_memsz: left out."""
+        """Yield each PT_LOAD in up to three parts: in the file; beyond its end; left out (p_filesz < p_memsz)."""
         shift, mask = self.page_shift, (1 << self.page_shift) - 1
         for segment in self._loads():
             promised = min(segment.p_filesz, segment.p_memsz)
             stored = max(0, min(promised, self._source.size - segment.p_offset))
             first, cut = segment.p_paddr, segment.p_paddr + stored
             excluded, end = segment.p_paddr + promised, segment.p_paddr + segment.p_memsz
-            # A frame is stored if all of its bytes are, so borders are rounded to that side.
+            # A frame is stored only if all of its bytes are: round borders accordingly.
             yield FrameRun(first + mask >> shift, cut >> shift, FrameState.STORED)
             if cut < excluded:
                 yield FrameRun(cut >> shift, excluded + mask >> shift, FrameState.CUT_OFF)
@@ -152,7 +152,7 @@ class ElfDump:
 
 
 def _without(table: memoryview, gaps: Sequence[Gap], entry: int) -> memoryview:
-    """Program headers with PT_NULL in the place of those that cannot be read."""
+    """Return the program headers, with PT_NULL in place of unreadable ones."""
     if not gaps:
         return table
     changed = bytearray(table)

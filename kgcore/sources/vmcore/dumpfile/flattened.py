@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Flattened dumps: a vmcore written to a pipe (``makedumpfile -F``, and what QEMU's kdump formats always are).
+"""Read flattened dumps: vmcores written to a pipe (``makedumpfile -F``; QEMU's kdump formats are always flattened).
 
-A header of 4096 bytes, then records: two big-endian 64-bit numbers, the offset in the file that is meant and a size,
-then as many bytes; both numbers are -1 in the last one. (makedumpfile.h: struct makedumpfile_header and
-makedumpfile_data_header.)
+A header of 4096 bytes, then records: two big-endian 64-bit numbers, the offset in the rebuilt file and a size, then
+that many bytes. In the last record, the end mark, both numbers are -1. (makedumpfile.h: struct makedumpfile_header
+and makedumpfile_data_header.)
 """
 
 import errno
@@ -26,21 +26,20 @@ _HEADER = Struct(">16sqq")  # signature, type, version
 _HEADER_SIZE = 4096
 _RECORD = Struct(">qq")  # offset, size
 _FLAT = 1
-# What the header of a record looks like, which may begin anywhere: not empty, of at most 128 MiB; or the end mark.
+# The header of a record, which may begin anywhere: of a record not empty and of at most 128 MiB; or the end mark.
 _LIKELY = re.compile(rb"(?=\0{3}.{5}\0{4}(?!\0{4})[\0-\x07].{3}|\xff{16})", re.DOTALL)
 _MAX_OFFSET, _MAX_RECORD = 1 << 40, 1 << 27
 _FITTING = 64
-_RECORD_COST = 1 << 10  # bytes of memory and their like in time; those of that size and more are as many as may be
+_RECORD_COST = 1 << 10  # bytes of budget for each record, for memory and time; free for records of at least that size
 
 
 class FlattenedFile:
-    """The file that a flattened one stands for.
+    """The file that the records of a flattened file rebuild.
 
-    Writers seek back to fill in headers, so a later record may replace part of an earlier one; and they skip what
-    shall be zero.
+    Writers seek back to fill in headers, so a later record may replace part of an earlier one. They skip zeros.
 
-    :ivar complete: the end mark is there.
-    :ivar damaged: a record is lost, as its header could not be read: what no other one holds may have been in it.
+    :ivar complete: the file has the end mark.
+    :ivar damaged: the header of a record is unreadable: bytes that no other record holds may have been in this one.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -54,8 +53,8 @@ class FlattenedFile:
         self.budget = source.budget
         self.complete = False
         self.damaged = False
-        # Ascending, and none overlaps another.
-        self._starts = array("Q")  # in the file that is meant
+        # Ascending, without overlaps.
+        self._starts = array("Q")  # in the rebuilt file
         self._ends = array("Q")
         self._places = array("Q")  # in the flattened file
         self._read_records()
@@ -79,7 +78,10 @@ class FlattenedFile:
         self._starts, self._ends, self._places = starts, ends, places
 
     def _records(self) -> Iterator[tuple[int, int, int]]:
-        """The records in file order: offset meant, place in the flattened file, size; the last may be cut short."""
+        """Yield the records in file order: offset in the rebuilt file, place in the flattened file, size.
+
+        The last may be cut short.
+        """
         place = _HEADER_SIZE
         while self._source.has(place, _RECORD.size):
             try:
@@ -104,14 +106,14 @@ class FlattenedFile:
             place += size
 
     def _leads_on(self, place: int) -> bool:
-        """Whether records begin there: so many that fit one behind the other are no chance."""
+        """Tell whether records begin there: a chain of this many that fit is no coincidence."""
         for _ in range(_FITTING):
             if place == self._source.size:
                 return True
             if not self._source.has(place, _RECORD.size):
                 return False
             offset, size = _RECORD.unpack(self._source.read(place, _RECORD.size))
-            if offset == size == -1:  # or memory with many such bytes
+            if offset == size == -1:  # the end mark is the file's end; elsewhere it is memory with these bytes
                 return place + _RECORD.size == self._source.size
             place += _RECORD.size + size
             if not (0 <= offset < _MAX_OFFSET and 0 < size <= _MAX_RECORD and place <= self._source.size):
@@ -119,7 +121,7 @@ class FlattenedFile:
         return True
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """What there is of the bytes [start, end), ascending: (start, end, place)."""
+        """Yield the parts of [start, end) that records hold, ascending: (start, end, place)."""
         for at in range(bisect_right(self._ends, start), len(self._starts)):
             low, high = max(start, self._starts[at]), min(end, self._ends[at])
             if low >= high:
@@ -129,7 +131,7 @@ class FlattenedFile:
     def has(self, offset: int, size: int) -> bool:
         if offset < 0 or size < 0 or offset + size > self.size:
             return False
-        # A gap may be a record that was cut off; or one that is lost, which is an error of reading.
+        # A gap may be a record that was cut off, or an unreadable one: reading that raises OSError.
         return self.complete or self.damaged or self.stored(offset, size) == size
 
     def extents(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
@@ -155,7 +157,7 @@ class FlattenedFile:
         done = offset
         for low, high, place in self._pieces(offset, end):
             self._fill_gap(low - done)
-            view[done - offset : low - offset] = bytes(low - done)  # writers skip what shall be zero
+            view[done - offset : low - offset] = bytes(low - done)  # writers skip zeros
             self._source.fill(place, view[low - offset : high - offset])
             done = high
         self._fill_gap(end - done)
@@ -175,7 +177,7 @@ class FlattenedFile:
 
 
 def _resolved(starts: Sequence[int], ends: Sequence[int], places: Sequence[int]) -> tuple["array[int]", ...]:
-    """Records that overlap as pieces that do not: of each byte the record that was written last counts.
+    """Return overlapping records as pieces without overlaps: for each byte, the record written last counts.
 
     :param starts: ascending.
     """

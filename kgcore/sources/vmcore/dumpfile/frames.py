@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which page frames of a machine's memory a dump file holds."""
+"""Tell which page frames of a machine's memory a dump file holds."""
 
 from array import array
 from bisect import bisect_right
@@ -24,21 +24,21 @@ __all__ = (
 MAX_FRAMES = 1 << 52
 """No machine has as many: physical addresses have at most 52 bits, and a page frame many bytes."""
 _NO_RAM = 3  # in RunList, where the others are 0 to 2
-_AHEAD = 512  # frames whose state is asked for at once, as neighbours are often wanted too
+_AHEAD = 512  # frames per look-up: the caller often wants the neighbours too
 
 
 class FrameState(Enum):
-    """What a dump file has of a page frame. The values are words for messages."""
+    """Whether a dump file has a page frame, and if not, why. The values are words for messages."""
 
-    STORED = "stored"  # its bytes, or the mark that they are all zero
+    STORED = "stored"  # its bytes, or a mark that they are all zero
     EXCLUDED = "excluded"  # RAM, but left out when the dump was made
-    NO_RAM = "no RAM"  # as far as the dump tells there was no memory at that address
-    CUT_OFF = "cut off"  # was to be stored, but the file ends before
-    LOST = "unreadable"  # a bad sector took what tells whether or where it is stored
+    NO_RAM = "no RAM"  # as far as the dump tells, no memory at that address
+    CUT_OFF = "cut off"  # should be stored, but the file ends before it
+    LOST = "unreadable"  # a bad sector hides whether or where it is stored
 
 
 class FrameRun(NamedTuple):
-    """Page frames ``start`` up to but without ``end``, all in one state."""
+    """Page frames [start, end), all in one state."""
 
     start: int
     end: int
@@ -46,7 +46,7 @@ class FrameRun(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Items ``start`` up to but without ``end`` of a list of page frames, all in one state."""
+    """Items [start, end) of a list of page frames, all in one state."""
 
     start: int
     end: int
@@ -54,20 +54,20 @@ class Stretch(NamedTuple):
 
 
 class Frames(Protocol):
-    """The presence of page frames."""
+    """The states of page frames."""
 
     def runs(self, start: int, end: int) -> Iterator[FrameRun]:
-        """Cover the frames [start, end), ascending, without gaps, neighbours in different states."""
+        """Yield the states of [start, end) as runs: ascending, without gaps, neighbours in different states."""
 
     def stretches(self, frames: Sequence[int]) -> Iterator[Stretch]:
-        """The same of frames in any order: cover the list, neighbours in different states.
+        """Yield the states of frames in any order: cover the list, neighbours in different states.
 
         :param frames: not empty.
         """
 
 
 def one_by_one(frames: Sequence[int], runs: Callable[[int, int], Iterator[FrameRun]]) -> Iterator[Stretch]:
-    """:meth:`Frames.stretches` of any list, by a look at each frame that does not follow the one before."""
+    """Yield the stretches of any list, as :meth:`Frames.stretches`; look up each frame outside the run known so far."""
     start, state = 0, None
     known = FrameRun(0, 0, FrameState.NO_RAM)
     for at, frame in enumerate(frames):
@@ -84,15 +84,15 @@ def one_by_one(frames: Sequence[int], runs: Callable[[int, int], Iterator[FrameR
 class RunList:
     """Frames as a list of runs, for formats that store memory in few large pieces.
 
-    :param runs: may overlap, in any order; where they do, STORED counts before CUT_OFF before EXCLUDED.
-    :param elsewhere: LOST if there may be runs that could not be read.
+    :param runs: in any order; they may overlap: then STORED counts before CUT_OFF before EXCLUDED.
+    :param elsewhere: state of all other frames; LOST if runs may be unreadable.
     """
 
     _RANK = (FrameState.STORED, FrameState.CUT_OFF, FrameState.EXCLUDED)
 
     def __init__(self, runs: Iterable[FrameRun], elsewhere: FrameState = FrameState.NO_RAM) -> None:
         self._all = (*self._RANK, elsewhere)
-        # Where a state begins, which it keeps up to the next.
+        # Where a state begins; it holds up to the next start.
         self._starts = array("Q")
         self._states = bytearray()
         before = _NO_RAM
@@ -104,8 +104,8 @@ class RunList:
 
     @classmethod
     def _changes(cls, runs: Iterable[FrameRun]) -> Iterator[tuple[int, int]]:
-        """Resolve overlaps: go over all starts and ends in order, counting how many runs of each state are open."""
-        edges: list[int] = []  # there may be a million: numbers take less than tuples
+        """Resolve overlaps: walk all starts and ends in order, and count the open runs of each state."""
+        edges: list[int] = []  # there may be a million: numbers take less memory than tuples
         for start, end, state in runs:
             if start < end:
                 rank = cls._RANK.index(state)
@@ -141,7 +141,7 @@ class RunList:
 
 
 def merged(runs: Iterable[FrameRun]) -> Iterator[FrameRun]:
-    """The same frames with neighbours of one state joined."""
+    """Yield the runs, with neighbours of the same state joined."""
     start, end, state = 0, 0, FrameState.NO_RAM
     for run in runs:
         if run.start == run.end:
@@ -157,12 +157,12 @@ def merged(runs: Iterable[FrameRun]) -> Iterator[FrameRun]:
 
 
 def everything() -> Frames:
-    """A live machine: every frame can be read."""
+    """Return the frames of a live machine, where every frame is STORED."""
     return RunList([FrameRun(0, MAX_FRAMES, FrameState.STORED)])
 
 
 def counted(frames: Frames) -> dict[FrameState, int]:
-    """How many frames there are in each state, but for NO_RAM."""
+    """Count the frames in each state except NO_RAM."""
     found = dict.fromkeys(FrameState, 0)
     tell: Callable[[], dict[FrameState, int]] | None = getattr(frames, "counts", None)
     if tell is not None:
@@ -174,7 +174,7 @@ def counted(frames: Frames) -> dict[FrameState, int]:
 
 
 def stored(frames: Frames) -> Iterator[FrameRun]:
-    """All runs that are STORED, ascending."""
+    """Yield all runs that are STORED, ascending."""
     tell: Callable[[], Iterator[FrameRun]] | None = getattr(frames, "stored", None)
     if tell is not None:
         return tell()

@@ -147,9 +147,7 @@ class TypeFinder:
 
     def _check_parts(self, number: int, around: frozenset[int] = frozenset()) -> None:
         """Refuse a type that contains itself: drgn's search for a member recurses into unnamed members."""
-        if number in self._checked or not 0 < number < len(
-            self.btf
-        ):  # an invalid id raises when a caller asks for the type
+        if number in self._checked or not 0 < number < len(self.btf):  # type() refuses an invalid number
             return
         if number in around or len(around) == _MAX_DEPTH:
             raise BrokenDump(f"type {number} of the kernel's type information (BTF) contains itself")
