@@ -11,8 +11,8 @@
 
     CStruct(PageDesc).unpack(data).size
 
-The fields are in the order of the C declaration, without padding: that follows from their types, as in a compiler. So
-one declaration serves all ABIs. All of them are little-endian.
+List the fields in the order of the C declaration, without padding: as in a compiler, that follows from their types. So
+one declaration serves all ABIs. All ABIs are little-endian.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +28,8 @@ Fields = TypeVar("Fields", bound=tuple[Any, ...])
 class CType(NamedTuple):
     """The memory layout of a C type.
 
-    :ivar code: its code for :mod:`struct`, which makes one value.
-    :ivar align: in bytes.
+    :ivar code: its :mod:`struct` format, for one value.
+    :ivar align: alignment in bytes.
     """
 
     code: str
@@ -37,7 +37,7 @@ class CType(NamedTuple):
 
 
 def chars(size: int) -> CType:
-    """Return the C type ``char[size]``, whose value is bytes."""
+    """Return the C type ``char[size]``; its value is bytes."""
     return CType(f"{size}s", 1)
 
 
@@ -63,12 +63,12 @@ I386: Abi = MappingProxyType({"u64": CType("Q", 4), "unsigned long": CType("I", 
 class CStruct(Generic[Fields]):
     """A C structure of one ABI.
 
-    :ivar code: its format for :mod:`struct`, for loops where a NamedTuple each would cost too much.
+    :ivar code: its :mod:`struct` format, for loops in which a NamedTuple per structure costs too much.
     :ivar size: bytes, with the padding at its end.
     """
 
     def __init__(self, fields: type[Fields], abi: Abi = LP64) -> None:
-        """Lay it out.
+        """Compute the layout of a structure.
 
         :param fields: a NamedTuple; its fields are annotated with the types of this module, with
             ``Annotated[bytes, chars(16)]``, or with ``Annotated[..., "a name"]`` of a type in the ABI.
@@ -86,23 +86,23 @@ class CStruct(Generic[Fields]):
         self.size = self.code.size
 
     def unpack(self, data: bytes | bytearray | memoryview, offset: int = 0) -> Fields:
-        """Read one.
+        """Unpack one structure from data.
 
-        :param offset: where it begins in data, which may have more behind it.
+        :param offset: where it begins in data; more data may follow it.
         :raises struct.error: data is too short.
         """
         return self._make(*self.code.unpack_from(data, offset))
 
     def unpack_all(self, data: bytes | bytearray | memoryview) -> Iterator[Fields]:
-        """Read an array of them.
+        """Unpack an array of structures.
 
-        :raises struct.error: the size of data is not a multiple of theirs.
+        :raises struct.error: the size of data is not a multiple of the structure's size.
         """
         make = self._make
         return (make(*values) for values in self.code.iter_unpack(data))
 
     def pack(self, values: Fields) -> bytes:
-        """Return its bytes; padding is zeros.
+        """Return the bytes of a structure, with zeros as padding.
 
         :raises struct.error: a value does not fit its type.
         """

@@ -45,11 +45,11 @@ def open_vmcore(
     :param debug_directories: a directory, or several, where to look for debug information besides drgn's places.
     :param kernel_directories: a directory, or several, where to look for vmlinux and modules besides drgn's places.
     :param vmcoreinfo: a file with VMCOREINFO to use instead of the dump's, or the physical address of one in the dump's
-        memory (``"0x1234000"``): so a kernel is chosen where a dump holds several.
+        memory (``"0x1234000"``), which chooses a kernel if the dump holds several.
     :param architecture: if the dump does not say: ``x86_64`` or ``i386``.
     :param swap: paths of swap devices or files, as in /proc/swaps, to paths of their images.
     :param root: a directory with the files of the crashed machine.
-    :param tell: called with each remark on the dump that affects how far to trust its cores.
+    :param tell: called with each remark on the dump that affects how far you can trust its cores.
     :return: a context manager, which gives a :class:`kgcore.Source`.
     :raises KgcoreError: it cannot be opened, its kernel is not supported, or drgn is missing or too old.
     :raises TypeError: a parameter is of the wrong type.
@@ -80,7 +80,7 @@ def open_running_kernel(
 ) -> AbstractContextManager[Source]:
     """Open the running kernel (/proc/kcore) and give its processes, for as long as a ``with`` block lasts.
 
-    They go on running meanwhile, so that what is read at different times need not fit together. It takes root.
+    The processes keep running, so reads at different times may not be consistent. This needs root.
 
     :param symbols, symbols_from, debug_directories, kernel_directories: as in :func:`kgcore.open_vmcore`.
     :param vmcoreinfo: a file with VMCOREINFO to use instead of the kernel's own.
@@ -117,10 +117,10 @@ def open_qemu(
 
     The guest is paused until the end of the block, or the end of this program.
 
-    :param address: of its QMP socket: a path, or ``host:port``.
+    :param address: its QMP socket: a path, or ``host:port``.
     :param symbols, symbols_from, debug_directories, kernel_directories: as in :func:`kgcore.open_vmcore`.
     :param vmcoreinfo: a file with VMCOREINFO to use instead of the guest's.
-    :param architecture: of a guest that does not tell it (``x86_64``, ``i386``).
+    :param architecture: if the guest does not say: ``x86_64`` or ``i386``.
     :param swap, root, tell: as in :func:`kgcore.open_vmcore`.
     :return: a context manager, which gives a :class:`kgcore.Source`.
     :raises KgcoreError: it cannot be opened, its kernel is not supported, or drgn is missing or too old.
@@ -167,7 +167,7 @@ def open_target(location: DumpLocation, tell: _Tell) -> Iterator["Target"]:
     :raises KgcoreError: as :func:`open_vmcore` does.
     """
     drgnversion.ensure()
-    # Here, since this module has to load where there is no drgn.
+    # Imported here, because this module must load without drgn.
     from kgcore.sources.vmcore.opening import target
 
     with target.open_target(location) as opened:
@@ -181,6 +181,6 @@ def _file(given: _Path | None) -> str | None:
 
 
 def _files(given: _Paths) -> tuple[str, ...]:
-    """The file names in an argument, which may be a single string."""
+    """Return the file names in an argument, which may be a single string."""
     files = (given,) if isinstance(given, str | os.PathLike) else given
     return tuple(os.fspath(file) for file in files)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write cores under their names: prepare, choose the sink, compress, write, and the sysroot beside it.
+"""Write cores under their names: plan, choose the sink, compress and write each core, and write the sysroot.
 
-The command line, drgn's ``%gcore``, ``gcore()`` and users of the library all do it here.
+The command line, drgn's ``%gcore``, ``gcore()`` and users of the library all save cores through this module.
 """
 
 import os
@@ -69,14 +69,14 @@ class CoreWriter:
 
     :param options: what to write of a process.
     :param directory: for ``core.<tgid>``.
-    :param output: the one that is to be written there instead; a file name, or a file object open for writing bytes.
+    :param output: a file name, or a file object open for writing bytes, for one core; None: ``core.<tgid>``.
     :param opened: makes the sink for that name, and takes ``force``; so the command line has a name for its standard
         output.
-    :param force: overwrite existing files. Those that this writer has written it overwrites anyway: a process may be
+    :param force: overwrite existing files. Files that this writer wrote itself it always overwrites: a process may be
         named twice.
     :param sysroot: directory for programs and libraries; None: do not write them.
     :param jobs: None: as many as there are CPUs to use.
-    :raises KgcoreError: what compresses is not there.
+    :raises KgcoreError: the compression library is not installed.
     :raises ValueError: ``compress`` or ``jobs`` makes no sense.
     """
 
@@ -122,7 +122,7 @@ class CoreWriter:
         jobs: int | None = None,
         limits: Limits | None = None,
     ) -> "CoreWriter":
-        """Tell a directory from a file.
+        """Return a writer for an output that may be a directory, a file name or a file object.
 
         :raises KgcoreError, ValueError: as the class does.
         """
@@ -146,7 +146,7 @@ class CoreWriter:
         )
 
     def save(self, source: Source, ref: TaskRef | int | str, progress: Progress | None = None) -> Report:
-        """Do all of it for one process.
+        """Prepare a process, and write its core, its program and its libraries.
 
         :raises KgcoreError, TypeError, ValueError: as :func:`kgcore.save` does.
         """
@@ -164,17 +164,17 @@ class CoreWriter:
         return prepare(source, ref, self._options)
 
     def name(self, prepared: Prepared) -> str:
-        """Say what a core is called, wherever it goes: ``core.118.zst``."""
+        """Return the name of a core, without its directory: ``core.118.zst``."""
         return f"core.{prepared.image.tgid}" + (SUFFIXES[self._compress] if self._compress else "")
 
     def path(self, prepared: Prepared) -> str:
-        """Say where a core goes: ``/tmp/core.118.zst``; "" if that is a file object."""
+        """Return the path of a core: ``/tmp/core.118.zst``; "" if it goes to a file object."""
         if self._output is None:
             return os.path.join(self._directory, self.name(prepared))
         return self._output if isinstance(self._output, str) else ""
 
     def write(self, prepared: Prepared, progress: Progress | None = None) -> Report:
-        """Write a core.
+        """Write the core of a prepared process.
 
         :raises KgcoreError: as :func:`kgcore.write` does.
         """
@@ -183,9 +183,9 @@ class CoreWriter:
         return report
 
     def write_files(self, prepared: Prepared) -> SysrootReport | None:
-        """Write the program and the libraries of a process, if there is a directory for them.
+        """Write the program and the libraries of a process, if this writer has a sysroot directory.
 
-        :raises OutputError: nothing can be written there. What is wrong with single files is in the report.
+        :raises OutputError: kgcore cannot write there at all. The report has the problems of single files.
         """
         if self._sysroot is None:
             return None
@@ -196,7 +196,7 @@ class CoreWriter:
         force = self._force or path in self._own
         sink: Sink
         if self._output is None:
-            # What we name ourselves is a new file or nothing; a pipe that waits there under that name was not meant.
+            # A core that we name is a new file: never write into a pipe that happens to have that name.
             sink = FileSink(path, force=force)
         else:
             sink = self._opened(path, force=force) if isinstance(self._output, str) else StreamSink(self._output)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The PT_LOADs of a core: which ranges of the mappings they are, and where each one's bytes stand in the file."""
+"""The PT_LOADs of a core: the ranges of mappings that they cover, and the place of their bytes in the file."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ __all__ = ("Load", "Placed", "Segment", "loads_of", "place")
 class Segment(NamedTuple):
     """A PT_LOAD.
 
-    :ivar vma: the mapping it is (a part of), as an index into the image's.
+    :ivar vma: the mapping that it covers, or a part of it: an index into the image's mappings.
     :ivar address: ``p_vaddr``: user virtual address.
     :ivar filesz: ``p_filesz``: bytes in the file.
     :ivar memsz: ``p_memsz``: bytes in memory.
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 class Load(NamedTuple):
     """A PT_LOAD that has no place in the file yet.
 
-    :ivar shared: it is of the zeros that have one place in the file.
+    :ivar shared: it is one of the ranges of zeros that share one place in the file.
     """
 
     vma: int
@@ -47,12 +47,12 @@ class Load(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """All PT_LOADs in their places.
+    """All PT_LOADs with their places in the file.
 
-    :ivar by_address: all of them, as the headers have them.
-    :ivar in_file: those whose bytes are written, in the order of the file, each behind the one before it.
-    :ivar shared: those that have the same range of zeros; the first is the longest, and only that is in the file.
-    :ivar end: offset behind the last one's bytes.
+    :ivar by_address: all PT_LOADs, in the order of the program headers.
+    :ivar in_file: those whose bytes are written, in the order of the file, without gaps.
+    :ivar shared: those that share one range of zeros; the first is the longest, and only its bytes are in the file.
+    :ivar end: offset after the last byte of any.
     """
 
     by_address: tuple[Segment, ...]
@@ -64,9 +64,9 @@ class Placed(NamedTuple):
 def loads_of(
     image_vmas: Sequence[Vma], vmas: Sequence[VmaPlan], policy: MissingPolicy, shared: Sequence[Shared] = ()
 ) -> Iterator[Load]:
-    """Give the PT_LOADs of all mappings, by address.
+    """Yield the PT_LOADs of all mappings, by address.
 
-    :param shared: ranges of zeros that have one place in the file, by address.
+    :param shared: ranges of zeros that share one place in the file, by address.
     """
     at = 0
     for index, (vma, plan) in enumerate(zip(image_vmas, vmas, strict=True)):
@@ -77,7 +77,7 @@ def loads_of(
 
 
 def _loads_of(index: int, vma: Vma, plan: VmaPlan, policy: MissingPolicy, shared: Sequence[Shared]) -> Iterator[Load]:
-    """Those of one mapping."""
+    """Yield the PT_LOADs of one mapping, by address."""
     at, kept_end = vma.start, vma.start + plan.keep.length
     omitted = [(run.address, run.end, False) for run in plan.missing] if policy == "omit" else []
     apart = [(piece.start, piece.end, True) for piece in shared]
@@ -87,7 +87,7 @@ def _loads_of(index: int, vma: Vma, plan: VmaPlan, policy: MissingPolicy, shared
         if zeros:
             yield Load(index, start, end - start, end - start, shared=True)
         at = end
-    if at < vma.end:  # what is left, with the part that the filter dropped
+    if at < vma.end:  # the rest, with the part that the filter leaves out
         yield Load(index, at, kept_end - at, vma.end - at)
 
 
@@ -96,8 +96,8 @@ def place(
 ) -> Placed:
     """Give each PT_LOAD its place in the file.
 
-    :param offset: of the first byte of any.
-    :param important_first: the data stand in the order of their importance, not of their addresses.
+    :param offset: where the first PT_LOAD's bytes begin.
+    :param important_first: order the bytes by importance, not by address.
     """
     alike = [number for number, load in enumerate(loads) if load.shared]
     longest = max(alike, key=lambda number: loads[number].filesz, default=-1)
@@ -122,21 +122,21 @@ def place(
 def _importance(
     image: ProcessImage, vmas: Sequence[VmaPlan], loads: Sequence[Load]
 ) -> Callable[[int], tuple[bool, int]]:
-    """The stacks of threads first, then small mappings: those are most, and what a debugger needs first."""
+    """Return a sort key: threads' stacks first, then small mappings, which are most and what a debugger needs first."""
     starts, sp = [vma.start for vma in image.vmas], ARCHES[image.arch].sp
     stacks = {bisect_right(starts, thread.regs.values[sp]) - 1 for thread in image.threads}
 
     def rank(number: int) -> tuple[bool, int]:
         load = loads[number]
         if load.shared:
-            return True, load.filesz  # it stands for them all
+            return True, load.filesz  # its bytes serve all shared ones
         return load.vma not in stacks, min(load.filesz, vmas[load.vma].account.data)
 
     return rank
 
 
 def _p_flags(vma: Vma) -> int:
-    """VM_* and PF_* have the same three bits in another order."""
+    """Return PF_* for a mapping's VM_*, which has the same three bits in another order."""
     return (
         (PF_R if vma.flags & VM_READ else 0)
         | (PF_W if vma.flags & VM_WRITE else 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What becomes of each mapping: how much of it is written, and what of that is missing and why."""
+"""The plan for each mapping: how much of it to write, which parts of that are missing, and why."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,9 +23,9 @@ class VmaPlan(NamedTuple):
     """The plan for a mapping.
 
     :ivar keep: the filter's decision.
-    :ivar account: of all its bytes.
-    :ivar missing: missing ranges of the kept part; neighbours have different reasons.
-    :ivar cuts: addresses in the kept part, with about PART bytes to write between each two.
+    :ivar account: where all its bytes are.
+    :ivar missing: missing ranges of the kept part; adjacent ranges have different reasons.
+    :ivar cuts: addresses in the kept part, with about PART bytes to write between two of them.
     """
 
     keep: Keep
@@ -37,8 +37,8 @@ class VmaPlan(NamedTuple):
 def plan_mappings(vmas: Sequence[Vma], keep: Filter, memory: Memory) -> tuple[VmaPlan, ...]:
     """Plan all mappings of a process.
 
-    :param keep: decides on each.
-    :return: one per mapping; of a hundred thousand most become the same object.
+    :param keep: decides how much of a mapping to keep.
+    :return: one plan per mapping; equal plans are one object, which saves memory with 100 000 mappings.
     """
     look = partial(peek, memory)
     known: dict[object, VmaPlan] = {}
