@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All the places where memory of a process may lie, set up once for a dump."""
+"""All places where a process's memory may lie, set up once per dump."""
 
 from kgcore.sources.base import UserFiles
 from kgcore.sources.vmcore.kernel.kernel import Kernel
@@ -20,14 +20,14 @@ __all__ = ("Backing", "UserFiles")
 
 
 class Backing:
-    """The places, each searched in its own way.
+    """The places where a process's memory may lie; each is searched in its own way.
 
     :ivar physical: page frames.
-    :ivar swap_types: what entries of page tables mean that point to no page frame.
+    :ivar swap_types: the meaning of page-table entries that point to no page frame.
     :ivar cache: files and shared memory.
-    :ivar swap: what was swapped out.
-    :ivar images: those of swap spaces that the user has.
-    :ivar root: files of the crashed machine that the user has, if any.
+    :ivar swap: swapped-out memory.
+    :ivar images: images of swap spaces, from the user.
+    :ivar root: files of the crashed machine, from the user; None if there are none.
     """
 
     def __init__(self, kernel: Kernel, user_files: UserFiles) -> None:

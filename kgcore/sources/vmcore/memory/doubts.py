@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether an empty page-table entry still proves that nothing was ever there.
+"""Whether an empty page-table entry still proves that its page was never touched.
 
-It does as long as the address space is whole and nobody was just changing it. The OOM reaper takes a process's pages
-while its threads wait for the end; khugepaged takes a whole page table away for a moment; who writes an entry anew
-clears it first. Pages that were there before look like pages that were never touched: it is missing, not zeros.
+It does if the address space is whole and nobody was changing it. The OOM reaper frees a process's pages while its
+threads wait to exit; khugepaged removes a whole page table for a moment; to rewrite an entry, the kernel clears it
+first. The pages behind these entries look as if they were never touched, but they are missing, not zeros.
 
-This concerns the private pages of a process alone. A file's page and shared memory are in the page cache, for any
-entry.
+Only private pages are in doubt. Pages of files and shared memory are in the page cache, with any page-table entry.
 """
 
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ class _Doubt(NamedTuple):
 
 
 class Doubts:
-    """What speaks against empty entries, in one address space."""
+    """Reasons to doubt the empty page-table entries of one address space."""
 
     def __init__(self, kernel: Kernel, mm: Object) -> None:
         """
@@ -59,17 +58,17 @@ class Doubts:
 
     @property
     def sentence(self) -> str:
-        """What is wrong with the address space as a whole; "" if nothing is."""
+        """Return what is wrong with the address space as a whole; "" if nothing is."""
         if self._reaped:
             return f"{self._reaped}: empty page-table entries may have held data"
         return f"{self._exiting}: empty page-table entries may have held data" if self._exiting else ""
 
     def concern(self, vma: Vma) -> bool:
-        """Whether there may have been private pages in a mapping: a first one makes the kernel set ``anon_vma``."""
+        """Tell whether a mapping may have had private pages: with the first one, the kernel sets ``anon_vma``."""
         return not vma.flags & VM_SHARED and (vma.anon or bool(self._exiting))
 
     def split(self, vma: Vma, address: int, length: int) -> Iterator[tuple[int, int, str]]:
-        """A range of empty entries as (start, end, why that proves nothing), the last "" where it does."""
+        """Split a range of empty entries into (start, end, why they prove nothing); "" where they do prove it."""
         at, end = address, address + length
         for low, high, why in self._ranges(vma):
             low, high = min(max(at, low), end), min(max(at, high), end)
@@ -82,7 +81,7 @@ class Doubts:
             yield at, end, ""
 
     def _ranges(self, vma: Vma) -> tuple[_Doubt, ...]:
-        """Disjoint, ascending."""
+        """Return the doubtful ranges of a mapping, disjoint and ascending."""
         if not self.concern(vma):
             return ()
         if self._exiting:
@@ -95,7 +94,10 @@ class Doubts:
 
     @cached_property
     def _exiting(self) -> str:
-        """exit_mmap() unmaps everything when there is no user left, and on its way clears ``anon_vma``, too."""
+        """Return why the address space is doubtful if it was being torn down, else "".
+
+        When no user is left, exit_mmap() unmaps everything and on its way clears ``anon_vma``, too.
+        """
         with suppress(LookupError, AttributeError, FaultError):
             if int(self._mm.mm_users.counter.value_()) <= 0:
                 return "the address space was being torn down"
@@ -103,9 +105,10 @@ class Doubts:
 
     @cached_property
     def _reaped(self) -> str:
-        """__oom_reap_task_mm(), mm/oom_kill.c, for the OOM reaper and process_mrelease(); a failed dup_mmap() (6.12).
+        """Return why the address space is doubtful if its memory may have been reaped, else "".
 
-        MMF_OOM_SKIP alone tells that the OOM killer wants no more of it; usually, that it was reaped.
+        __oom_reap_task_mm(), mm/oom_kill.c, reaps it for the OOM reaper and process_mrelease(); a failed dup_mmap()
+        (6.12) sets the same flags. MMF_OOM_SKIP alone says that the OOM killer skips it; usually it was reaped.
         """
         with suppress(LookupError, AttributeError):
             try:
@@ -120,7 +123,7 @@ class Doubts:
 
     @cached_property
     def _writer(self) -> _Doubt | None:
-        """What somebody who was changing the address space makes doubtful."""
+        """Return the doubt that a writer of the address space casts, if there was one."""
         try:
             owner = self._mm.mmap_lock.owner.counter.value_() & _END - 1
         except (LookupError, AttributeError, FaultError):
@@ -135,8 +138,10 @@ class Doubts:
             return _Doubt(0, _END, "an unknown thread was changing the address space")
 
     def _changed_by(self, task: Object) -> _Doubt | None:
-        """
-        :raises FaultError, BrokenDump, LookupError, AttributeError: it is unknown.
+        """Return the doubt that this writer casts.
+
+        :param task: ``struct task_struct *``, the thread that holds mmap_lock for writing.
+        :raises FaultError, BrokenDump, LookupError, AttributeError: what it was doing is unknown.
         """
         kernel_thread = is_kernel_thread(task)
         name = comm(task).decode(errors="replace")
@@ -165,12 +170,12 @@ class Doubts:
     # Who holds a page table's own lock
 
     def changing(self, table: int) -> bool:
-        """Whether somebody was writing to a page table, of one of the two lowest levels.
+        """Tell whether the kernel was writing to a page table of one of the two lowest levels.
 
-        Entries are cleared and written anew under the table's lock (``ptlock_ptr()``, include/linux/mm.h): by those who
-        take pages away to move or to swap them (try_to_migrate_one(), try_to_unmap_one(), mm/rmap.c), copy them
-        (wp_page_copy(), mm/memory.c), or change their protection (change_pte_range(), mm/mprotect.c). Kernels for fewer
-        than four CPUs have no such lock, and nobody beside them who would write.
+        The kernel clears and rewrites entries under the table's lock (``ptlock_ptr()``, include/linux/mm.h): to move or
+        swap pages (try_to_migrate_one(), try_to_unmap_one(), mm/rmap.c), to copy them (wp_page_copy(), mm/memory.c),
+        or to change their protection (change_pte_range(), mm/mprotect.c). Kernels for fewer than four CPUs do not have
+        this lock; the answer is then no.
 
         :param table: its physical address.
         """
@@ -185,7 +190,10 @@ class Doubts:
 
     @cached_property
     def _locks(self) -> Structs:
-        """:raises LookupError, FaultError: the kernel has none, or keeps them elsewhere (with lock debugging)."""
+        """Return the reader of page-table locks.
+
+        :raises LookupError, FaultError: the kernel has no locks, or keeps them elsewhere (with lock debugging).
+        """
         # 7e5f42ae4a93 "mm: create ptdesc equivalents for pgtable_{pte,pmd}_page_{ctor,dtor}" (6.6) and its series
         name = "struct ptdesc" if self._kernel.target.has_type("struct ptdesc") else "struct page"
         if Object(self._kernel.prog, name, address=0).ptl.type_.kind is TypeKind.POINTER:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ranges of a process's memory with the place where their bytes lie: what memory is put together from."""
+"""Extents: ranges of a process's memory, each with the place of its bytes."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ class Reader:
     """Something that holds bytes: page frames, a compressed page, a file."""
 
     def fill(self, at: int, view: memoryview) -> None:
-        """Copy as many bytes as the view has.
+        """Fill a view with the bytes from an offset on.
 
-        :raises drgn.FaultError, kgcore.errors.BrokenDump: they are missing after all. What the view holds then is
+        :raises drgn.FaultError, kgcore.errors.BrokenDump: they are missing after all. The view's content is then
             undefined.
         """
         raise NotImplementedError
 
     def read(self, at: int, size: int) -> bytes:
-        """A copy of their own of a few bytes.
+        """Return a copy of a few bytes.
 
         :raises drgn.FaultError, kgcore.errors.BrokenDump: as :meth:`fill`.
         """
@@ -30,18 +30,18 @@ class Reader:
 
 
 class Place(NamedTuple):
-    """Where bytes lie: in something, from some offset on."""
+    """Where bytes lie: a reader, and an offset in it."""
 
     reader: Reader
     at: int
 
 
 class Extent(NamedTuple):
-    """A run and where it lies.
+    """A run of memory and the place of its bytes.
 
-    :ivar place: of the first byte; all others follow it. None unless the provenance is ``stored``; but for EXCLUDED
-        ones it may be where the bytes would be.
-    :ivar slot: of memory missing in a swap space: the slot of the first page; all others follow it.
+    :ivar place: of the first byte; all others follow it. None unless the provenance is ``stored``; for EXCLUDED, it
+        may be where the bytes would be.
+    :ivar slot: for missing memory in a swap space: the slot of the first page; all others follow it.
     """
 
     run: Run
@@ -50,7 +50,7 @@ class Extent(NamedTuple):
 
 
 def zeros(address: int, length: int) -> Extent:
-    """Return an extent of certain zeros."""
+    """Return an extent of memory that is certainly zeros."""
     return Extent(Run(address, length, Provenance.ZERO))
 
 

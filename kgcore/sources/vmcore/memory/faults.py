@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What stands for the pages that no page-table entry points to.
+"""The content of pages that no page-table entry points to.
 
-It is what a fault would bring, since the kernel's own core dumper faults these pages in (get_dump_page(), mm/gup.c):
-private anonymous memory is zeros, a file's page is what the page cache has, a vdso's is in the kernel image.
+It is what a page fault would bring in, as the kernel's own core dumper faults these pages in (get_dump_page(),
+mm/gup.c): private anonymous memory is zeros, a file's page is in the page cache, a vdso's page in the kernel image.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class _Handler(Enum):
 class _Behind(NamedTuple):
     """What is behind a mapping.
 
-    :ivar file: of FILE only.
+    :ivar file: for FILE only.
     """
 
     handler: _Handler
@@ -55,15 +55,15 @@ class Faults:
         self._known: dict[int, _Behind] = {}
 
     def secret(self, vma: Vma) -> bool:
-        """Whether it is memory of memfd_secret(): a hole in the kernel's cores (check_vma_flags(), mm/gup.c)."""
+        """Tell whether a mapping is of memfd_secret(): a hole in the kernel's cores (check_vma_flags(), mm/gup.c)."""
         return vma.file is not None and self._behind(vma).handler is _Handler.SECRET
 
     def file(self, vma: Vma) -> CachedFile | None:
-        """The file whose pages faults would bring; None if it is no file's, or that cannot be found out."""
+        """Return the file whose pages faults in a mapping bring in; None if there is no file, or it is unknown."""
         return None if vma.file is None else self._behind(vma).file
 
     def bring(self, vma: Vma, address: int, length: int) -> Iterator[Extent]:
-        """The memory that faults would bring to a range without page-table entries."""
+        """Yield the memory that faults would bring in for a range without page-table entries."""
         if vma.name == "[vdso]":
             yield from self._vdso(vma, address, length)
             return
@@ -89,8 +89,9 @@ class Faults:
         return self._known[vma.start]
 
     def _look(self, vma: Vma) -> _Behind:
-        """
-        :raises FaultError: what would tell is not in the dump.
+        """Find out what is behind a mapping.
+
+        :raises FaultError: the kernel's structures for it are not in the dump.
         """
         if (
             not vma.struct
@@ -110,13 +111,13 @@ class Faults:
         return _Behind(_Handler.SPECIAL if special else _Handler.UNKNOWN)
 
     def _struct(self, vma: Vma) -> Object:
-        """``struct vm_area_struct *``"""
+        """Return the ``struct vm_area_struct *`` of a mapping."""
         return Object(self._kernel.prog, "struct vm_area_struct *", vma.struct)
 
     # Special mappings
 
     def _vdso(self, vma: Vma, address: int, length: int) -> Iterator[Extent]:
-        """The vdso's pages are part of the kernel image."""
+        """Yield memory of the vdso, whose pages are part of the kernel image."""
         try:
             physical, size = self._kernel.machine.vdso(self._mm)
         except FaultError as error:
@@ -130,7 +131,10 @@ class Faults:
             yield zeros(address + inside, length - inside)
 
     def _special(self, vma: Vma, address: int, length: int) -> Iterator[Extent]:
-        """``[uprobes]`` and the like: pages listed in ``vm_special_mapping::pages`` (special_mapping_fault())."""
+        """Yield memory of ``[uprobes]`` and the like, listed in ``vm_special_mapping::pages``.
+
+        As special_mapping_fault() does.
+        """
         end = address + length
         try:
             private = self._struct(vma).vm_private_data.value_()

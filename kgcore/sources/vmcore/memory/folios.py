@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct page`` and ``struct folio``: what the kernel knows of a page in memory."""
+"""``struct page`` and ``struct folio``: what the kernel knows about a page in memory."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +14,13 @@ __all__ = ("Folio", "Folios")
 
 @dataclass(frozen=True, slots=True)
 class Folio:
-    """A page, or the first one of a large folio, as values.
+    """A page, or the first page of a large folio, as values.
 
     :ivar physical: address of its memory.
-    :ivar index: where in its file it is, in pages.
-    :ivar private: for one in the swap cache its ``swp_entry_t``.
-    :ivar mapping: raw, with the bits that tell anonymous pages.
-    :ivar settled: neither dirty nor being written: what it was read from is the same.
+    :ivar index: its offset in its file, in pages.
+    :ivar private: its ``swp_entry_t``, if it is in the swap cache.
+    :ivar mapping: raw, with the bits that mark anonymous pages.
+    :ivar settled: neither dirty nor under writeback: it equals its backing store.
     """
 
     physical: int
@@ -33,7 +33,7 @@ class Folio:
 
 
 class Folios:
-    """Reads them."""
+    """Reads pages and folios."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -42,7 +42,7 @@ class Folios:
         self._offsets = {name: offsetof(kind, name) for name in ("index", "private", "mapping")}
 
     def read(self, address: int) -> Folio | None:
-        """The page whose ``struct page`` is at an address; None if that is not in the dump."""
+        """Return the page whose ``struct page`` is at an address; None if that is not in the dump."""
         kernel = self._kernel
         if not kernel.machine.is_page(address):
             return None
@@ -58,7 +58,7 @@ class Folios:
             private=private,
             mapping=mapping,
             uptodate=bool(flags & self._uptodate),
-            # PG_swapcache has been an alias of another flag, which means this where the page is swap-backed.
+            # PG_swapcache is an alias of another flag; it means "in the swap cache" only with PG_swapbacked.
             swap_cached=flags & self._swap_cached == self._swap_cached,
             settled=not flags & self._unsettled,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page frames in bulk, as fast as the dump file gives them."""
+"""Bulk reads of page frames, at the speed of the dump file."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,19 +12,19 @@ from kgcore.sources.vmcore.dumpfile.uncompressed import adjacent
 
 __all__ = ("FrameReader",)
 
-_CHECKED = 64  # calls of which a page is compared
+_CHECKED = 64  # calls that compare a page with drgn's
 
 
 class FrameReader:
-    """Reads page frames that are STORED: out of the dump file itself, or through drgn.
+    """Reads STORED page frames, from the dump file directly or through drgn.
 
-    A list of them at once, as a call for each would take longer than to unpack it.
+    It reads lists of frames, as a call per frame would take longer than to unpack the frame.
 
-    :param dump: None: drgn alone can read.
-    :param phys: physical memory, by drgn.
+    :param dump: None: only drgn can read the dump.
+    :param phys: reads physical memory through drgn.
     :param page_size: bytes of a page frame.
-    :param check: drgn reads the file by itself, perhaps another one than we: what both read is compared at first, and
-        what we cannot read is left to drgn.
+    :param check: drgn opened the file itself and may read a different one: compare the first reads with drgn's, and
+        leave to drgn what kgcore cannot read.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class FrameReader:
         self._to_check = _CHECKED if check else 0
 
     def fill(self, pages: Sequence[int], view: memoryview) -> None:
-        """Copy page frames.
+        """Copy page frames into a view.
 
-        :param pages: the physical address of each, not empty.
-        :param view: a page for each.
-        :raises FaultError: one of them cannot be read. What the view holds then is undefined.
+        :param pages: the physical address of each frame, not empty.
+        :param view: room for a page per frame.
+        :raises FaultError: one of them cannot be read. The view's content is then undefined.
         """
         if self._dump is not None:
             try:
@@ -60,6 +60,6 @@ class FrameReader:
             done += size
 
     def _agrees(self, page: int, data: memoryview) -> bool:
-        """Whether drgn reads the same."""
+        """Tell whether drgn reads the same page."""
         self._to_check -= 1
         return data == self._phys(page, self.page_size)

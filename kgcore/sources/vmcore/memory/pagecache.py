@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The page cache: pages of files and of shared memory that are in the dump though no page table points to them."""
+"""The page cache: pages of files and shared memory that are in the dump although no page table points to them."""
 
 import stat
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class CachedFile(NamedTuple):
 
     :ivar mapping: address of its ``struct address_space``.
     :ivar size: ``i_size`` in bytes.
-    :ivar in_memory: it lives in memory alone (tmpfs, memfd, SysV, hugetlbfs): what the cache does not have is zeros.
+    :ivar in_memory: it lives only in memory (tmpfs, memfd, SysV, hugetlbfs): pages not in the cache are zeros.
     :ivar shift: the cache counts in units of ``1 << shift`` pages.
     """
 
@@ -37,7 +37,7 @@ class CachedFile(NamedTuple):
 
 
 class PageCache:
-    """``struct address_space::i_pages`` read in bulk: a whole ``struct xa_node`` at a time."""
+    """Reads ``struct address_space::i_pages`` in bulk, a whole ``struct xa_node`` at a time."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, swap: SwapSpaces) -> None:
         self._kernel = kernel
@@ -48,15 +48,15 @@ class PageCache:
         self._folios = Folios(kernel)
 
     def file(self, file: Object, *, hugetlb: bool = False) -> CachedFile:
-        """How the page cache knows an open file.
+        """Return an open file as the page cache knows it.
 
         :param file: ``struct file *``
-        :raises FaultError: that is not in the dump.
+        :raises FaultError: its structures are not in the dump.
         """
         mapping = file.f_mapping
         in_memory = hugetlb or mapping.a_ops.value_() in self._memory_operations
-        host = mapping.host  # of a block device the inode that has the size
-        # What other files (devices, sockets) give for a page depends on their drivers, and does not end anywhere.
+        host = mapping.host  # for a block device, the inode that has the size
+        # Other files (devices, sockets) have no size: what a page holds is up to the driver.
         sized = stat.S_IFMT(host.i_mode.value_()) in (stat.S_IFREG, stat.S_IFBLK)
         size = int(host.i_size.value_()) if sized else _ENDLESS
         return CachedFile(mapping.value_(), size, in_memory, self._index_shift(file) if hugetlb else 0)
@@ -67,8 +67,11 @@ class PageCache:
         return {symbol("shmem_aops"), symbol("ram_aops")} - {None, 0}
 
     def _index_shift(self, file: Object) -> int:
-        """The page cache counts hugetlbfs in huge pages until a08c7193e4f1 "mm/filemap: remove hugetlb special
-        casing in filemap.c" (6.7)."""
+        """Return log2 of the pages in one unit of a hugetlbfs file's index.
+
+        The page cache counts hugetlbfs in huge pages until a08c7193e4f1 "mm/filemap: remove hugetlb special casing in
+        filemap.c" (6.7).
+        """
         if self._kernel.version >= (6, 7):
             return 0
         orders = [
@@ -82,10 +85,10 @@ class PageCache:
         return order if order in orders else min(orders)
 
     def extents(self, file: CachedFile, first: int, pages: int, address: int) -> Iterator[Extent]:
-        """Pages of a file as a fault would bring them; beyond the file's end there is nothing (SIGBUS).
+        """Yield pages of a file as faults would bring them in; beyond the file's end there is nothing (SIGBUS).
 
         :param first: page of the file.
-        :param address: the address for the first one.
+        :param address: where the first page is mapped.
         """
         file_end = file.size + self._page_size - 1 >> self._page_shift
         end = max(first, min(first + pages, file_end))
@@ -95,7 +98,7 @@ class PageCache:
             return address + (page - first << self._page_shift)
 
         def gap(low: int, high: int) -> Iterator[Extent]:
-            """Pages that the cache does not have."""
+            """Yield pages that are not in the cache."""
             if low < high:
                 size = high - low << self._page_shift
                 yield zeros(where(low), size) if file.in_memory else missing(where(low), size, Provenance.FILE)
@@ -112,7 +115,7 @@ class PageCache:
             yield zeros(where(end), first + pages - end << self._page_shift)
 
     def clean(self, file: CachedFile, first: int, pages: int) -> Iterator[tuple[int, int, int]]:
-        """Which pages of a file are in memory and the same as on the disk, as far as the kernel itself knows.
+        """Yield the pages of a file that are in memory and, as far as the kernel knows, the same as on the disk.
 
         :param first: page of the file.
         :return: (page, how many, physical address), ascending.
@@ -130,9 +133,9 @@ class PageCache:
                 yield low, high - low, folio.physical + (inside << self._page_shift)
 
     def unwritten(self, file: CachedFile) -> int | None:
-        """Bytes that are newer in memory than on the disk: dirty, or on their way there.
+        """Return how many bytes are newer in memory than on the disk: dirty or under writeback.
 
-        :returns: None: it lives in memory alone, or this is unknown.
+        :returns: None: the file lives only in memory, or this is unknown.
         """
         if file.in_memory or not file.size or file.size >= _ENDLESS:
             return None if file.in_memory else 0
@@ -162,7 +165,7 @@ class PageCache:
         yield from self._arrays.range(head, low, high)
 
     def _entry(self, file: CachedFile, found: XaEntry, page: int, address: int, length: int) -> Iterator[Extent]:
-        """The extents of one entry, from a page of the file on."""
+        """Yield the extents of one entry, from a page of the file on."""
         lost = missing(address, length, Provenance.FILE, "the page cache's tree is unreadable")
         inside = page - (found.canonical << file.shift)
         if found.entry is None:
@@ -184,7 +187,7 @@ class PageCache:
                 lost = missing(address, length, Provenance.FILE, why)
                 yield zeros(address, length) if file.in_memory else lost
             else:
-                # A large folio stands in all its slots, each time as its head.
+                # A large folio is in all its slots, each time as its head page.
                 ahead = page - (folio.index << file.shift)
                 inside = ahead if 0 <= ahead < 1 << 20 else inside
                 physical = folio.physical + (inside << self._page_shift)

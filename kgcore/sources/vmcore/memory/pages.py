@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A process's memory out of the dump: its page tables, and where the bytes are that they point to."""
+"""A process's memory: its page tables, and the place of the bytes that they point to."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,11 +22,11 @@ from kgcore.text import first_names
 __all__ = ("VmcoreMemory", "joined", "pieces")
 
 _PIECE = 1 << 20  # bytes read from the dump in one call
-_SLOTS_NAMED = 3  # ranges of slots, of a missing range that is scattered over swap space
+_SLOTS_NAMED = 3  # ranges of slots named for a missing range that is scattered over swap space
 
 
 def joined(extents: Iterator[Extent], page_shift: int) -> Iterator[Run]:
-    """Extents as runs that are as long as can be.
+    """Join extents into runs that are as long as possible.
 
     :param page_shift: a page, and so a slot of swap space, has ``1 << page_shift`` bytes.
     """
@@ -51,7 +51,7 @@ def joined(extents: Iterator[Extent], page_shift: int) -> Iterator[Run]:
 
 
 def _with_slots(run: Run, slots: list[range]) -> Run:
-    """A missing run with the slots of swap space that its bytes are in, or the first few of them."""
+    """Return a missing run that names the swap slots of its bytes, or the first few of them."""
     if not slots:
         return run
     named = [str(s.start) if len(s) == 1 else f"{s.start}-{s.stop - 1}" for s in slots]
@@ -73,10 +73,10 @@ class _Buffer:
 
 
 def pieces(extents: Iterator[Extent], size: int, page_size: int) -> Iterator[Piece]:
-    """Extents with their bytes, in pieces of bounded size.
+    """Yield the bytes of extents, in pieces of bounded size.
 
     :param size: of all extents together.
-    :param page_size: where something cannot be read, each page is tried by itself.
+    :param page_size: where a read fails, each page is tried by itself.
     """
     buffer: _Buffer | None = None
     for run, place, _ in extents:
@@ -113,7 +113,7 @@ def pieces(extents: Iterator[Extent], size: int, page_size: int) -> Iterator[Pie
 
 
 def _page(run: Run, place: Place) -> Piece:
-    """A page of memory of which something cannot be read."""
+    """Return one page of a range that cannot be read as a whole."""
     try:
         return Piece(run, place.reader.read(place.at, run.length))
     except (FaultError, BrokenDump) as error:
@@ -129,7 +129,7 @@ class _Swapped(NamedTuple):
     length: int
 
     def following(self, length: int, page_shift: int) -> "_Swapped":
-        """What comes next if the slots go on."""
+        """Return the slots that directly follow these."""
         pages = self.length >> page_shift
         return _Swapped(self.number, self.first + pages, self.address + self.length, length)
 
@@ -138,7 +138,8 @@ class VmcoreMemory:
     """:class:`kgcore.model.memory.Memory` of one ``struct mm_struct``."""
 
     def __init__(self, backing: Backing, mm: Object) -> None:
-        """
+        """Set up the memory of a process.
+
         :param mm: ``struct mm_struct *``
         :raises BrokenDump: its page tables are not found.
         """
@@ -163,7 +164,7 @@ class VmcoreMemory:
         return pieces(self.extents(vma, start, end), end - start, self.page_size)
 
     def resident(self, start: int, end: int) -> int:
-        """Bytes that page tables point to, whether or not the dump has them, and those of which it does not tell."""
+        """Return how many bytes page tables point to, in the dump or not, plus those whose tables are missing."""
         read = self._backing.physical.stored
         leaves = walk(self._mode, self._root, start, end, read, self._kernel.machine.encryption_mask)
         kinds = EntryKind.PRESENT, EntryKind.SCATTERED, EntryKind.BROKEN
@@ -184,7 +185,7 @@ class VmcoreMemory:
 
     def _extents(self, vma: Vma, start: int, end: int) -> Iterator[Extent]:
         if vma.flags & (VM_IO | VM_PFNMAP) or self._faults.secret(vma):
-            # check_vma_flags(), mm/gup.c: not memory that a core could have
+            # check_vma_flags(), mm/gup.c: a core never has this memory
             yield zeros(start, end - start)
             return
         read = self._backing.physical.stored
@@ -226,7 +227,7 @@ class VmcoreMemory:
             yield missing(leaf.address, leaf.length, Provenance.UNREADABLE, detail)
 
     def _special(self, vma: Vma, leaf: Leaf, entry: SwapEntry) -> Iterator[Extent]:
-        """Entries that look like swap entries and mean something else."""
+        """Yield the memory of an entry that looks like a swap entry and means something else."""
         if entry.kind is SwapKind.PAGE:
             physical = (entry.value << self._page_shift) + leaf.inside
             yield from self._backing.physical.extents(leaf.address, leaf.length, physical)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Page frames: which of them the dump file holds, and what stands for those that it does not."""
+"""Page frames: which of them the dump file holds, and how kgcore reports the others."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,7 +31,7 @@ _NOT_STORED = {
 
 
 class _Pages(Reader):
-    """Page frames one behind the other, in any order."""
+    """Page frames as one sequence, in any order."""
 
     def __init__(self, frames: FrameReader, pages: Sequence[int]) -> None:
         self._frames = frames
@@ -51,7 +51,7 @@ class _Pages(Reader):
 
 
 class PhysicalMemory(Reader):
-    """The machine's memory, as far as the dump holds it."""
+    """The machine's physical memory, as far as the dump holds it."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -63,7 +63,7 @@ class PhysicalMemory(Reader):
         self._not_there = dict(_NOT_STORED)
         if dump is not None and not dump.missing_bytes:
             self._not_there[FrameState.CUT_OFF] = Provenance.EXCLUDED, _NEVER_WRITTEN
-        # A page table serves many mappings, one after the other; that of a running process changes.
+        # One page table serves many mappings in turn; a running process's page table changes.
         self._frame = lru_cache(0 if kernel.target.live else _FRAMES_KEPT)(self._read_frame)
 
     def fill(self, at: int, view: memoryview) -> None:
@@ -74,7 +74,7 @@ class PhysicalMemory(Reader):
             self._frames.fill(range(at, at + len(view), self._page_size), view)
 
     def stored(self, address: int, size: int) -> bytes | None:
-        """Bytes within one page frame; None if the dump does not hold it."""
+        """Return bytes within one page frame; None if the dump does not hold the frame."""
         frame = self._frame(address >> self._page_shift)
         return None if frame is None else frame[address % self._page_size :][:size]
 
@@ -92,10 +92,11 @@ class PhysicalMemory(Reader):
     def extents(
         self, address: int, length: int, physical: int, provenance: Provenance = Provenance.PRESENT
     ) -> Iterator[Extent]:
-        """Memory of a process that lies in page frames: what of it is in the dump file?
+        """Yield the extents of process memory that lies in adjacent page frames, in the dump file or not.
 
-        :param address: of the process.
-        :param provenance: of what is in the file.
+        :param address: in the process.
+        :param physical: address of the first frame.
+        :param provenance: for frames that are in the file.
         """
         shift = self._page_shift
         first = physical >> shift
@@ -111,11 +112,10 @@ class PhysicalMemory(Reader):
                 yield from self._not_stored(at, low << shift, high - low << shift, state)
 
     def scattered(self, address: int, pages: Sequence[int], *, places: bool) -> Iterator[Extent]:
-        """The same of pages in any order, which page tables point to.
+        """Yield the extents of process memory whose pages, from page tables, are in any order.
 
-        :param pages: the physical address of each.
-        :param places: also of those that the file does not hold say where they would be, for which each needs an
-            extent of its own.
+        :param pages: the physical address of each page.
+        :param places: say also where pages that the file does not hold would be; each then takes an extent of its own.
         """
         shift, page_size = self._page_shift, self._page_size
         frames = [page >> shift for page in pages]
@@ -149,7 +149,10 @@ class PhysicalMemory(Reader):
         return Extent(run, Place(self, low << self._page_shift))
 
     def _not_stored(self, address: int, physical: int, length: int, state: FrameState) -> Iterator[Extent]:
-        """Frames that the file does not hold. The kernel's shared pages of zeros need no copy in it to be known."""
+        """Yield extents of adjacent frames that the file does not hold.
+
+        The kernel's shared zero pages are known to be zeros without a copy in the file.
+        """
         provenance, detail = self._not_there[state]
 
         def lost(low: int, high: int) -> Extent:
@@ -168,7 +171,7 @@ class PhysicalMemory(Reader):
             yield lost(at, end)
 
     def _not_stored_anywhere(self, address: int, pages: Sequence[int], state: FrameState) -> Iterator[Extent]:
-        """The same of frames in any order, but nobody wants to know where."""
+        """Yield extents, without their places, of frames in any order that the file does not hold."""
         provenance, detail = self._not_there[state]
         at = address
         for zero, group in groupby(pages, self._is_zero):
@@ -180,7 +183,7 @@ class PhysicalMemory(Reader):
         return any(zero <= page < zero + size for zero, size in self._kernel.zero_pages)
 
     def _poisoned(self, first: int, last: int) -> Iterator[int]:
-        """Frames whose memory failed (PG_hwpoison): hardly a machine has any, and the kernel counts them."""
+        """Yield the frames whose memory failed (PG_hwpoison): few machines have any, and the kernel counts them."""
         if not self._any_poisoned:
             return
         for low in range(first, last, _PAGES_AT_ONCE):
@@ -190,7 +193,7 @@ class PhysicalMemory(Reader):
 
     @cached_property
     def _any_poisoned(self) -> int:
-        """The mask of PG_hwpoison if any frame may have it (``num_poisoned_pages``, mm/memory-failure.c), else 0."""
+        """Return the PG_hwpoison mask if any frame may have it (``num_poisoned_pages``, mm/memory-failure.c), else 0."""
         bit = self._kernel.target.constant("PG_hwpoison")
         try:
             return 1 << bit if bit is not None and self._kernel.read_word("num_poisoned_pages") else 0

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pages of mapped files that the dump lacks, out of the same files in a directory of the user's.
+"""Pages of mapped files that the dump lacks, read from the same files in a directory that the user names.
 
-Which pages: those that were not in the page cache, so that the kernel itself would have read them from the disk; and
-those that were, unchanged since they were read from it or written to it, and that makedumpfile left out.
+kgcore reads two kinds of pages: those that were not in the page cache, which the kernel itself would have read from the
+disk; and those that were in the page cache, unchanged since they were read from or written to the disk, and that
+makedumpfile left out.
 
-Which files: those that are proven to be the ones that were mapped. A file of the same size is
+It reads them only from a file that is proven to be the mapped one. A file of the same size is proven
 
-* if its GNU build id is that of the file in the dump, or
-* if each of the pages that the dump holds is the same, but for what bad sectors took of ours, and one of them says
-  something: it is whole and not all zeros, or
-* if it is a program or library (an ELF file) and the very inode: number, size, and times of last change of content and
-  of inode are the same to the nanosecond. No program can set the time of last change of an inode, so nothing has
-  happened to it since. (All that can be asked of any file without being allowed to read it; a made-up dump must not be
-  able to have others copied.)
+* if its GNU build id equals the build id of the file in the dump, or
+* if every page that the dump holds is the same (except where bad sectors took bytes of the user's file), and at least
+  one of these pages is significant: whole and not all zeros, or
+* if it is a program or library (an ELF file) and the same inode: number, size, mtime and ctime are the same to the
+  nanosecond. No program can set the ctime, so nothing has happened to the inode since. (This applies to ELF files only:
+  anybody can stat a file without permission to read it, and a forged dump must not make kgcore copy other files.)
 
-None of that counts if some page that the dump holds differs. If somebody had the file open for writing when the
-machine crashed, the first two count only if it was last changed at the same time: who wrote to it may have gone on.
+No proof counts if a page that the dump holds differs. If the file was open for writing when the machine crashed, the
+first two proofs count only if its time of last change is the same: the writer may have gone on.
 """
 
 import os
@@ -43,15 +43,15 @@ from kgcore.text import first_names, plain
 __all__ = ("Identity", "RootFiles", "identity")
 
 _PIECE = 1 << 20  # compared at once
-_MOST_BAD = 256  # pages that cannot be read; each may take a broken disk seconds
+_MOST_BAD = 256  # unreadable pages; each may take seconds on a broken disk
 _ELF = b"\x7fELF"
-_NAMED = 3  # files that one sentence is about
+_NAMED = 3  # files named in one sentence
 _Clean = Callable[[CachedFile, int, int], Iterator[tuple[int, int, int]]]  # PageCache.clean
 _NSEC_MASK = (1 << 30) - 1  # the bit above is I_CTIME_QUERIED, include/linux/fs.h (6.13)
 
 
 class Identity(NamedTuple):
-    """What tells an inode and its state from all others of its file system; times in nanoseconds."""
+    """The identity of an inode and its state within its file system; times in nanoseconds."""
 
     number: int
     size: int
@@ -60,7 +60,7 @@ class Identity(NamedTuple):
 
 
 def identity(descriptor: int) -> Identity:
-    """Of an open file."""
+    """Return the identity of an open file."""
     found = os.fstat(descriptor)
     return Identity(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -74,9 +74,9 @@ class _Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A file that may be one that was mapped.
+    """A file that may be one of the mapped files.
 
-    :ivar objection: why it is not used: a predicate; "": it is used.
+    :ivar objection: why it is not used, as a predicate; "": it is used.
     """
 
     objection: str = ""
@@ -84,10 +84,11 @@ class _Candidate:
 
 
 class RootFiles:
-    """The files of a directory."""
+    """The files of the crashed machine, in a directory that the user names."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, cache: PageCache, directory: str) -> None:
-        """
+        """Open the directory.
+
         :raises TargetError: the directory does not exist.
         """
         self._kernel = kernel
@@ -103,7 +104,7 @@ class RootFiles:
         self._known: dict[tuple[bytes, int], _Candidate] = {}
 
     def remarks(self, files: Iterable[MappedFile]) -> Iterator[str]:
-        """Sentences about those of our files that could have been used for some of these, and were not."""
+        """Yield sentences about the user's files that match some of these mapped files but were not used."""
         wanted = {file.path for file in files}
         refused: dict[str, list[str]] = {}
         for (path, _), candidate in self._known.items():
@@ -119,17 +120,17 @@ class RootFiles:
         return self._directory.rstrip("/") + path
 
     def fill(self, named: MappedFile, file: CachedFile, offset: int, extents: Iterator[Extent]) -> Iterator[Extent]:
-        """The same extents, but with pages of ours where they lack some that we may give.
+        """Yield the same extents, with missing pages filled from the user's file where that is safe.
 
-        :param offset: of the byte of the file that would be found at address 0; may be negative.
-        :param extents: of memory that is mapped from the file, private copies of its pages among it.
+        :param offset: of the file's byte that address 0 would map; may be negative.
+        :param extents: of memory that is mapped from the file, including private copies of its pages.
         """
         if not _may_be_given(named, file):
             yield from extents
             return
         for extent in extents:
             run = extent.run
-            if run.provenance is Provenance.FILE and not run.detail:  # else it is not known what the cache had
+            if run.provenance is Provenance.FILE and not run.detail:  # else what the cache had is unknown
                 yield from self._give(named, file, offset, extent, run.address, run.end)
             elif run.provenance is Provenance.EXCLUDED and extent.place is not None:
                 yield from self._excluded(named, file, offset, extent, extent.place)
@@ -139,8 +140,10 @@ class RootFiles:
     def _excluded(
         self, named: MappedFile, file: CachedFile, offset: int, extent: Extent, place: Place
     ) -> Iterator[Extent]:
-        """Pages that the dump has not, though they were in memory. Private copies stay missing: the page cache has
-        another page for that part of the file."""
+        """Yield an extent of pages that were in memory but are not in the dump, filled where possible.
+
+        Private copies stay missing: the page cache has a different page for that part of the file.
+        """
         start, end = extent.run.address, extent.run.end
         at = start
         first = start + offset >> self._page_shift
@@ -157,11 +160,10 @@ class RootFiles:
             yield _part(extent, at, end)
 
     def _clean(self, file: CachedFile, first: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """:meth:`PageCache.clean`, and nothing of a file that anybody has mapped shared and writable.
+        """Yield the pages of :meth:`PageCache.clean`; none if the file is mapped shared and writable anywhere.
 
-        Perhaps only the page-table entry knows that somebody wrote to the page. Most file systems hear of the first
-        write to a page and so mark it (``vm_ops->page_mkwrite``, vma_needs_dirty_tracking(), mm/mmap.c), but not all
-        do.
+        Then a write may show in the page-table entry alone. Most file systems learn of the first write to a page and
+        mark the page (``vm_ops->page_mkwrite``, vma_needs_dirty_tracking(), mm/mmap.c), but not all do.
         """
         try:
             mapping = Object(self._kernel.prog, "struct address_space *", file.mapping)
@@ -174,7 +176,7 @@ class RootFiles:
     def _give(
         self, named: MappedFile, file: CachedFile, offset: int, extent: Extent, low: int, high: int
     ) -> Iterator[Extent]:
-        """A part of an extent, out of our file if that is the one."""
+        """Yield a part of an extent, from the user's file if that is proven to be the mapped one."""
         part, reader = _part(extent, low, high), self._candidate(named, file).reader
         if reader is not None:
             part = Extent(part.run._replace(provenance=Provenance.ROOT, detail=""), Place(reader, low + offset))
@@ -208,7 +210,7 @@ class RootFiles:
 
 
 class _Mapped:
-    """What the dump knows of a file that was mapped."""
+    """A mapped file, as the dump knows it."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, file: CachedFile, clean: _Clean) -> None:
         self.file = file
@@ -219,7 +221,7 @@ class _Mapped:
         self._clean = clean
 
     def pages(self, first: int, count: int) -> Iterator[_Page]:
-        """Those that are in the dump and are what is, or will be, on the disk."""
+        """Yield the pages in the dump whose content is, or will be, on the disk."""
         for page, length, physical in self._clean(self.file, first, count):
             for run, place, _ in self._physical.extents(page << self._page_shift, length << self._page_shift, physical):
                 if place is None or not run.provenance.stored:
@@ -232,7 +234,7 @@ class _Mapped:
                     yield _Page(run.address + done, data[: self.file.size - run.address - done])
 
     def read(self, at: int, size: int) -> bytes | None:
-        """A part of it; None if it is not in the dump."""
+        """Return a part of the file; None if it is not in the dump."""
         if not 0 <= at < self.file.size or size <= 0:
             return None
         size = min(size, self.file.size - at)
@@ -246,7 +248,7 @@ class _Mapped:
         return part if len(part) == size else None
 
     def identity(self) -> Identity | None:
-        """Of its inode; None if that is not in the dump."""
+        """Return the identity of the inode; None if it is not in the dump."""
         try:
             inode = self._inode()
             return Identity(inode.i_ino.value_(), self.file.size, _time(inode, "mtime"), _time(inode, "ctime"))
@@ -254,7 +256,7 @@ class _Mapped:
             return None
 
     def writable(self) -> bool:
-        """Whether anybody may have been writing to it."""
+        """Tell whether anybody may have been writing to the file."""
         try:
             inode = self._inode()
             return bool(inode.i_writecount.counter.value_() > 0 or inode.i_mapping.i_mmap_writable.counter.value_() > 0)
@@ -266,10 +268,10 @@ class _Mapped:
 
 
 def _time(inode: Object, name: str) -> int:
-    """A time of an inode in nanoseconds.
+    """Return a time of an inode in nanoseconds.
 
-    3aa63a569c64 "fs: switch timespec64 fields in inode to discrete integers" (6.11); before, ``__i_ctime`` and
-    ``__i_mtime`` since 13bc24457850 and 12cd44023651 (6.6, 6.7).
+    Discrete integers since 3aa63a569c64 "fs: switch timespec64 fields in inode to discrete integers" (6.11); before,
+    ``__i_ctime`` and ``__i_mtime`` since 13bc24457850 and 12cd44023651 (6.6, 6.7).
     """
     members = {member.name for member in inode.prog_.type("struct inode").members or ()}
     if f"i_{name}_sec" in members:
@@ -287,16 +289,16 @@ def _is_elf(descriptor: int) -> bool:
 
 
 def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
-    """Why a file is not known to be the one that was mapped: a predicate; "" if it is.
+    """Return why a file is not proven to be the mapped one, as a predicate; "" if it is proven.
 
-    :raises OSError: it cannot be read where that would tell.
+    :raises OSError: a read that the proof needs fails.
     """
     size, page_size = mapped.file.size, mapped.page_size
     if ours.size != size:
         return f"is not the file that was mapped: it has {ours.size} bytes, not {size}"
     wanted = build_id(mapped.read)
     same_id = False
-    trouble: OSError | None = None  # a bad sector costs what is in it, not the file
+    trouble: OSError | None = None  # a bad sector costs its own bytes, not the file
     if wanted is not None:
         try:
             found = build_id(lambda at, count: read_at(descriptor, count, at) if at < size else None)
@@ -307,7 +309,7 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
                 having = f"is {found.hex()}" if found else "is absent"
                 return f"is not the file that was mapped: its build id {having}, not {wanted.hex()}"
             same_id = True
-    told = False  # whether a page was compared that says something
+    told = False  # whether a significant page was compared
     bad = 0
     for page in mapped.pages(0, -(-size // page_size)):
         data: bytes | None = None
@@ -344,9 +346,9 @@ def _judge(descriptor: int, ours: Identity, mapped: _Mapped) -> str:
 
 
 class _RootFile(Reader):
-    """A file that is proven to be the one that was mapped.
+    """A file that is proven to be the mapped one.
 
-    It is opened for each read, since a process may have more files than we may have open at a time.
+    It is opened for each read, since a process may map more files than kgcore may have open at a time.
     """
 
     def __init__(self, root: int, path: bytes, shown: str, known: Identity) -> None:
@@ -358,7 +360,7 @@ class _RootFile(Reader):
     def fill(self, at: int, view: memoryview) -> None:
         """See :meth:`kgcore.sources.vmcore.memory.extents.Reader.fill`.
 
-        Behind its end there are zeros, as in memory.
+        Beyond the file's end there are zeros, as in memory.
         """
         try:
             descriptor = open_in_root(self._root, self._path)
@@ -377,7 +379,7 @@ class _RootFile(Reader):
 
 
 def _may_be_given(named: MappedFile, file: CachedFile) -> bool:
-    """Whether what the dump lacks of a file can be in a file system of that machine at all."""
+    """Tell whether a file's missing pages can be in a file system of the crashed machine at all."""
     return bool(
         named.path
         and named.path.startswith(b"/")
@@ -390,7 +392,7 @@ def _may_be_given(named: MappedFile, file: CachedFile) -> bool:
 
 
 def _part(extent: Extent, low: int, high: int) -> Extent:
-    """The part of an extent between two addresses."""
+    """Return the part of an extent between two addresses."""
     run, place, slot = extent
     if place is not None:
         place = Place(place.reader, place.at + low - run.address)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a page-table entry means that is neither empty nor present: swap, migration, poison, markers."""
+"""The meaning of page-table entries that are neither empty nor present: swap, migration, poison, markers."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -16,19 +16,19 @@ _MARKER_GUARD = 1 << 2
 
 
 class SwapKind(Enum):
-    """What the entry stands for."""
+    """What a swap entry stands for."""
 
     SWAP = "swap"  # value: offset in swap space number ``type``
     PAGE = "page"  # value: frame number of a page that is in memory (migration, device-exclusive)
     NONE = "none"  # as good as an empty entry
-    GUARD = "guard region"  # MADV_GUARD_INSTALL: nothing there, by wish
-    POISONED = "poisoned"  # the hardware lost it, or UFFDIO_POISON
+    GUARD = "guard region"  # MADV_GUARD_INSTALL: deliberately inaccessible
+    POISONED = "poisoned"  # a hardware memory error, or UFFDIO_POISON
     DEVICE = "in device memory"
     UNKNOWN = "unknown entry"
 
 
 class SwapEntry(NamedTuple):
-    """An entry understood.
+    """A decoded entry.
 
     :ivar type: the type number of ``swp_entry_t``.
     :ivar value: its offset: in swap space, or a page frame number.
@@ -41,10 +41,10 @@ class SwapEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SwapTypes:
-    """The 32 numbers of ``swp_entry_t`` types as this kernel has shared them out (include/linux/swap.h).
+    """The 32 type numbers of ``swp_entry_t``, as this kernel assigns them (include/linux/swap.h).
 
-    Types below ``max_swapfiles`` are swap spaces. Above them, in this order and as far as configured in: hardware
-    poison, migration, device memory, markers, swap-in errors.
+    Types below ``max_swapfiles`` are swap spaces. Above them, in this order and if configured: hardware poison,
+    migration, device memory, markers, swap-in errors.
     """
 
     layout: SwapLayout
@@ -57,7 +57,7 @@ class SwapTypes:
 
     @classmethod
     def of(cls, kernel: Kernel) -> "SwapTypes":
-        """Work out the numbers: the options by a function that each brings along, the counts by release."""
+        """Work out the numbers: each option shows by a function that it adds, the counts by the release."""
 
         def has(function: str) -> bool:
             return kernel.target.symbol_address(function) is not None
@@ -88,7 +88,7 @@ class SwapTypes:
         return cls(swap, poison.start, poison, moving, in_device, exclusively, markers)
 
     def decode(self, pte: int) -> SwapEntry:
-        """Understand an entry as a page table holds it (not as an xarray does)."""
+        """Decode an entry in its page-table form (not its xarray form)."""
         number, offset = self.layout.type(pte), self.layout.offset(pte)
         # Entries that hold a page frame keep flags above it: 0d206b5d2e0d "mm/swap: add swp_offset_pfn()" (6.1).
         frame = offset & (1 << self.layout.pfn_bits) - 1

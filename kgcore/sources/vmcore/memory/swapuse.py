@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What was swapped out, all processes together, and where to: what /proc/swaps said."""
+"""How much all processes had swapped out, and to which swap spaces: the content of /proc/swaps."""
 
 import stat
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ _COUNT = (1 << 30) - 1
 
 @dataclass(frozen=True, slots=True)
 class SwapUse:
-    """A swap space. Sizes are bytes.
+    """A swap space in use. Sizes are in bytes.
 
-    :ivar name: as /proc/swaps has it, and as ``--swap`` wants it.
-    :ivar kind: ``zram`` lies in memory, and so in the dump.
+    :ivar name: as in /proc/swaps, and as ``--swap`` expects it.
+    :ivar kind: ``zram`` is in memory, and so in the dump.
     """
 
     name: str
@@ -31,9 +31,9 @@ class SwapUse:
 
 
 def read_swap(kernel: Kernel) -> tuple[SwapUse, ...]:
-    """Those in use, in the order of /proc/swaps.
+    """Return the swap spaces in use, in the order of /proc/swaps.
 
-    :raises FaultError, LookupError: the dump does not tell.
+    :raises FaultError, LookupError: the dump does not have this information.
     """
     page = kernel.page_size
     return tuple(
@@ -60,6 +60,6 @@ def _kind(space: SwapSpace) -> Literal["partition", "file", "zram"]:
 
 
 def zswap_bytes(kernel: Kernel) -> int | None:
-    """What zswap holds in memory, in front of them, before compression; None: no zswap, or unknown."""
+    """Return how many bytes, before compression, zswap holds in memory; None: no zswap, or unknown."""
     address = kernel.target.symbol_address("zswap_stored_pages")  # an atomic_t, since 6.12 an atomic_long_t
     return None if address is None else int(kernel.prog.read_u32(address)) * kernel.page_size
