@@ -193,7 +193,7 @@ class PhysicalMemory(Reader):
 
     @cached_property
     def _any_poisoned(self) -> int:
-        """Return the PG_hwpoison mask if any frame may have it (``num_poisoned_pages``, mm/memory-failure.c), else 0."""
+        """Return PG_hwpoison's mask if any frame may have it (``num_poisoned_pages``, mm/memory-failure.c); else 0."""
         bit = self._kernel.target.constant("PG_hwpoison")
         try:
             return 1 << bit if bit is not None and self._kernel.read_word("num_poisoned_pages") else 0

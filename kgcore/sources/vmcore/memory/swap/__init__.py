@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that was swapped out: from a swap entry to the bytes, wherever the dump still has them.
+"""Swapped-out memory: from a swap entry to its bytes, wherever the dump still has them.
 
-A swap entry names a slot of a swap space. The kernel itself looks for the slot's content in several places, one after
-the other (do_swap_page(), mm/memory.c; swap_read_folio(), mm/page_io.c): the swap cache, the map of slots that held
-zeros, zswap, and at last the swap device, which may be a zram disk, that is, compressed memory. Each place is a
-:class:`Layer` here; what none of them has is missing.
+A swap entry names a slot of a swap space. The kernel looks for the slot's content in several places, one after the
+other (do_swap_page(), mm/memory.c; swap_read_folio(), mm/page_io.c): the swap cache, the map of zero-filled slots,
+zswap, and last the swap device, which may be a zram disk, that is, compressed memory. Here each place is a
+:class:`Layer`; a slot that no layer has is missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,19 @@ class SwapSpaces:
     """All swap spaces of a kernel."""
 
     def __init__(self, spaces: Spaces, layers: Sequence[Layer]) -> None:
-        """
-        :param layers: the first one that has a slot counts.
+        """Set up the lookup of slots.
+
+        :param layers: the first layer that has a slot counts.
         """
         self._spaces = spaces
         self._layers = layers
 
     def extents(self, number: int, first: int, address: int, length: int) -> Iterator[Extent]:
-        """The memory of adjacent slots.
+        """Yield the memory of adjacent slots.
 
         :param number: of the swap space: the type of a ``swp_entry_t``.
-        :param first: the first slot: its offset.
-        :param address: the address for the first byte.
+        :param first: offset of the first slot.
+        :param address: of the first byte, in the process.
         """
         if not length:
             return
@@ -56,7 +57,7 @@ class SwapSpaces:
             yield rest
 
     def _find(self, space: SwapSpace, layers: Sequence[Layer], first: int, count: int) -> Iterator[Slots]:
-        """Cover the slots, ascending: what the first layer lacks is looked for in the others."""
+        """Yield all these slots, ascending; look for slots that the first layer lacks in the next ones."""
         if count <= 0:
             return
         if not layers:
@@ -65,7 +66,7 @@ class SwapSpaces:
         at = first
         for found in layers[0].find(space, first, count):
             if not (at <= found.first and 0 < found.length <= first + count - found.first):
-                continue  # a damaged structure; whatever else it says, this slot has been answered
+                continue  # a damaged structure; this slot already has an answer
             yield from self._find(space, layers[1:], at, found.first - at)
             yield found
             at = found.first + found.length

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a swap space lies on its block device: ``struct swap_extent``.
+"""The location of a swap space on its block device: ``struct swap_extent``.
 
-A swap partition is one extent, a swap file has one for each of its pieces (setup_swap_extents(), mm/swapfile.c).
+A swap partition is one extent; a swap file has one extent per piece (setup_swap_extents(), mm/swapfile.c).
 """
 
 from bisect import bisect_right
@@ -22,10 +22,10 @@ _SWP_BLKDEV = 1 << 6  # include/linux/swap.h (5.10 to 7.2)
 
 
 class Blocks(NamedTuple):
-    """Adjacent slots that lie next to each other on the device, too.
+    """Adjacent slots that are also adjacent on the device.
 
-    :ivar length: how many.
-    :ivar page: of the device (``swap_info_struct::bdev``, which may be a partition), in units of 4 KiB.
+    :ivar length: how many slots.
+    :ivar page: offset on the device (``swap_info_struct::bdev``, which may be a partition), in units of 4 KiB.
     """
 
     slot: int
@@ -41,7 +41,7 @@ class SwapBlocks:
         self._known: dict[int, list[Blocks]] = {}
 
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Blocks]:
-        """Where slots are, ascending. Those of which the dump does not tell are left out."""
+        """Yield where slots are, ascending; leave out slots whose extent is not in the dump."""
         if space.number not in self._known:
             self._known[space.number] = list(_in_order(self._read(space)))
         extents = self._known[space.number]
@@ -55,7 +55,7 @@ class SwapBlocks:
                 yield Blocks(low, high - low, extent.page + low - extent.slot)
 
     def _read(self, space: SwapSpace) -> list[Blocks]:
-        """The extents in any order, as far as they are in the dump."""
+        """Return the extents that are in the dump, in any order."""
         try:
             if space.info.member_("flags").value_() & _SWP_BLKDEV:
                 return [Blocks(0, space.slots, 0)]
@@ -67,7 +67,7 @@ class SwapBlocks:
 
 
 def _in_order(extents: list[Blocks]) -> Iterator[Blocks]:
-    """Ascending; of those that overlap, in a damaged dump, the first."""
+    """Yield extents in ascending order; if some overlap, as in a damaged dump, only the first of them."""
     end = 0
     for extent in sorted(extents):
         if extent.slot >= end and extent.length > 0:
@@ -78,7 +78,7 @@ def _in_order(extents: list[Blocks]) -> Iterator[Blocks]:
 class _Extents:
     """Reads ``struct swap_extent``.
 
-    :param link: the member by which they hang together.
+    :param link: the member that links them.
     """
 
     def __init__(self, kernel: Kernel, link: str) -> None:
@@ -92,19 +92,19 @@ class _Extents:
         self._links = {member.name: member.offset for member in kind.member(link).type.members or ()}
 
     def tree(self, space: SwapSpace) -> list[Blocks]:
-        """A red-black tree, since 5.4."""
+        """Return the extents of a red-black tree (since 5.4)."""
         found: list[Blocks] = []
         root = space.info.member_("swap_extent_root").member_("rb_node").value_()
         seen, pending = set[int](), [(root, 0)]
         while pending:
             node, parent = pending.pop()
-            # An extent has a slot at least: there cannot be more of them.
+            # Each extent has at least one slot, so there are at most as many extents as slots.
             if not node or node in seen or len(seen) >= space.slots:
                 continue
             try:
                 raw, extent = self._extent(node)
             except FaultError:
-                continue  # it and those below it are lost, the others are not
+                continue  # this node and those below it are lost, the others are not
             if self._word(raw, self._links["__rb_parent_color"]) & ~3 != parent:
                 continue
             seen.add(node)
@@ -113,7 +113,7 @@ class _Extents:
         return found
 
     def circle(self, space: SwapSpace) -> list[Blocks]:
-        """A circular list whose first member is part of ``struct swap_info_struct`` (before 5.4)."""
+        """Return the extents of a circular list whose head is part of ``struct swap_info_struct`` (before 5.4)."""
         found: list[Blocks] = []
         first = space.info.member_("first_swap_extent").address_of_().value_() + self._link
         seen, node = set[int](), first
@@ -128,7 +128,10 @@ class _Extents:
         return found
 
     def _extent(self, node: int) -> tuple[bytes, Blocks]:
-        """:raises FaultError: it is not in the dump."""
+        """Read one extent: its raw bytes and its blocks.
+
+        :raises FaultError: it is not in the dump.
+        """
         raw = kernel_bytes(self._prog, node - self._link, self._size)
         return raw[self._link :], Blocks(*(int.from_bytes(raw[at : at + size], "little") for at, size in self._members))
 
@@ -137,13 +140,13 @@ class _Extents:
 
 
 def partition_start(kernel: Kernel, device: Object) -> int:
-    """Where on its disk a block device begins, in pages; 0 for a whole disk.
+    """Return where on its disk a block device begins, in pages; 0 for a whole disk.
 
-    In 5.10 it is its ``struct hd_struct`` that tells.
+    In 5.10, its ``struct hd_struct`` has the start.
 
     :param device: ``struct block_device *``
-    :raises FaultError, LookupError: the dump does not tell.
-    :raises BrokenDump: it does not begin with a page.
+    :raises FaultError, LookupError: the dump does not have the start.
+    :raises BrokenDump: the start is not a multiple of a page.
     """
     if kernel.target.has_member("struct block_device", "bd_start_sect"):
         sector = device.member_("bd_start_sect").value_()

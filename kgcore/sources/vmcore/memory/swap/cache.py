@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The swap cache: pages that have a slot in swap space and are in memory, on their way out or in again."""
+"""The swap cache: pages that have a slot in swap space and are still, or again, in memory."""
 
 import struct
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _TABLE_ZERO = 1 << 59
 
 
 class _Cached:
-    """What both ways of keeping the cache have in common: a folio and the slots that it stands for."""
+    """The common part of both forms of the swap cache: a folio and its slots."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
         self._kernel = kernel
@@ -36,7 +36,7 @@ class _Cached:
         self._folios = Folios(kernel)
 
     def _slots(self, space: SwapSpace, folio: Folio | None, slot: int, count: int) -> Iterator[Slots]:
-        """Slots of a folio, if it is theirs; the backing store speaks for those that the dump has not in memory."""
+        """Yield the slots of a folio if it is their folio; leave out pages that only the backing store still has."""
         if folio is None or not folio.uptodate or not folio.swap_cached:
             return
         inside = slot - self._kernel.swap_offset(folio.private)
@@ -45,12 +45,12 @@ class _Cached:
         physical = folio.physical + (inside << self._page_shift)
         for run, place, _ in self._physical.extents(0, count << self._page_shift, physical, Provenance.SWAP_CACHE):
             if run.provenance.missing and folio.settled:
-                continue  # makedumpfile left it out, but what was written to swap space is the same
+                continue  # makedumpfile left it out, but the swap space has the same content
             yield Slots(slot + (run.address >> self._page_shift), run.length >> self._page_shift, *run[2:], place)
 
 
 class SwapCache(_Cached):
-    """``swapper_spaces``: address spaces whose indices are slots. Before 6.18, see :class:`SwapTable`."""
+    """``swapper_spaces``: address spaces indexed by slot (before 6.18; then see :class:`SwapTable`)."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
         super().__init__(kernel, physical)
@@ -65,13 +65,13 @@ class SwapCache(_Cached):
             at = upto
 
     def _within(self, space: SwapSpace, first: int, end: int) -> Iterator[Slots]:
-        """Slots of one address space."""
+        """Yield the slots of one address space."""
         try:
             head = self._heads(space, first)
         except (FaultError, LookupError):
-            return  # what lies in swap space may still be found
-        # swap_cache_index(): within the address space since 6.11 or so, within the device before. A page found says
-        # itself which slot it has.
+            return  # the slots may still be found in the swap space
+        # swap_cache_index() counts within the address space since about 6.11, within the device before. Each page
+        # found says which slot it has.
         for base in (first & -1 << _SPACE_SHIFT, 0):
             found = [*self._entries(space, head, first, end, base)] if head else []
             if found or base == 0:
@@ -79,7 +79,7 @@ class SwapCache(_Cached):
                 return
 
     def _heads(self, space: SwapSpace, slot: int) -> int:
-        """``xa_head`` of the address space that has a slot."""
+        """Return ``xa_head`` of the address space that has a slot."""
         address = self._kernel.target.symbol_address("swapper_spaces")
         if address is None:
             return 0
@@ -91,16 +91,16 @@ class SwapCache(_Cached):
 
     def _entries(self, space: SwapSpace, head: int, first: int, end: int, base: int) -> Iterator[Slots]:
         for low, count, entry, _ in self._arrays.range(head, first - base, end - base - 1):
-            if entry is not None and not entry & 1:  # a shadow says that it left memory
+            if entry is not None and not entry & 1:  # a shadow: the page left memory
                 yield from self._slots(space, self._folios.read(entry & ~3), base + low, count)
 
 
 class SwapTable(_Cached):
     """``swap_info_struct::cluster_info[]::table``: a word for each slot.
 
-    In place of the address spaces since 6.18 ("mm, swap: use the swap table for the swap cache and switch API"). A
-    word was first a plain pointer to the folio; in 7.2 it is a page frame number, and says "all zeros" where there is
-    no map of zeros.
+    It replaces the address spaces since 6.18 ("mm, swap: use the swap table for the swap cache and switch API"). At
+    first a word is a plain pointer to the folio; in 7.2 it is a page frame number, and has an "all zeros" bit if there
+    is no map of zeros.
     """
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
@@ -133,7 +133,7 @@ class SwapTable(_Cached):
         folio = None
         if word & 0b11 == _TABLE_PFN_MARK:
             folio = self._folios.read(self._kernel.machine.frame_to_page((word & _TABLE_PFN_MASK) >> 2))
-        elif not word & 0b111:  # a plain pointer; that of a bad slot (all ones but for these) points nowhere
+        elif not word & 0b111:  # a plain pointer; a bad slot (all ones but these three bits) points nowhere
             folio = self._folios.read(word)
         found = [*self._slots(space, folio, slot, 1)]
         if not found and word & 0b11 and word & self._zero:
@@ -142,7 +142,7 @@ class SwapTable(_Cached):
 
 
 class ZeroMap:
-    """``swap_info_struct::zeromap``: a bit for each slot whose page was all zeros and was never written.
+    """``swap_info_struct::zeromap``: a bit for each slot, set if its page was all zeros and was never written.
 
     0ca0c24e3211 "mm: store zero pages to be swapped out in a bitmap" (6.12); later a flag in the swap table.
     """
@@ -166,7 +166,7 @@ class ZeroMap:
 
 
 def swap_cache(kernel: Kernel, physical: PhysicalMemory) -> SwapCache | SwapTable:
-    """The swap cache as this kernel keeps it."""
+    """Return the swap cache in the form that this kernel uses."""
     if kernel.target.has_member("struct swap_cluster_info", "table"):
         return SwapTable(kernel, physical)
     return SwapCache(kernel, physical)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Swap devices and swap files that the user has: slot n is page n of the image."""
+"""Images of swap devices and swap files, from the user: slot n is page n of the image."""
 
 import os
 import stat
@@ -30,7 +30,7 @@ _LOST = (
     "it must be an image of the swap device itself, or of the swap file, from the first byte on; of encrypted swap, "
     "of the decrypted device (swap with a new random key at each boot is lost)"
 )
-# Magic bytes, where they are (below 0: from the end of the first page), what it is, and what to do.
+# Magic bytes, their offset (negative: from the end of the first page), what the file is, and what to do.
 _OTHERS = (
     (b"LUKS\xba\xbe", 0, "it is encrypted (LUKS)", "open it with cryptsetup and give the decrypted device"),
     (b"EFI PART", 512, "it is a whole disk", "give an image of only the swap partition"),
@@ -40,15 +40,16 @@ _OTHERS = (
 
 
 class SwapImages:
-    """:class:`kgcore.sources.vmcore.memory.swap.layers.Layer` of what the user has.
+    """:class:`kgcore.sources.vmcore.memory.swap.layers.Layer` of the user's swap images.
 
     :ivar remarks: a sentence for each image that is not used.
     """
 
     def __init__(self, spaces: Spaces, images: Mapping[str, str]) -> None:
-        """
-        :param images: path of a swap device or file, as /proc/swaps has it, to path of its image.
-        :raises TargetError: the kernel does not swap to it, or the image is not one of it.
+        """Open the images.
+
+        :param images: path of a swap device or file, as in /proc/swaps, to path of its image.
+        :raises TargetError: the kernel does not swap to this path, or the image is not of this swap space.
         """
         self._images: dict[int, _Image | None] = {}
         self.remarks: tuple[str, ...] = ()
@@ -78,7 +79,7 @@ class SwapImages:
 
 @dataclass(frozen=True, slots=True)
 class _Image(Reader):
-    """An image.
+    """A swap image.
 
     :ivar slots: whole pages in it.
     """
@@ -99,7 +100,7 @@ class _Image(Reader):
 
 
 class _Descriptor:
-    """An open file that is closed when nobody needs it any more."""
+    """An open file, closed when its last user is gone."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -119,16 +120,17 @@ def _find(spaces: Spaces, device: str) -> SwapSpace:
 
 
 def _escaped(name: str) -> str:
-    r"""A path with the characters replaced that /proc/swaps writes as ``\040``: swap_show(), mm/swapfile.c."""
+    r"""Return a path with special characters escaped (``\040``) as in /proc/swaps: swap_show(), mm/swapfile.c."""
     return "".join(f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in name)
 
 
 def _open(path: str, space: SwapSpace, page_size: int) -> tuple[_Image | None, str]:
-    """
+    """Open an image and check that it is of a swap space.
+
     :returns: the image; or None, and why it is not used.
     """
     try:
-        # Whatever it is, opening it does not wait for anybody, and it does not become the terminal.
+        # Opening a FIFO does not block, and a terminal does not become kgcore's controlling terminal.
         descriptor = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
         mode = os.fstat(descriptor.number).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
@@ -138,7 +140,7 @@ def _open(path: str, space: SwapSpace, page_size: int) -> tuple[_Image | None, s
         raise TargetError(f"cannot read {path}: {error.strerror}") from error
     try:
         head = _head(descriptor.number, page_size)
-    except OSError as error:  # its other pages may be anything's, an older image's or an encrypted device's
+    except OSError as error:  # its other pages may be of anything: an older image, an encrypted device
         return None, (
             f"{path} is not used: its first page, which says whether it is an image of {space.name}, cannot be read "
             f"({error.strerror})"
@@ -148,9 +150,9 @@ def _open(path: str, space: SwapSpace, page_size: int) -> tuple[_Image | None, s
 
 
 def _head(descriptor: int, page_size: int) -> bytes:
-    """The first page; or, where a bad sector took part of it, zeros but for what proves that it is that of swap.
+    """Return the first page; if a bad sector took part of it, zeros except the bytes that prove a swap header.
 
-    :raises OSError: that cannot be read.
+    :raises OSError: these bytes cannot be read.
     """
     try:
         return read_at(descriptor, page_size, 0)
@@ -161,8 +163,9 @@ def _head(descriptor: int, page_size: int) -> bytes:
 
 
 def _check(path: str, head: bytes, space: SwapSpace, page_size: int) -> None:
-    """
-    :raises TargetError: what starts like this is not an image of that swap space.
+    """Check the first page of an image against a swap space.
+
+    :raises TargetError: the image is not of that swap space.
     """
     none = f"{path} is not an image of {space.name}"
     if head[_MAGIC_AT % page_size :] != _MAGIC:
@@ -174,8 +177,8 @@ def _check(path: str, head: bytes, space: SwapSpace, page_size: int) -> None:
             raise TargetError(f"{none}: {other.message}", hint=other.hint)
         raise TargetError(f"{none}: {_NO_MAGIC if head else 'it is empty'}", hint=_LOST)
     version, last_page = struct.unpack_from("<II", head, _VERSION_AT)
-    # read_swap_header(), mm/swapfile.c. Of a swap file whose blocks are smaller than pages the kernel may use less, and
-    # then its slots are not the file's pages.
+    # read_swap_header(), mm/swapfile.c. If a swap file has blocks smaller than pages, the kernel may use only part of
+    # the file, and then slots are not the file's pages.
     if version != 1 or last_page + 1 != space.slots:
         raise TargetError(
             f"{none}: its header says {last_page + 1} pages, but the kernel uses {space.slots}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a place where swapped pages may be found has to offer."""
+"""The interface of a place that may hold swapped pages."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -18,7 +18,7 @@ __all__ = ("Layer", "PageBytes", "Slots", "page_slot", "unpacked")
 class Slots(NamedTuple):
     """Adjacent slots that a layer has, or knows to be lost.
 
-    :ivar length: how many.
+    :ivar length: how many slots.
     :ivar place: as in :class:`kgcore.sources.vmcore.memory.extents.Extent`.
     """
 
@@ -30,15 +30,18 @@ class Slots(NamedTuple):
 
 
 class Layer(Protocol):
-    """One of the places."""
+    """One of the places that may hold swapped pages."""
 
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
-        """What this place has of the slots, ascending. What it has not is left out; what it should have and what
-        cannot be read is yielded as missing. Raises nothing for damage in the dump."""
+        """Yield the slots that this place has, ascending.
+
+        Leave out slots that it does not have; yield as missing those that it should have but that cannot be read. Raise
+        nothing for damage in the dump.
+        """
 
 
 class PageBytes(Reader):
-    """A page that was unpacked already."""
+    """A page that is already decompressed."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -49,16 +52,16 @@ class PageBytes(Reader):
 
 
 def page_slot(slot: int, provenance: Provenance, data: bytes) -> Slots:
-    """A slot whose page was unpacked."""
+    """Return a slot whose page is decompressed."""
     if data == bytes(len(data)):
         return Slots(slot, 1, Provenance.ZERO)
     return Slots(slot, 1, provenance, place=Place(PageBytes(data), 0))
 
 
 def unpacked(slot: int, provenance: Provenance, decompress: Decompress, data: bytes, page_size: int) -> Slots:
-    """A slot out of its compressed bytes.
+    """Return a slot, decompressed from its bytes.
 
-    It is unpacked at once and not when it is written, since whether that works decides what the core's headers say.
+    It is decompressed now, not when it is written: the core's headers depend on whether that works.
     """
     try:
         return page_slot(slot, provenance, decompress(data, page_size))

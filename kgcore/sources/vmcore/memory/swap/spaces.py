@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The swap spaces themselves: ``swap_info``."""
+"""The kernel's swap spaces: ``swap_info``."""
 
 from dataclasses import dataclass
 
@@ -23,8 +23,8 @@ class SwapSpace:
 
     :ivar number: the type of its ``swp_entry_t``.
     :ivar info: ``struct swap_info_struct *``
-    :ivar slots: how many pages it has, the header and holes among them (``max``).
-    :ivar name: its path, as /proc/swaps has it.
+    :ivar slots: how many pages it has, including the header and holes (``max``).
+    :ivar name: its path, as in /proc/swaps.
     """
 
     number: int
@@ -34,7 +34,7 @@ class SwapSpace:
 
 
 class Spaces:
-    """Finds swap spaces by number, each once.
+    """Finds swap spaces by number, and reads each once.
 
     :ivar page_size: bytes of a slot.
     """
@@ -46,13 +46,13 @@ class Spaces:
         self._known: dict[int, SwapSpace | Lost] = {}
 
     def get(self, number: int) -> SwapSpace | Lost:
-        """The swap space of that number, or why it is missing."""
+        """Return the swap space of a number, or why it is missing."""
         if number not in self._known:
             self._known[number] = self._read(number)
         return self._known[number]
 
     def all(self) -> tuple[SwapSpace, ...]:
-        """Those in use."""
+        """Return the swap spaces in use."""
         found = (self.get(number) for number in range(self._count))
         return tuple(space for space in found if isinstance(space, SwapSpace))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""zbud and z3fold: allocators that put two or three compressed pages into a page frame. The kernel had them up to 6.14.
+"""zbud and z3fold: allocators that put two or three compressed pages into a page frame (up to 6.14).
 
-What they keep lies in the direct map and never crosses the end of a page. All that a page's header says is compared
-with the length that was asked for, which zswap knows exactly.
+Their objects are in the direct map and never cross the end of a page. kgcore checks all that a page's header says
+against the requested length, which zswap knows exactly.
 """
 
 from kgcore.errors import BrokenDump
@@ -17,14 +17,14 @@ _NOT_THERE = "its compressed bytes are not in the dump"
 
 
 class _Frames:
-    """Memory of the direct map, as far as the dump holds it."""
+    """The memory of the direct map, as far as the dump holds it."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
         self._kernel = kernel
         self._physical = physical
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes within one page.
+        """Return bytes within one page.
 
         :raises BrokenDump: the dump does not hold them.
         """
@@ -35,10 +35,10 @@ class _Frames:
 
 
 class Zbud:
-    """``struct zbud_pool``: the first object of a page is behind the header, the last one ends with the page.
+    """``struct zbud_pool``: the first object of a page follows the header, the last one ends with the page.
 
-    A handle is simply the object's address (encode_handle(), mm/zbud.c of 5.10, 6.1 and 6.12), so that nothing needs
-    to be known of ``struct zbud_header`` but that it fits into a chunk.
+    A handle is the object's address (encode_handle(), mm/zbud.c of 5.10, 6.1 and 6.12), so kgcore needs to know about
+    ``struct zbud_header`` only that it fits into a chunk.
     """
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
@@ -46,7 +46,7 @@ class Zbud:
         self._page_size = kernel.page_size
 
     def read(self, handle: int, size: int) -> bytes:
-        """An object.
+        """Return the bytes of an object.
 
         :raises BrokenDump: no object has that size, or the dump does not hold it.
         """
@@ -57,11 +57,11 @@ class Zbud:
 
 
 class Z3fold:
-    """``struct z3fold_pool``: as zbud, with a third object somewhere in the middle, or with a page for one object.
+    """``struct z3fold_pool``: as zbud, with a third object in the middle, or with one object in a page of its own.
 
-    A handle is the address of a word in a ``struct z3fold_buddy_slots``; the word is the address of the page, and which
-    of its objects is meant (mm/z3fold.c of 5.10, 6.1 and 6.12). For a page of its own (*headless*) it is the address
-    of the page, made odd.
+    A handle is the address of a word in a ``struct z3fold_buddy_slots``; the word holds the address of the page and the
+    number of the object in it (mm/z3fold.c of 5.10, 6.1 and 6.12). For an object in a page of its own (*headless*), it
+    is the address of the page, made odd.
     """
 
     _SLOTS_ALIGN = 64
@@ -72,8 +72,9 @@ class Z3fold:
     _COUNTS = ("first_chunks", "middle_chunks", "start_middle")
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
-        """
-        :raises LookupError: the dump does not tell what ``struct z3fold_header`` looks like.
+        """Look up the layout.
+
+        :raises LookupError: the layout of ``struct z3fold_header`` is unknown.
         """
         self._frames = _Frames(kernel, physical)
         self._word_size, self._page_size = kernel.word_size, kernel.page_size
@@ -85,7 +86,7 @@ class Z3fold:
         self._header = -(-(header.size or 0) // _CHUNK) * _CHUNK  # ZHDR_SIZE_ALIGNED
 
     def read(self, handle: int, size: int) -> bytes:
-        """An object.
+        """Return the bytes of an object.
 
         :raises BrokenDump: no object has that size, or the dump does not hold it.
         """
@@ -104,7 +105,7 @@ class Z3fold:
         return page[start : start + size]
 
     def _place(self, word: int, page: bytes) -> tuple[int, int]:
-        """Where in its page an object is, and how much room it has there; no room if it does not exist.
+        """Return where in its page an object is, and how much room it has; no room if it does not exist.
 
         :param word: the low bits of the slot.
         """
@@ -115,7 +116,7 @@ class Z3fold:
             case self._FIRST:
                 return self._header, first
             case self._MIDDLE:
-                if page[self._lock]:  # z3fold_compact_page() moves the bytes first, and tells of it then
+                if page[self._lock]:  # z3fold_compact_page() moves the bytes first, then updates the header
                     raise BrokenDump("its compressed bytes may have been moving")
                 return start, middle
             case self._LAST:  # the slot says how long it is

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """zram: a disk that keeps its pages compressed in memory (drivers/block/zram/zram_drv.c).
 
-Its table has an entry for each page: a handle of zsmalloc, and a word with the size of the object and flags. A page
-that is one word again and again has that word for a handle; one that went to the backing device, its block there.
+Its table has an entry for each page: a zsmalloc handle, and a word with the object's size and flags. For a page that
+repeats one word, the handle is that word; for a page written to the backing device, the handle is its block there.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,18 +31,18 @@ __all__ = ("Zram",)
 
 _ENTRIES_AT_ONCE = 1 << 12
 _MAX_NAME = 128  # CRYPTO_MAX_ALG_NAME
-_MAX_DICTIONARY = 64 << 20  # bytes; that of zstd has some 100 KB
-_BLOCKS_NAMED = 3  # ranges, of adjacent pages on a backing device
+_MAX_DICTIONARY = 64 << 20  # bytes; a zstd dictionary has some 100 KB
+_BLOCKS_NAMED = 3  # ranges named for adjacent pages on a backing device
 _PRIORITY_MASK = 0x3  # ZRAM_COMP_PRIORITY_MASK
 
 
 @dataclass(frozen=True, slots=True)
 class _Entries:
-    """``struct zram_table_entry``: offsets and sizes of its members, and the numbers of the flags' bits.
+    """``struct zram_table_entry``: offsets and sizes of its members, and the bit numbers of its flags.
 
-    :ivar handle_size: bytes; ``flags_size``: too.
-    :ivar sizes: mask of the object's size, which stands below the flags.
-    :ivar priority: bit of the flags from which on they say which compressor it was; None: there is one only.
+    :ivar handle_size: in bytes, as ``flags_size``.
+    :ivar sizes: mask of the object's size, in the bits below the flags.
+    :ivar priority: lowest of the flag bits that name the compressor; None: there is only one compressor.
     """
 
     size: int
@@ -57,7 +57,7 @@ class _Entries:
     priority: int | None
 
     def unpack(self, raw: bytes) -> Iterator[tuple[int, int]]:
-        """Handle and flags of each entry."""
+        """Yield handle and flags of each entry."""
         for at in range(0, len(raw), self.size):
             handle = raw[at + self.handle : at + self.handle + self.handle_size]
             flags = raw[at + self.flags : at + self.flags + self.flags_size]
@@ -66,13 +66,13 @@ class _Entries:
 
 @dataclass(frozen=True, slots=True)
 class _Disk:
-    """A zram disk that is swapped to.
+    """A zram disk with a swap space.
 
     :ivar zram: ``struct zram *``
-    :ivar entries: what they look like.
-    :ivar table: address of its entries.
-    :ivar pages: how many it has.
-    :ivar start: which of them is the first of the partition.
+    :ivar entries: layout of the table's entries.
+    :ivar table: address of the entries.
+    :ivar pages: how many pages the disk has.
+    :ivar start: number of the partition's first page.
     :ivar pool: ``struct zs_pool *``
     """
 
@@ -85,7 +85,7 @@ class _Disk:
 
 
 class Zram:
-    """The layer of swap spaces that lie on zram."""
+    """The layer of swap spaces on zram."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
         self._kernel = kernel
@@ -124,7 +124,7 @@ class Zram:
             yield _lost(at, first + count - at, "its place on the disk was not found")
 
     def _pages(self, disk: _Disk, slot: int, count: int, page: int) -> Iterator[Slots]:
-        """Adjacent slots, adjacent on the disk."""
+        """Yield adjacent slots that are also adjacent on the disk."""
         at = 0
         while at < count:
             length = min(_ENTRIES_AT_ONCE, count - at)
@@ -132,7 +132,7 @@ class Zram:
             at += length
 
     def _table(self, disk: _Disk, slot: int, count: int, address: int) -> Iterator[Slots]:
-        """Slots whose entries are at that address. What of the table is lost does not take the rest along."""
+        """Yield the slots whose entries are at an address; a lost part of the table costs only its own slots."""
         entry, shift = disk.entries.size, self._page_shift
         try:
             raw = kernel_bytes(self._kernel.prog, address, count * entry)
@@ -159,7 +159,7 @@ class Zram:
         yield from self._written_back(disk, slot + count, blocks)
 
     def _written_back(self, disk: _Disk, end: int, blocks: list[int]) -> Iterator[Slots]:
-        """Slots up to one, whose pages are on the backing device."""
+        """Yield the slots up to ``end`` whose pages are on the backing device."""
         if not blocks:
             return
         ranges: list[list[int]] = []
@@ -177,7 +177,7 @@ class Zram:
         yield Slots(end - len(blocks), len(blocks), Provenance.SWAPPED, detail)
 
     def _page(self, disk: _Disk, slot: int, handle: int, flags: int) -> Slots:
-        """zram_read_page(); __zram_bvec_read() in 5.10 and 6.1."""
+        """Return a page as zram_read_page() does (__zram_bvec_read() in 5.10 and 6.1)."""
         entries = disk.entries
         if not handle or flags >> entries.same & 1:
             # A page that was never written reads as zeros.
@@ -185,7 +185,7 @@ class Zram:
             return page_slot(slot, Provenance.ZRAM, word * (self._page_size // len(word)))
         size = flags & entries.sizes
         try:
-            # Releases differ in whether they look at the size or at the flag; one implies the other.
+            # Some releases check the size, others the flag; one implies the other.
             if size == self._page_size or flags >> entries.huge & 1:
                 return page_slot(slot, Provenance.ZRAM, self._zsmalloc.read(disk.pool, handle, self._page_size))
             priority = 0 if entries.priority is None else flags >> entries.priority & _PRIORITY_MASK
@@ -199,7 +199,7 @@ class Zram:
     # What is looked up once
 
     def _disk(self, space: SwapSpace) -> _Disk | Lost | None:
-        """The disk that a swap space lies on; None: it is no zram disk."""
+        """Return the disk of a swap space; None: it is not a zram disk."""
         try:
             device = space.info.member_("bdev")
             disk = device.member_("bd_disk")
@@ -224,7 +224,10 @@ class Zram:
             return Lost(str(error))
 
     def _read_entries(self) -> _Entries:
-        """:raises LookupError: the types are unknown."""
+        """Return the layout of table entries.
+
+        :raises LookupError: the types are unknown.
+        """
         entry = self._types.type("zram", "struct zram_table_entry")
         word = _flags_of(entry)
         numbers = {
@@ -234,7 +237,7 @@ class Zram:
         same, written_back, huge = (numbers[name] for name in ("SAME", "WB", "HUGE"))
         if same is None or written_back is None or huge is None:
             raise LookupError("the flags of zram's table are unknown")
-        # ZRAM_FLAG_SHIFT, which the first flag has: ZRAM_LOCK in 5.10 and 6.1, ZRAM_SAME in 6.12 and 7.2
+        # ZRAM_FLAG_SHIFT is the value of the first flag: ZRAM_LOCK in 5.10 and 6.1, ZRAM_SAME in 6.12 and 7.2
         shift = min(number for number in numbers.values() if number is not None)
         return _Entries(
             size=sizeof(entry),
@@ -250,7 +253,7 @@ class Zram:
         )
 
     def _codec(self, disk: _Disk, priority: int) -> Decompress | Lost:
-        """How the pages of a disk are unpacked."""
+        """Return the decompressor for a disk's pages, or why it is missing."""
         key = disk.zram.value_(), priority
         if key not in self._codecs:
             try:
@@ -260,9 +263,9 @@ class Zram:
         return self._codecs[key]
 
     def _algorithm(self, zram: Object, priority: int) -> tuple[str, bytes | None]:
-        """The name of a compressor, and its dictionary.
+        """Return the name of a compressor, and its dictionary.
 
-        :raises BrokenDump, FaultError, LookupError: the dump does not tell.
+        :raises BrokenDump, FaultError, LookupError: the dump does not have them.
         """
         if not zram.type_.type.has_member("comp_algs"):  # one only: 5.10, 6.1
             return plain(zram.member_("compressor").string_()), None
@@ -290,7 +293,7 @@ class Zram:
         return self._devices[key]
 
     def _is_stored(self, page: int) -> bool:
-        """Whether a page of kernel memory (of vmalloc()) is in the dump: an ELF dump gives zeros where it is not."""
+        """Tell whether a page of vmalloc() memory is in the dump: an ELF dump reads as zeros where it is not."""
         root = self._kernel.target.symbol_address("init_top_pgt")
         if root is None:
             return True
@@ -304,9 +307,9 @@ class Zram:
 
 
 def _flags_of(entry: Type) -> tuple[int, int]:
-    """Offset and size of the word with an entry's flags.
+    """Return offset and size of the word with an entry's flags.
 
-    :raises LookupError: it does not exist.
+    :raises LookupError: no known member has them.
     """
     if entry.has_member("attr"):  # 7.2, where the lock is part of the entry
         outer, inner = entry.member("attr"), entry.member("attr").type.member("flags")
@@ -320,7 +323,7 @@ def _lost(slot: int, count: int, why: str) -> Slots:
 
 
 def _joined(found: Iterator[Slots]) -> Iterator[Slots]:
-    """Neighbours without bytes as one."""
+    """Join neighbours without bytes into one."""
     pending: Slots | None = None
     for slots in found:
         if (

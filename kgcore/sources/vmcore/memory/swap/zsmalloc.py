@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""zsmalloc: the allocator in which zram, and mostly zswap too, keep compressed pages (mm/zsmalloc.c).
+"""zsmalloc: the allocator where zram, and usually zswap too, keep compressed pages (mm/zsmalloc.c).
 
-A handle points to a word that says where the object is: a page frame, and the object's number within a *zspage*. That
-is a chain of up to 16 page frames which objects of one size share, without regard to where one frame ends. An object
-begins with its own handle, so in a damaged dump kgcore finds that object or nothing.
+A handle points to a word that says where the object is: a page frame, and the object's number within a *zspage*. A
+zspage is a chain of up to 16 page frames filled with objects of one size, which may cross from one frame to the next.
+An object begins with its own handle, so in a damaged dump kgcore finds the right object or nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ __all__ = ("Zsmalloc",)
 
 _MAGIC = 0x58  # ZSPAGE_MAGIC
 _ALLOCATED = 1  # OBJ_ALLOCATED_TAG, in the header
-_MAX_FRAMES = 16  # of a zspage: CONFIG_ZSMALLOC_CHAIN_SIZE is at most that, and it was 4 before there was a choice
+_MAX_FRAMES = 16  # of a zspage: the maximum of CONFIG_ZSMALLOC_CHAIN_SIZE; before that option it was 4
 _MAX_CLASSES = 1 << 9  # CLASS_BITS + 1
 _CACHED = 1 << 14  # zspages and frames
 
@@ -30,7 +30,7 @@ _LOST = "the compressed page is not where its handle points"
 
 
 class _Certain(BrokenDump):
-    """What is wrong with an object whose place is beyond doubt."""
+    """An object whose place is certain cannot be read."""
 
 
 class _Class(NamedTuple):
@@ -38,8 +38,8 @@ class _Class(NamedTuple):
 
     :ivar size: of each object, with its header.
     :ivar objects: how many a zspage has.
-    :ivar frames: of which it consists.
-    :ivar handle: bytes of a header, ZS_HANDLE_SIZE.
+    :ivar frames: how many page frames a zspage has.
+    :ivar handle: bytes of an object's header, ZS_HANDLE_SIZE.
     """
 
     size: int
@@ -49,14 +49,14 @@ class _Class(NamedTuple):
 
     @property
     def header(self) -> int:
-        """A "huge" object has a frame to itself and no header (create_page_chain())."""
+        """Bytes of an object's header; a "huge" object has a frame to itself and no header (create_page_chain())."""
         return 0 if self.objects == self.frames == 1 else self.handle
 
 
 class _Zspage(NamedTuple):
     """``struct zspage``.
 
-    :ivar frames: page frame numbers; fewer than there should be if some are lost.
+    :ivar frames: page frame numbers; too few if some are lost.
     """
 
     kind: _Class
@@ -64,10 +64,10 @@ class _Zspage(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """What the ``struct page`` of a zspage's frame says.
+    """The content of the ``struct page`` of a zspage's frame.
 
     :ivar zspage: address of the ``struct zspage``.
-    :ivar word: the ``struct page`` of the next frame; for a huge object its header.
+    :ivar word: the ``struct page`` of the next frame; for a huge object, its header.
     """
 
     zspage: int
@@ -75,10 +75,10 @@ class _Frame(NamedTuple):
 
 
 class _Code(NamedTuple):
-    """How a place is written into the word that a handle points to: ``frame | number | tag``, from the highest bit.
+    """The encoding of the word that a handle points to: ``frame | number | tag``, from the highest bit.
 
-    :ivar frame_shift: the bits of a word minus those of a page frame number.
-    :ivar tag_bits: below the object's number.
+    :ivar frame_shift: the bits of a word minus the bits of a page frame number.
+    :ivar tag_bits: how many tag bits are below the object's number.
     """
 
     frame_shift: int
@@ -92,10 +92,11 @@ class _Code(NamedTuple):
 
 
 def _codes(architecture: Architecture) -> Iterator[_Code]:
-    """Those that there may be.
+    """Yield the possible encodings.
 
-    _PFN_BITS is what MAX_POSSIBLE_PHYSMEM_BITS leaves. OBJ_TAG_BITS are 1 in 5.10 and 6.1, 0 in 6.12 and 7.2 (where the
-    word has no tag any more), and were 2 for a while in 2023. No type or symbol tells; finding the header does.
+    _PFN_BITS is MAX_POSSIBLE_PHYSMEM_BITS less the page shift. OBJ_TAG_BITS is 1 in 5.10 and 6.1, 0 in 6.12 and 7.2
+    (where the word no longer has a tag), and was 2 for a while in 2023. No type or symbol says which; the encoding that
+    leads to the object's header is the right one.
     """
     for bits in architecture.physical_bits:
         for tag_bits in (0, 1, 2):
@@ -110,9 +111,9 @@ class _Field(NamedTuple):
 
     @classmethod
     def of(cls, kind: Type, name: str) -> "_Field":
-        """A member of a type.
+        """Return a member of a type.
 
-        :raises LookupError: it does not exist.
+        :raises LookupError: the member does not exist.
         """
         member = kind.member(name)
         return cls(member.bit_offset, (1 << (member.bit_field_size or 8 * sizeof(member.type))) - 1)
@@ -122,7 +123,7 @@ class _Field(NamedTuple):
 
 
 class _Layout:
-    """Offsets of members, all that are of use.
+    """The offsets of all members that kgcore uses.
 
     :raises LookupError: the types are unknown.
     """
@@ -138,8 +139,8 @@ class _Layout:
         self.class_fields = [_Field.of(size_class, name) for name in ("size", "objs_per_zspage", "pages_per_zspage")]
         self.classes = pool.member("size_class").offset
         self.class_count = min(pool.member("size_class").type.length or 0, _MAX_CLASSES)
-        # The struct page of a frame, which goes by another name in 7.2. In 5.10 it has the next one in freelist, which
-        # is where index is, too.
+        # The struct page of a frame; it has a different name in 7.2. In 5.10 the next frame is in freelist, at the same
+        # offset as index.
         try:
             page, owner, word = of("struct zpdesc"), "zspage", "next"
         except LookupError:
@@ -148,7 +149,7 @@ class _Layout:
 
 
 class Zsmalloc:
-    """Reads objects of any pool."""
+    """Reads objects of any zsmalloc pool."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
         self._kernel = kernel
@@ -156,16 +157,16 @@ class Zsmalloc:
         self._physical = physical
         self._types = types
         self._codes = list(_codes(kernel.architecture))
-        # Neighbours in swap space mostly share zspages. Caches of this object's own, so that they go when it goes.
+        # Neighbours in swap space mostly share zspages. The caches belong to this object and are freed with it.
         self._class: Callable[[int, int], _Class] = lru_cache(_MAX_CLASSES)(self._read_class)
         self._zspage: Callable[[int, int], _Zspage] = lru_cache(_CACHED)(self._read_zspage)
         self._frame: Callable[[int], _Frame] = lru_cache(_CACHED)(self._read_frame)
 
     def read(self, pool: Object, handle: int, size: int) -> bytes:
-        """An object's bytes.
+        """Return an object's bytes.
 
-        :param pool: ``struct zs_pool *``, of which no more need be known.
-        :param size: bytes from the object's beginning on; at most a page.
+        :param pool: ``struct zs_pool *``; its type may be incomplete.
+        :param size: bytes from the object's start; at most a page.
         :raises BrokenDump, FaultError: they are missing; the message says why.
         """
         if not 0 < size <= self._page_size:
@@ -186,9 +187,9 @@ class Zsmalloc:
         raise doubt or BrokenDump(_LOST, address=handle)
 
     def _object(self, pool: int, handle: int, size: int, frame: int, number: int) -> bytes:
-        """The bytes of a zspage's object.
+        """Return the bytes of an object of a zspage.
 
-        :param frame: where it begins.
+        :param frame: the page frame where it begins.
         """
         page = self._frame(frame)
         zspage = self._zspage(pool, page.zspage)
@@ -245,9 +246,9 @@ class Zsmalloc:
         return _Zspage(kind, self._chain(address, layout.first(raw), kind.frames))
 
     def _chain(self, zspage: int, page: int, count: int) -> tuple[int, ...]:
-        """The frames of a zspage up to the first that is lost; none if they contradict each other.
+        """Return the frames of a zspage up to the first lost one; no frames if they contradict each other.
 
-        :param page: address of the first one's ``struct page``.
+        :param page: address of the first frame's ``struct page``.
         """
         kernel = self._kernel
         found: list[int] = []
@@ -261,7 +262,7 @@ class Zsmalloc:
                 frame = self._frame(number)
             except (BrokenDump, FaultError):
                 return tuple(found)
-            if not frame.zspage:  # so it reads in an ELF dump if it was left out
+            if not frame.zspage:  # in an ELF dump, memory that was left out reads as zeros
                 return tuple(found)
             if frame.zspage != zspage:
                 return ()
@@ -275,7 +276,10 @@ class Zsmalloc:
 
     @cached_property
     def _layout(self) -> _Layout:
-        """:raises BrokenDump: the types are unknown."""
+        """Return the offsets of members.
+
+        :raises BrokenDump: the types are unknown.
+        """
         try:
             return _Layout(self._types)
         except (LookupError, TypeError) as error:
@@ -285,7 +289,7 @@ class Zsmalloc:
         return self._structure(address, self._kernel.word_size)
 
     def _structure(self, address: int, size: int) -> int:
-        """Bytes of kernel memory as one number."""
+        """Read bytes of kernel memory as one number."""
         try:
             return int.from_bytes(self._kernel.prog.read(address, size), "little")
         except (OverflowError, ValueError) as error:

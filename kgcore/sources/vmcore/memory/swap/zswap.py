@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""zswap: pages that were compressed on their way to a swap space, and are still in memory.
+"""zswap: pages that were compressed on their way to a swap space and are still in memory.
 
-As in mm/zswap.c of 5.10, 6.1, 6.12 and 7.2; for versions between, kgcore probes the layout. A page that zswap has is
-newer than what lies in the swap space; once it was written there, zswap forgets it.
+As in mm/zswap.c of 5.10, 6.1, 6.12 and 7.2; for versions between, kgcore probes the layout. A page in zswap is newer
+than its slot in the swap space; once zswap writes the page there, it drops its copy.
 """
 
 import struct
@@ -31,9 +31,9 @@ __all__ = ("Zswap",)
 _TREE_SHIFT = 14  # SWAP_ADDRESS_SPACE_SHIFT, mm/swap.h; ZSWAP_ADDRESS_SPACE_SHIFT, mm/zswap.c: a tree per 64 MiB
 _MAX_OFFSET = 1 << 58  # of a swp_entry_t
 _RB_DEPTH = 2 * 58 + 2  # of a red-black tree with a node for each offset
-_RB_COLOUR = 3  # the bits of rb_node::__rb_parent_color that are not the parent
-_CACHED = 1 << 12  # nodes of red-black trees: the upper ones are on the way to each slot
-_NAME = 32  # bytes of the name of an allocator
+_RB_COLOUR = 3  # the bits of rb_node::__rb_parent_color that are not part of the parent's address
+_CACHED = 1 << 12  # nodes of red-black trees: the path to each slot goes through the upper ones
+_NAME = 32  # bytes of an allocator's name
 
 _Read = Callable[[int, int], bytes]  # handle and size to bytes
 
@@ -41,8 +41,8 @@ _Read = Callable[[int, int], bytes]  # handle and size to bytes
 class _Entry(NamedTuple):
     """A ``struct zswap_entry``.
 
-    :ivar key: the ``swp_entry_t``; before 6.5 its offset.
-    :ivar handle: of an allocator; or, if ``length`` is 0, the word that fills the page.
+    :ivar key: the ``swp_entry_t``; before 6.5, its offset.
+    :ivar handle: the allocator's handle; or, if ``length`` is 0, the word that fills the page.
     """
 
     address: int
@@ -53,7 +53,7 @@ class _Entry(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A slot that zswap has; or, if ``entry`` is None, slots that it may have."""
+    """A slot that zswap has; if ``entry`` is None, slots that it may have."""
 
     first: int
     length: int
@@ -71,7 +71,7 @@ class _Node(NamedTuple):
 
 
 class Zswap:
-    """The layer."""
+    """The layer of pages in zswap."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
         self._kernel = kernel
@@ -92,7 +92,7 @@ class Zswap:
 
     @cached_property
     def _trees(self) -> "_Trees | Lost | None":
-        """None if the kernel has no zswap."""
+        """Return zswap's trees, or why they are missing; None if the kernel has no zswap."""
         address = self._kernel.target.symbol_address("zswap_trees")
         try:
             return None if address is None else _Trees(self._kernel, address)
@@ -101,14 +101,15 @@ class Zswap:
 
     @cached_property
     def _raw(self) -> bool:
-        """Whether a page that gets no smaller is kept as it is.
+        """Tell whether zswap keeps incompressible pages uncompressed.
 
-        dca4437a5861 "mm/zswap: store <PAGE_SIZE compression failed page as-is" (6.18), with a count of them.
+        Since dca4437a5861 "mm/zswap: store <PAGE_SIZE compression failed page as-is" (6.18), which also counts them.
         """
         return self._kernel.target.symbol_address("zswap_stored_incompressible_pages") is not None
 
     def _slot(self, type_: int, slot: int, entry: _Entry, trees: "_Trees") -> Slots:
-        """
+        """Return the slot of an entry.
+
         :param type_: the part of the ``swp_entry_t`` that names the swap space.
         """
         if entry.key != (type_ | slot if trees.whole_keys else slot):
@@ -139,21 +140,22 @@ def _lost(slot: int, length: int, why: str) -> Slots:
 
 
 class _Trees:
-    """``zswap_trees``, which has for each swap space
+    """``zswap_trees``, which has one of these for each swap space:
 
     * a ``struct zswap_tree``: a red-black tree by offset,
     * an array of them, one for each 64 MiB: 44c7c734a513 "mm/zswap: split zswap rb-tree" (6.9), which brought
       ``nr_zswap_trees``, or
     * an array of ``struct xarray``: 796c2c23e14e "zswap: replace RB tree with xarray" (6.10).
 
-    :ivar whole_keys: whether an entry knows its ``swp_entry_t``, not just the offset ("mm: zswap: remove zswap_header",
+    :ivar whole_keys: whether an entry has its ``swp_entry_t``, not only the offset ("mm: zswap: remove zswap_header",
         6.5).
-    :ivar same_filled: whether a page that repeats one word is kept as that word. Until 20a5532ffa53 "mm: remove code to
-        handle same filled pages" (6.12).
+    :ivar same_filled: whether zswap keeps a page that repeats one word as that word. Until 20a5532ffa53 "mm: remove
+        code to handle same filled pages" (6.12).
     """
 
     def __init__(self, kernel: Kernel, address: int) -> None:
-        """
+        """Look up the layout.
+
         :raises BrokenDump, LookupError, TypeError: the kernel's types lack something.
         """
         self._prog = prog = kernel.prog
@@ -166,7 +168,7 @@ class _Trees:
         words = "swpentry" if self.whole_keys else "offset", "pool", "handle"
         self._length, self._words = offsetof(entry, "length"), [offsetof(entry, word) for word in words]
         self._arrays: XArrays | None = None
-        # A cache of this object's own, so that it goes when that goes
+        # The cache belongs to this object and is freed with it
         self._node: Callable[[int], _Node | None] = lru_cache(_CACHED)(self._read_node)
         if entry.has_member("rbnode"):
             links = "__rb_parent_color", "rb_left", "rb_right"
@@ -179,7 +181,7 @@ class _Trees:
         self._tree_size, self._root = sizeof(tree), offsetof(tree, root)
 
     def find(self, number: int, first: int, end: int) -> Iterator[_Found]:
-        """What there is of the slots [first, end) of a swap space, ascending."""
+        """Yield those of the slots [first, end) of a swap space that zswap has, ascending."""
         raw = self._read(self._address + self._word_size * number, self._word_size)
         counts = b"" if self._counts is None else self._read(self._counts + 4 * number, 4)
         if raw is None or counts is None:
@@ -212,10 +214,10 @@ class _Trees:
             yield _Found(slot, length, None if raw is None or entry is None else self._entry(entry, raw))
 
     def _below(self, address: int, parent: int, possible: range, wanted: range, depth: int) -> Iterator[_Found]:
-        """What there is below a ``struct rb_node``, itself included.
+        """Yield the slots at and below a ``struct rb_node``.
 
-        :param parent: of which it has to be the child.
-        :param possible: the offsets that there may be; each step down makes them fewer.
+        :param parent: address of the node whose child it must be.
+        :param possible: the offsets that may be there; each step down makes them fewer.
         """
         low, high = max(possible.start, wanted.start), min(possible.stop, wanted.stop)
         if not address or low >= high:
@@ -257,8 +259,8 @@ class _Trees:
 class _Pool(NamedTuple):
     """A ``struct zswap_pool``: an allocator and a compressor.
 
-    :ivar header: bytes before the compressed ones.
-    :ivar decompress: or why it is missing.
+    :ivar header: bytes before the compressed data.
+    :ivar decompress: the decompressor, or why it is missing.
     """
 
     read: _Read
@@ -267,7 +269,7 @@ class _Pool(NamedTuple):
 
 
 class _Pools:
-    """Pools by address. There are as many as settings that were in use since zswap was set up."""
+    """Pools by address: one per combination of settings that was in use since zswap was set up."""
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
         self._kernel = kernel
@@ -276,9 +278,9 @@ class _Pools:
         self._known: dict[tuple[int, int], _Pool | BrokenDump] = {}
 
     def of(self, entry: _Entry) -> _Pool:
-        """An entry's pool.
+        """Return an entry's pool.
 
-        :raises BrokenDump: it cannot be used.
+        :raises BrokenDump: the pool cannot be used.
         """
         index = self._index(entry.address)
         if (entry.pool, index) not in self._known:
@@ -289,14 +291,15 @@ class _Pools:
         return found
 
     def _index(self, entry: int) -> int:
-        """Which of a pool's allocators has an entry: hash_ptr(), include/linux/hash.h; 0 if it has one only."""
+        """Return the index of an entry's allocator: hash_ptr(), include/linux/hash.h; 0 if there is only one."""
         return (entry * 0x61C8864680B583EB & (1 << 64) - 1) >> 64 - self._zpools_order if self._zpools_order else 0
 
     @cached_property
     def _zpools_order(self) -> int:
-        """Log2 of ZSWAP_NR_ZPOOLS.
+        """Return log2 of ZSWAP_NR_ZPOOLS.
 
-        b8cf32dc6e8c "mm: zswap: multiple zpools support" (6.6), until "mm/zswap: use only one pool in zswap" (6.12).
+        From b8cf32dc6e8c "mm: zswap: multiple zpools support" (6.6) until "mm/zswap: use only one pool in zswap"
+        (6.12).
         """
         if not self._kernel.target.has_member("struct zswap_pool", "zpools"):
             return 0
@@ -323,9 +326,9 @@ class _Pools:
             return Lost(str(error))
 
     def _allocator(self, pool: Object, index: int) -> tuple[_Read, int]:
-        """How to read from it, and how many bytes of its own zswap puts before a page's.
+        """Return how to read from a pool's allocator, and how many header bytes zswap puts before a page's data.
 
-        :raises BrokenDump, FaultError, LookupError: it is damaged, not in the dump, unknown.
+        :raises BrokenDump, FaultError, LookupError: it is damaged, not in the dump, or unknown.
         """
         has = self._kernel.target.has_member
         if has("struct zswap_pool", "zs_pool"):  # "mm: zswap: interact directly with zsmalloc" (6.18)
@@ -334,7 +337,7 @@ class _Pools:
         zpool = pool.member_("zpools")[index] if several else pool.member_("zpool")
         type_ = zpool.member_("driver").member_("type").value_()
         name = _word(kernel_string(self._kernel.prog, type_, _NAME))
-        # Up to 6.4: an allocator that wants to be rid of some bytes has zswap look at them to see whose they are.
+        # Up to 6.4: to evict an object, the allocator asks zswap, which finds the owner in the object's header.
         evictable = has("struct zpool", "evictable") and zpool.member_("evictable").value_()
         header = self._kernel.word_size if evictable else 0  # struct zswap_header
         if name == "zsmalloc":
@@ -355,9 +358,9 @@ class _Pools:
 
 
 def _word(name: bytes) -> str:
-    """A name out of the dump.
+    """Return a name from the dump.
 
-    :raises BrokenDump: it is not a name.
+    :raises BrokenDump: it is not a valid name.
     """
     if not name or not all(0x20 < byte < 0x7F for byte in name):
         raise BrokenDump("its pool is damaged")
