@@ -27,7 +27,7 @@ class Backing:
     :ivar cache: files and shared memory.
     :ivar swap: swapped-out memory.
     :ivar images: images of swap spaces, from the user.
-    :ivar root: files of the crashed machine, from the user; None if there are none.
+    :ivar root: files of the crashed machine, from the user; None if not given.
     """
 
     def __init__(self, kernel: Kernel, user_files: UserFiles) -> None:
