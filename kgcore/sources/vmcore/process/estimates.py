@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How much of a process's memory a core with the default filter would have: the kernel's counters, less what the filter
-leaves out of what they count, found by the mappings."""
+"""Estimates of how much of a process's memory a core with the default filter would have.
+
+An estimate is the kernel's counters, less the memory that they count but the filter leaves out, found by the mappings.
+"""
 
 from drgn import FaultError, Object
 
@@ -16,13 +18,13 @@ from kgcore.sources.vmcore.task.vmas import vma_members
 
 __all__ = ("Estimates",)
 
-_LARGE = 64 << 20  # bytes of private memory from which on it is worth looking whether some is MADV_DONTDUMP
-_WALKED = 4 << 30  # bytes of mappings of one process whose page tables are looked at; others count as resident
+_LARGE = 64 << 20  # bytes of private memory; with more, look for MADV_DONTDUMP
+_WALKED = 4 << 30  # bytes of one process's mappings whose page tables are walked; others count as resident
 _MAPPINGS = 1 << 20
 
 
 class Estimates:
-    """Looks at mappings only of those processes that have what the filter may leave out."""
+    """Estimates core sizes; reads mappings only of processes with memory that the filter may leave out."""
 
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
@@ -33,7 +35,7 @@ class Estimates:
         self._known: dict[int, tuple[MappedFile, bool]] = {}
 
     def resident(self, mm: int, usage: Usage) -> int:
-        """Bytes that are neither zeros nor swapped out.
+        """Return the bytes for a core that are neither zeros nor swapped out.
 
         :param mm: address of a ``struct mm_struct``
         """
@@ -48,7 +50,7 @@ class Estimates:
         return sum(counted.values())
 
     def _left_out(self, mm: Object) -> dict[str, int]:
-        """Resident bytes that the filter leaves out, by the counter that has them."""
+        """Return the resident bytes that the filter leaves out, by the counter that includes them."""
         memory = VmcoreMemory(self._backing, mm)
         sizes = dict.fromkeys(("anon", "shmem", "hugetlb"), 0)
         budget = _WALKED
@@ -61,7 +63,7 @@ class Estimates:
                 continue
             kind = "hugetlb" if vma.flags & VM_HUGETLB else "shmem" if in_memory else "anon"
             if kind == "anon" and not (vma.anon and vma.file is None):
-                continue  # pages of files on a disk, which none of them counts
+                continue  # pages of files on a disk: none of these counters includes them
             if size <= budget:
                 budget -= size
                 size = memory.resident(vma.start, vma.end)
@@ -69,7 +71,7 @@ class Estimates:
         return sizes
 
     def _mapping(self, found: Members) -> tuple[Vma, bool]:
-        """What the filter needs of it, and whether its file is in memory alone (tmpfs, memfd, anonymous shared)."""
+        """Return a mapping for the filter, and whether its file is only in memory (tmpfs, memfd, anonymous shared)."""
         file, in_memory = self._file(found["vm_file"]) if found["vm_file"] else (None, False)
         start, end, flags = found["vm_start"], found["vm_end"], found["vm_flags"]
         return Vma(start, end, flags, pgoff=found["vm_pgoff"], file=file, anon=bool(found["anon_vma"])), in_memory

@@ -21,16 +21,16 @@ from kgcore.sources.vmcore.task.vmas import Paths, vma_members
 __all__ = ("mapped_programs",)
 
 _ELF = b"\x7fELF"
-_MAX_SIZE = 1 << 44  # what ext4 and XFS allow of one file, more or less
+_MAX_SIZE = 1 << 44  # about the largest file of ext4 and XFS
 
 
 @dataclass
 class _Mapped:
-    """A file that is mapped, perhaps in several parts.
+    """A mapped file, perhaps mapped in several parts.
 
-    :ivar path: raw, as NT_FILE has it.
-    :ivar name: the same without what the kernel puts behind it.
-    :ivar executable: one of them is executable.
+    :ivar path: raw, as in NT_FILE.
+    :ivar name: the path without the suffix that the kernel adds.
+    :ivar executable: one of the mappings is executable.
     """
 
     path: bytes
@@ -57,7 +57,7 @@ def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[File
             continue
         if mapped is None or (flags or 0) & VM_HUGETLB:
             continue
-        # On overlayfs the executable is not the file whose pages are mapped, and has none.
+        # On overlayfs the executable is not the file whose pages are mapped, and has no pages.
         if flags is None and any(path == mapped.path for path, _ in found):
             continue
         known = found.setdefault((mapped.path, mapped.cached.mapping), mapped)
@@ -78,8 +78,7 @@ def mapped_programs(backing: Backing, task: Object, mm: Object) -> Iterator[File
 
 
 def _opened(backing: Backing, mm: Object) -> Iterator[tuple[int | Lost, int | None]]:
-    """The address of each ``struct file`` that is mapped, with the flags of its mapping; at last the executable, with
-    None."""
+    """Yield the address of each mapped ``struct file`` with its mapping's flags; last, the executable with None."""
     for vma in vma_members(backing.kernel, mm):
         if isinstance(vma, Lost):
             yield vma, None
@@ -101,7 +100,7 @@ def _opened(backing: Backing, mm: Object) -> Iterator[tuple[int | Lost, int | No
 
 
 def _look(backing: Backing, paths: Paths, file: int) -> _Mapped | Lost | None:
-    """What a ``struct file`` is; None: not a regular file."""
+    """Return the mapped file of a ``struct file``, or why it is lost; None: not a regular file."""
     try:
         named = paths.mapped_file(file)
         if not stat.S_ISREG(named.mode):
@@ -115,8 +114,10 @@ def _look(backing: Backing, paths: Paths, file: int) -> _Mapped | Lost | None:
 
 
 def _is_program(backing: Backing, mapped: _Mapped) -> bool:
-    """Whether it is an ELF file. If that is unknown, whether it is mapped like one and has or had a name of
-    its own, as memfd_create() has not."""
+    """Tell whether a mapped file is an ELF file.
+
+    If that is unknown, tell whether it is mapped like one and has or had a name in a directory (not memfd_create()).
+    """
     if not 0 < mapped.cached.size <= _MAX_SIZE:
         return False
     page = backing.kernel.page_size
@@ -135,6 +136,6 @@ def _read(backing: Backing, mapped: _Mapped) -> Iterator[Piece]:
 
 
 def _extents(backing: Backing, mapped: _Mapped, count: int) -> Iterator[Extent]:
-    """The first pages of a file, found under their offsets."""
+    """Yield the first pages of a file from the page cache, by their offsets."""
     found = backing.cache.extents(mapped.cached, 0, count, 0)
     return backing.root.fill(mapped.named, mapped.cached, 0, found) if backing.root is not None else found

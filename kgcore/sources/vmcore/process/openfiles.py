@@ -26,11 +26,11 @@ __all__ = ("file_contents", "open_files")
 
 _O_CLOEXEC = 0o2000000
 _FMODE_WRITE = 2
-# fs.nr_open, a million unless somebody raised it, says how many there may be; a dump may say anything.
+# fs.nr_open limits descriptors to a million, unless raised; a damaged dump may have any number.
 _MAX_FDS = 1 << 24
-_MAX_LOST = 4096  # of a table that is all garbage each entry takes a look
+_MAX_LOST = 4096  # in a table that is all garbage, each entry costs a failed read
 _AT_ONCE = 1 << 12  # descriptors
-_MAX_SIZE = 1 << 44  # what ext4 and XFS allow of one file, more or less
+_MAX_SIZE = 1 << 44  # about the largest file of ext4 and XFS
 _ANON_INODE = b"anon_inode:"
 # include/uapi/linux/magic.h
 _OVERLAYFS = 0x794C7630
@@ -55,7 +55,7 @@ def open_files(backing: Backing, task: Object) -> OpenFiles:
     """See :meth:`kgcore.sources.base.Source.open_files`.
 
     :param task: ``struct task_struct *``
-    :raises FaultError: what leads to the table is not in the dump.
+    :raises FaultError: the structures that lead to the table are not in the dump.
     """
     return _Reader(backing, task).all(int(task.tgid.value_()), task.files.value_())
 
@@ -73,7 +73,8 @@ class _Reader:
         self._gone: list[tuple[int, int, str]] = []  # descriptors from, to, and why
 
     def all(self, tgid: int, address: int) -> OpenFiles:
-        """
+        """Return all open files.
+
         :param address: of the ``struct files_struct``; 0: it is gone.
         :raises FaultError: the head of the table is not in the dump.
         """
@@ -98,7 +99,8 @@ class _Reader:
         return OpenFiles(tgid, files, tuple(self._sentences()))
 
     def _some(self, table: Members, first: int, count: int) -> Iterator[OpenFile]:
-        """
+        """Yield the open files of a range of descriptors.
+
         :param first: descriptor; a multiple of the bits of a word.
         """
         size = self._kernel.word_size
@@ -124,7 +126,7 @@ class _Reader:
         return int.from_bytes(raw, "little") & (1 << count) - 1
 
     def _sentences(self) -> Iterator[str]:
-        """Neighbours in one."""
+        """Yield sentences about lost descriptors, one for all neighbours."""
         pending: tuple[int, int, str] | None = None
         for first, end, why in self._gone:
             if pending is not None and pending[1] == first:
@@ -137,7 +139,8 @@ class _Reader:
             yield _sentence(*pending)
 
     def _file(self, fd: int, address: int, cloexec: bool) -> OpenFile:
-        """
+        """Return one open file.
+
         :raises FaultError: its ``struct file`` is not in the dump.
         """
         file = self._files.read(address)
@@ -160,7 +163,7 @@ class _Reader:
             )
         kind = _TYPES.get(stat.S_IFMT(named.mode), "unknown")
         if named.path is not None and named.path.startswith(_ANON_INODE):
-            kind = "anon_inode"  # the mode of some is that of a regular file
+            kind = "anon_inode"  # some have the mode of a regular file
         return OpenFile(
             fd=fd,
             file=address,
@@ -209,26 +212,26 @@ def file_contents(backing: Backing, file: OpenFile) -> "_Contents":
 
 
 def _cached(backing: Backing, address: int) -> CachedFile:
-    """How the page cache knows a file.
+    """Return a file as the page cache knows it.
 
     :param address: of a ``struct file``
-    :raises FaultError: that is not in the dump.
+    :raises FaultError: its structures are not in the dump.
     """
     kernel = backing.kernel
     file = kernel.structs("struct file", *_FILE).read(address)
     real = _beneath_overlay(kernel, file) or file
     magic = _magic(kernel, real["f_inode"])
     cached = backing.cache.file(Object(kernel.prog, "struct file *", real.address), hugetlb=magic == _HUGETLBFS)
-    # Files of sysfs have the operations of ramfs, and yet no pages: what they hold is made when it is read.
+    # Files of sysfs have the operations of ramfs but no pages: the kernel makes their content on read.
     return cached._replace(in_memory=cached.in_memory and magic in _IN_MEMORY)
 
 
 def _beneath_overlay(kernel: Kernel, file: Members) -> Members | None:
-    """The ``struct file`` that has the pages, if one of overlayfs, as in containers, has none of its own.
+    """Return the ``struct file`` that has the pages of an overlayfs file, as in containers, which has no pages itself.
 
-    Only of one that is open for writing: to write, it was copied up before. Of others the content may have moved since.
-    What ``private_data`` points to has no type in the kernel itself: that file, or, since 6.13, a ``struct ovl_file``
-    that begins with its address (18e48d0e2c7b "ovl: store upper real file in ovl_file struct").
+    Only for a file that is open for writing: it was copied up before. The content of others may have moved since.
+    ``private_data`` has no type in the kernel itself: it points to the real file, or, since 6.13, to a ``struct
+    ovl_file`` that begins with its address (18e48d0e2c7b "ovl: store upper real file in ovl_file struct").
     """
     if not file["f_mode"] & _FMODE_WRITE or _magic(kernel, file["f_inode"]) != _OVERLAYFS:
         return None
@@ -256,7 +259,7 @@ def _beneath_overlay(kernel: Kernel, file: Members) -> Members | None:
 
 
 def _magic(kernel: Kernel, inode: int) -> int:
-    """Of the file system that an inode belongs to."""
+    """Return the magic number of an inode's file system."""
     superblock = kernel.structs("struct inode", "i_sb").read(inode)["i_sb"]
     return int(kernel.structs("struct super_block", "s_magic").read(superblock)["s_magic"])
 
@@ -290,8 +293,9 @@ class _Contents:
             return None
 
     def _extents(self) -> Iterator[Extent]:
-        """
-        :raises BrokenDump: what all of the page cache is found by is not in the dump.
+        """Yield the extents of the file.
+
+        :raises BrokenDump: the structures that lead to its pages in the page cache are not in the dump.
         """
         found = self._backing.cache.extents(self._cached, 0, self._pages, 0)
         root = self._backing.root

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every process in a row: what ``kgcore ps`` shows, read in a few pieces for each."""
+"""Summaries of all processes, as in ``kgcore ps``, with a few reads per process."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from kgcore.sources.vmcore.task.tasks import Tasks
 
 __all__ = ("Summaries",)
 
-_MAX_ARGUMENTS = 6 << 20  # what execve() takes at most: _STK_LIM / 4 * 3, fs/exec.c
+_MAX_ARGUMENTS = 6 << 20  # the limit of execve(): _STK_LIM / 4 * 3, fs/exec.c
 _MAX_LEVEL = 32  # MAX_PID_NS_LEVEL, include/linux/pid_namespace.h
 # include/linux/sched.h; RTLOCK_WAIT since 5.15, FROZEN since
 # f5d39b020809 "freezer,sched: Rewrite core freezer logic" (6.1)
@@ -50,14 +50,14 @@ def _soft(get: Callable[[], _T], default: _T) -> _T:
 
 
 def _read(memory: VmcoreMemory, start: int, end: int) -> bytes | None:
-    """Of the arguments' mapping what matters: what was never touched cannot be arguments."""
+    """Read arguments from memory, without their mapping: pages that were never touched cannot hold arguments."""
     page = memory.page_size
     vma = Vma(start & -page, end + page - 1 & -page, VM_READ | VM_WRITE, anon=True)
     return peek(memory, vma, start, end - start)
 
 
 class Summaries:
-    """Reads all processes."""
+    """Reads a summary of each process."""
 
     def __init__(self, backing: Backing, tasks: Tasks) -> None:
         self._backing = backing
@@ -82,7 +82,7 @@ class Summaries:
     def all(self) -> Iterator[ProcessSummary]:
         """See :meth:`kgcore.sources.base.Source.processes`.
 
-        :raises BrokenDump: after all others: some are lost.
+        :raises BrokenDump: some processes are lost; raised after all others.
         """
         leaders, lost = self._tasks.leaders()
         rows = [row for row in map(self._row, leaders) if row is not None]
@@ -93,7 +93,7 @@ class Summaries:
             raise BrokenDump(lost[0])
 
     def _row(self, leader: Object) -> ProcessSummary | None:
-        """What is not in the dump is left empty. None: the task itself is not in it."""
+        """Return a process summary, empty where the dump lacks data; None: the task itself is not in the dump."""
         task = self._read_task(leader.value_())
         try:
             pid, kernel_thread = int(task["pid"]), bool(task["flags"] & PF_KTHREAD)
@@ -133,7 +133,7 @@ class Summaries:
         return self._deaths.of([thread.value_() for thread in group] or [leader.value_()], details=False)
 
     def _with_memory(self, leader: Object, task: Members) -> Members:
-        """A thread that still has the memory: a leader that has exited has not, though the process lives."""
+        """Return a thread that still has the memory: an exited leader has no memory, though the process lives."""
         if task["mm"]:
             return task
         threads, _ = self._tasks.threads(leader)
@@ -146,8 +146,10 @@ class Summaries:
         return self._parents[address]
 
     def _state(self, task: Members) -> str:
-        """The letter of ps, as task_state_index() has it (include/linux/sched.h, 4.14 to 7.2): also of those that are
-        frozen, which drgn takes for running."""
+        """Return the state letter of ps, as by task_state_index() (include/linux/sched.h, 4.14 to 7.2).
+
+        It is right for frozen tasks, too, which drgn reports as running.
+        """
         state = self._kernel.task_state(task)
         if state & _TASK_IDLE == _TASK_IDLE:
             return "I"
@@ -156,7 +158,7 @@ class Summaries:
         return "RSDTtXZP"[((state | int(task["exit_state"])) & _TASK_REPORT).bit_length()]
 
     def _ids(self, pid: int) -> tuple[int, ...]:
-        """NSpid of /proc/PID/status."""
+        """Return the ids in NSpid of /proc/PID/status."""
         level = self._pids.read(pid)["level"]
         if level > _MAX_LEVEL:
             return ()
@@ -164,8 +166,11 @@ class Summaries:
         return tuple(struct.unpack_from("<i", raw, at * self._upid_size + self._nr)[0] for at in range(level + 1))
 
     def _args(self, mm: int) -> bytes | None:
-        """``get_mm_cmdline()``, fs/proc/base.c, without the NUL at its end. Who writes over his arguments to their last
-        byte (setproctitle) has a title there, one string that may go on into the environment behind them."""
+        """Return the arguments as ``get_mm_cmdline()``, fs/proc/base.c, does, without the NUL at their end.
+
+        A process that overwrites the last byte of its arguments (setproctitle) has a title there: one string that may
+        continue into the environment after them.
+        """
         found = self._mms.read(mm)
         start, end = found["arg_start"], found["arg_end"]
         if not 0 <= end - start <= _MAX_ARGUMENTS:
@@ -188,8 +193,10 @@ class Summaries:
         return None if rest is None else title + rest.partition(b"\0")[0]
 
     def _share(self, rows: list[ProcessSummary]) -> float:
-        """How much of what is resident the dump holds, more or less: nothing if of most processes the arguments, which
-        are in this memory, are lost, or else all but for what is cut off."""
+        """Return roughly which part of the resident memory the dump holds.
+
+        It is 0 if the arguments of most processes, which are in this memory, are lost; else all but the truncated part.
+        """
         target = self._kernel.target
         level = target.dump.dump_level if target.dump else None
         users = [row for row in rows if row.core]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The control groups of processes, by whose names containers and services are known."""
+"""The control groups of processes; their names identify containers and services."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -28,13 +28,15 @@ class Cgroups:
         self._cgroups = kernel.structs("struct cgroup", "kn")
         # rcu-protected, and renamed, by 633488947ef6 "kernfs: Use RCU to access kernfs_node::parent." (6.15)
         self._nodes = kernel.structs("struct kernfs_node", "name", "parent", "__parent")
-        # Caches of this object's own, so that they go when it goes
+        # The caches belong to this object and are freed with it
         self.path = cache(self._path)
         self._cgroup_path = cache(self._read_path)
 
     def _path(self, css_set: int) -> bytes | None:
-        """The path in the unified hierarchy, or, where that is the root, that in the first other one in which it is
-        not: with cgroup v1 nobody uses the unified one. None: not found.
+        """Return the path in the unified hierarchy; None: not found.
+
+        If that is the root, return the first path in another hierarchy that is not the root: systems with cgroup v1 do
+        not use the unified one.
 
         :param css_set: address of a ``struct css_set``
         """
@@ -47,7 +49,7 @@ class Cgroups:
             return None
 
     def _others(self, css_set: int) -> Iterator[bytes]:
-        """The paths in all hierarchies.
+        """Yield the paths in all hierarchies.
 
         :raises FaultError: they are not in the dump.
         """
@@ -63,9 +65,9 @@ class Cgroups:
             node = link["cgrp_link.next"]
 
     def _read_path(self, cgroup: int) -> bytes:
-        """``kernfs_path()``
+        """Return the path of a cgroup, as ``kernfs_path()`` does.
 
-        :raises FaultError: it is not in the dump, or circular.
+        :raises FaultError: the path is not in the dump, or circular.
         """
         names: list[bytes] = []
         node = self._cgroups.read(cgroup)["kn"]
@@ -79,7 +81,7 @@ class Cgroups:
         raise FaultError("the directories of the control groups are circular", node)
 
     def _name(self, address: int) -> bytes:
-        """Of a ``char *``, which may end at the end of what there is."""
+        """Return the name at a ``char *``, which may end where the dumped memory ends."""
         size = min(_NAME_MAX, SMALLEST_PAGE - address % SMALLEST_PAGE)
         data = kernel_bytes(self._kernel.prog, address, size)
         if b"\0" not in data and size < _NAME_MAX:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the kernel counts of the memory of processes."""
+"""The kernel's counters of process memory."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Usage(NamedTuple):
     """Memory of a process, in bytes.
 
     :ivar size: of all mappings.
-    :ivar hugetlb: resident, and in no other of these.
+    :ivar hugetlb: resident; not included in the others.
     """
 
     size: int
@@ -34,12 +34,12 @@ class Usage(NamedTuple):
 
     @property
     def rss(self) -> int:
-        """``get_mm_rss()``"""
+        """Resident bytes, as of ``get_mm_rss()``."""
         return self.file + self.anon + self.shmem
 
 
 class Counters:
-    """Reads them off ``struct mm_struct``, with what CPUs and threads have not handed in yet."""
+    """Reads the counters of ``struct mm_struct``, plus what CPUs and threads have not added to them yet."""
 
     def __init__(self, kernel: Kernel, tasks: Tasks) -> None:
         self._kernel = kernel
@@ -50,7 +50,7 @@ class Counters:
         numbers = [number for number in self._kinds if number is not None]
         # A percpu_counter each since f1a7941243c1 "mm: convert mm's rss stats into percpu_counter" (6.2)
         self._per_cpu = kernel.prog.type("struct mm_struct").member("rss_stat").type.kind is TypeKind.ARRAY
-        # Before that, with more than three possible CPUs, threads count for themselves a while.
+        # Before that, with more than three possible CPUs, each thread keeps recent counts to itself.
         self._per_thread = kernel.target.has_member("struct task_struct", "rss_stat")
         if self._per_cpu:
             names = [name for kind in numbers for name in (f"rss_stat[{kind}].count", f"rss_stat[{kind}].counters")]
@@ -61,16 +61,17 @@ class Counters:
         self._pages: dict[int, bytes] = {}
 
     def usage(self, task: int, mm: int, threads: int) -> Usage:
-        """
+        """Return the memory of a process.
+
         :param task: address of a ``struct task_struct``
         :param mm: address of its ``struct mm_struct``, not 0
-        :param threads: how many there are.
-        :raises FaultError: it is not in the dump.
+        :param threads: how many threads it has.
+        :raises FaultError: the counters are not in the dump.
         """
         found = self._mms.read(mm)
         own = self._own(task, threads) if self._per_thread else []
         file, anon, swap, shmem = (
-            # Each may be below zero for a moment, when another CPU or thread has what belongs to it.
+            # A counter may be negative for a moment, while another CPU or thread holds part of it.
             max(0, 0 if kind is None else self._count(found, kind, own)) * self._page_size
             for kind in self._kinds
         )
@@ -92,12 +93,12 @@ class Counters:
 
     @cached_property
     def _offsets(self) -> tuple[int, ...]:
-        """What lies between a per-CPU pointer and the memory of each CPU."""
+        """Return the offset from a per-CPU pointer to the memory of each CPU."""
         nowhere = Object(self._kernel.prog, "void *", 0)
         return tuple(int(per_cpu_ptr(nowhere, cpu).value_()) for cpu in self._kernel.cpus)
 
     def _s32(self, address: int) -> int:
-        """A CPU's share of a counter. Those of thousands of processes lie in the same few pages."""
+        """Read a CPU's share of a counter; the shares of thousands of processes lie in the same few pages."""
         address &= (1 << 8 * self._kernel.word_size) - 1
         page_size = self._page_size
         page, at = address & -page_size, address % page_size

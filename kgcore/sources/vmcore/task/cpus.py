@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which task was on which CPU, and which note of the dump is of which CPU.
+"""Which task was on which CPU, and which note of the dump belongs to which CPU.
 
-A dump lists its notes about CPUs one behind the other, and the list has gaps: CPUs that were unplugged, that were
-added later, or that did not answer. So a note's number says nothing. What it holds says whose it is: the base of the
-kernel's per-CPU memory, which the CPU had in a register, or the CPU's own table of segments, which has it too, or,
-in what the crash path wrote, the task and the place. A note of which none of this is true is nobody's.
+A dump lists its CPU notes one after the other, and the list has gaps: CPUs that were unplugged, added later, or did not
+answer. So a note's number does not identify its CPU, but its content does: the base of the kernel's per-CPU memory,
+which the CPU had in a register; the CPU's own segment table, which has that base too; or, in notes from the crash path,
+the task and the buffer where the note is. A note with none of these belongs to no CPU.
 """
 
 import struct
@@ -31,10 +31,10 @@ _NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS with MAXSMP
 
 @dataclass(frozen=True, slots=True)
 class OnCpu:
-    """Where a thread was running.
+    """The CPU that a thread was running on.
 
-    :ivar registers: of that CPU; None: missing, and ``why``, as the rest of a sentence about the CPU.
-    :ivar in_kernel: it is known to have been in the kernel.
+    :ivar registers: of that CPU; None: missing, and ``why`` says why, as the rest of a sentence about the CPU.
+    :ivar in_kernel: the thread is known to have been in the kernel.
     """
 
     cpu: int
@@ -48,14 +48,14 @@ class Cpus:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._lost: set[int] = set()  # CPUs of which it is not in the dump what they ran
+        self._lost: set[int] = set()  # CPUs whose current task is not in the dump
         self._running = dict(self._read_running())
         self._layout = kernel.architecture.notes
 
     # Who ran where
 
     def _read_running(self) -> Iterator[tuple[int, int]]:
-        """Address of a ``struct task_struct`` and number of the CPU that ran it."""
+        """Yield the address of each running ``struct task_struct`` and the number of its CPU."""
         try:
             cpus = self._kernel.cpus
         except (FaultError, LookupError):
@@ -70,9 +70,9 @@ class Cpus:
                 self._lost.add(cpu)
 
     def _current(self, cpu: int) -> int:
-        """``current`` of a CPU, whose registers and stack it has; 0: nobody.
+        """Return ``current`` of a CPU, the task whose registers and stack it has; 0: no task.
 
-        The scheduler's own word, ``rq->curr``, is the next task while it is being switched to.
+        The scheduler's ``rq->curr`` is already the next task during a switch.
         """
         prog = self._kernel.prog
         with suppress(FaultError, LookupError):
@@ -87,18 +87,18 @@ class Cpus:
         return not self._kernel.target.has_member("struct task_struct", "on_cpu") or bool(task.on_cpu)
 
     def running(self, task: Members) -> int | None:
-        """The CPU that a task was running on; None if it was not running.
+        """Return the CPU that a task was running on; None if it was not running.
 
         :param task: ``struct task_struct``
         """
         cpu = self._running.get(task.address)
         if cpu is None and self._lost and task["on_cpu"]:
             own = task_cpu(Object(self._kernel.prog, "struct task_struct *", task.address))
-            return int(own) if own in self._lost else None  # the task's own word; it may be about to leave the CPU
+            return int(own) if own in self._lost else None  # the task says so; it may be about to leave the CPU
         return cpu
 
     def of(self, task: Members, tid: int) -> OnCpu | None:
-        """Where a task was running, and with which registers; None if it was not running.
+        """Return where a task was running, and its registers; None if it was not running.
 
         :param task: ``struct task_struct``
         """
@@ -109,14 +109,14 @@ class Cpus:
         if found is None:
             return OnCpu(cpu, None, self._crashed(cpu), self._why(cpu))
         if not self._belongs(task, tid, found):
-            # If the CPU was in the kernel, then for another task, none was in user mode there.
+            # A CPU in the kernel, for a different task, had no task in user mode.
             return OnCpu(cpu, None, not found.user_mode, "whose registers belong to a different task")
         if self._kernel.machine.entering(found):
             return OnCpu(cpu, found, False, "which was entering or leaving the kernel")
         return OnCpu(cpu, found, not found.user_mode)
 
     def _belongs(self, task: Members, tid: int, cpu: CpuRegisters) -> bool:
-        """Whether a CPU's registers are those of this task, as far as the note lets us see."""
+        """Tell whether a CPU's registers belong to this task, as far as the note shows."""
         if cpu.pid is not None and cpu.pid != tid:
             return False
         if cpu.root is None or not task["mm"]:  # a kernel thread works on any tables
@@ -128,7 +128,7 @@ class Cpus:
         return self._kernel.machine.is_root(cpu.root, root)
 
     def _crashed(self, cpu: int) -> bool:
-        """Whether it is the CPU that crashed, which does so in the kernel.
+        """Tell whether this CPU crashed; a CPU that crashes is in the kernel.
 
         ``panic_cpu`` since 1717f2096b54 "panic, x86: Fix re-entrance problem due to panic on NMI" (4.5).
         """
@@ -148,13 +148,13 @@ class Cpus:
     # Which note is of which CPU
 
     def registers(self, cpu: int, tid: int) -> CpuRegisters | None:
-        """The registers of a CPU; None if no note is known to have them.
+        """Return the registers of a CPU; None if no note is known to have them.
 
-        :param tid: the task on it, which tells notes of the crash path apart when their CPU is not known.
+        :param tid: the task on the CPU; it identifies a note of the crash path whose CPU is unknown.
         """
         note = None if self._kernel.target.live else self._crash_note(cpu)
         if note is None and self._crash_path:
-            # The file's own list has the same notes, but no longer says of which CPU each is.
+            # The file's own list has the same notes, but no longer says which CPU each belongs to.
             found = [note for note in map(self._layout.crash_path, self._prstatus) if tid and note.pid == tid]
             return found[0] if len(found) == 1 else None
         return note or self._proven.get(cpu)
@@ -165,16 +165,16 @@ class Cpus:
 
     @cached_property
     def _crash_path(self) -> bool:
-        """Whether the crash path wrote the NT_PRSTATUS of the file.
+        """Tell whether the crash path wrote the NT_PRSTATUS notes of the file.
 
-        QEMU's may stand in a dump with CRASHTIME, too: of a guest that runs its capture kernel. They have numbers of
-        CPUs where the others have ids of tasks.
+        A dump with CRASHTIME may have QEMU's notes, too: of a guest that runs its capture kernel. QEMU's notes have CPU
+        numbers where the crash path's have task ids.
         """
         target = self._kernel.target
         return "CRASHTIME" in target.vmcoreinfo and not any(self._layout.is_own(note) for note in target.notes)
 
     def _crash_note(self, cpu: int) -> CpuRegisters | None:
-        """What the crash path left for a CPU: ``crash_notes``, a per-CPU buffer of ELF notes (kernel/kexec_core.c)."""
+        """Return a CPU's note from the crash path: ``crash_notes``, a per-CPU ELF note buffer (kernel/kexec_core.c)."""
         prog = self._kernel.prog
         try:
             buffer = per_cpu_ptr(prog["crash_notes"], cpu).value_()
@@ -188,7 +188,7 @@ class Cpus:
 
     @cached_property
     def _notes(self) -> tuple[CpuRegisters, ...]:
-        """Those of a hypervisor: QEMU's own, which say more than its NT_PRSTATUS, or those if there are no others."""
+        """Return a hypervisor's notes: QEMU's own, which say more than its NT_PRSTATUS; NT_PRSTATUS without them."""
         target = self._kernel.target
         source = RegisterSource.LIVE_CPU if target.live else RegisterSource.QEMU_NOTE
         own = (note.desc for note in target.notes if self._layout.is_own(note))
@@ -199,7 +199,7 @@ class Cpus:
 
     @cached_property
     def _claims(self) -> dict[int | None, list[CpuRegisters]]:
-        """Notes by the CPU that they are of; None: of which it is not known."""
+        """Return the notes by CPU; those under None belong to an unknown CPU."""
         claims: dict[int | None, list[CpuRegisters]] = {}
         for note in self._notes:
             cpu, base = self._identity(note)
@@ -219,11 +219,11 @@ class Cpus:
         return {cpu for cpu, notes in self._claims.items() if len(notes) > 1}
 
     def _identity(self, note: CpuRegisters) -> tuple[int | None, int | None]:
-        """The CPU that a note is of, and where that has its per-CPU memory; None: not known."""
+        """Return the CPU of a note, and the base of its per-CPU memory; None: unknown."""
         found = {self._offsets[base]: base for base in note.bases if base and base in self._offsets}
         if len(found) == 1:
             return next(iter(found.items()))
-        # A user may have put what he likes into one of them, and a CPU may stand where neither is the kernel's.
+        # User code may have set one of the bases to any value, and at some points neither is the kernel's.
         return self._kernel.machine.cpu_by_tables(note, self._offsets, self._possible), None
 
     def _possible(self, cpu: int) -> bool:
@@ -234,7 +234,7 @@ class Cpus:
 
     @cached_property
     def _offsets(self) -> dict[int, int]:
-        """``__per_cpu_offset``: CPUs by the place of their per-CPU memory."""
+        """Return the CPUs by the base of their per-CPU memory (``__per_cpu_offset``)."""
         address = self._kernel.target.symbol_address("__per_cpu_offset")
         if address is None:
             return {0: 0}  # a kernel for a single CPU
@@ -248,5 +248,5 @@ class Cpus:
             for cpu in numbers:
                 base = int.from_bytes(kernel_bytes(self._kernel.prog, address + size * cpu, size), "little")
                 found.setdefault(base, []).append(cpu)
-        # Those that there cannot be all have the same.
+        # Impossible CPUs all have the same base.
         return {base: cpus[0] for base, cpus in found.items() if len(cpus) == 1}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What processes were dying of: the signal whose core was being written, that ends them, or that is pending.
+"""What processes were dying of: a signal whose core was being written, that was ending them, or that was pending.
 
-kernel/signal.c, fs/coredump.c, the same from 5.10 to 7.2 but for two places that are probed.
+As in kernel/signal.c and fs/coredump.c, the same from 5.10 to 7.2 except two places that kgcore probes.
 """
 
 import struct
@@ -22,9 +22,9 @@ __all__ = ("Deaths",)
 
 # include/linux/sched/signal.h; SIGNAL_GROUP_COREDUMP until 2f824d4d197e "signal: Remove SIGNAL_GROUP_COREDUMP" (5.17)
 _SIGNAL_GROUP_EXIT, _SIGNAL_GROUP_COREDUMP, _SIGNAL_UNKILLABLE = 0x4, 0x8, 0x40
-_CODE_MASK = 0x7F  # of an exit status: the signal; 0x80 says that there is a core
+_CODE_MASK = 0x7F  # the signal in an exit status; 0x80 means that a core was dumped
 _SIGKILL = 9
-# sig_kernel_ignore(), sig_kernel_stop(), SIGCONT: what nobody dies of by default. SIGSTOP cannot be anything else.
+# sig_kernel_ignore(), sig_kernel_stop(), SIGCONT: not fatal by default. SIGSTOP can never be fatal.
 _HARMLESS = frozenset({17, 18, 19, 20, 21, 22, 23, 28})
 # SYNCHRONOUS_MASK: SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS are taken before others
 _SYNCHRONOUS = frozenset({11, 7, 4, 5, 8, 31})
@@ -36,7 +36,7 @@ _SIGNAL = ("core_state", "flags", "group_exec_task", "group_exit_code", "group_e
 
 
 class Deaths:
-    """Of one kernel's processes."""
+    """Finds what the processes of one kernel were dying of."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -50,12 +50,12 @@ class Deaths:
         self._mms = structs("struct mm_struct", "core_state")
 
     def of(self, threads: Sequence[int], *, details: bool = True) -> Dying | None:
-        """What a process was dying of; None: of nothing.
+        """Return what a process was dying of; None: it was not dying.
 
-        :param threads: addresses of the ``struct task_struct`` of all its threads that have the memory; those of other
-            processes behind the first do not count.
-        :param details: also what came with the signal.
-        :raises FaultError: that is not in the dump.
+        :param threads: addresses of the ``struct task_struct`` of all its threads that have the memory; threads of
+            other processes after the first are ignored.
+        :param details: read also the siginfo of the signal.
+        :raises FaultError: the structures are not in the dump.
         """
         first = self._tasks.read(threads[0])
         signal = self._signals.read(first["signal"])
@@ -65,7 +65,7 @@ class Deaths:
             return self._dumping(number, core_state, first["signal"], details)
         if signal["flags"] & (_SIGNAL_GROUP_EXIT | _SIGNAL_GROUP_COREDUMP):
             if not number:
-                return None  # exit_group(): the SIGKILL of its threads is nobody's doing
+                return None  # exit_group(): nobody sent the SIGKILL of its threads
             return Dying(number, "exiting", info=self._queued(number, signal, threads) if details else None)
         return self._pending(signal, threads, details)
 
@@ -74,7 +74,7 @@ class Deaths:
     def _dumping(self, number: int, core_state: int, signal: int, details: bool) -> Dying:
         dumper = self._kernel.structs("struct core_state", "dumper.task").read(core_state)["dumper.task"]
         task = self._tasks.read(dumper)
-        # Before 5.16 it may be another process's, which has the same memory.
+        # Before 5.16 it may be a thread of another process that shares the memory.
         tid = int(task["pid"]) if task["signal"] == signal else None
         if not details:
             return Dying(number, "dumping-core", tid)
@@ -82,10 +82,10 @@ class Deaths:
         return Dying(number, "dumping-core", tid, self._from_stack(task, number), fault)
 
     def _from_stack(self, task: Members, number: int) -> SigInfo | None:
-        """The ``kernel_siginfo_t`` that the core is written for: a variable on the stack of the thread that does it.
+        """Return the ``kernel_siginfo_t`` of the core: a variable on the stack of the thread that writes the core.
 
-        ``struct coredump_params``, there too, points to it: one that lies higher in the same stack, has the right
-        number and came to the same memory filter. There must be exactly one.
+        ``struct coredump_params``, on the same stack, points to it. The siginfo must be higher on the stack and have
+        the right number, and the params must have the same memory filter. Exactly one must match.
         """
         try:
             kind = self._kernel.prog.type("struct coredump_params")
@@ -124,7 +124,7 @@ class Deaths:
         tasks = [self._tasks.read(task.address) for task in group]
         own = [(task, _bits(task["pending.signal"]) & ~_bits(task["blocked"])) for task in tasks]
         if signal.get("group_exec_task") or signal.get("group_exit_task"):
-            # execve(): the others get SIGKILL, the process lives (60700e38fb68 renamed it, 5.17).
+            # execve(): the other threads get SIGKILL, the process lives (60700e38fb68 renamed the member, 5.17).
             own = [(task, bits & ~(1 << _SIGKILL - 1)) for task, bits in own]
         fatal = self._fatal(tasks[0], signal["flags"])
         candidates: list[tuple[int, Members | None]] = []
@@ -136,7 +136,7 @@ class Deaths:
                 candidates.append((number, None))
         if not candidates:
             return None
-        # A thread takes its own before the process's, in this order (next_signal()).
+        # A thread takes its own signals before the process's, in this order (next_signal()).
         number, hit = min(candidates, key=lambda one: (one[0] != _SIGKILL, one[1] is None, *_order(one[0])))
         tid = int(hit["pid"]) if hit is not None else None
         if not details:
@@ -146,7 +146,7 @@ class Deaths:
         return Dying(number, "pending", tid, info)
 
     def _fatal(self, task: Members, flags: int) -> frozenset[int]:
-        """The signals that would end the process: those with the default action, if that is no other."""
+        """Return the signals that would end the process: those whose action is the default and is fatal."""
         if flags & _SIGNAL_UNKILLABLE:
             return frozenset({_SIGKILL})  # init
         kind = self._kernel.prog.type("struct sighand_struct")
@@ -160,8 +160,8 @@ class Deaths:
         return frozenset(default) - _HARMLESS
 
     def _queued(self, number: int, signal: Members, threads: Iterable[int]) -> SigInfo | None:
-        """What came with a signal that nobody has taken yet."""
-        if number == _SIGKILL:  # of which the kernel queues nothing
+        """Return the siginfo of a pending signal; None: not found."""
+        if number == _SIGKILL:  # the kernel queues no siginfo for it
             return siginfo.unsent(number, self._kernel.word_size)
         found = self._first(signal, "shared_pending.list", number)
         for thread in threads:
@@ -170,7 +170,7 @@ class Deaths:
         return found
 
     def _first(self, head: Members, name: str, number: int) -> SigInfo | None:
-        """The first of that number in a ``struct sigpending``; None: it is not there."""
+        """Return the first siginfo of a signal number in a ``struct sigpending``; None: not found."""
         with suppress(FaultError):
             for info in self._queue(head, name):
                 if info.signal == number:
@@ -193,7 +193,7 @@ class Deaths:
 
 
 def _bits(raw: bytes) -> int:
-    """``sigset_t``: signal 1 is bit 0."""
+    """Return a ``sigset_t`` as a number: signal 1 is bit 0."""
     return int.from_bytes(raw, "little")
 
 
@@ -206,5 +206,5 @@ def _order(number: int) -> tuple[bool, int]:
 
 
 def _free(task: Members, number: int) -> bool:
-    """Whether no tracer has a say."""
+    """Tell whether no tracer can intercept the signal."""
     return number == _SIGKILL or not task["ptrace"]

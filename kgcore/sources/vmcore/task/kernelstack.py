@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unwind kernel stacks."""
+"""Unwind the kernel stacks of threads."""
 
 import contextlib
 import struct
@@ -18,10 +18,10 @@ _NO_REGISTERS = End("registers", "the registers of its CPU are not in the dump")
 
 
 class KernelStacks:
-    """Of one kernel.
+    """The kernel stacks of one kernel's threads.
 
-    The kernel's own tables say where the frames are; debug information, if there is any, adds functions that were
-    inlined, and source lines.
+    The kernel's own unwind tables say where the frames are; debug information, if present, adds inlined functions and
+    source lines.
     """
 
     def __init__(self, kernel: Kernel, cpus: Cpus) -> None:
@@ -29,7 +29,7 @@ class KernelStacks:
         self._cpus = cpus
 
     def of(self, task: Object, tid: int) -> KernelStack:
-        """The kernel stack of a thread; no frames: it was in user mode.
+        """Return the kernel stack of a thread; no frames: it was in user mode.
 
         :param task: ``struct task_struct *``
         """
@@ -58,7 +58,7 @@ class KernelStacks:
         return KernelStack(self._frames(calls), end)
 
     def _by_debug_information(self, task: Object, on: OnCpu | None) -> KernelStack:
-        """Of a kernel without tables."""
+        """Return the kernel stack of a thread if the kernel has no unwind tables."""
         if self._kernel.target.symbols_from != "dwarf":
             return _nothing("the unwind tables of the kernel (ORC) are not in the dump: use -s vmlinux")
         start = task
@@ -67,7 +67,7 @@ class KernelStacks:
                 return KernelStack((), _NO_REGISTERS)
             if on.registers.user_mode:
                 return KernelStack((), OUTERMOST)
-            # drgn would go by the number that QEMU gave the CPU.
+            # drgn would use the number that QEMU gave the CPU.
             start = Object.from_bytes_(self._kernel.prog, "struct pt_regs", self._pt_regs(on.registers))
         frames: list[Frame] = []
         try:
@@ -79,7 +79,7 @@ class KernelStacks:
                 if not self._kernel.machine.is_kernel_address(ip):
                     return KernelStack(tuple(frames), OUTERMOST)
                 frames.append(_frame(found, ip))
-        except ValueError as error:  # of a task that began to run meanwhile
+        except ValueError as error:  # the task has begun to run meanwhile
             return KernelStack(tuple(frames), End("registers", in_words(error)))
         return KernelStack(tuple(frames), End("unwind-information", "the debug information ends here"))
 
@@ -91,7 +91,7 @@ class KernelStacks:
     def _frames(self, calls: list[tuple[int, bool]]) -> tuple[Frame, ...]:
         frames: list[Frame] = []
         for ip, exact in calls:
-            # drgn takes all of them for return addresses.
+            # drgn treats all of them as return addresses.
             at = min(ip + exact, (1 << 64) - 1)
             frames += (_frame(found, ip) for found in self._kernel.prog.stack_trace_from_pcs([at]))
         return tuple(frames)

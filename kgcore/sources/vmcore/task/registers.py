@@ -2,7 +2,7 @@
 """User-mode registers of threads, asleep or on a CPU when the machine stopped.
 
 A sleeping thread's registers are the ``struct pt_regs`` at the top of its kernel stack. A thread that was running in
-user mode has left nothing there: its registers are in the note about its CPU, which QEMU or the crash path wrote.
+user mode has no registers there: they are in its CPU's note, which QEMU or the crash path wrote.
 """
 
 from typing import NamedTuple
@@ -20,17 +20,17 @@ __all__ = ("Found", "user_registers")
 
 
 class Found(NamedTuple):
-    """Registers, and remarks on them (sentences)."""
+    """User-mode registers, and remarks on them (sentences)."""
 
     registers: RegisterSet
     warnings: tuple[str, ...]
 
 
 def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) -> Found:
-    """The registers a thread has in user mode.
+    """Return the user-mode registers of a thread.
 
     :param task: ``struct task_struct``
-    :param on: where it was running; None: it was not.
+    :param on: where it was running; None: it was not running.
     """
     cpu = on.registers if on is not None else None
     if cpu is not None and cpu.user_mode:
@@ -40,7 +40,7 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
     except FaultError as error:
         return _unavailable(kernel, f"thread {tid}: registers are not in the dump: {in_words(error)}")
     if on is not None and not on.in_kernel:
-        # Its last entry is over, perhaps: those registers would be of some time ago.
+        # It may have left the kernel since: the saved registers would be out of date.
         ip, sp = values[kernel.architecture.ip], values[kernel.architecture.sp]
         return _unavailable(
             kernel,
@@ -54,7 +54,7 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
     machine = kernel.machine
     values |= machine.asleep(task)
     if cpu is not None:
-        # The kernel leaves the user's FS and GS alone while it runs; the task's own copy dates from its last
+        # The kernel does not change the user's FS and GS while it runs; the copy in the task is as old as its last
         # switch-out.
         values |= {name: cpu.values[name] for name in machine.kept() if name in cpu.values}
     return Found(RegisterSet(values, RegisterSource.ENTRY_FRAME), tuple(warnings))
@@ -66,7 +66,7 @@ def _unavailable(kernel: Kernel, why: str) -> Found:
 
 
 def _entry_frame(kernel: Kernel, task: Members) -> dict[str, int]:
-    """``task_pt_regs()``: what the thread's last entry into the kernel saved."""
+    """Return ``task_pt_regs()``: the registers saved at the thread's last entry into the kernel."""
     names = kernel.architecture.entry_frame
     size = kernel.word_size * len(names)
     at = task["stack"] + kernel.thread_size - kernel.machine.pt_regs_padding - size

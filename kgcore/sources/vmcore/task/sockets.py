@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a socket is, and whom it talks to."""
+"""Sockets: their kind, and their local and peer addresses."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address
@@ -27,7 +27,8 @@ class Sockets:
         self._kernel = kernel
 
     def read(self, address: int) -> Socket:
-        """
+        """Read a socket.
+
         :param address: of the ``struct socket``
         :raises FaultError: it is not in the dump.
         """
@@ -42,7 +43,7 @@ class Sockets:
         return Socket(_name(socket.AddressFamily, family), _name(socket.SocketKind, kind), local, remote)
 
     def _internet(self, common: Members, family: int) -> tuple[bytes, bytes]:
-        """As getsockname() and getpeername() have them."""
+        """Return the local and peer addresses, as getsockname() and getpeername() do."""
         port, peer = common["skc_num"], int.from_bytes(common["skc_dport"].to_bytes(2, "little"), "big")
         form = "%s:%d"
         own: IPv4Address | IPv6Address
@@ -55,7 +56,7 @@ class Sockets:
         return (form % (own, port)).encode() if port else b"", (form % (other, peer)).encode() if peer else b""
 
     def _unix(self, sk: int) -> bytes:
-        """The name that it was bound to."""
+        """Return the name that a Unix socket is bound to."""
         structs = self._kernel.structs
         address = structs("struct unix_sock", "addr").read(sk)["addr"]
         if not address:
@@ -65,7 +66,7 @@ class Sockets:
         if not _SUN_PATH < size <= _UNIX_MAX:
             return b""
         path = kernel_bytes(self._kernel.prog, start + _SUN_PATH, size - _SUN_PATH)
-        # An abstract one begins with a NUL, and has those that it has.
+        # An abstract name begins with a NUL; any further NULs are part of it.
         return b"@" + path[1:] if path.startswith(b"\0") else path.split(b"\0")[0]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tasks of the crashed kernel: finding them, their threads, ids, credentials and times."""
+"""Tasks of the crashed kernel: how to find them, and their threads, ids, credentials and times."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,7 +21,7 @@ __all__ = ("OVERFLOW_ID", "Ids", "Tasks", "comm", "is_kernel_thread")
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _EXIT_DEAD = 0x10
 _EXIT_ZOMBIE = 0x20
-OVERFLOW_ID = 65534  # of users and groups that have no id in a namespace
+OVERFLOW_ID = 65534  # for users and groups without an id in a namespace
 _UID_GID_MAP_MAX_BASE_EXTENTS = 5  # include/linux/user_namespace.h
 _UID_GID_MAP_MAX_EXTENTS = 340
 _TIMES = "utime", "stime", "cutime", "cstime"
@@ -29,12 +29,12 @@ _PS_HINT = "kgcore ps lists the processes in the dump"
 
 
 def comm(task: Object) -> bytes:
-    """``task->comm``: the name of a thread, at most 15 bytes."""
+    """Return ``task->comm``: the name of a thread, at most 15 bytes."""
     return bytes(task.comm.string_())
 
 
 def is_kernel_thread(task: Object) -> bool:
-    """Say whether a task has PF_KTHREAD: no user memory of its own, even with ``mm`` (kthread_use_mm())."""
+    """Tell whether a task has PF_KTHREAD: no user memory of its own, even with ``mm`` (kthread_use_mm())."""
     return bool(task.flags.value_() & PF_KTHREAD)
 
 
@@ -46,12 +46,12 @@ class Tasks:
         self._prog = kernel.prog
 
     def find(self, ref: TaskRef) -> Object:
-        """The thread that a user means.
+        """Return the thread that the user named.
 
-        :raises NoSuchTask: there is no thread of that id.
+        :raises NoSuchTask: no thread has that id.
         :raises BadTask: there is no task at that address.
-        :raises NoCurrentTask: none was named and the dump tells of none.
-        :raises KernelThread, NoUserMemory: it has no memory to dump.
+        :raises NoCurrentTask: the user named no task and the dump does not say which one was current.
+        :raises KernelThread, NoUserMemory: the task has no memory to dump.
         """
         try:
             return self._with_user_memory(ref)
@@ -72,7 +72,7 @@ class Tasks:
         return task
 
     def _current(self) -> Object:
-        """The task on the CPU that crashed."""
+        """Return the task on the CPU that crashed."""
         try:
             return crashed_thread(self._prog).object
         except (LookupError, FaultError) as error:
@@ -91,9 +91,9 @@ class Tasks:
         raise NoSuchTask(f"no thread has the id {ref.text}", pid=ref.pid, hint=_PS_HINT)
 
     def _by_pid(self, pid: int) -> Object | None:
-        """The thread of an id; None: unknown id.
+        """Return the thread with an id; None: unknown id.
 
-        :raises BrokenDump: there may be one, but what would lead to it is not in the dump.
+        :raises BrokenDump: the id may exist, but the structures that lead to it are not in the dump.
         """
         try:
             return self._lookup(pid)
@@ -109,7 +109,7 @@ class Tasks:
         raise BrokenDump(f"cannot find thread {pid}: the kernel's task tables are damaged: {in_words(fault)}", pid=pid)
 
     def _lookup(self, pid: int) -> Object | None:
-        """``find_task_by_pid_ns()`` in the initial namespace.
+        """Find a task as ``find_task_by_pid_ns()`` does in the initial namespace.
 
         :raises FaultError: the kernel's tables are damaged or not in the dump.
         """
@@ -122,7 +122,7 @@ class Tasks:
         return pid_task(Object(self._prog, "struct pid *", entry), 0) or None if entry else None
 
     def _all_by_id(self) -> Iterator[Object | None]:
-        """Every task that has an id; None where the table of them is damaged."""
+        """Yield every task that has an id; None where the table of ids is damaged."""
         if not self._kernel.target.has_member("struct pid_namespace", "idr"):
             yield from for_each_task(self._prog)
             return
@@ -135,10 +135,10 @@ class Tasks:
                 yield None
 
     def leaders(self) -> tuple[list[Object], list[str]]:
-        """All thread group leaders, and sentences about what is lost.
+        """Return all thread group leaders, and sentences about what is lost.
 
-        The list of them is walked from both ends, so that one lost task costs no other; what then may still be
-        missing is looked for among the ids.
+        Walk their list from both ends, so that one lost task costs no other; then look among the ids for leaders that
+        may still be missing.
         """
         found: dict[int, Object] = {}
         structs = self._kernel.structs("struct task_struct", "tasks.next", "tasks.prev")
@@ -170,7 +170,7 @@ class Tasks:
         return list(found.values()), [f"the list of processes is damaged; some may be missing: {lost}"]
 
     def _at(self, address: int, text: str) -> Object:
-        """The task at an address that a user typed: is it one?"""
+        """Return the task at an address from the user, after checks that it is a task."""
         what = "neither the id of a thread nor" if text.isdecimal() else "not"
         bad = BadTask(f"{text} is {what} the address of a task_struct", address=address, hint=_PS_HINT)
         if address % 8:
@@ -191,21 +191,21 @@ class Tasks:
         except FaultError:
             if any(address == other.value_() for leader in self.leaders()[0] for other in self.threads(leader)[0]):
                 return task
-        # Out of the table of processes for good, and yet not freed: some other structure holds it.
+        # Removed from the process table for good, but not freed: some other structure holds it.
         if state & (_EXIT_DEAD | _EXIT_ZOMBIE) == state and state:
             raise NoUserMemory(f"process {pid} has exited: its memory is gone", pid=pid, address=address)
         raise bad
 
     def threads(self, task: Object) -> tuple[list[Object], list[str]]:
-        """All threads of a task's group in the kernel's order, and sentences about what is lost."""
+        """Return all threads of a task's group in the kernel's order, and sentences about what is lost."""
         found, warnings = self._group(task)
         pointer = self._prog.pointer_type(self._prog.type("struct task_struct"))
         return [Object(self._prog, pointer, thread.address) for thread in found], warnings
 
     def _group(self, task: Object, *members: str) -> tuple[list[Members], list[str]]:
-        """The same, with members of each thread.
+        """Read members of all threads of a task's group; return them, and sentences about what is lost.
 
-        ``signal->thread_head`` (0c740d0afc3b, 3.14); the older list of the leader went in 6.7.
+        The list is ``signal->thread_head`` (0c740d0afc3b, 3.14); the older list of the leader went in 6.7.
         """
         signal = task.signal.value_()
         head = task.signal.thread_head.address_of_().value_()
@@ -229,13 +229,15 @@ class Tasks:
         return threads, []
 
     def dumped_threads(self, task: Object) -> tuple[list[Object], list[str]]:
-        """The threads that take part in a core: those that still have the memory, the given one first if it has.
+        """Return the threads of a core, and sentences about what is lost.
 
-        :raises NoUserMemory: none has.
+        A core has the threads that still have the memory; the given thread is first if it still has it.
+
+        :raises NoUserMemory: no thread has the memory any more.
         """
         group, warnings = self.threads(task)
         if warnings and all(thread.value_() != task.value_() for thread in group):
-            group.append(task)  # it is there, wherever the list breaks off
+            group.append(task)  # this thread exists, even if the list breaks off before it
         alive = [thread for thread in group if thread.mm]
         if not alive:
             raise self._no_memory(task)
@@ -245,7 +247,7 @@ class Tasks:
         return [first, *(thread for thread in alive if thread.value_() != first.value_())], warnings
 
     def _sharers(self, task: Object, mm: int) -> Iterator[Object]:
-        """Threads of other processes on the same memory; a core has them before 5.16."""
+        """Yield the threads of other processes that share the memory; before 5.16, a core has these threads."""
         group = task.tgid.value_()
         for leader in self.leaders()[0]:
             if leader.tgid.value_() != group and not is_kernel_thread(leader):
@@ -265,12 +267,12 @@ class Tasks:
     # Ids
 
     def namespace(self, task: Object) -> Object:
-        """``task_active_pid_ns()``: the pid namespace in whose numbers a core of this task speaks."""
+        """Return the pid namespace whose ids a core of this task has (``task_active_pid_ns()``)."""
         pid = task.thread_pid
         return pid.numbers[pid.level].ns
 
     def credentials(self, task: Object) -> tuple[int, int]:
-        """Real uid and gid as numbered in the task's own user namespace (``from_kuid_munged()``)."""
+        """Return the real uid and gid in the task's own user namespace (``from_kuid_munged()``)."""
         cred = task.real_cred
         namespace = cred.user_ns
         return (
@@ -292,7 +294,7 @@ class Tasks:
     # Times
 
     def times(self, task: Members) -> TaskTimes:
-        """CPU times in ns. A leader's are its group's: all its threads' and those of the ones that are gone.
+        """Return CPU times in ns; a leader's times are the group's: of all its threads, including exited ones.
 
         :param task: ``struct task_struct``
         """
@@ -307,10 +309,11 @@ class Tasks:
 
 
 class Ids:
-    """The ids of tasks in the numbers of one pid namespace. The threads of a process have most of theirs in common."""
+    """The ids of tasks in one pid namespace. The threads of a process share most of their ids."""
 
     def __init__(self, kernel: Kernel, namespace: Object) -> None:
-        """
+        """Set up the ids of a namespace.
+
         :param namespace: ``struct pid_namespace *``
         """
         constant = kernel.target.constant
@@ -320,12 +323,12 @@ class Ids:
         self._parents = kernel.structs("struct task_struct", "thread_pid")
         self._namespace = namespace
         self._structs = kernel.structs
-        # Caches of this object's own, so that they go when it goes
+        # The caches belong to this object and are freed with it
         self._parent: Callable[[int], int] = cache(lambda task: self._number(self._parents.read(task)["thread_pid"]))
         self._group: Callable[[int], tuple[int, int]] = cache(self._read_group)
 
     def of(self, task: Members) -> TaskIds:
-        """The four ids of a note, as ``task_pid_vnr()`` and its kin give them.
+        """Return the four ids of a note, as ``task_pid_vnr()`` and related functions give them.
 
         :param task: ``struct task_struct``
         """
@@ -338,17 +341,17 @@ class Ids:
         return pgrp, sid
 
     def _number(self, pid: int) -> int:
-        """``pid_nr_ns()``: the number of a ``struct pid`` in the namespace; 0 if it is not visible there."""
+        """Return the number of a ``struct pid`` in the namespace (``pid_nr_ns()``); 0 if it is not visible there."""
         if not pid:
             return 0
         level, nr, ns = self._upid
-        # Behind the number of its own level a struct pid ends, and perhaps the memory that the dump has.
+        # A struct pid ends after the number of its own level, and perhaps the dumped memory ends there, too.
         found = self._pid.read(pid)
         return int(found[nr]) if level <= found["level"] and found[ns] == self._inside else 0
 
     @cached_property
     def _upid(self) -> tuple[int, str, str]:
-        """The namespace's level, and the members of ``struct pid`` that are of it."""
+        """Return the namespace's level, and the members of ``struct pid`` for that level."""
         level = int(self._namespace.level.value_())
         return level, f"numbers[{level}].nr", f"numbers[{level}].ns"
 

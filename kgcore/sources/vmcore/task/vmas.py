@@ -31,7 +31,7 @@ _MOUNT = "mnt_parent", "mnt_mountpoint", "mnt.mnt_root"
 
 
 def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> tuple[tuple[Vma, ...], tuple[str, ...]]:
-    """All mappings in address order, the gate VMA last, and sentences about what went wrong.
+    """Return all mappings in address order, the gate VMA last, and sentences about what went wrong.
 
     :param task: ``struct task_struct *``, to whose root directory the paths are relative
     :param mm: ``struct mm_struct *``
@@ -76,13 +76,13 @@ def read_vmas(kernel: Kernel, task: Object, mm: Object, word_size: int = 8) -> t
 
 
 def vma_members(kernel: Kernel, mm: Object) -> Iterator[Members | Lost]:
-    """Each ``struct vm_area_struct`` in address order; where some are lost, a word about that.
+    """Yield each ``struct vm_area_struct`` in address order; where some are lost, yield why.
 
     :param mm: ``struct mm_struct *``
     """
     structs = kernel.structs("struct vm_area_struct", *_VMA)
     own = mm.value_()
-    foreign: Members | None = None  # dup_mmap() copies its parent's whole tree, and then puts in its own (6.8)
+    foreign: Members | None = None  # dup_mmap() copies the parent's whole tree, then replaces the VMAs (6.8)
     try:
         if kernel.target.has_member("struct mm_struct", "mm_mt"):
             # 763ecb035029 "mm: remove the vma linked list" (6.1)
@@ -152,7 +152,7 @@ def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, w
 
 
 class _Names:
-    """What ``vm_ops->name`` returns.
+    """The names that ``vm_ops->name`` returns.
 
     On x86 only special mappings have it (mm/mmap.c): ``struct vm_special_mapping`` holds the name.
     """
@@ -161,13 +161,13 @@ class _Names:
         self._kernel = kernel
         self._special = kernel.target.symbol_address("special_mapping_name")
         operations = kernel.structs("struct vm_operations_struct", "name")
-        # A cache of this object's own, so that it goes when it goes
+        # The cache belongs to this object and is freed with it
         self._operation: Callable[[int], int] = cache(lambda address: operations.read(address)["name"])
 
     def of(self, vma: Members) -> str:
-        """The name of a mapping; "" if it has none.
+        """Return the name of a mapping; "" if it has no name.
 
-        :raises FaultError: it is not in the dump.
+        :raises FaultError: the name is not in the dump.
         """
         operation = self._operation(vma["vm_ops"]) if vma["vm_ops"] else 0
         if not operation:
@@ -176,13 +176,13 @@ class _Names:
             special = Object(self._kernel.prog, "struct vm_special_mapping *", vma["vm_private_data"])
             name = kernel_string(self._kernel.prog, special.name.value_(), 64)
             return name.decode(errors="replace")
-        return "[unknown]"  # a name we cannot ask for: the kernel dumps such a mapping whole
+        return "[unknown]"  # a function returns the name; the kernel dumps this mapping whole
 
 
 class _Above(NamedTuple):
-    """What is above a file.
+    """The directory above a file.
 
-    :ivar path: the directory's, without a slash at its end; None: not found.
+    :ivar path: of the directory, without a slash at its end; None: not found.
     :ivar escaped: the file was moved out of its mount, and has no path at all.
     """
 
@@ -194,7 +194,8 @@ class Paths:
     """Names of files as ``d_path()`` gives them to a process (fs/d_path.c), relative to its root directory."""
 
     def __init__(self, kernel: Kernel, task: Object | None) -> None:
-        """
+        """Set up the names for a process.
+
         :param task: ``struct task_struct *``; None: names start at the top of the mount tree.
         """
         self._kernel = kernel
@@ -214,7 +215,7 @@ class Paths:
         self._directories: dict[int, tuple[int, bytes]] = {}
 
     def mapped_file(self, file: int) -> MappedFile:
-        """The file of a mapping.
+        """Return the file of a mapping.
 
         :param file: address of a ``struct file``
         :raises FaultError: its inode is not in the dump.
@@ -238,10 +239,10 @@ class Paths:
         return MappedFile(path=path, nlink=inode["i_nlink"], mode=inode["i_mode"], size=inode["i_size"], dax=dax)
 
     def path(self, file: int) -> bytes:
-        """``file_path()``: the name of an open file.
+        """Return the name of an open file (``file_path()``).
 
         :param file: address of a ``struct file``
-        :raises FaultError, ValueError: it has none, or the directory tree in the dump is damaged.
+        :raises FaultError, ValueError: it has no name, or the directory tree in the dump is damaged.
         """
         return self._path(self._structs.read(file))
 
@@ -255,7 +256,7 @@ class Paths:
         return self._absolute(mnt, dentry) + deleted
 
     def _pseudo_name(self, operation: int, dentry: Members) -> bytes:
-        """Files outside any directory name themselves: ``d_op->d_dname``."""
+        """Return the name of a file outside any directory: ``d_op->d_dname`` makes it."""
         symbol = self._kernel.target.symbol_address
         number = self._inodes.read(dentry["d_inode"])["i_ino"]
         if operation == symbol("ns_dname"):
@@ -277,14 +278,14 @@ class Paths:
         return formats[operation]
 
     def _namespace(self, inode: int) -> bytes:
-        """What kind of namespace a file of /proc/PID/ns is of."""
+        """Return the kind of namespace of a file in /proc/PID/ns."""
         structs = self._kernel.structs
         common = structs("struct ns_common", "ops").read(structs("struct inode", "i_private").read(inode)["i_private"])
         name = structs("struct proc_ns_operations", "name").read(common["ops"])["name"]
         return kernel_string(self._kernel.prog, name, 64)
 
     def _absolute(self, mnt: int, dentry: Members) -> bytes:
-        """``prepend_path()``"""
+        """Return the absolute path of a file, as ``prepend_path()`` does."""
         if (mnt, dentry.address) == self._root:
             return b"/"
         if dentry.address == self._mount(mnt)["mnt.mnt_root"]:
@@ -309,7 +310,7 @@ class Paths:
         return known
 
     def _look_above(self, mnt: int, directory: int) -> _Above:
-        """The way up to the process's root."""
+        """Follow a directory up to the process's root."""
         names: list[bytes] = []
         for _ in range(_PATH_MAX_DEPTH):
             if (mnt, directory) == self._root:
@@ -330,7 +331,7 @@ class Paths:
         return _Above(b"".join(b"/" + name for name in reversed(names)))
 
     def _read_directory(self, directory: int) -> tuple[int, bytes]:
-        """Its parent, and its name."""
+        """Return the parent of a directory, and its name."""
         known = self._directories.get(directory)
         if known is None:
             dentry = self._dentries.read(directory)
@@ -338,7 +339,7 @@ class Paths:
         return known
 
     def _mount(self, mnt: int) -> Members:
-        """The ``struct mount`` around a ``struct vfsmount``."""
+        """Return the ``struct mount`` around a ``struct vfsmount``."""
         return self._mounts.read(mnt - self._mnt)
 
     def _name(self, dentry: Members) -> bytes:
@@ -346,9 +347,9 @@ class Paths:
 
 
 def _component(name: bytes) -> bytes:
-    """A part of a path.
+    """Return a component of a path.
 
-    :raises ValueError: no file in a directory can have that name, so the dump is damaged there.
+    :raises ValueError: no file can have that name, so the dump is damaged there.
     """
     if not name or b"/" in name or b"\0" in name:
         raise ValueError("an impossible file name")
