@@ -249,7 +249,7 @@ class Machine(ABC):
 
     @abstractmethod
     def entering(self, cpu: CpuRegisters) -> bool:
-        """Tell whether a CPU just entered the kernel: the thread's stack may not have all user registers yet."""
+        """Tell whether a CPU is in the kernel's entry path: the thread's stack may not have all user registers yet."""
 
     @abstractmethod
     def is_root(self, register: int, root: int) -> bool:

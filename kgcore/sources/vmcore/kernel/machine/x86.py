@@ -137,7 +137,7 @@ class X86(Machine):
         return per_cpu(self._prog["current_task"], cpu).read_()
 
     def entering(self, cpu: CpuRegisters) -> bool:
-        """Tell whether a CPU just entered the kernel.
+        """Tell whether a CPU is in the kernel's entry path.
 
         It then runs entry code, or is on an entry stack, where interrupts of user mode begin, before sync_regs() copies
         the registers (arch/x86/entry/entry_64.S, arch/x86/include/asm/cpu_entry_area.h).
