@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Compressed kdump files, of makedumpfile and of QEMU.
+"""Read compressed kdump files, of makedumpfile and of QEMU.
 
-In blocks of ``block_size`` (a page): the header, the sub-header, two bitmaps (a bit per page frame: it is RAM; it is in
-the file), a descriptor for each page in the file, the pages. Layouts: dumpfile/kdumpheader.py.
+The file has, in blocks of ``block_size`` (a page): the header, the sub-header, two bitmaps (a bit per page frame: it is
+RAM; it is in the file), a descriptor for each page in the file, the pages. Layouts: dumpfile/kdumpheader.py.
 """
 
 from bisect import bisect_left
@@ -33,7 +33,7 @@ __all__ = ("SIGNATURE", "KdumpDump")
 SIGNATURE = b"KDUMP   "
 
 _MAX_NOTES = 1 << 26
-_LAST_DESCRIPTORS = 4096  # looked at to find where the last page ends
+_LAST_DESCRIPTORS = 4096  # to check for the end of the last page
 _DESCRIPTORS_AT_ONCE = 128
 _TABLE_BLOCK = 1 << 14  # bytes of page descriptors read at once
 _TABLE_BLOCKS_KEPT = 64
@@ -42,19 +42,19 @@ _READ_AT_ONCE = 1 << 19
 
 _OUT_OF_SPACE = "the dump is incomplete: its writer ran out of space"
 _NEVER_WRITTEN = "the dump is incomplete: pages were never written"
-_COMPRESSED = 0x27  # of the flags of a page: compressed in any way
+_COMPRESSED = 0x27  # flags of a page: compressed in any way
 
 
 class KdumpDump:
-    """A kdump file; itself the :class:`~kgcore.sources.vmcore.dumpfile.frames.Frames` that it holds.
+    """A kdump file; also the :class:`~kgcore.sources.vmcore.dumpfile.frames.Frames` of its memory.
 
-    :ivar release: of the kernel; QEMU leaves it empty, and all of utsname but the machine.
-    :ivar split: the frames [first, behind) that this file of a split set is for; None if it is the whole dump.
-    :ivar last_frame: behind the last page frame of the machine.
-    :ivar cannot_read: why :meth:`fill` does not work: the library for the compression is not there; empty if it does.
-    :ivar missing_bytes: how much was cut off; if the page descriptors were, at least this much.
-    :ivar incomplete: it lacks pages that it should have: each is checked before it counts.
-    :raises TargetError: its headers are damaged or cut off.
+    :ivar release: of the kernel; QEMU leaves all of utsname empty but the machine.
+    :ivar split: the frames [first, behind) of this file if it is part of a split set; None if it is the whole dump.
+    :ivar last_frame: the number behind the last page frame of the machine.
+    :ivar cannot_read: why :meth:`fill` does not work (the library for the compression is missing); "" if it works.
+    :ivar missing_bytes: how many bytes were cut off; a lower bound if page descriptors were cut off.
+    :ivar incomplete: the file lacks pages that it should have, so kgcore checks each page before it counts.
+    :raises TargetError: the headers are damaged or cut off.
     """
 
     format = "kdump"
@@ -80,9 +80,9 @@ class KdumpDump:
         self.incomplete = bool(self.missing_bytes or empty or self._lost or told or self._ranks.lost)
 
     def _take(self, header: KdumpHeader) -> None:
-        """What needs the headers only."""
+        """Set the attributes that need the headers only."""
         self.release, self.architecture = header.release, header.machine
-        self.needs_platform = not self.release  # then drgn cannot tell what machine it is
+        self.needs_platform = not self.release  # without a release drgn cannot tell the architecture
         self.page_shift, self._block = header.page_shift, 1 << header.page_shift
         self.compression, self.dump_level = header.compression, header.dump_level
         self._decompress: Decompress | None = None
@@ -100,7 +100,7 @@ class KdumpDump:
         self.split = self._own_frames(header.sub.start_pfn_64, header.sub.end_pfn_64) if header.sub.split else None
 
     def _read_bitmaps(self, header: KdumpHeader) -> tuple[Gap, ...]:
-        """The bitmaps and the number of descriptors that follow from them; what could not be read."""
+        """Read the bitmaps, and from them the ranks of the page descriptors. Return the gaps that are unreadable."""
         source, bitmap, half = self._source, header.bitmaps, header.bitmap_size
         self._descriptors = bitmap + 2 * half
         if not source.has(bitmap, 2 * half) and not source.has(self._descriptors, PAGE_DESC.size):
@@ -111,9 +111,9 @@ class KdumpDump:
         self._ram, lost_ram = self._bitmap(bitmap, used)
         self._in_file, lost_bits = self._bitmap(bitmap + half, used)
         known = min(len(self._ram), len(self._in_file))
-        self._lost = known < used  # what the bitmaps say of frames from _end on
+        self._lost = known < used  # the bitmaps do not cover the frames from _end on
         if lost_ram:
-            self._ram = _with_ones(self._ram, lost_ram)  # rather left out than no RAM
+            self._ram = _with_ones(self._ram, lost_ram)  # "left out" is safer than "no RAM"
         self._whole_bitmaps = not (lost_ram or lost_bits)
         self._first, end = self.split or (0, self.last_frame)
         self._end = min(end, known * 8)
@@ -121,7 +121,7 @@ class KdumpDump:
         gaps, total = lost_bits, None
         if gaps:
             total = self._count_descriptors(8 * len(self._in_file))
-            # Where nothing was left out, all RAM is in the file.
+            # If nothing was left out, all RAM is in the file.
             whole = restored(self._in_file, gaps, self._ram, self._first, self._end, total)
             if whole is not None:
                 self._in_file, gaps = whole, ()
@@ -129,7 +129,7 @@ class KdumpDump:
         return lost_ram + lost_bits
 
     def _read_notes(self, sub: SubHeader) -> tuple[Gap, ...]:
-        """The notes and VMCOREINFO; what could not be read."""
+        """Read the notes and VMCOREINFO. Return the gaps that are unreadable."""
         notes, lost_notes = self._area(sub.offset_note, sub.size_note)
         self.notes: tuple[DumpNote, ...] = tuple(parse_notes(notes, self._source.budget, lost_notes))
         text, lost_text = self._area(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_VMCOREINFO))
@@ -137,7 +137,7 @@ class KdumpDump:
         return lost_notes + lost_text
 
     def _own_frames(self, start: int, end: int) -> tuple[int, int]:
-        """Of a part of a split set."""
+        """Return the frames [start, end) of this part of a split set, up to the machine's last frame."""
         end = min(end, self.last_frame)
         if start > end:
             raise TargetError(
@@ -147,14 +147,14 @@ class KdumpDump:
         return start, end
 
     def same_dump(self, other: "KdumpDump") -> bool:
-        """Whether two files of split sets are of one set: the same kernel, and page by page the same choice."""
+        """Tell whether two files of split sets belong to one set: same kernel, and the same pages left out."""
         mine, theirs = ((dump.release, dump.dump_level, dump.last_frame, dump.vmcoreinfo) for dump in (self, other))
         if not (self._whole_bitmaps and other._whole_bitmaps):
             return mine == theirs
         return mine == theirs and (self._ram, self._in_file) == (other._ram, other._in_file)
 
     def _area(self, offset: int, size: int) -> tuple[bytes, tuple[Gap, ...]]:
-        """Bytes that the sub-header points to; none if they are not there."""
+        """Return the bytes that the sub-header points to (b"" if missing), and the gaps in them."""
         if not 0 < size <= _MAX_NOTES or not self._source.has(offset, size):
             return b"", ()
         self._source.budget.spend(size, "what its sub-header points to")
@@ -162,16 +162,18 @@ class KdumpDump:
         return bytes(data), gaps
 
     def _bitmap(self, offset: int, size: int) -> tuple[memoryview, tuple[Gap, ...]]:
-        """A bitmap, or as much of it as was written: makedumpfile writes a piece of it, the pages that this is about,
-        the next piece."""
+        """Return a bitmap, or as much of it as was written, and the gaps in it.
+
+        makedumpfile writes a piece of the bitmap, then the pages of this piece, then the next piece.
+        """
         if not self._source.has(offset, size):
             size = bisect_left(range(size), True, key=lambda count: not self._source.has(offset, count + 1))
         return salvage(self._source, offset, size)
 
     def _count_descriptors(self, most: int) -> int | None:
-        """How many page descriptors there are. They end where the first page begins.
+        """Count the page descriptors. They end where the first page begins.
 
-        :returns: None if it cannot be told.
+        :returns: None if the file does not tell.
         """
         first_page, at = most * PAGE_DESC.size, 0
         step = _DESCRIPTORS_AT_ONCE * PAGE_DESC.size
@@ -181,7 +183,7 @@ class KdumpDump:
                 for offset, _, _, _ in PAGE_DESC.code.iter_unpack(
                     self._source.read(self._descriptors + at, max(0, size))
                 ):
-                    if offset >= self._descriptors:  # else it was never written
+                    if offset >= self._descriptors:  # otherwise the descriptor was never written
                         first_page = min(first_page, offset - self._descriptors)
             except OSError:
                 pass
@@ -191,8 +193,10 @@ class KdumpDump:
         return None if first_page % PAGE_DESC.size else first_page // PAGE_DESC.size
 
     def _look_at_the_end(self) -> tuple[int, bool]:
-        """By how much the file is too short for its last pages, and whether some of those were never written. (Zero
-        pages share one descriptor: look at several.)"""
+        """Return how many bytes the file is too short for its last pages, and whether some were never written.
+
+        Zero pages share one place in the file, so this checks several descriptors.
+        """
         pages = self._ranks.total
         last = min(pages, _LAST_DESCRIPTORS)
         end = self._descriptors + pages * PAGE_DESC.size
@@ -207,12 +211,12 @@ class KdumpDump:
         return merged(self._runs(start, end))
 
     def counts(self, start: int = 0, end: int = MAX_FRAMES) -> dict[FrameState, int]:
-        """How many of the frames [start, end) are in each state, but for NO_RAM, which is all the rest.
+        """Count the frames of [start, end) in each state except NO_RAM, which is the rest.
 
-        Runs may be as short as a frame, and as many as there are frames: the bitmaps are counted.
+        This counts bits in the bitmaps: there may be as many runs as frames.
 
-        :param start: at most the first frame that this file is for.
-        :param end: at least the one behind its last.
+        :param start: at most the first frame of this file.
+        :param end: at least the number behind its last frame.
         """
         behind = min(max(self._end, self.last_frame), end) if self._lost else self._end
         lost = self._ranks.lost or range(self._end, self._end)
@@ -233,9 +237,9 @@ class KdumpDump:
         return found
 
     def stored(self) -> Iterator[FrameRun]:
-        """All runs that are STORED, ascending, without a step for each of the others.
+        """Yield all runs that are STORED, ascending, without a step for each of the other runs.
 
-        Not those whose descriptors lie in a hole of the file, which lead nowhere.
+        Skip runs whose descriptors lie in a hole of the file: they lead to no page.
         """
         return merged(self._stored())
 
@@ -269,7 +273,7 @@ class KdumpDump:
             yield from self._absent(start, end)
 
     def _told(self, start: int, end: int) -> Iterator[FrameRun]:
-        """By the bitmaps."""
+        """Yield the runs in [start, end) as the bitmaps tell them."""
         for first, last, stored in bit_runs(self._in_file, start, end):
             if stored and not self.incomplete:
                 yield FrameRun(first, last, FrameState.STORED)
@@ -283,15 +287,15 @@ class KdumpDump:
             yield FrameRun(first, last, FrameState.EXCLUDED if ram else FrameState.NO_RAM)
 
     def _check(self, start: int, end: int) -> Iterator[FrameRun]:
-        """Page by page, which of the frames that shall be in an incomplete file are."""
+        """Yield the state of each frame that an incomplete file should have: STORED or CUT_OFF."""
         while start < end:
             stop = min(end, start + _DESCRIPTORS_AT_ONCE)
             size = (stop - start) * PAGE_DESC.size
             try:
                 table = self._source.read(self._descriptors + self._ranks.rank(start) * PAGE_DESC.size, size)
-            except ShortFile:  # pages lie behind their descriptors
+            except ShortFile:  # then the pages, which lie behind the descriptors, are missing too
                 yield FrameRun(start, stop, FrameState.CUT_OFF)
-            except OSError:  # each will say so by itself
+            except OSError:  # reading a page will raise the error
                 yield FrameRun(start, stop, FrameState.STORED)
             else:
                 for frame, (offset, length, _, _) in enumerate(PAGE_DESC.code.iter_unpack(table), start):
@@ -312,12 +316,12 @@ class KdumpDump:
         self.place([(page, at) for at, page in enumerate(pages)], view)
 
     def place(self, wanted: list[tuple[int, int]], view: memoryview) -> None:
-        """Unpack page frames that are STORED to where they are wanted.
+        """Unpack page frames that are STORED to their places in the view.
 
-        In the order of the file, so that what lies together there is read together.
+        Reads go in file order, so that neighbours in the file take one read.
 
-        :param wanted: physical address of each, and where in the view its bytes go: the how manieth page.
-        :raises ShortFile, BrokenDump, OSError: one of them cannot be read.
+        :param wanted: for each frame its physical address, and the number of the page in the view for its bytes.
+        :raises ShortFile, BrokenDump, OSError: a page cannot be read.
         """
         wanted.sort()
         found: list[tuple[int, int, int, int]] = []  # offset in the file, size, flags; place
@@ -331,13 +335,13 @@ class KdumpDump:
         self._unpack(found, view)
 
     def _described(self, rank: int, count: int) -> memoryview:
-        """Page descriptors. Those wanted next are mostly near."""
+        """Return page descriptors, from cached blocks of the table: the next ones wanted are mostly near."""
         start, size = rank * PAGE_DESC.size, count * PAGE_DESC.size
         number, at = divmod(start, _TABLE_BLOCK)
         if at + size <= _TABLE_BLOCK:
             try:
                 found = self._table_block(number)[at : at + size]
-            except (ShortFile, OSError):  # of something beside them, perhaps
+            except (ShortFile, OSError):  # perhaps of other bytes in the block
                 pass
             else:
                 if len(found) == size:
@@ -349,7 +353,7 @@ class KdumpDump:
         return self._source.read(offset, max(0, min(_TABLE_BLOCK, self._source.size - offset)))
 
     def _ranked(self, wanted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-        """Frames whose descriptors are neighbours: first, behind the last, rank of the first."""
+        """Yield groups of frames with adjacent descriptors: first, behind the last, rank of the first."""
         start = rank = 0
         previous, shift = -2, self.page_shift
         for at, (page, _) in enumerate(wanted):
@@ -364,8 +368,11 @@ class KdumpDump:
             yield start, len(wanted), rank
 
     def _unpack(self, found: Sequence[tuple[int, int, int, int]], view: memoryview) -> None:
-        """Pages by their offset in the file. What is adjacent there is one read, and one page that stands for several
-        (makedumpfile has one of zeros) is unpacked once."""
+        """Unpack pages, sorted by their offset in the file.
+
+        One read takes all adjacent pages. A page that stands for several frames (makedumpfile's page of zeros) is
+        unpacked once.
+        """
         groups: list[tuple[int, int]] = []  # the first page, behind the last one
         places: list[tuple[int, int]] = []
         start = end = -1

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The headers of a kdump file: makedumpfile's diskdump_mod.h, versions 1 to 6.
+"""Read the headers of a kdump file: makedumpfile's diskdump_mod.h, versions 1 to 6.
 
-A 32-bit makedumpfile has struct timeval, unsigned long and their alignment of another size than a 64-bit one.
+Size and alignment of struct timeval and unsigned long differ between a 32-bit and a 64-bit makedumpfile.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ __all__ = ("PAGE_DESC", "KdumpHeader", "PageDesc", "SubHeader", "read_header")
 
 
 class _DiskDumpHeader(NamedTuple):
-    """``struct disk_dump_header``, as far as kgcore reads it. Counts that are int in C are read as unsigned."""
+    """``struct disk_dump_header``, as far as kgcore reads it. Counts, int in C, are unsigned here."""
 
     signature: Annotated[bytes, chars(8)]
     header_version: S32
@@ -33,16 +33,16 @@ class _DiskDumpHeader(NamedTuple):
     block_size: U32
     sub_hdr_size: U32  # in blocks
     bitmap_blocks: U32
-    max_mapnr: U32  # before version 6, and 32 bits of it since
+    max_mapnr: U32  # all of it before version 6; since then its low 32 bits
 
 
 class SubHeader(NamedTuple):
-    """``struct kdump_sub_header``. Offsets (off_t) are read as unsigned."""
+    """``struct kdump_sub_header``. Offsets (off_t) are unsigned here."""
 
     phys_base: ULong
     dump_level: S32
     split: S32
-    start_pfn: ULong  # of which version 6 has all 64 bits
+    start_pfn: ULong  # version 6 has all 64 bits, in start_pfn_64
     end_pfn: ULong
     offset_vmcoreinfo: U64
     size_vmcoreinfo: ULong
@@ -75,7 +75,7 @@ assert [layout.header.size for layout in _LAYOUTS] == [448, 432]
 assert [layout.sub_header.size for layout in _LAYOUTS] == [104, 80]
 assert PAGE_DESC.size == 24
 
-_SINCE = {  # header_version that brought a field; before it, those bytes are anything
+_SINCE = {  # header_version that added a field; in older versions its bytes are undefined
     "dump_level": 1,
     "split": 2,
     "offset_vmcoreinfo": 3,
@@ -92,19 +92,19 @@ _COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KdumpHeader:
-    """What the headers say.
+    """Facts from the headers.
 
-    :ivar release: of the kernel; QEMU leaves it empty, and all of utsname but the machine.
-    :ivar machine: its name of the architecture.
-    :ivar page_shift: of the block size, which is that of a page.
+    :ivar release: of the kernel; QEMU leaves all of utsname empty but the machine.
+    :ivar machine: utsname's name of the architecture.
+    :ivar page_shift: a block has ``1 << page_shift`` bytes, the size of a page.
     :ivar compression: of pages, with ``+`` between several; ``none``.
     :ivar out_of_space: the writer ran out of space.
-    :ivar dump_level: makedumpfile's; None: unknown.
-    :ivar last_frame: behind the last page frame of the machine.
-    :ivar sub: the sub-header; 0 stands for what the version has not, or could not be read.
-    :ivar lost: where the sub-header could not be read.
+    :ivar dump_level: makedumpfile's ``-d``; None: unknown.
+    :ivar last_frame: the number behind the last page frame of the machine.
+    :ivar sub: the sub-header; fields that the version lacks, or that are unreadable, are 0.
+    :ivar lost: the unreadable parts of the sub-header.
     :ivar bitmaps: offset of the first of the two bitmaps.
-    :ivar bitmap_size: bytes of each.
+    :ivar bitmap_size: bytes of each bitmap.
     """
 
     release: str
@@ -123,11 +123,11 @@ class KdumpHeader:
 def read_header(source: ByteSource) -> KdumpHeader:
     """Read the headers of a kdump file.
 
-    :raises TargetError: no page has the size that they say.
-    :raises ShortFile, OSError: they cannot be read.
+    :raises TargetError: the block size is no page size of the machine.
+    :raises ShortFile, OSError: the headers cannot be read.
     """
     data = source.read(0, max(layout.header.size for layout in _LAYOUTS))
-    header = _LAYOUTS[0].header.unpack(data)  # up to utsname both are the same
+    header = _LAYOUTS[0].header.unpack(data)  # both layouts are the same up to utsname
     release, machine = _text(header.release), _text(header.machine)
     sizes = {1 << shift: shift for shift in page_shifts(machine)}
     for layout in _LAYOUTS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What makedumpfile left out of a dump, in words."""
+"""Say in words which pages makedumpfile left out of a dump."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ _KEEPS_PROCESSES = 17
 
 
 def left_out(level: int | None) -> str:
-    """Say what of the memory of processes makedumpfile left out of a dump, and what would keep it.
+    """Say which memory of processes makedumpfile left out of a dump, and which level keeps it.
 
     :param level: makedumpfile's ``-d``; None: the dump does not tell, but lacks user memory.
-    :return: a sentence; "" if that level leaves out nothing of processes.
+    :return: a sentence; "" if the level leaves out no memory of processes.
     """
     if level is None:
         return f"the dump excludes user memory; makedumpfile level {_KEEPS_PROCESSES} keeps it"
@@ -27,13 +27,13 @@ def left_out(level: int | None) -> str:
 
 
 def why_left_out(described: Mapping[str, str]) -> str:
-    """Say why memory of a process is not in a dump that does not have all of it.
+    """Say why a dump lacks memory of a process.
 
     :param described: what :meth:`kgcore.sources.base.Source.describe` says of the dump.
-    :return: a sentence; "" if it cannot be known.
+    :return: a sentence; "" if the reason is unknown.
     """
     level = described.get("dump_level", "")
     if level.isdecimal():
         return left_out(int(level))
-    # Of a dump that was cut off and does not tell its level we cannot know who took the memory.
+    # A dump without a level that is cut off too: the reason may be either.
     return "" if "cut_off_bytes" in described else left_out(None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory as it is: LiME images, and raw memory, which has no header at all.
+"""Read uncompressed memory: LiME images, and raw memory, which has no header at all.
 
-A LiME image is, for each range of RAM, a header and the bytes (LiME's doc/README.md; ``struct lime_header``, version
-1). AVML writes the same, unless it compresses.
+A LiME image has, for each range of RAM, a header and the bytes (LiME's doc/README.md; ``struct lime_header``, version
+1). AVML writes the same format, unless it compresses.
 """
 
 import re
@@ -23,12 +23,12 @@ LIME = b"EMiL"  # 0x4C694D45, little-endian
 _HEADER = Struct("<4sIQQ8x")  # magic, version, s_addr, e_addr (the last byte), reserved
 _LIKELY = re.compile(rb"EMiL\x01\0\0\0")
 _MAX_EXTENTS = 1 << 16
-_SEARCHED = 1 << 36  # bytes, for the next header
+_SEARCHED = 1 << 36  # bytes to search for the next header
 _MAX_ADDRESS = 1 << 52
 
 
 class PhysicalRange(NamedTuple):
-    """Physical memory that lies in the file as it is; ``stored`` of its ``size`` bytes do."""
+    """A range of physical memory of ``size`` bytes, of which the first ``stored`` are in the file."""
 
     address: int
     size: int
@@ -39,10 +39,10 @@ class PhysicalRange(NamedTuple):
 class LinearDump:
     """A LiME image or raw memory.
 
-    :ivar extents: ascending by address, none of them overlapping.
-    :ivar memory: where in the file it lies.
+    :ivar extents: the ranges, ascending by address, without overlaps.
+    :ivar memory: where in the file physical memory lies.
     :param page_shift: a page has ``1 << page_shift`` bytes.
-    :raises TargetError: a header in it is damaged.
+    :raises TargetError: a header is damaged.
     """
 
     compression = "none"
@@ -66,7 +66,7 @@ class LinearDump:
                 raise TargetError(f"two of its ranges hold the memory at {behind.address:#x}")
         self.missing_bytes = sum(extent.size - extent.stored for extent in self.extents)
         self.incomplete = self.missing_bytes > 0
-        # The range whose header is lost may have been anywhere.
+        # A range whose header is unreadable may be anywhere.
         self.frames: Frames = RunList(self._runs(), FrameState.LOST if self.notices else FrameState.NO_RAM)
         self.memory = Uncompressed(
             source, ((each.address, each.stored, each.offset) for each in self.extents), 1 << page_shift
@@ -79,7 +79,7 @@ class LinearDump:
             try:
                 magic, version, first, last = _HEADER.unpack(self._source.read(offset, _HEADER.size))
             except ShortFile:
-                return  # nothing is left, or not even a whole header
+                return  # end of file, perhaps within a header
             except OSError:
                 self.notices = unreadable(["headers"])
                 following = found_again(self._source, offset, _LIKELY, self._leads_on, _SEARCHED)
@@ -96,7 +96,7 @@ class LinearDump:
         raise TargetError(f"it is a LiME image of more than {_MAX_EXTENTS} ranges")
 
     def _leads_on(self, offset: int) -> bool:
-        """Whether a range begins there: it ends where another one begins, or the file ends."""
+        """Tell whether a range begins there: at its end another range or the end of the file must follow."""
         for _ in range(2):
             if offset == self._source.size:
                 return True

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Decompression of LZO1X blocks, with the zero runs that Linux added for zram ("lzo-rle", bitstream version 1).
+"""Decompress LZO1X blocks, with the zero runs that Linux added for zram ("lzo-rle", bitstream version 1).
 
 The format: Documentation/staging/lzo.rst. A block is a series of instructions. Each copies bytes of earlier output (or,
 since version 1, makes zeros), and says how many literal bytes follow, up to three; a longer row of literals is an
-instruction of its own. What the document does not say clearly: a block that begins with 18 to 20 begins with 1 to 3
-literals, and behind the two bytes that name the version, the block begins as one without them.
+instruction of its own. The document is unclear on two points: a block that begins with 18 to 20 begins with 1 to 3
+literals; and after the two bytes that name the version, a block goes on like one without them.
 """
 
 __all__ = ("DamagedBlock", "decompress")
 
-_HEADER = 17  # first byte of a block that names its version in the second
+_HEADER = 17  # first byte of a block whose second byte is the version
 _SHORTEST_WITH_HEADER = 5
-_ROW = 4  # stands where the number of literals does, after a longer row of them
+_ROW = 4  # stands for the number of literals, after a longer row of them
 _TOO_LONG = "the decompressed block is too long"
 
 
 class DamagedBlock(ValueError):
-    """The data are no LZO block, or one of another size."""
+    """The data are no LZO block, or a block of another size."""
 
 
 def decompress(data: bytes | memoryview, size: int) -> bytes:
     """Unpack a block of either version to exactly ``size`` bytes.
 
-    :raises DamagedBlock: that cannot be; no more than ``size`` bytes were unpacked until this was found.
+    :raises DamagedBlock: the block does not unpack to ``size`` bytes; at most ``size`` bytes are unpacked before.
     """
     try:
         out, end = _unpack(bytes(data), size)
@@ -36,9 +36,11 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
 
 
 def _unpack(data: bytes, size: int) -> tuple[bytearray, int]:
-    """Everything up to the end mark, and what is behind that in the data. Each turn of the loop reads at least a byte.
+    """Unpack up to the end mark; return the output and the offset behind the mark.
 
-    :raises IndexError: there is no end mark.
+    Each turn of the loop reads at least one byte.
+
+    :raises IndexError: the end mark is missing.
     """
     at = 0
     runs = False
@@ -48,7 +50,7 @@ def _unpack(data: bytes, size: int) -> tuple[bytearray, int]:
         runs = data[1] == 1
         at = 2
     out = bytearray()
-    literals = before = 0  # that follow this instruction, that followed the one before it; or _ROW
+    literals = before = 0  # literals after this instruction, and after the one before it; or _ROW
     if data[at] > _HEADER:
         literals = data[at] - _HEADER
         before = min(literals, _ROW)
@@ -109,12 +111,12 @@ def _unpack(data: bytes, size: int) -> tuple[bytearray, int]:
             raise DamagedBlock(_TOO_LONG)
         if distance >= length:
             out += out[start : start + length]
-        else:  # what is copied is being made: the same bytes over and over
+        else:  # the copy overlaps its own output: it repeats the same bytes
             out += (out[start:] * (length // distance + 1))[:length]
 
 
 def _length(data: bytes, at: int, code: int, mask: int) -> tuple[int, int]:
-    """The length in an instruction's low bits, or if they are 0 in the bytes behind it; and where its rest begins."""
+    """Return the length in an instruction's low bits (if 0, in the bytes behind it), and the offset after it."""
     length = code & mask
     if length:
         return length + 2, at

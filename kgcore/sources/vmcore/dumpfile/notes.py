@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ELF notes of a dump file."""
+"""Parse the ELF notes of a dump file."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ MAX_VMCOREINFO = 1 << 16
 
 _HEADER = Struct("<III")  # Elf_Nhdr: n_namesz, n_descsz, n_type; the same in both classes
 _OWNER = re.compile(rb"(?:CORE|QEMU|LINUX|VMCOREINFO)\0")
-_MEMORY = 256  # bytes that an object of each takes
+_MEMORY = 256  # bytes of memory for the object of each note
 
 
 class DumpNote(NamedTuple):
-    """A note: ``name`` without its NUL (``CORE``, ``QEMU``, ``VMCOREINFO``), ``desc`` as it lies there."""
+    """A note: ``name`` without its NUL (``CORE``, ``QEMU``, ``VMCOREINFO``), ``desc`` as raw bytes."""
 
     name: bytes
     type: int
@@ -29,20 +29,20 @@ class DumpNote(NamedTuple):
 
 
 def parse_notes(data: bytes, budget: Budget, gaps: Sequence[Gap] = ()) -> Iterator[DumpNote]:
-    """The notes of a note segment, up to its end or to the first that does not fit into it.
+    """Yield the notes of a note segment, up to its end or to the first note that does not fit into it.
 
     Name and descriptor are padded to 4 bytes, as Linux and QEMU do in both ELF classes. Empty headers, which the
     kernel leaves where a CPU saved nothing, are skipped.
 
-    :param data: is paid for already.
-    :param gaps: what of the data could not be read.
-    :raises TargetError: there are more of them than memory should be spent on.
+    :param data: the segment; the budget has paid for it already.
+    :param gaps: the unreadable parts of the data.
+    :raises TargetError: the notes would take more memory than the budget has.
     """
     if not gaps:
         yield from _notes(data, budget)
         return
     found = list(_between(data, budget, gaps))
-    # Without one of QEMU's own notes its NT_PRSTATUS look like the crash path's, whose numbers mean something else.
+    # Without a QEMU note, QEMU's NT_PRSTATUS look like the crash path's, whose numbers mean something else.
     whose = any(note.name == b"QEMU" for note in found)
     yield from (note for note in found if whose or note.name != b"CORE")
 
@@ -73,5 +73,5 @@ def _notes(data: bytes, budget: Budget) -> Iterator[DumpNote]:
 
 
 def unreadable(parts: Sequence[str]) -> tuple[str, ...]:
-    """What to tell of parts of a dump file that a disk error took, if it took any."""
+    """Return the notice about parts of a dump file that are unreadable; empty if there are no such parts."""
     return (f"parts of the dump's {' and '.join(parts)} are unreadable (a disk error?)",) if parts else ()

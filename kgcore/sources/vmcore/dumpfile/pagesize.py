@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Choose the page size of a dump's machine: the one in the dump if its architecture has it, else the usual one."""
+"""Choose the page size of a dump's machine: the one in the dump if the architecture has it, else the usual one."""
 
 import re
 from collections.abc import Iterable
@@ -14,26 +14,26 @@ _ALL = range(12, 17)  # 4 KiB to 64 KiB: what makedumpfile and Linux know
 
 
 def page_shifts(machine: str) -> tuple[int, ...]:
-    """Give the page sizes that a machine may have, as powers of two, the usual one first.
+    """Return the page sizes that a machine may have, as powers of two, the usual one first.
 
-    :param machine: as the header of a dump has it; of one that nobody knows any size will do.
+    :param machine: the name in the header of a dump; an unknown machine may have any size.
     """
     known = (each.page_shifts for each in ARCHITECTURES.values() if machine == each.name or machine in each.machines)
     return next(known, tuple(_ALL))
 
 
 def usual_page_shift(machine: str, told: int | None = None) -> int:
-    """Choose a page size.
+    """Return the page size of a machine, as a power of two.
 
-    :param told: bytes of a page as the dump has it; None: it does not say.
-    :returns: that if the machine may have it, else what it usually has; as a power of two.
+    :param told: bytes of a page according to the dump; None: it does not say.
+    :returns: the told size if the machine may have it, else its usual size.
     """
     shifts = page_shifts(machine)
     return next((shift for shift in shifts if 1 << shift == told), shifts[0])
 
 
 def told_by_notes(notes: Iterable[DumpNote]) -> int | None:
-    """PAGESIZE of the VMCOREINFO in a dump's notes, in bytes."""
+    """Return PAGESIZE of the VMCOREINFO in a dump's notes, in bytes; None: not there."""
     for note in notes:
         if note.name == b"VMCOREINFO" and (found := _PAGESIZE.search(note.desc)):
             return int(found[1])

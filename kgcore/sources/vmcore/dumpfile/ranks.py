@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where in the table of a kdump file the descriptor of a page frame stands: behind those of all frames before it."""
+"""Find the descriptor of a page frame in a kdump file's table: its index is the number of stored frames before it."""
 
 from array import array
 from bisect import bisect_left, bisect_right
@@ -14,17 +14,17 @@ _STEP = 1 << 10  # page frames between two known ranks: 128 bytes of bitmap
 
 
 class Ranks:
-    """Counts the bits of a bitmap that are set before one of them.
+    """The ranks of the bits of a bitmap: how many set bits lie before each.
 
-    Where part of the bitmap cannot be read, the ranks behind it are known if the number of all is.
+    If part of the bitmap is unreadable, the ranks behind it are known only if ``total`` is.
 
-    :param bits: what cannot be read of them is 0.
-    :param first: bit that has rank 0.
-    :param end: behind the last one.
-    :param gaps: bytes of the bitmap that cannot be read, ascending.
-    :param total: how many bits are set in [first, end); None: it is not known.
-    :ivar lost: bits of which it is not known whether they are set, or what rank they have.
-    :ivar total: how many bits are set, as far as it is known.
+    :param bits: the bitmap, with 0 for unreadable bytes.
+    :param first: the bit with rank 0.
+    :param end: the bit behind the last one.
+    :param gaps: unreadable bytes of the bitmap, ascending.
+    :param total: how many bits are set in [first, end); None: unknown.
+    :ivar lost: bits that may be set or not, or have no known rank.
+    :ivar total: how many bits are set, as far as known.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Ranks:
         self._lacking = 0
         self.lost = range(0)
         unknown = _bits_of(gaps, first, end)
-        if not unknown or total == known:  # none is set where it cannot be read
+        if not unknown or total == known:  # no unreadable bit is set
             return
         if total is not None and total > known:
             self.total, self._lacking = total, total - known
@@ -46,7 +46,7 @@ class Ranks:
             self.lost = range(unknown[0].start, end)
 
     def rank(self, bit: int) -> int:
-        """How many bits are set before one that is not lost."""
+        """Return how many bits are set before a bit that is not lost."""
         bits, ranks = self._bits, self._ranks
         step = bit // _STEP
         self._know(step)
@@ -56,7 +56,7 @@ class Ranks:
         return ranks[step] + before + rest - self._ones_before + lacking
 
     def bit(self, rank: int) -> int:
-        """The bit that has a rank, if none is lost.
+        """Return the set bit with a rank. No bit may be lost.
 
         :param rank: below :attr:`total`.
         """
@@ -68,7 +68,7 @@ class Ranks:
         return step * _STEP + bisect_left(range(_STEP), wanted, key=lambda at: (word & (2 << at) - 1).bit_count())
 
     def _know(self, step: int) -> None:
-        """Count up to a step."""
+        """Count the set bits up to a step, if not done yet."""
         bits, ranks = self._bits, self._ranks
         while len(ranks) <= step:
             begin = (len(ranks) - 1) * _STEP // 8
@@ -78,11 +78,11 @@ class Ranks:
 def restored(
     bits: memoryview, gaps: Sequence[Gap], most: memoryview, first: int, end: int, total: int | None
 ) -> memoryview | None:
-    """A bitmap with what cannot be read of it, if there is only one way that it can have been; else None.
+    """Return a bitmap with its unreadable bits filled in, if only one value is possible; else None.
 
-    :param bits: what cannot be read of them is 0.
-    :param most: a bitmap in which all of these bits are set, and perhaps others.
-    :param total: how many bits are set in [first, end); None: it is not known.
+    :param bits: the bitmap, with 0 for unreadable bytes.
+    :param most: a bitmap with all bits set that are set in this one, and perhaps others.
+    :param total: how many bits are set in [first, end); None: unknown.
     """
     unknown = sum(count_ones(most, each.start, each.stop) for each in _bits_of(gaps, first, end))
     if total != count_ones(bits, first, end) + unknown:
@@ -94,6 +94,6 @@ def restored(
 
 
 def _bits_of(gaps: Sequence[Gap], first: int, end: int) -> list[range]:
-    """The bits within [first, end) that gaps, in bytes, hold."""
+    """Return the bits within [first, end) that lie in the gaps, which count bytes."""
     found = (range(max(first, gap.start * 8), min(end, gap.end * 8)) for gap in gaps)
     return [each for each in found if each]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The bytes of a dump file by offset, wherever in the file they lie.
+"""Read the bytes of a dump file by offset, in plain and flattened files alike.
 
-Nothing is mapped: a file that somebody cuts off meanwhile, or a bad sector, is an error here, and in a mapping a signal
-that ends us.
+kgcore maps no dump file: a bad sector, or a process that truncates the file, is an error when reading, but in a mapping
+a signal that kills kgcore.
 """
 
 import errno
@@ -42,49 +42,49 @@ class Gap(NamedTuple):
 
 
 class ByteSource(Protocol):
-    """A dump as its writer meant it: flattened files look here as if they were not.
+    """The bytes of a dump as its writer meant it: a flattened file looks like a plain one.
 
-    :ivar budget: for all that is read of it because a header says so.
+    :ivar budget: for all reads whose size comes from a header.
     """
 
     budget: Budget
 
     @property
     def size(self) -> int:
-        """Where the last byte that there is ends."""
+        """Return the offset behind the last byte in the file."""
 
     def read(self, offset: int, size: int) -> memoryview:
-        """Exactly these bytes.
+        """Return exactly these bytes.
 
-        :raises ShortFile: not all of them are there.
-        :raises OSError: the disk does not give them.
+        :raises ShortFile: the file does not have all of them.
+        :raises OSError: the disk cannot read them.
         """
 
     def fill(self, offset: int, view: memoryview) -> None:
-        """Copy as many bytes as ``view`` has. What it holds after an exception is undefined.
+        """Fill ``view`` with bytes from an offset. After an exception its contents are undefined.
 
         :raises ShortFile, OSError: as :meth:`read`.
         """
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """These, (offset, size) each, are about to be read one by one: a disk may as well fetch them side by side."""
+        """Announce reads, (offset, size) each, that follow one by one: the disk may fetch them in parallel."""
 
     def has(self, offset: int, size: int) -> bool:
-        """Whether they lie within the file."""
+        """Tell whether these bytes lie within the file."""
 
     def extents(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Those of these bytes that take room in the file, as (offset, size), ascending. The others are in holes."""
+        """Yield which of these bytes take room in the file: (offset, size), ascending. The others are in holes."""
 
     def stored(self, offset: int, size: int) -> int:
-        """How many of these bytes take room in the file. The others are in holes, and read as zeros."""
+        """Count the bytes that take room in the file. The others are in holes, and read as zeros."""
 
     def close(self) -> None: ...
 
 
 class PlainFile:
-    """A file as it is.
+    """A plain file, not flattened.
 
-    :param descriptor: of a regular file, not empty; stays the caller's.
+    :param descriptor: of a regular file, not empty; the caller keeps it and closes it.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -102,15 +102,15 @@ class PlainFile:
                 start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
                 behind = os.lseek(self._descriptor, start, os.SEEK_HOLE)
             except (OSError, OverflowError) as error:
-                if getattr(error, "errno", 0) != errno.ENXIO:  # which says that nothing is behind it
-                    yield offset, end - offset  # it cannot be told
+                if getattr(error, "errno", 0) != errno.ENXIO:  # ENXIO: only a hole follows
+                    yield offset, end - offset  # unknown: take all as stored
                 return
             if start < end:
                 yield start, min(behind, end) - start
             offset = behind
 
     def stored(self, offset: int, size: int) -> int:
-        # Of a file in more pieces, what is counted is enough.
+        # For a file in more pieces, the count so far is enough.
         return sum(length for _, length in islice(self.extents(offset, size), _MAX_EXTENTS))
 
     def read(self, offset: int, size: int) -> memoryview:
@@ -140,12 +140,12 @@ class PlainFile:
                 os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _in_memory(self, offset: int) -> bool:
-        """Whether no disk is needed to read there, as far as the file system tells."""
+        """Tell whether the byte is in the page cache; True if the file system does not say."""
         try:
             os.preadv(self._descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return False
-        except (OSError, OverflowError):  # it does not tell, or nothing is there
+        except (OSError, OverflowError):  # the file system does not say, or the file ends before
             pass
         return True
 
@@ -156,10 +156,10 @@ class PlainFile:
 
 
 def salvage(source: ByteSource, offset: int, size: int) -> tuple[memoryview, tuple[Gap, ...]]:
-    """Bytes of which a bad sector may have taken some.
+    """Read bytes, skipping bad sectors.
 
-    :returns: the bytes, with zeros for those that cannot be read, and where those are, ascending.
-    :raises ShortFile: they do not lie within the file, or not any more.
+    :returns: the bytes, with zeros for unreadable ones, and the gaps where these are, ascending.
+    :raises ShortFile: the bytes do not lie within the file, or no longer.
     """
     try:
         return source.read(offset, size), ()
@@ -170,7 +170,7 @@ def salvage(source: ByteSource, offset: int, size: int) -> tuple[memoryview, tup
     left = _MOST_READS_OF_BAD
 
     def take(start: int, end: int) -> None:
-        """Halves of what cannot be read as a whole, down to pages."""
+        """Read a range; if that fails, its halves, down to pages."""
         nonlocal left
         left -= 1
         try:
@@ -197,12 +197,12 @@ def salvage(source: ByteSource, offset: int, size: int) -> tuple[memoryview, tup
 def found_again(
     source: ByteSource, place: int, likely: re.Pattern[bytes], fits: Callable[[int], bool], most: int
 ) -> int | None:
-    """Where a chain of headers goes on of which one cannot be read.
+    """Return the offset where a chain of headers goes on after an unreadable header; None: not found.
 
-    :param place: of the unreadable header.
-    :param likely: what a header looks like.
-    :param fits: whether headers really begin at an offset.
-    :param most: how many bytes to look through.
+    :param place: offset of the unreadable header.
+    :param likely: pattern of a header.
+    :param fits: tells whether headers really begin at an offset.
+    :param most: how many bytes to search.
     """
     at = place - place % BAD_PAGE + BAD_PAGE
     left = _MOST_CANDIDATES

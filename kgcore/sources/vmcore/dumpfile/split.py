@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Split sets: one dump that ``makedumpfile --split`` wrote to several kdump files, each with a range of page frames.
+"""Read split sets: dumps that ``makedumpfile --split`` wrote to several kdump files, each with a range of page frames.
 
-Every part has all headers, bitmaps and notes of the whole, and says which frames are its own (struct kdump_sub_header:
+Every part has all headers, bitmaps and notes of the dump, and says which frames are its own (struct kdump_sub_header:
 split, start_pfn_64, end_pfn_64).
 """
 
@@ -20,7 +20,7 @@ _HINT = "name every file of the set, each with its own -c"
 
 
 class SplitMember(NamedTuple):
-    """One file of a set and the page frames [start, end) that it is for."""
+    """One file of a set, and its page frames [start, end)."""
 
     path: str
     start: int
@@ -29,11 +29,11 @@ class SplitMember(NamedTuple):
 
 
 class SplitSet:
-    """All files of a set as the one dump that they are; itself the :class:`Frames` of it.
+    """All files of a set as one dump; also the :class:`Frames` of that dump.
 
-    :param files: path and contents of each, in any order; closed with the set.
-    :ivar parts: ascending.
-    :raises TargetError: they are not one whole set.
+    :param files: path and contents of each, in any order; closing the set closes them.
+    :ivar parts: the files, ascending by page frame.
+    :raises TargetError: the files are not one complete set.
     """
 
     format = "kdump"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory that lies in a file as it is, in a few large ranges."""
+"""Read memory that lies uncompressed in a file, in a few large ranges."""
 
 from array import array
 from bisect import bisect_right
@@ -13,7 +13,7 @@ _MAX_EXTENTS = 1 << 20
 
 
 def adjacent(pages: Sequence[int], page_size: int) -> Iterator[tuple[int, int]]:
-    """Neighbours in a list of pages that are neighbours in memory too: (address, bytes), in the list's order."""
+    """Join pages that are neighbours both in the list and in memory: yield (address, bytes), in the list's order."""
     if isinstance(pages, range):
         yield pages.start, len(pages) * page_size
         return
@@ -29,8 +29,8 @@ def adjacent(pages: Sequence[int], page_size: int) -> Iterator[tuple[int, int]]:
 class Uncompressed:
     """Where in a file physical memory lies.
 
-    :param ranges: physical address, bytes that are in the file, and their offset in it. Of memory that is there
-        twice, one copy is taken.
+    :param ranges: physical address, number of bytes in the file, and their offset there. If the file has memory
+        twice, one copy counts.
     :param page_size: bytes of a page frame.
     """
 
@@ -58,9 +58,9 @@ class Uncompressed:
             done += size
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes at any address.
+        """Return the bytes at any physical address.
 
-        :raises ShortFile, OSError: one of them cannot be read.
+        :raises ShortFile, OSError: a byte cannot be read.
         """
         at = bisect_right(self._starts, address) - 1
         if at >= 0 and address + size <= self._ends[at]:
@@ -69,9 +69,9 @@ class Uncompressed:
         return b"".join(self._source.read(*place) for place in places)
 
     def extents(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Which of these bytes are not in holes of the file, which read as zeros: (address, size), ascending.
+        """Yield which of these bytes take room in the file: (address, size), ascending. The others read as zeros.
 
-        :raises ShortFile: one of them is not there.
+        :raises ShortFile: the file lacks one of the bytes.
         """
         for offset, length in self._located([(address, size)]):
             for start, count in self._source.extents(offset, length):
@@ -80,7 +80,7 @@ class Uncompressed:
 
     @property
     def stored(self) -> int:
-        """How many bytes take room in the file; where that takes long to find out, all."""
+        """Count the bytes that take room in the file; if counting takes long, return the file's size."""
         total = 0
         for number, (_, size) in enumerate(self._source.extents(0, self._source.size)):
             if number == _MAX_EXTENTS:
@@ -89,9 +89,9 @@ class Uncompressed:
         return total
 
     def _places(self, pages: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Where the pages lie in the file, in their order: (offset, size).
+        """Yield where the pages lie in the file, in the order of the list: (offset, size).
 
-        :raises ShortFile: one of them is not there.
+        :raises ShortFile: the file lacks one of the pages.
         """
         return self._located(adjacent(pages, self._page_size))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Name files that are not vmcores, or of an unsupported kind, and say what to do."""
+"""Name files that are no vmcores, or in a format that kgcore does not read, and say what to do."""
 
 import shlex
 from pathlib import PurePath
@@ -78,7 +78,7 @@ _OTHERS = (
 
 
 def refusal(path: str, head: bytes) -> TargetError | None:
-    """What to say of a file that starts like this; None if nothing is known of it."""
+    """Return the error for a file that starts with these bytes; None: the format is unknown."""
     for packer in _PACKERS:
         if head.startswith(packer.magic):
             return TargetError(f"it is compressed with {packer.name}", hint=f"decompress it: {_command(path, packer)}")
@@ -90,7 +90,7 @@ def refusal(path: str, head: bytes) -> TargetError | None:
 
 
 def _command(path: str, packer: _Packer) -> str:
-    """A command that works for any file name; ``gzip -d FILE`` needs the suffix."""
+    """Return a command to decompress a file of any name; ``gzip -d FILE`` would need the suffix."""
     plain = path.removesuffix(packer.suffix)
     unpacked = plain if plain != path and PurePath(plain).name else f"{path}.unpacked"
     return f"{packer.name} -dc {shlex.quote(path)} > {shlex.quote(unpacked)}"
