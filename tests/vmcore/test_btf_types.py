@@ -82,7 +82,7 @@ def test_types_that_refer_to_themselves(kind: int) -> None:
     writer = Writer()
     writer.add(BtfKind.TYPEDEF, "t", 2)
     writer.add(kind, size=2)
-    with pytest.raises(BrokenDump, match="circle"):
+    with pytest.raises(BrokenDump, match="is circular"):
         program(writer).type("t")
 
 
