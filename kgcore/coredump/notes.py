@@ -42,8 +42,9 @@ def process_notes(image: ProcessImage, arch: Arch) -> Iterator[Note]:
 def _thread_notes(image: ProcessImage, arch: Arch, thread: Thread) -> list[Note]:
     regsets = [Note(given.owner, given.type, given.desc) for given in thread.regsets]
     known = {(note.name, note.type) for note in regsets}
-    built = ((row, row.build(image, thread)) for row in arch.regsets if (row.owner, row.type) not in known)
-    regsets += (Note(row.owner, row.type, desc) for row, desc in built if desc is not None)
+    for row in arch.regsets:  # plain loops: there may be 20 000 threads
+        if (row.owner, row.type) not in known and (desc := row.build(image, thread)) is not None:
+            regsets.append(Note(row.owner, row.type, desc))
     fpvalid = any(note.type == NT_PRFPREG for note in regsets)
     signal = image.dying.signal if image.dying is not None else 0
     return [Note(b"CORE", NT_PRSTATUS, prstatus_note(arch, thread, fpvalid, signal)), *regsets]
