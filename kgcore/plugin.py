@@ -84,7 +84,7 @@ def gcore(
     """
     from kgcore.coredump.limits import Limits
     from kgcore.coredump.pipeline import Options
-    from kgcore.saving import CoreWriter
+    from kgcore.saving import CoreWriter, destination
 
     options = Options(
         mask=_mask(filter), dontdump=dontdump, dax=dax, missing=missing, vendor_note=note, share_zeros=share_zeros
@@ -93,8 +93,16 @@ def gcore(
         if limit is not None and limit <= 0:
             raise ValueError(f"{name} is {limit}: expected more than 0")
     limits = Limits(max_size, max_time)
-    writer = CoreWriter.to(
-        output or ".", options, force=force, compress=compress, sysroot=sysroot, jobs=jobs, limits=limits
+    directory, file = destination(output or ".")
+    writer = CoreWriter(
+        options,
+        directory=directory,
+        output=file,
+        force=force,
+        compress=compress,
+        sysroot=sysroot,
+        jobs=jobs,
+        limits=limits,
     )
     ref = _current(prog) if pid is None else _reference(pid)
     with _source(prog, UserFiles.of(swap, root)) as source:

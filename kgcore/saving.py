@@ -20,7 +20,7 @@ from kgcore.sinks.files import FileSink, Sink, StreamSink
 from kgcore.sinks.outputs import named
 from kgcore.sources.base import Source, TaskRef
 
-__all__ = ("CoreWriter", "save")
+__all__ = ("CoreWriter", "destination", "save")
 
 
 def save(
@@ -58,10 +58,29 @@ def save(
     :raises KgcoreError: the process cannot be found or has no memory, or the output cannot be written.
     :raises TypeError, ValueError: a parameter makes no sense.
     """
-    writer = CoreWriter.to(
-        output, options or Options(), force=force, compress=compress, sysroot=sysroot, jobs=jobs, limits=limits
+    directory, file = destination(output)
+    writer = CoreWriter(
+        options or Options(),
+        directory=directory,
+        output=file,
+        force=force,
+        compress=compress,
+        sysroot=sysroot,
+        jobs=jobs,
+        limits=limits,
     )
     return writer.save(source, ref, progress)
+
+
+def destination(output: str | os.PathLike[str] | BinaryIO) -> tuple[str, str | BinaryIO | None]:
+    """Tell a directory from a file name and a file object.
+
+    :return: the ``directory`` and the ``output`` of a :class:`CoreWriter`.
+    """
+    if not isinstance(output, str | os.PathLike):
+        return "", output
+    path = os.fspath(output)
+    return (path, None) if os.path.isdir(path) else ("", path)
 
 
 class CoreWriter:
@@ -109,41 +128,6 @@ class CoreWriter:
         self._jobs = jobs or available()
         self._sysroot = None if sysroot is None else Sysroot(os.fspath(sysroot), force=force)
         self._own: set[str] = set()
-
-    @classmethod
-    def to(
-        cls,
-        output: str | os.PathLike[str] | BinaryIO,
-        options: Options,
-        *,
-        force: bool = False,
-        compress: Compression | None = None,
-        sysroot: str | os.PathLike[str] | None = None,
-        jobs: int | None = None,
-        limits: Limits | None = None,
-    ) -> "CoreWriter":
-        """Return a writer for an output that may be a directory, a file name or a file object.
-
-        :raises KgcoreError, ValueError: as the class does.
-        """
-        directory = ""
-        file: str | BinaryIO | None = None
-        if not isinstance(output, str | os.PathLike):
-            file = output
-        elif os.path.isdir(output):
-            directory = os.fspath(output)
-        else:
-            file = os.fspath(output)
-        return cls(
-            options,
-            directory=directory,
-            output=file,
-            force=force,
-            compress=compress,
-            sysroot=sysroot,
-            jobs=jobs,
-            limits=limits,
-        )
 
     def save(self, source: Source, ref: TaskRef | int | str, progress: Progress | None = None) -> Report:
         """Prepare a process, and write its core, its program and its libraries.

@@ -45,10 +45,10 @@ __all__ = (
     "output_name",
     "place_of",
     "size",
-    "supplies_of",
     "swap_image",
     "task_of",
     "tasks_of",
+    "user_files_of",
     "user_id",
     "vmcore_path",
     "workers",
@@ -487,7 +487,7 @@ def _task(word: str) -> TaskRef:
         raise UsageError(error.message, hint=error.hint) from error
 
 
-def supplies_of(parsed: argparse.Namespace) -> UserFiles:
+def user_files_of(parsed: argparse.Namespace) -> UserFiles:
     """Return what the options of :func:`add_supply_options` say.
 
     :raises UsageError: an image or the directory does not exist, or a device is given twice.

@@ -102,9 +102,7 @@ def test_level(row: Row, place: Path, shift: float) -> None:
 
 def test_zram_is_kept_at_every_level() -> None:
     """What the document says of it."""
-    (shown,) = re.findall(
-        r"got ([\d.]+) MiB from zram at level 1, and ([\d.]+) MiB at level 31", DOCUMENT.read_text()
-    )
+    (shown,) = re.findall(r"got ([\d.]+) MiB from zram at level 1, and ([\d.]+) MiB at level 31", DOCUMENT.read_text())
     guest = need("k61-zram")
     for file, expected in zip(("vmcore.d1-zlib", "vmcore.d31-zlib"), map(float, shown), strict=True):
         found = 0

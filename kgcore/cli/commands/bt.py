@@ -17,8 +17,8 @@ from kgcore.cli.arguments import (
     add_version,
     flag,
     place_of,
-    supplies_of,
     tasks_of,
+    user_files_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
@@ -80,7 +80,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> BtCommand:
         place=place_of(parsed, environ),
         show=Channel(parsed.show),
         tasks=tasks_of(parsed) or (TaskRef.current(),),
-        user_files=supplies_of(parsed),
+        user_files=user_files_of(parsed),
         all_threads=parsed.all_threads,
         kernel=parsed.kernel_stack,
         json=parsed.json,

@@ -24,8 +24,8 @@ from kgcore.cli.arguments import (
     flag,
     option,
     place_of,
-    supplies_of,
     task_of,
+    user_files_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
@@ -100,7 +100,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DebugCommand:
         place=place_of(parsed, environ),
         show=Channel(parsed.show),
         task=task_of(parsed),
-        user_files=supplies_of(parsed),
+        user_files=user_files_of(parsed),
         mask=parsed.mask,
         debugger=parsed.debugger,
         directory=parsed.directory,

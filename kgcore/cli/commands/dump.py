@@ -29,8 +29,8 @@ from kgcore.cli.arguments import (
     output_name,
     place_of,
     size,
-    supplies_of,
     tasks_of,
+    user_files_of,
     user_id,
     workers,
 )
@@ -320,7 +320,7 @@ def _request(parsed: argparse.Namespace) -> DumpRequest:
         dry_run=parsed.dry_run,
         report=parsed.report,
         show=parsed.show,
-        user_files=supplies_of(parsed),
+        user_files=user_files_of(parsed),
         sysroot=parsed.sysroot,
         select=select,
         jobs=parsed.jobs,

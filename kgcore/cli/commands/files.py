@@ -22,8 +22,8 @@ from kgcore.cli.arguments import (
     option,
     output_name,
     place_of,
-    supplies_of,
     task_of,
+    user_files_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
@@ -105,7 +105,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> FilesCommand:
         output=parsed.output,
         list=parsed.list,
         force=parsed.force,
-        user_files=supplies_of(parsed),
+        user_files=user_files_of(parsed),
     )
 
 

@@ -19,8 +19,8 @@ from kgcore.cli.arguments import (
     option,
     output_name,
     place_of,
-    supplies_of,
     task_of,
+    user_files_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
@@ -83,7 +83,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
         mask=parsed.mask,
         dontdump=parsed.dontdump,
         dax=parsed.dax,
-        user_files=supplies_of(parsed),
+        user_files=user_files_of(parsed),
         json=parsed.json,
         html=parsed.html,
         force=parsed.force,

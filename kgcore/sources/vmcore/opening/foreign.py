@@ -138,7 +138,7 @@ def _opened_anew(prog: Program, path: str | None) -> Target:
     with suppress(LookupError):
         file = prog.main_module().debug_file_path
         files = (file,) if file else ()
-    return open_target(DumpLocation(core=_still_there(path), symbols=files))
+    return open_target(DumpLocation(core=path, symbols=files))
 
 
 def _still_there(path: str) -> str:

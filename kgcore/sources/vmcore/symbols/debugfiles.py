@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
-from struct import Struct
 from struct import error as TooShort
 
 from drgn import Program
 
+from kgcore.elf.headers import EHDR, SHDR
 from kgcore.errors import TargetError
 from kgcore.system.regular import open_regular, read_at
 
@@ -23,12 +23,9 @@ __all__ = ("given_name", "private_copies", "private_copy")
 _KEY = "kgcore_debug_files"
 _NUMBERS = count(1)  # the paths of two copies differ
 _AT_ONCE = 1 << 20
-_MOST = 2 << 30  # bytes of all copies together
+_MOST = 2 << 30  # bytes of a copy
 _SHARE = 4  # a copy takes at most 1/_SHARE of the available memory
 
-# Elf64_Ehdr: e_ident, e_type; e_shoff; e_shentsize, e_shnum. Elf64_Shdr: sh_type, sh_flags, sh_offset, sh_size.
-_EHDR = Struct("<6s10xH22xQ10xHH")
-_SHDR = Struct("<4xIQ8xQQ")
 _ELF64 = b"\x7fELF\x02\x01"
 _ET_EXEC, _SHT_RELA, _SHT_NOBITS, _SHF_ALLOC = 2, 4, 8, 2
 
@@ -144,17 +141,19 @@ def _relocations(source: int, size: int) -> list[tuple[int, int]]:
     :returns: ranges [start, end), ascending.
     """
     try:
-        ident, kind, table, entry, rows = _EHDR.unpack_from(read_at(source, _EHDR.size, 0))
-        if ident != _ELF64 or kind != _ET_EXEC:
+        ehdr, shdr = EHDR[64].unpack(read_at(source, EHDR[64].size, 0)), SHDR[64]
+        if not ehdr.e_ident.startswith(_ELF64) or ehdr.e_type != _ET_EXEC or ehdr.e_shentsize != shdr.size:
             return []
-        data = read_at(source, entry * rows, table)
-        sections = [_SHDR.unpack_from(data, entry * number) for number in range(rows)]
+        data = read_at(source, shdr.size * ehdr.e_shnum, ehdr.e_shoff)
+        sections = [shdr.unpack(data, shdr.size * number) for number in range(ehdr.e_shnum)]
     except (OSError, TooShort):  # the reader of the file reports it
         return []
     found, reached = [], 0
-    for kind, flags, start, length in sorted(sections, key=lambda section: section[2]):
-        if kind == _SHT_RELA and not flags & _SHF_ALLOC and reached <= start <= start + length <= size:
-            found.append((start, start + length))
-            reached = start + length
-    taken = [(start, start + length) for kind, flags, start, length in sections if kind not in (_SHT_RELA, _SHT_NOBITS)]
+    for section in sorted(sections, key=lambda section: section.sh_offset):
+        start, end = section.sh_offset, section.sh_offset + section.sh_size
+        if section.sh_type == _SHT_RELA and not section.sh_flags & _SHF_ALLOC and reached <= start <= end <= size:
+            found.append((start, end))
+            reached = end
+    used = (section for section in sections if section.sh_type not in (_SHT_RELA, _SHT_NOBITS))
+    taken = [(section.sh_offset, section.sh_offset + section.sh_size) for section in used]
     return [gap for gap in found if not any(low < gap[1] and gap[0] < high for low, high in taken)]
