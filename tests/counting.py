@@ -3,7 +3,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -41,10 +42,17 @@ def calls_of_c(work: Callable[[], object]) -> Counter[str]:
         if event == "c_call":
             calls[called.__name__] += 1
 
+    with profiled(each):
+        work()
+    return calls
+
+
+@contextmanager
+def profiled(each: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
+    """Calls a function at each call and return, as :func:`sys.setprofile` has it."""
     before = sys.getprofile()
     sys.setprofile(each)
     try:
-        work()
+        yield
     finally:
         sys.setprofile(before)
-    return calls

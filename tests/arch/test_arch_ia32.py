@@ -21,6 +21,7 @@ from kgcore.model.process import VM_EXEC, VM_READ, FpuState
 from kgcore.sinks.files import FileSink
 from kgcore.sources.base import TaskRef
 from tests.builders import FakeSource, make_image, make_regs, make_thread, make_vma
+from tests.compiler import output
 
 IA32, I386, X32, MIXED = (ARCHES[name] for name in ("ia32", "i386", "x32", "ia32-in-64"))
 ROWS = {row.type: row for row in IA32.regsets}
@@ -170,11 +171,7 @@ int main(void)
 
 def test_the_processor_itself_agrees(tmp_path: Path) -> None:
     """FNSAVE stores what NT_PRFPREG imitates."""
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc")
-    (tmp_path / "x.c").write_text(X87)
-    subprocess.run(["gcc", "-O1", "-o", tmp_path / "x", tmp_path / "x.c"], check=True)
-    done = subprocess.run([tmp_path / "x"], capture_output=True, check=True).stdout
+    done = output(tmp_path, X87, "-O1")
     assert len(done) == 8 * 620
     seen = set()
     for at in range(0, len(done), 620):

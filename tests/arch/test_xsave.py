@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-import shutil
 import struct
 import subprocess
 from dataclasses import replace
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from kgcore.arch.x86.xsave import layout_note, user_fpu, user_ssp
 from kgcore.model.process import FpuState, XsaveLayout
+from tests.compiler import compiled
 
 COMPACTED = 1 << 63
 INIT_FX = struct.pack("<H22xI", 0x37F, 0x1F80).ljust(416, b"\0")
@@ -244,11 +244,7 @@ int main(void)
 
 def test_the_processor_itself_agrees(tmp_path: Path) -> None:
     """XSAVEC's compacted image comes out as what XSAVE stored of the same registers."""
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc")
-    (tmp_path / "x.c").write_text(HARDWARE)
-    subprocess.run(["gcc", "-O1", "-o", tmp_path / "x", tmp_path / "x.c"], check=True)
-    done = subprocess.run([tmp_path / "x"], capture_output=True, check=False)
+    done = subprocess.run([compiled(tmp_path, HARDWARE, "-O1")], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("this processor has no XSAVEC")
     text, data = done.stdout.split(b"end\n", 1)

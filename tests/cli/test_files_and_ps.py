@@ -20,6 +20,7 @@ from kgcore.errors import KgcoreError
 from kgcore.model.process import ProcessSummary
 from kgcore.views.openfiles import extract_file, flag_words, open_files
 from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD, ZOMBIE, FakeSource, opened
+from tests.schemas import strict
 
 PACKAGE = Path(kgcore.__file__).parent
 SCHEMAS = {name: json.loads((PACKAGE / "schemas" / f"{name}.schema.json").read_text()) for name in ("ps", "files")}
@@ -227,16 +228,6 @@ def test_columns_of_containers_only_where_there_are_any() -> None:
 
 
 # The schemas
-
-
-def strict(schema: Any) -> Any:
-    """The same, of objects that have no other keys."""
-    if isinstance(schema, list):
-        return [strict(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    more = {"additionalProperties": False} if "properties" in schema and "required" in schema else {}
-    return {key: strict(value) for key, value in schema.items()} | more
 
 
 @pytest.mark.parametrize(

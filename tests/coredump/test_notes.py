@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 import io
-import shutil
 import struct
-import subprocess
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -21,6 +19,7 @@ from kgcore.elf.layout import Note
 from kgcore.model.process import CoreDialect, FpuState, RegisterNote, RegisterSource, TaskTimes
 from kgcore.sinks.files import FileSink
 from tests.builders import FakeSource, make_file, make_fpu, make_image, make_regs, make_thread, make_vma
+from tests.compiler import output
 
 X86_64 = ARCHES["x86_64"]
 
@@ -167,14 +166,7 @@ int main(void)
 
 @pytest.mark.parametrize(("arch", "flag"), [(X86_64, "-m64"), (IA32, "-m32")])
 def test_structures_are_those_of_the_c_compiler(tmp_path: Path, arch: Arch, flag: str) -> None:
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc")
-    (tmp_path / "s.c").write_text(C_PRSTATUS)
-    done = subprocess.run(["gcc", flag, "-o", tmp_path / "s", tmp_path / "s.c"], capture_output=True, check=False)
-    if done.returncode and flag == "-m32":
-        pytest.skip("no gcc-multilib")
-    assert done.returncode == 0, done.stderr
-    truth = subprocess.run([tmp_path / "s"], check=True, capture_output=True).stdout
+    truth = output(tmp_path, C_PRSTATUS, flag)
     thread = make_thread(
         sigpend=0x100,
         sighold=0x8000000000000200,

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """siginfo_t, against what the C compiler makes of the same."""
 
-import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from kgcore.model.dying import Dying
 from kgcore.model.siginfo import SIZE, Fault, code_name, note, parse, signal_name, unsent, words
+from tests.compiler import output
 
 C = r"""
 #define _GNU_SOURCE
@@ -56,14 +55,7 @@ TOLD = (
 
 
 def compiled(folder: Path, flag: str) -> list[bytes]:
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc")
-    (folder / "s.c").write_text(C)
-    done = subprocess.run(["gcc", flag, "-o", folder / "s", folder / "s.c"], capture_output=True, check=False)
-    if done.returncode and flag == "-m32":
-        pytest.skip("no gcc-multilib")
-    assert done.returncode == 0, done.stderr
-    raw = subprocess.run([folder / "s"], check=True, capture_output=True).stdout
+    raw = output(folder, C, flag)
     return [raw[at : at + SIZE] for at in range(0, len(raw), SIZE)]
 
 

@@ -15,10 +15,10 @@ pytest.importorskip("drgn")
 
 from kgcore.check.core import check_core
 from kgcore.model.siginfo import signal_name
+from tests.schemas import strict
 from tests.vmcore.conftest import Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
-from tests.vmcore.test_schemas import strict
 from tests.vmcore.tools import ROOT, gdb, kgcore
 from tests.vmcore_fixtures.make.dying_guests import DUMPING, DUMPING_IA32, NO_CORE, PENDING
 

@@ -2,6 +2,7 @@
 """Cores of processes in a QEMU guest that runs before and after."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 from kgcore import gcore
 from kgcore.check.core import check_core
 from kgcore.errors import TargetError
-from kgcore.model.process import RegisterSource
+from kgcore.model.process import ProcessImage, RegisterSource
 from kgcore.sources.base import TaskRef
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.opening.target import open_target
@@ -164,6 +165,22 @@ def test_kernel_that_hides_its_symbols(tmp_path: Path) -> None:
         assert len(Core(tmp_path / "core").threads) == 7
 
 
+def check_spinner(images: Sequence[ProcessImage], told: Sequence[Mapping[str, int]]) -> None:
+    """The spinner on CPU 2 has the registers of that CPU.
+
+    :param images: of the running guest, and of a dump of it.
+    :param told: QEMU's word of the registers of all CPUs.
+    """
+    for image, source in zip(images, (RegisterSource.LIVE_CPU, RegisterSource.QEMU_NOTE), strict=True):
+        (running,) = (thread for thread in image.threads if thread.cpu is not None)
+        assert running.cpu == 2
+        assert running.regs.values["r12"] == 0xBB00008100000012  # block_fill(), victims/blockregs.h
+        if running.regs.source is not RegisterSource.ENTRY_FRAME:  # it was in no interrupt at that moment
+            assert running.regs.source is source
+            (cpu,) = (one for one in told if one["r12"] == running.regs.values["r12"])
+            assert {name: running.regs.values[name] for name in cpu} == cpu
+
+
 @pytest.mark.usefixtures("guest")
 def test_unplugged_and_added_cpus(tmp_path: Path) -> None:
     """What QEMU tells of the CPUs has a gap, and more than the kernel runs: two were added, which it has not started.
@@ -184,14 +201,7 @@ def test_unplugged_and_added_cpus(tmp_path: Path) -> None:
             images.append(VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image)
     told = told_by_qemu(text)
     assert (text.count("CPU#"), len(told)) == (4, 2)
-    for image, source in zip(images, (RegisterSource.LIVE_CPU, RegisterSource.QEMU_NOTE), strict=True):
-        (running,) = (thread for thread in image.threads if thread.cpu is not None)
-        assert running.cpu == 2
-        assert running.regs.values["r12"] == 0xBB00008100000012  # block_fill(), victims/blockregs.h
-        if running.regs.source is not RegisterSource.ENTRY_FRAME:  # it was in no interrupt at that moment
-            assert running.regs.source is source
-            (cpu,) = (one for one in told if one["r12"] == running.regs.values["r12"])
-            assert {name: running.regs.values[name] for name in cpu} == cpu
+    check_spinner(images, told)
 
 
 SWITCH_CPUS = """
@@ -220,14 +230,7 @@ def test_offline_and_added_cpus(tmp_path: Path) -> None:
             images.append(VmcoreSource(target).process(TaskRef("spin", pid=row.pid)).image)
     told = told_by_qemu(text)
     assert (online, text.count("CPU#"), len(told)) == ({0, 2, 3}, 4, 4)
-    for image, source in zip(images, (RegisterSource.LIVE_CPU, RegisterSource.QEMU_NOTE), strict=True):
-        (running,) = (thread for thread in image.threads if thread.cpu is not None)
-        assert running.cpu == 2
-        assert running.regs.values["r12"] == 0xBB00008100000012  # block_fill(), victims/blockregs.h
-        if running.regs.source is not RegisterSource.ENTRY_FRAME:  # it was in no interrupt at that moment
-            assert running.regs.source is source
-            (cpu,) = (one for one in told if one["r12"] == running.regs.values["r12"])
-            assert {name: running.regs.values[name] for name in cpu} == cpu
+    check_spinner(images, told)
 
 
 def test_gcore_on_a_program_of_a_guest(guest: LiveGuest, tmp_path: Path) -> None:
@@ -240,6 +243,7 @@ def test_gcore_on_a_program_of_a_guest(guest: LiveGuest, tmp_path: Path) -> None
         prog.set_qemu_qmp(guest.socket)
         report = gcore(prog, pid, output=tmp_path / "function", note=False)
         del prog
+        gc.collect()  # the types that were made of its kernel's BTF refer to their Program, which has the connection
     assert report.complete
     assert same_bytes(tmp_path / "function", tmp_path / "command")
     assert guest.status == "running"

@@ -3,7 +3,6 @@
 member, is found on a machine of any speed. (Of an operator that searches a list there is no call to be counted.)"""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -23,6 +22,7 @@ from kgcore.model.account import Account
 from kgcore.model.memory import Provenance
 from kgcore.model.process import ProcessImage
 from kgcore.sources.base import TaskRef
+from tests.counting import profiled
 from tests.vmcore.conftest import Extractor, need
 
 _T = TypeVar("_T")
@@ -39,12 +39,8 @@ def counted(work: Callable[[], _T]) -> tuple[_T, Counter[str]]:
         elif event == "c_call" and type(getattr(function, "__self__", None)).__module__ == "_drgn":
             counts["drgn"] += 1
 
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
+    with profiled(count):
         return work(), counts
-    finally:
-        sys.setprofile(before)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ pytest.importorskip("drgn")
 jsonschema = pytest.importorskip("jsonschema")
 
 from kgcore.cli.commands import COMMANDS
+from tests.schemas import strict
 from tests.vmcore import reshape
 from tests.vmcore.conftest import COMMITTED, need
 from tests.vmcore.tools import kgcore
@@ -22,16 +23,6 @@ from tests.vmcore.tools import kgcore
 PACKAGE = Path(__file__).parents[2] / "kgcore"
 DOCS = PACKAGE.parent / "docs"
 SCHEMAS = {name: json.loads((PACKAGE / "schemas" / f"{name}.schema.json").read_text()) for name in ("info", "check")}
-
-
-def strict(schema: Any) -> Any:
-    """The same, of objects that have no other keys."""
-    if isinstance(schema, list):
-        return [strict(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    more = {"additionalProperties": False} if "properties" in schema and "required" in schema else {}
-    return {key: strict(value) for key, value in schema.items()} | more
 
 
 def printed(name: str, *words: object, cwd: Path, status: int = 0) -> Any:
