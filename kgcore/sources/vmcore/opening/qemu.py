@@ -34,7 +34,7 @@ from kgcore.sources.vmcore.opening.drgnmemory import MemorySegment, assemble
 __all__ = ("PausedGuest",)
 
 _PATIENCE = 30  # seconds for an answer
-_GREETING = 15  # QEMU lets the last client go first, which takes its time on a busy host
+_GREETING = 5
 _TIMEVAL = Struct("qq")
 _MAX_MEMORY = 1 << 52
 _MAX_ANSWER = 1 << 24
