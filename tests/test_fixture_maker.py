@@ -174,6 +174,18 @@ def test_what_victims_promise(tmp_path: Path, state: str, swap: int, more: dict[
     assert wrong in "".join(found)
 
 
+@pytest.mark.parametrize(("went", "wrong"), [([3, 3], ""), ([2, 3], "swap device 2, and 3 was preferred")])
+def test_a_victim_is_swapped_out_to_the_device_of_its_recipe(tmp_path: Path, went: list[int], wrong: str) -> None:
+    said = told()
+    said["mappings"][0]["swap_type"] = went
+    root = proc(tmp_path / "proc", "S", 8)
+    (tmp_path / "victims").mkdir()
+    (tmp_path / "victims/victim.preferred").write_text("3\n")
+    found = list(promises.broken(root, said))
+    assert len(found) == bool(wrong)
+    assert wrong in "".join(found)
+
+
 # Supplies and progress
 
 

@@ -131,7 +131,7 @@ def test_limits_hold_for_kgcore(hook: Hook) -> None:
     ("text", "said"),
     [
         ("echo wrong >&2; exit 1", ["wrong", "kgcore failed with status 1"]),
-        ("exit 3", ["done, but not all was to be had"]),
+        ("exit 3", ["done, but not every core is complete"]),
         ("kill -9 $$", ["kgcore was stopped after"]),
         ("kill -SEGV $$", ["kgcore failed with status 139"]),
         ("printf '\\377 \\\\x1b \\\\c'", ["\ufffd \\x1b \\c", "done"]),

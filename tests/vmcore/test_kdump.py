@@ -115,7 +115,7 @@ def test_limit_cuts_and_says_so(crashed: Crash) -> None:
     (process,) = report["processes"]
     assert process["stored"] <= MAX_SIZE
     assert process["account"]["missing"]["limit"] > 10 << 20
-    assert "kgcore-kdump: done, but not all was to be had" in crashed.console
+    assert "kgcore-kdump: done, but not every core is complete" in crashed.console
 
 
 def test_stacks_before_the_limit(crashed: Crash) -> None:

@@ -27,6 +27,13 @@ def broken(truth: Path, told: Mapping[str, Any]) -> Iterator[str]:
         runs = any(one["tid"] == int(thread.name) and one.get("role") == SPINNER for one in told.get("threads", ()))
         if (state == "R") != runs:
             yield f"{name}: thread {thread.name} is in state {state}"
+    # The guest's script notes beside the victim's words which swap device was preferred when it was ready.
+    preferred = truth.parent / "victims" / f"{name}.preferred"
+    if preferred.exists():
+        wanted = int(preferred.read_text())
+        other = {number for one in told.get("mappings", ()) for number in one.get("swap_type", ())} - {wanted}
+        if other:
+            yield f"{name}: pages went to swap device {min(other)}, and {wanted} was preferred"
     smaps = proc / "smaps"
     if not smaps.exists():  # of very many mappings there are none
         return
