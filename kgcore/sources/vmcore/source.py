@@ -159,7 +159,7 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
         """See :attr:`kgcore.sources.base.Process.memory`."""
         image, first = self._read
         try:
-            return VmcoreMemory(self._backing, first.mm.read_())
+            return VmcoreMemory(self._backing, first.mm.read_(), first)
         except FaultError as error:
             raise BrokenDump(f"process {image.tgid}: its page tables are not in the dump: {in_words(error)}") from error
 

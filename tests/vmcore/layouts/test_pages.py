@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What stands for each page of a process: the decision table of pages.py on made-up page tables and caches."""
 
+import re
 import struct
 
 import pytest
@@ -53,8 +54,8 @@ EVERYTHING = 1 << 40
 class Process(Cache):
     """A process with one mapping of 16 pages at START, and a file behind it if asked for."""
 
-    def __init__(self, release: str = "6.12.0") -> None:
-        super().__init__(TYPES, release)
+    def __init__(self, release: str = "6.12.0", types: str = TYPES) -> None:
+        super().__init__(types, release)
         self.root = self.allocate(4096)
         self.tables: dict[tuple[int, int], int] = {}
         self.has(*POISON, *MIGRATION, *DEVICE_514, "shmem_aops", "ram_aops", "ext4_aops")
@@ -482,6 +483,111 @@ class TestVdso:
         process.lost = {physical(process.mm) >> 12}
         (run,) = memory.runs(Vma(START, START + 0x10000, VM_READ, name="[vdso]"), START, START + 4096)
         assert (run.provenance, run.detail[:5]) == (FILE, "vdso:")
+
+
+VVAR = """
+struct vdso_time_data { unsigned int seq; };
+struct time_namespace { struct page *vvar_page; };
+struct nsproxy { struct time_namespace *time_ns; };
+struct task_struct { unsigned int flags; char comm[16]; struct nsproxy *nsproxy; };
+"""
+
+
+class Vvar(Process):
+    """A process with ``[vvar]`` of lib/vdso/datastore.c of 7.3: its time, the page between, random numbers."""
+
+    def __init__(self, release: str = "7.3.4") -> None:
+        types = re.sub(r"struct task_struct [^}]*};", "", TYPES)
+        super().__init__(release, types + VVAR)
+        self.word("phys_base", 0)
+        self.pages_of_data = self.allocate(3 * 4096)
+        for number, name in enumerate((b"time", b"empty", b"random")):
+            self.write(self.pages_of_data + 4096 * number, name)
+        first = self.page(physical(self.pages_of_data) >> 12, 0)
+        self.word("vdso_data_pages", first)
+        self.word("vdso_k_time_data", self.pages_of_data)
+        self.word("vdso_k_rng_data", self.pages_of_data + 8192)
+        self.special = self.new("struct vm_special_mapping", fault=1)
+        self.symbols["vdso_vvar_mapping"] = self.special
+        self.symbols["special_mapping_fault"] = 2
+        ops = self.new("struct vm_operations_struct", fault=2)
+        self.set("struct vm_area_struct", self.area, {"vm_ops": ops, "vm_private_data": self.special})
+        self.time_ns = self.new("struct time_namespace")
+        proxy = self.new("struct nsproxy", time_ns=self.time_ns)
+        self.task = self.new("struct task_struct", nsproxy=proxy)
+
+    @property
+    def it(self) -> VmcoreMemory:
+        mm = self.pointer("struct mm_struct", self.mm)
+        task = self.pointer("struct task_struct", self.task) if self.task else None
+        return VmcoreMemory(Backing(self.kernel, UserFiles()), mm, task)
+
+    def words(self) -> list[str]:
+        """What each page begins with; else where it comes from."""
+        vma = Vma(START, START + 0x3000, VM_READ, struct=self.area, name="[vvar]")
+        found = []
+        for piece in self.it.read(vma, START, START + 0x3000):
+            for at in range(0, piece.run.length, 4096):
+                data = bytes(piece.data[at : at + 4096])
+                found.append(data.rstrip(b"\0").decode() if data else piece.run.provenance.value)
+        return found
+
+
+class TestVvar:
+    """vvar_fault() of lib/vdso/datastore.c."""
+
+    def test_pages(self) -> None:
+        assert Vvar().words() == ["time", "empty", "random"]
+
+    def test_time_namespace(self) -> None:
+        vvar = Vvar()
+        frame = physical(vvar.data(b"offsets".ljust(4096, b"\0"))) >> 12
+        vvar.set("struct time_namespace", vvar.time_ns, {"vvar_page": vvar.page(frame, 0)})
+        assert vvar.words() == ["offsets", "time", "random"]
+
+    @pytest.mark.parametrize("where", ["direct map", "image"])
+    def test_only_pointers(self, where: str) -> None:
+        """In 7.2 they are allocated, before they are part of the image. (The mapping is VM_IO there.)"""
+        vvar = Vvar()
+        del vvar.symbols["vdso_data_pages"]
+        if where == "image":
+            vvar.symbols |= {"_text": 0xFFFFFFFF80000000, "_end": 0xFFFFFFFF90000000}
+            vvar.word("vdso_k_time_data", 0xFFFFFFFF80000000 + physical(vvar.pages_of_data))
+        assert vvar.words() == ["time", "zero", "random"]
+
+    def test_io_is_a_hole(self) -> None:
+        vvar = Vvar()
+        assert vvar.runs(3, VM_READ | VM_IO | VM_PFNMAP, name="[vvar]") == [(3, ZERO, "")]
+
+    @pytest.mark.parametrize(
+        ("symbol", "value", "words"),
+        [
+            ("vdso_k_time_data", PAGE_OFFSET + 0x5000, ["file", "empty", "random"]),
+            ("vdso_k_rng_data", PAGE_OFFSET + 0x5000, ["time", "empty", "file"]),
+            ("vdso_k_time_data", PAGE_OFFSET + 0x5008, ["file", "empty", "random"]),
+            ("vdso_data_pages", 0x1000, ["file", "file", "file"]),
+        ],
+    )
+    def test_contradictions(self, symbol: str, value: int, words: list[str]) -> None:
+        vvar = Vvar()
+        vvar.word(symbol, value)
+        assert vvar.words() == words
+
+    def test_unknown_symbols(self) -> None:
+        vvar = Vvar()
+        for name in ("vdso_data_pages", "vdso_k_time_data", "vdso_k_rng_data"):
+            del vvar.symbols[name]
+        assert vvar.words() == ["file", "zero", "file"]
+
+    def test_unknown_task(self) -> None:
+        vvar = Vvar()
+        vvar.task = 0
+        assert vvar.words() == ["file", "file", "random"]
+
+    def test_task_that_has_left_its_namespaces(self) -> None:
+        vvar = Vvar()
+        vvar.set("struct task_struct", vvar.task, {"nsproxy": 0})
+        assert vvar.words() == ["file", "file", "random"]
 
 
 class TestCollapse:

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object
 
+from kgcore.errors import BrokenDump
 from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_HUGETLB, Vma
 from kgcore.sources.vmcore.kernelreads import in_words
 from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.extents import Extent, missing, zeros
 from kgcore.sources.vmcore.memory.pagecache import CachedFile
+from kgcore.sources.vmcore.memory.vvar import is_vvar, vvar_page
 
 __all__ = ("Faults",)
 
@@ -44,14 +46,16 @@ class _Behind(NamedTuple):
 class Faults:
     """The fault handlers of one address space."""
 
-    def __init__(self, backing: Backing, mm: Object) -> None:
+    def __init__(self, backing: Backing, mm: Object, task: Object | None = None) -> None:
         """
         :param mm: ``struct mm_struct *``
+        :param task: ``struct task_struct *`` of a thread of the process; None: unknown.
         """
         self._backing = backing
         self._kernel = kernel = backing.kernel
         self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
         self._mm = mm
+        self._task = task
         self._known: dict[int, _Behind] = {}
 
     def secret(self, vma: Vma) -> bool:
@@ -139,6 +143,10 @@ class Faults:
         try:
             private = self._struct(vma).vm_private_data.value_()
             special = Object(self._kernel.prog, "struct vm_special_mapping *", private)
+            if is_vvar(self._kernel, special):
+                for at in range(address, end, self._page_size):
+                    yield from self._vvar(vma, at)
+                return
             pages = special.pages.read_()
             at = address
             while at < end and not special.fault:
@@ -151,3 +159,17 @@ class Faults:
             pass
         if at < end:
             yield missing(at, end - at, Provenance.FILE, "the kernel makes it on access")
+
+    def _vvar(self, vma: Vma, address: int) -> Iterator[Extent]:
+        """Yield a page of ``[vvar]``."""
+        size = self._page_size
+        try:
+            page = vvar_page(self._kernel, self._task, vma.pgoff + (address - vma.start >> self._page_shift))
+        except (FaultError, LookupError, BrokenDump) as error:
+            why = in_words(error) if isinstance(error, FaultError) else str(error)
+            yield missing(address, size, Provenance.FILE, f"a page of the vdso's data: {why}")
+            return
+        if page is None:
+            yield zeros(address, size)
+        else:
+            yield from self._backing.physical.extents(address, size, page, Provenance.PAGE_CACHE)

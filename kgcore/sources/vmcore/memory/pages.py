@@ -137,10 +137,11 @@ class _Swapped(NamedTuple):
 class VmcoreMemory:
     """:class:`kgcore.model.memory.Memory` of one ``struct mm_struct``."""
 
-    def __init__(self, backing: Backing, mm: Object) -> None:
+    def __init__(self, backing: Backing, mm: Object, task: Object | None = None) -> None:
         """Set up the memory of a process.
 
         :param mm: ``struct mm_struct *``
+        :param task: ``struct task_struct *`` of one of its threads, for what depends on its namespaces; None: unknown.
         :raises BrokenDump: its page tables are not found.
         """
         self._backing = backing
@@ -150,7 +151,7 @@ class VmcoreMemory:
         self._mode = kernel.machine.paging_mode
         self._root = kernel.machine.root_table(mm)
         self._swap_types = backing.swap_types
-        self._faults = Faults(backing, mm)
+        self._faults = Faults(backing, mm, task)
         self._doubts = Doubts(kernel, mm)
 
     @guarding_each("cannot locate the memory")
