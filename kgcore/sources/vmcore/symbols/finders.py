@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolIndex
+from drgn import FaultError, MissingDebugInfoError, PlatformFlags, Program, Symbol, SymbolIndex
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from kgcore.arch import SMALLEST_PAGE
@@ -197,7 +197,8 @@ def kallsyms_lines(prog: Program, info: Mapping[str, str]) -> bytes:
                     data += kernel_bytes(prog, address + len(data), min(SMALLEST_PAGE, size - len(data)))
             return data
 
-    lacking = kallsyms.amended(info, read)
+    word = 8 if prog.platform is None or PlatformFlags.IS_64_BIT in prog.platform.flags else 4
+    lacking = kallsyms.amended(info, read, word)
     return "".join(f"SYMBOL({name})={address:x}\n" for name, address in lacking.items()).encode()
 
 
