@@ -78,10 +78,10 @@ class Table:
         """The bytes of a table that is to lie at an address, and the addresses of its parts."""
         number = len(symbols)
         names, markers = bytearray(), []
-        for count, (name, _) in enumerate(symbols):
+        for count, (tokens, _) in enumerate(symbols):
             if count % _GROUP == 0:
                 markers.append(len(names))
-            names += name
+            names += tokens
         if form.addresses in ("relative", "place"):  # these have no per-CPU symbols with addresses from 0 on
             assert min(address for _, address in symbols) >= self.base
         word = "Q" if form.wide else "I"
