@@ -14,8 +14,8 @@ import pytest
 from kgcore.arch import ARCHES, ARCHITECTURES
 from kgcore.arch.x86.ia32 import GREGS as GREGS_32
 from kgcore.arch.x86.x86_64 import GREGS as GREGS_64
-from kgcore.cli.arguments import UsageError
 from kgcore.cli.commands.dump import parse
+from kgcore.cli.parser import UsageError
 from kgcore.coredump.plan import make_plan
 from kgcore.coredump.writer import write_core
 from kgcore.errors import TargetError

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pytest
 
 from kgcore.cli import commands
-from kgcore.cli.arguments import Answer
 from kgcore.cli.commands.dump import parse_drgn
+from kgcore.cli.parser import Answer
 from kgcore.sinks import compressed as compress
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kgcore.cli.arguments import duration, size
+from kgcore.cli.values import duration, size
 from tests.signals import dumps_no_core
 
 HOOK = Path(__file__).parent.parent / "contrib" / "kdump" / "kgcore-kdump"

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from kgcore import library
-from kgcore.cli.arguments import Parser, add_place_options, add_supply_options
+from kgcore.cli.arguments import add_place_options, add_supply_options
 from kgcore.cli.commands import dump, opening
 from kgcore.cli.console import Console
+from kgcore.cli.parser import Parser
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
 from kgcore.sources.location import DumpLocation
 from tests.fake_source import COMPLETE, FakeSource

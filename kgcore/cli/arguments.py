@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Share the parser, options and values of the commands, which are checked before a dump is opened.
+"""Share the options of the commands, and what they say; both are checked before a dump is opened.
 
 The options of a single command are in its module, in :mod:`kgcore.cli.commands`.
 """
@@ -8,24 +8,22 @@ import argparse
 import glob
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from kgcore._version import __version__
+from kgcore.cli.parser import Answering, Parser, UsageError, flag, option
 from kgcore.cli.request import Channel
+from kgcore.cli.values import architecture, file_name, filter_mask, level, swap_image
 from kgcore.errors import KgcoreError
 from kgcore.model.process import DEFAULT_MASK
-from kgcore.sinks.outputs import standard
 from kgcore.sources.base import TaskRef, UserFiles
 from kgcore.sources.location import DumpLocation, Location
 
 __all__ = (
     "FILTER_BITS",
     "PLACES",
-    "Answer",
-    "Parser",
     "Place",
-    "UsageError",
     "add_filter_options",
     "add_json",
     "add_mask_option",
@@ -35,27 +33,13 @@ __all__ = (
     "add_task",
     "add_tasks",
     "add_version",
-    "duration",
     "existing",
-    "file_name",
-    "flag",
-    "level",
-    "number",
-    "option",
-    "output_name",
     "place_of",
-    "size",
-    "swap_image",
     "task_of",
     "tasks_of",
     "user_files_of",
-    "user_id",
     "vmcore_path",
-    "workers",
 )
-
-
-_ALL_BITS = 0x1FF  # of /proc/PID/coredump_filter
 
 
 def _sum(mask: int) -> str:
@@ -71,76 +55,13 @@ filter bits (-f takes their sum; the default {DEFAULT_MASK} = {_sum(DEFAULT_MASK
 """
 
 
-class UsageError(KgcoreError):
-    """The command line is invalid; nothing was opened or written."""
-
-
-class Answer(Exception):
-    """A text to print instead of running the command (``--help``, ``--version``). It is not an error."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser that neither prints nor exits: drgn's prompt must survive a typo."""
-
-    def __init__(self, prog: str, **keywords: Any) -> None:
-        super().__init__(
-            prog,
-            add_help=False,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **keywords,
-        )
-        general = self.add_argument_group("general")
-        general.add_argument("-h", "--help", action=_Answer, help="show this help")
-        self.general = general
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"see {self.prog} --help")
-
-
-class _Answer(argparse.Action):
-    """End the parsing with a text: ``const``, or the parser's help."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **keywords: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **keywords)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise Answer(self.const or parser.format_help())
-
-
-class _Once(argparse.Action):
-    """Store the value (a flag stores True), and refuse the option a second time.
-
-    ``-f 1 ... -f 2`` is ambiguous: argparse would silently ignore one of them.
-    """
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        given: set[str] = namespace.__dict__.setdefault("given", set())
-        if self.dest in given:
-            raise argparse.ArgumentError(self, "given twice")
-        given.add(self.dest)
-        setattr(namespace, self.dest, True if self.nargs == 0 else values)
-
-
-def flag(group: argparse._ActionsContainer, *names: str, **keywords: Any) -> None:
-    """Add an option without a value, which may be given only once."""
-    group.add_argument(*names, action=_Once, nargs=0, default=False, **keywords)
-
-
-def option(group: argparse._ActionsContainer, *names: str, **keywords: Any) -> None:
-    """Add an option with a value, which may be given only once."""
-    group.add_argument(*names, action=_Once, **keywords)
-
-
 # Options
 
 
 def add_version(parser: Parser) -> None:
     """Add ``-V``."""
     parser.general.add_argument(
-        "-V", "--version", action=_Answer, const=f"kgcore {__version__}\n", help="show the version"
+        "-V", "--version", action=Answering, const=f"kgcore {__version__}\n", help="show the version"
     )
 
 
@@ -212,7 +133,7 @@ def add_place_options(parser: Parser) -> None:
         type=file_name,
         help="use this VMCOREINFO instead of the dump's: a file, or a physical address (0x...) in the dump",
     )
-    option(group, "--architecture", metavar="ARCH", type=_architecture, help="if the dump does not say: x86_64 or i386")
+    option(group, "--architecture", metavar="ARCH", type=architecture, help="if the dump does not say: x86_64 or i386")
 
 
 def add_mask_option(group: argparse._ActionsContainer, bits: str = "below") -> None:
@@ -271,123 +192,6 @@ def add_task(parser: Parser) -> None:
 def add_tasks(parser: Parser) -> None:
     """Add the operands that name processes."""
     parser.add_argument("tasks", metavar="PID | TASK", nargs=argparse.ZERO_OR_MORE, help=_WHICH_TASK)
-
-
-# Values
-
-
-def number(text: str, most: int, meaning: str) -> int:
-    """Return the number in a text: 0 to ``most``, decimal or with 0x."""
-    if not re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number: expected {meaning}")
-    value = int(text, 16) if text[1:2] in ("x", "X") else int(text)
-    if value > most:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: expected {meaning}")
-    return value
-
-
-def level(text: str) -> Channel:
-    """Return the channels that ``-v`` names."""
-    return Channel(number(text, 7, "a sum of 1 progress, 2 library errors and 4 page faults, 0 to 7"))
-
-
-def filter_mask(text: str) -> int | None:
-    """Return a sum of filter bits, or None for each process's own."""
-    meaning = "a sum of filter bits, 0 to 127, or 'process'"
-    if text != "process" and 127 < (value := number(text, _ALL_BITS, meaning)):
-        # What crash's gcore calls 128 the kernel calls 256 and more of: both are options here.
-        raise argparse.ArgumentTypeError(
-            f"{text} is out of range: expected {meaning}; for crash's 128 use -f {value & 127} --dontdump, "
-            f"for the kernel's 128 and 256 use -f {value & 127} --dax"
-        )
-    return None if text == "process" else number(text, 127, meaning)
-
-
-def workers(text: str) -> int:
-    """Return a number of worker processes."""
-    count = number(text, 1024, "a number of processes, 1 to 1024")
-    if not count:
-        raise argparse.ArgumentTypeError("must be 1 to 1024")
-    return count
-
-
-def user_id(text: str) -> int:
-    """Return a user id. Names other than root belong to the crashed machine, which kgcore cannot ask."""
-    if text == "root":
-        return 0
-    meaning = "a numeric user id"
-    try:
-        import pwd
-
-        meaning += f" (on this machine {text} is {pwd.getpwnam(text).pw_uid})"
-    except (KeyError, ValueError, OSError):
-        pass
-    return number(text, (1 << 32) - 2, meaning)
-
-
-_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
-
-
-def size(text: str) -> int:
-    """Return a size in bytes: a number with K, M, G or T."""
-    return int(_quantity(text, _SIZES, 1, "size", "bytes, or a number with K, M, G or T (powers of 1024)"))
-
-
-def duration(text: str) -> float:
-    """Return a duration in seconds: a number with s, m or h."""
-    return _quantity(text, _SECONDS, 0.001, "duration", "seconds, 0.001 or more, or a number with s, m or h")
-
-
-def _quantity(text: str, units: Mapping[str, int], least: float, kind: str, meaning: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]?)", text)
-    if found is None or found[2] not in units:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}: expected {meaning}")
-    value = float(found[1]) * units[found[2]]
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is too small: expected {meaning}")
-    return value
-
-
-def _architecture(text: str) -> str:
-    from kgcore.arch import ARCHITECTURES  # takes a while, and mistakes answer at once
-
-    if text.lower() not in ARCHITECTURES:  # drgn spells them in capitals
-        raise argparse.ArgumentTypeError(f"{text!r} is not supported: expected {' or '.join(ARCHITECTURES)}")
-    return text.lower()
-
-
-def file_name(text: str) -> str:
-    """Return a file name. An empty one is an unset shell variable."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty")
-    return text
-
-
-def output_name(text: str) -> str:
-    """Return the name of an output; ``-`` is standard output, under any of its names."""
-    try:
-        return standard(file_name(text))
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
-
-
-def swap_image(text: str) -> tuple[str, str]:
-    """Return a swap device and its image."""
-    device, _, image = text.partition("=")
-    if not device or not image:
-        raise argparse.ArgumentTypeError(f"{text!r} is not DEV=IMAGE (example: /dev/sda2=sda2.img)")
-    return device, image
-
-
-def existing(path: str, what: str) -> str:
-    """Return a path that exists.
-
-    :raises UsageError: it does not exist.
-    """
-    if not os.path.exists(path):
-        raise UsageError(f"no such {what}: {path!r}")
-    return path
 
 
 # Of several options
@@ -500,3 +304,13 @@ def user_files_of(parsed: argparse.Namespace) -> UserFiles:
     if parsed.root and not os.path.isdir(parsed.root):
         raise UsageError(f"--root: {parsed.root!r} is not a directory")
     return UserFiles(images, parsed.root)
+
+
+def existing(path: str, what: str) -> str:
+    """Return a path that exists.
+
+    :raises UsageError: it does not exist.
+    """
+    if not os.path.exists(path):
+        raise UsageError(f"no such {what}: {path!r}")
+    return path

@@ -8,8 +8,8 @@ from enum import Enum
 from importlib import import_module
 
 from kgcore.arch import ARCHITECTURES
-from kgcore.cli.arguments import Parser
 from kgcore.cli.commands import COMMANDS
+from kgcore.cli.parser import Parser
 
 __all__ = ("METAVARS", "CommandLine", "Option", "ValueKind", "command_lines", "default_parser", "parser_of")
 

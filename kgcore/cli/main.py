@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
     import traceback
 
     from kgcore.cli import commands
-    from kgcore.cli.arguments import Answer, UsageError
     from kgcore.cli.console import Console, OutputLost, Status, reason
+    from kgcore.cli.parser import Answer, UsageError
     from kgcore.cli.request import Channel
     from kgcore.errors import KgcoreError
 

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from kgcore.cli import commands
-from kgcore.cli.arguments import Answer
+from kgcore.cli.parser import Answer
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import TaskRef
 

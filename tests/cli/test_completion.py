@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kgcore.cli import commands
-from kgcore.cli.arguments import Parser
 from kgcore.cli.commandline import METAVARS
 from kgcore.cli.completion import script
+from kgcore.cli.parser import Parser
 from kgcore.sources.location import DumpLocation
 from tests.shells import SHELLS, Shell
 

@@ -16,8 +16,8 @@ import pytest
 
 from kgcore.binaries.contents import FileGap
 from kgcore.binaries.sysroot import SysrootFile
-from kgcore.cli.arguments import UsageError
 from kgcore.cli.commands import bt, debug
+from kgcore.cli.parser import UsageError
 from kgcore.model.process import MappedFile, ProcessImage, PsInfo, TaskIds, Vma
 from kgcore.sources.base import TaskRef
 from kgcore.views.debugger import Session, command_line, program_of

@@ -12,7 +12,7 @@ import pytest
 
 from kgcore import __version__
 from kgcore.cli import commands
-from kgcore.cli.arguments import Parser
+from kgcore.cli.parser import Parser
 from tools.generate import generated
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,6 +13,7 @@ from kgcore import library
 from kgcore.check.core import check_core
 from kgcore.cli import arguments
 from kgcore.cli import main as cli
+from kgcore.cli.parser import Parser
 from kgcore.sources.base import Source, UserFiles
 from kgcore.sources.location import DumpLocation
 from tests.fake_source import COMPLETE, BareSource
@@ -55,7 +56,7 @@ def test_a_further_kind_is_a_line_in_two_tables(
 @pytest.mark.parametrize("words", ["-c vmcore", "-k", ""])
 def test_other_options_lead_to_a_dump(opened: list[MadeUp], tmp_path: Path, words: str) -> None:
     (tmp_path / "vmcore").touch()
-    parser = arguments.Parser("x")
+    parser = Parser("x")
     arguments.add_place_options(parser)
     place = arguments.place_of(parser.parse_args(words.split()), {})
     assert place == DumpLocation(core=None if words == "-k" else "vmcore", live=words == "-k")

@@ -13,8 +13,8 @@ pytest.importorskip("drgn")
 import drgn
 
 from kgcore import plugin, saving
-from kgcore.cli.arguments import Parser
 from kgcore.cli.commands import dump
+from kgcore.cli.parser import Parser
 from kgcore.coredump import pipeline
 from kgcore.errors import LimitReached
 from kgcore.sources.base import NO_USER_FILES, Source, TaskRef, UserFiles

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kgcore.cli.arguments import (
-    Parser,
     add_json,
     add_place_options,
     add_show,
     add_supply_options,
     add_tasks,
     add_version,
-    flag,
     place_of,
     tasks_of,
     user_files_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
+from kgcore.cli.parser import Parser, flag
 from kgcore.cli.request import Channel
 from kgcore.errors import KgcoreError
 from kgcore.model.traces import End, Frame, ThreadTrace, grouped, ranges

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kgcore.cli.arguments import Parser, add_json, add_version, existing
+from kgcore.cli.arguments import add_json, add_version, existing
 from kgcore.cli.console import Console, Status
+from kgcore.cli.parser import Parser
 
 if TYPE_CHECKING:
     from kgcore.check.sysroot import SysrootVerdict

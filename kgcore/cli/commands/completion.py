@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kgcore.cli.arguments import Parser, UsageError, add_place_options, add_version, place_of
+from kgcore.cli.arguments import add_place_options, add_version, place_of
 from kgcore.cli.commands import opening
 from kgcore.cli.completion import SHELLS, script
 from kgcore.cli.console import Console, Status
+from kgcore.cli.parser import Parser, UsageError
 from kgcore.cli.request import Channel
 from kgcore.sources.location import Location
 from kgcore.text import printable

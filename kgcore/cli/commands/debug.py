@@ -12,24 +12,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kgcore.cli.arguments import (
-    Parser,
-    UsageError,
     add_mask_option,
     add_place_options,
     add_show,
     add_supply_options,
     add_task,
     add_version,
-    file_name,
-    flag,
-    option,
     place_of,
     task_of,
     user_files_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
+from kgcore.cli.parser import Parser, UsageError, flag, option
 from kgcore.cli.request import Channel
+from kgcore.cli.values import file_name
 from kgcore.errors import KgcoreError
 from kgcore.sources.base import Source, TaskRef, UserFiles
 from kgcore.sources.location import Location

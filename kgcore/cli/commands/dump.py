@@ -14,29 +14,21 @@ from typing import TextIO
 
 from kgcore.cli.arguments import (
     FILTER_BITS,
-    Parser,
-    UsageError,
     add_filter_options,
     add_place_options,
     add_show,
     add_supply_options,
     add_tasks,
     add_version,
-    duration,
-    file_name,
-    flag,
-    option,
-    output_name,
     place_of,
-    size,
     tasks_of,
     user_files_of,
-    user_id,
-    workers,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console
+from kgcore.cli.parser import Parser, UsageError, flag, option
 from kgcore.cli.request import Channel, DumpRequest, Selection
+from kgcore.cli.values import duration, file_name, output_name, size, user_id, workers
 from kgcore.coredump.limits import Limits
 from kgcore.errors import KgcoreError
 from kgcore.sinks import STDOUT

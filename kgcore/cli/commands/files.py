@@ -10,24 +10,21 @@ from dataclasses import dataclass
 
 from kgcore.binaries.contents import FileGap
 from kgcore.cli.arguments import (
-    Parser,
-    UsageError,
     add_json,
     add_place_options,
     add_show,
     add_supply_options,
     add_task,
     add_version,
-    flag,
-    option,
-    output_name,
     place_of,
     task_of,
     user_files_of,
 )
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
+from kgcore.cli.parser import Parser, UsageError, flag, option
 from kgcore.cli.request import Channel
+from kgcore.cli.values import output_name
 from kgcore.model.process import OpenFile
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output

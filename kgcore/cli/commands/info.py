@@ -5,9 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from kgcore.cli.arguments import Parser, add_json, add_place_options, add_show, add_version, place_of
+from kgcore.cli.arguments import add_json, add_place_options, add_show, add_version, place_of
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
+from kgcore.cli.parser import Parser
 from kgcore.cli.request import Channel
 from kgcore.sources.location import DumpLocation
 

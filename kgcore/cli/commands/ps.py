@@ -6,21 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kgcore.cli.arguments import (
-    Parser,
-    add_json,
-    add_place_options,
-    add_show,
-    add_version,
-    file_name,
-    option,
-    place_of,
-    user_id,
-)
+from kgcore.cli.arguments import add_json, add_place_options, add_show, add_version, place_of
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status, reason
+from kgcore.cli.parser import Parser, option
 from kgcore.cli.request import NO_SELECTION, Channel, Selection
 from kgcore.cli.selection import chosen
+from kgcore.cli.values import file_name, user_id
 from kgcore.errors import KgcoreError
 from kgcore.model.process import ProcessSummary
 from kgcore.sources.location import Location
