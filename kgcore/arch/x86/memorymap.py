@@ -7,7 +7,7 @@ __all__ = (
     "ENTRY_AREA",
     "FIVE_LEVEL",
     "FOUR_LEVEL",
-    "IMAGE_SIZE",
+    "IMAGE_SIZES",
     "KERNEL_HALF",
     "MAX_PHYSICAL",
     "PAGE_OFFSETS",
@@ -23,19 +23,23 @@ class MemoryMap(NamedTuple):
     """Of x86_64 with some number of page-table levels.
 
     :ivar user_end: TASK_SIZE_MAX: no mapping of a process goes beyond (arch/x86/include/asm/page_64_types.h).
-    :ivar direct_map: where the direct map is without KASLR, and ``vmemmap`` the array of ``struct page``.
+    :ivar direct_maps: where the direct map is in kernels without ``page_offset_base``, newest first: it moved by
+        d52888aa2753 "x86/mm: Move LDT remap out of KASLR region on 5-level paging" (4.20; also in 4.19 and 4.14).
+    :ivar vmemmap: where the array of ``struct page`` is in kernels without ``vmemmap_base``.
     """
 
     user_end: int
-    direct_map: int
+    direct_maps: tuple[int, ...]
     vmemmap: int
 
 
-FOUR_LEVEL = MemoryMap((1 << 47) - 4096, 0xFFFF888000000000, 0xFFFFEA0000000000)
-FIVE_LEVEL = MemoryMap((1 << 56) - 4096, 0xFF11000000000000, 0xFFD4000000000000)
+FOUR_LEVEL = MemoryMap((1 << 47) - 4096, (0xFFFF888000000000, 0xFFFF880000000000), 0xFFFFEA0000000000)
+FIVE_LEVEL = MemoryMap((1 << 56) - 4096, (0xFF11000000000000, 0xFF10000000000000), 0xFFD4000000000000)
 KERNEL_HALF = 1 << 63  # no address of the kernel's lies below, with four or five levels
 START_KERNEL_MAP = 0xFFFFFFFF80000000
-IMAGE_SIZE = 1 << 30  # KERNEL_IMAGE_SIZE with KASLR
+# KERNEL_IMAGE_SIZE with CONFIG_RANDOMIZE_BASE, and without it (arch/x86/include/asm/page_64_types.h); behind it lie the
+# modules, which are not contiguous.
+IMAGE_SIZES = (1 << 30, 1 << 29)
 ENTRY_AREA = range(0xFFFFFE0000000000, 0xFFFFFE8000000000)  # struct cpu_entry_area of all CPUs
 # Where it is does not change: it is part of the ABI (arch/x86/include/uapi/asm/vsyscall.h).
 VSYSCALL = 0xFFFFFFFFFF600000

@@ -2,6 +2,7 @@
 """Which task was on which CPU, and which note is of which CPU, on made-up CPUs and notes."""
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -335,3 +336,95 @@ class TestWhoRuns:
         elsewhere = machine.new("struct task_struct", on_cpu=1, thread_info__cpu=0)
         expected = None if what == "runqueue" else 0
         assert cpus.running(machine.kernel.task(machine.pointer("struct task_struct", elsewhere))) == expected
+
+
+class OneCpu(Machine):
+    """A kernel without CONFIG_SMP: per-CPU variables are variables, and a task does not say that it runs."""
+
+    def __init__(self, types: str = TYPES.replace("int on_cpu;", "long state;"), gs_symbol: str = "") -> None:
+        super().__init__(types=types)
+        del self.symbols["__per_cpu_offset"], self._variables["__per_cpu_offset"], self.symbols["__cpu_possible_mask"]
+        del self._variables["__cpu_possible_mask"]
+        self.place("runqueues", "struct rq", self.new("struct rq", curr=self.address))
+        self.base = 0
+        if gs_symbol:
+            self.base = self.symbols[gs_symbol] = 0xFFFFFFFF82000000
+
+    def task_of(self, **members: Any) -> Any:
+        return self.kernel.task(self.pointer("struct task_struct", self.new("struct task_struct", **members)))
+
+
+class TestOneCpu:
+    def test_running(self) -> None:
+        machine = OneCpu()
+        cpus = Cpus(machine.kernel)
+        assert cpus.running(machine.task) == 0
+        assert cpus.running(machine.task_of()) is None
+
+    def test_current(self) -> None:
+        machine = OneCpu()
+        pointer = machine.prog.pointer_type(machine.types["struct task_struct"])
+        last = machine.new("struct task_struct")
+        machine.place("current_task", pointer, machine.data(struct.pack("<Q", last)))
+        cpus = Cpus(machine.kernel)
+        assert cpus.running(machine.task) is None
+        assert cpus.running(machine.kernel.task(machine.pointer("struct task_struct", last))) == 0
+
+    def test_lost(self) -> None:
+        """Each task that could run may have been running: none of them is taken for asleep."""
+        machine = OneCpu()
+        machine.lost = {physical(machine.symbols["runqueues"]) >> 12}
+        filler = machine.allocate(8192)  # not in that frame
+        assert filler
+        cpus = Cpus(machine.kernel)
+        assert cpus.running(machine.task_of(state=0)) == 0
+        assert cpus.running(machine.task_of(state=1)) is None
+
+    @pytest.mark.parametrize("name", ["fixed_percpu_data", "irq_stack_union"])
+    def test_base(self, name: str) -> None:
+        """cpu_kernelmode_gs_base(): the address of the first per-CPU variable."""
+        machine = OneCpu(gs_symbol=name)
+        never = qemu(dict.fromkeys(USER, 0), kernel_gs_base=0)
+        mine = qemu(KERNEL | {"gs_base": machine.base}, kernel_gs_base=0x7B000)
+        machine.notes((b"QEMU", 0, never), (b"QEMU", 0, mine))
+        found = Cpus(machine.kernel).registers(0, TID)
+        assert found is not None
+        assert (found.user_mode, found.values["gs_base"]) == (False, 0x7B000)
+
+    @pytest.mark.parametrize(("gs", "spare"), [(0, 0x7B000), (0x7B000, 0), (0, 0)])
+    def test_base_of_0(self, gs: int, spare: int) -> None:
+        """Since 6.15: before and after swapgs the user's is the one that is not 0."""
+        machine = OneCpu()
+        gdt = table(machine, 15, cpu_number(0))
+        machine.notes((b"QEMU", 0, qemu(KERNEL | {"gs_base": gs, "gdt_base": gdt}, kernel_gs_base=spare)))
+        found = Cpus(machine.kernel).registers(0, TID)
+        assert found is not None
+        assert found.values["gs_base"] == (gs or spare)
+
+    @pytest.mark.parametrize("kind", [b"QEMU", b"CORE"])
+    def test_alone(self, kind: bytes) -> None:
+        """A note of a machine with one CPU says nothing of per-CPU memory while that is in user mode."""
+        machine = OneCpu(gs_symbol="fixed_percpu_data")
+        note = qemu(USER, kernel_gs_base=5) if kind == b"QEMU" else prstatus(1, USER)
+        machine.notes((kind, 0 if kind == b"QEMU" else 1, note))
+        found = Cpus(machine.kernel).registers(0, TID)
+        assert found is not None
+        assert found.values["gs_base"] == USER["gs_base"]
+
+    def test_two_that_tell_nothing(self) -> None:
+        machine = OneCpu(gs_symbol="fixed_percpu_data")
+        machine.notes((b"CORE", 1, prstatus(1, USER)), (b"CORE", 1, prstatus(2, USER)))
+        cpus = Cpus(machine.kernel)
+        assert cpus.registers(0, TID) is None
+        assert "no CPU note of the dump matches it" in cpus._why(0)
+
+    def test_crash_notes(self) -> None:
+        """alloc_percpu() gives a pointer to the memory itself."""
+        machine = OneCpu()
+        machine.target.vmcoreinfo = {"CRASHTIME": "1"}
+        note = machine.data(struct.pack("<III", 5, 336, 1) + b"CORE\0\0\0\0" + prstatus(TID, USER))
+        pointer = machine.prog.pointer_type(machine.types["struct elf_note"])
+        machine.place("crash_notes", pointer, machine.data(struct.pack("<Q", note)))
+        found = Cpus(machine.kernel).registers(0, TID)
+        assert found is not None
+        assert (found.values, found.pid) == (USER, TID)

@@ -119,7 +119,14 @@ class TestTasks:
     def test_cpus(self) -> None:
         world = World("struct cpumask { unsigned long bits[2]; };")
         world.variable("__cpu_possible_mask", "struct cpumask", bits=[0b1011, 1 << 63])
+        world.has("__per_cpu_offset")
         assert world.kernel.cpus == (0, 1, 3, 127)
+
+    def test_without_smp(self) -> None:
+        """The mask may say nothing, or may not be there."""
+        world = World("struct cpumask { unsigned long bits[2]; };")
+        world.variable("__cpu_possible_mask", "struct cpumask", bits=[0, 0])
+        assert (world.kernel.cpus, World("").kernel.cpus) == ((0,), (0,))
 
 
 class TestFpu:
@@ -398,7 +405,7 @@ class TestAddressSpace:
         assert plain.direct_map_to_phys(0xFFFF888012345678) == 0x12345678
         assert plain.page_to_phys(0xFFFFEA0000000000 + 64 * 5) == 0x5000
         la57 = World("", vmcoreinfo={"NUMBER(pgtable_l5_enabled)": "1"}).machine
-        assert (la57.page_offset, la57.vmemmap) == (0xFF11000000000000, 0xFFD4000000000000)
+        assert la57.vmemmap == 0xFFD4000000000000
         assert la57.user_end == (1 << 56) - 4096
         world = World("struct page { u64 words[5]; };")
         world.word("page_offset_base", 0xFFFF9C0000000000)

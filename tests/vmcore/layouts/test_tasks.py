@@ -519,6 +519,19 @@ class TestRss:
         # Both CPUs' parts are the same memory here.
         assert self.rss(world, 11) == (4021 - 2 * (0 + 1 + 3)) * 4096
 
+    def test_percpu_counters_without_smp(self) -> None:
+        """``struct percpu_counter`` is the count alone (include/linux/percpu_counter.h)."""
+        types = TYPES.replace(
+            "struct mm_struct { atomic_t mm_users; unsigned long total_vm; struct mm_rss_stat rss_stat; };",
+            "struct percpu_counter { s64 count; };"
+            "struct mm_struct { atomic_t mm_users; unsigned long total_vm; struct percpu_counter rss_stat[4]; };",
+        )
+        world = self.world(types)
+        mm = world.object(11).mm.value_()
+        for number, count in enumerate(self.COUNTS):
+            world.set("struct mm_struct", mm, {f"rss_stat[{number}].count": count})
+        assert self.rss(world, 11) == 4021 * 4096
+
 
 def test_messages_hold_no_raw_bytes(world: Processes) -> None:
     world.change(11, comm=b"\x1b[31m\xff", flags=PF_KTHREAD)

@@ -27,6 +27,7 @@ from kgcore.sources.vmcore.dumpfile import DumpNote
 from kgcore.sources.vmcore.dumpfile.frames import FrameRun, FrameState, RunList
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.machine.x86_64 import X86_64
+from kgcore.sources.vmcore.opening.spaces.x86_64 import X86Space
 from kgcore.sources.vmcore.opening.target import Target
 from tests.vmcore.layouts.declare import Declarations
 
@@ -34,6 +35,12 @@ PAGE = 4096
 PAGE_OFFSET = 0xFFFF888000000000  # where x86_64 kernels with 4 levels have it if page_offset_base does not say
 _FIRST = 0x100000
 _RAM = 1 << 40
+
+
+class _Space(X86Space):
+    """No page tables say where the direct map is."""
+
+    direct_map = PAGE_OFFSET
 
 
 class World:
@@ -63,6 +70,7 @@ class World:
         self.target = Target(self.prog, None, "btf")
         self.target.release = release
         self.target.vmcoreinfo = vmcoreinfo or {}
+        self.target.space = _Space(self.prog)
         self.kernel = Kernel(self.target)
         assert isinstance(self.kernel.machine, X86_64)
         self.machine = self.kernel.machine

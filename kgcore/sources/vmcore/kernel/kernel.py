@@ -94,11 +94,18 @@ class Kernel:
         return None if value is None else value & 0xFFFFFFFF
 
     @cached_property
+    def smp(self) -> bool:
+        """CONFIG_SMP: per-CPU memory of each CPU lies elsewhere (include/asm-generic/percpu.h)."""
+        return self.target.symbol_address("__per_cpu_offset") is not None
+
+    @cached_property
     def cpus(self) -> tuple[int, ...]:
         """The numbers of all possible CPUs.
 
         :raises FaultError: the mask of possible CPUs is not in the dump.
         """
+        if not self.smp:
+            return (0,)
         words = self.prog["__cpu_possible_mask"].bits.value_()
         width = 8 * self.word_size
         return tuple(word * width + bit for word, bits in enumerate(words) for bit in range(width) if bits >> bit & 1)

@@ -54,6 +54,8 @@ class Counters:
         self._per_thread = kernel.target.has_member("struct task_struct", "rss_stat")
         if self._per_cpu:
             names = [name for kind in numbers for name in (f"rss_stat[{kind}].count", f"rss_stat[{kind}].counters")]
+            # Without CONFIG_SMP, struct percpu_counter is the count alone (include/linux/percpu_counter.h).
+            self._shares = kernel.target.has_member("struct percpu_counter", "counters")
         else:
             names = [f"rss_stat.count[{kind}].counter" for kind in numbers]
         self._mms = kernel.structs("struct mm_struct", "total_vm", "hugetlb_usage.counter", *names)
@@ -88,8 +90,11 @@ class Counters:
         if not self._per_cpu:
             name = f"rss_stat.count[{kind}]"
             return sum((int(thread[name]) for thread in own), int(mm[f"{name}.counter"]))
+        count = int(mm[f"rss_stat[{kind}].count"])
+        if not self._shares:
+            return count
         counters = mm[f"rss_stat[{kind}].counters"]
-        return sum((self._s32(counters + offset) for offset in self._offsets), int(mm[f"rss_stat[{kind}].count"]))
+        return sum((self._s32(counters + offset) for offset in self._offsets), count)
 
     @cached_property
     def _offsets(self) -> tuple[int, ...]:

@@ -83,8 +83,16 @@ class Cpus:
         return int(task.value_()) if task and self._on_cpu(task) else 0
 
     def _on_cpu(self, task: Object) -> bool:
-        # A kernel for a single CPU has no such member.
-        return not self._kernel.target.has_member("struct task_struct", "on_cpu") or bool(task.on_cpu)
+        return not self._has_on_cpu or bool(task.on_cpu)
+
+    def _may_run(self, task: Members) -> bool:
+        """Tell whether a task may have been running where the dump does not say who was."""
+        return bool(task["on_cpu"]) if self._has_on_cpu else self._kernel.task_state(task) == 0
+
+    @cached_property
+    def _has_on_cpu(self) -> bool:
+        """Whether tasks say that they are running; kernels without CONFIG_SMP do since 6.17."""
+        return self._kernel.target.has_member("struct task_struct", "on_cpu")
 
     def running(self, task: Members) -> int | None:
         """Return the CPU that a task was running on; None if it was not running.
@@ -92,7 +100,7 @@ class Cpus:
         :param task: ``struct task_struct``
         """
         cpu = self._running.get(task.address)
-        if cpu is None and self._lost and task["on_cpu"]:
+        if cpu is None and self._lost and self._may_run(task):
             own = task_cpu(Object(self._kernel.prog, "struct task_struct *", task.address))
             return int(own) if own in self._lost else None  # the task says so; it may be about to leave the CPU
         return cpu
@@ -220,11 +228,24 @@ class Cpus:
 
     def _identity(self, note: CpuRegisters) -> tuple[int | None, int | None]:
         """Return the CPU of a note, and the base of its per-CPU memory; None: unknown."""
+        if not self._kernel.smp:
+            return self._of_the_only_cpu(note)
         found = {self._offsets[base]: base for base in note.bases if base and base in self._offsets}
         if len(found) == 1:
             return next(iter(found.items()))
         # User code may have set one of the bases to any value, and at some points neither is the kernel's.
         return self._kernel.machine.cpu_by_tables(note, self._offsets, self._possible), None
+
+    def _of_the_only_cpu(self, note: CpuRegisters) -> tuple[int | None, int | None]:
+        """Return 0 and the base of per-CPU memory if a note is of the only CPU that a kernel uses, else None.
+
+        The machine may have more CPUs, and notes of them.
+        """
+        machine = self._kernel.machine
+        base = machine.only_base
+        known = len(self._notes) == 1 or (base != 0 and base in note.bases)
+        known = known or machine.cpu_by_tables(note, {0: 0}, self._possible) == 0
+        return (0, base) if known else (None, None)
 
     def _possible(self, cpu: int) -> bool:
         try:
@@ -237,7 +258,7 @@ class Cpus:
         """Return the CPUs by the base of their per-CPU memory (``__per_cpu_offset``)."""
         address = self._kernel.target.symbol_address("__per_cpu_offset")
         if address is None:
-            return {0: 0}  # a kernel for a single CPU
+            return {}
         try:
             numbers = self._kernel.cpus
         except (FaultError, LookupError):

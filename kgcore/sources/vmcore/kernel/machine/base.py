@@ -240,6 +240,11 @@ class Machine(ABC):
 
     # CPUs
 
+    @property
+    def only_base(self) -> int:
+        """Base of per-CPU memory, as a CPU has it in a register, in a kernel without CONFIG_SMP."""
+        return 0
+
     def current(self, cpu: int) -> Object | None:
         """Return ``current`` of a CPU, if the kernel keeps it in per-CPU memory; None: it does not.
 

@@ -28,6 +28,7 @@ from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
 from kgcore.sources.vmcore.opening.spaces.x86_64 import X86Space, encryption_bit
+from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 __all__ = ("X86_64",)
 
@@ -89,11 +90,16 @@ class X86_64(X86):  # noqa: N801
     def page_offset(self) -> int:
         """Start of the direct map.
 
-        ``page_offset_base`` has the address that KASLR chose (021182e52fe0, 4.8); without it, the address is fixed.
+        ``page_offset_base`` has the address that KASLR chose (021182e52fe0, 4.8); without it, the address is fixed, and
+        the kernel's page tables prove which one it is.
 
-        :raises FaultError: ``page_offset_base`` is not in the dump.
+        :raises FaultError: ``page_offset_base`` is not in the dump, or nothing proves the address.
         """
-        return self._kernel.read_u64("page_offset_base") or self._map.direct_map
+        told = self._kernel.read_u64("page_offset_base")
+        if told:
+            return told
+        space = self._target.space
+        return space.direct_map if isinstance(space, X86Space) else self._map.direct_maps[0]
 
     def direct_map_to_phys(self, address: int) -> int:
         base = self.page_offset
@@ -120,9 +126,12 @@ class X86_64(X86):  # noqa: N801
     def vmemmap(self) -> int:
         """Address of the first ``struct page``: one array describes all memory.
 
+        ``vmemmap_base`` has it, the VMCOREINFO of newer kernels, and without both it is fixed, the same in all kernels.
+
         :raises FaultError: ``vmemmap_base`` is not in the dump.
         """
-        return self._kernel.read_u64("vmemmap_base") or self._map.vmemmap
+        told = self._kernel.read_u64("vmemmap_base") or vmcoreinfo.symbol(self._target.vmcoreinfo, "vmemmap")
+        return told or self._map.vmemmap
 
     def page_to_phys(self, page: int) -> int:
         return (page - self.vmemmap) // self._kernel.page_struct_size << self.architecture.page_shift
@@ -274,6 +283,16 @@ class X86_64(X86):  # noqa: N801
         return descriptor_base(int.from_bytes(raw, "little"))
 
     # CPUs
+
+    @cached_property
+    def only_base(self) -> int:
+        """MSR_GS_BASE in kernel mode (cpu_kernelmode_gs_base(), arch/x86/include/asm/processor.h).
+
+        That is the address of ``fixed_percpu_data``, ``irq_stack_union`` before e6401c130931 "x86/irq/64: Split the
+        IRQ stack into its own pages" (5.2); 0 since 9d7de2aa8b41 "x86/percpu/64: Use relative percpu offsets" (6.15).
+        """
+        symbols = map(self._target.symbol_address, ("fixed_percpu_data", "irq_stack_union"))
+        return next((address for address in symbols if address is not None), 0)
 
     def cpu_by_tables(
         self, cpu: CpuRegisters, offsets: Mapping[int, int], possible: Callable[[int], bool]

@@ -8,14 +8,21 @@ dump lacks as an empty one. Two ranges need no tables: the kernel's image, which
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from drgn import Architecture, FaultError, Platform, Program
 
 from kgcore.arch.paging import EntryKind, Leaf, PagingMode, walk
 from kgcore.arch.x86.kernels import X86_64_KERNEL
-from kgcore.arch.x86.memorymap import IMAGE_SIZE, KERNEL_HALF, MAX_PHYSICAL, START_KERNEL_MAP
+from kgcore.arch.x86.memorymap import (
+    FIVE_LEVEL,
+    FOUR_LEVEL,
+    IMAGE_SIZES,
+    KERNEL_HALF,
+    MAX_PHYSICAL,
+    START_KERNEL_MAP,
+)
 from kgcore.arch.x86.paging import X86_64_4LEVEL, X86_64_5LEVEL
 from kgcore.model.process import RegisterSource
 from kgcore.sources.vmcore.dumpfile import DumpFile, DumpNote, Frames, FrameState
@@ -40,6 +47,7 @@ ReadTable = Callable[[int, int], bytes | None]
 _MAX_MEMORY = 1 << 46  # 64 TiB, all that 4-level tables can map
 _BLOCK = 1 << 21  # bytes whose page-table entries are read at once: one table, or one huge page
 _BLOCKS_KEPT = 256
+_PROBE = 256  # bytes
 _NOT_MAPPED, _BROKEN = -1, -2
 _NO_PLACE = {_NOT_MAPPED: "address is not mapped", _BROKEN: "its page table is not in the dump"}
 _TOP_ENTRY = 511 * 8  # of the kernel's image in a top page table
@@ -53,12 +61,14 @@ class Translation:
     :ivar root: physical address of the top table.
     :ivar base: ``phys_base``: offset of the kernel's image from the physical address it was linked for.
     :ivar encryption: ``sme_me_mask``: the bit of an entry that says "encrypted"; 0: no encryption.
+    :ivar image_size: KERNEL_IMAGE_SIZE: bytes from ``__START_KERNEL_map`` on that are contiguous.
     """
 
     mode: PagingMode
     root: int
     base: int
     encryption: int = 0
+    image_size: int = IMAGE_SIZES[0]
 
     @classmethod
     def of(cls, info: Mapping[str, str]) -> "Translation | None":
@@ -68,11 +78,12 @@ class Translation:
             return None
         five = info.get("NUMBER(pgtable_l5_enabled)", "").strip() == "1"
         root = table - START_KERNEL_MAP + base
-        return cls(X86_64_5LEVEL if five else X86_64_4LEVEL, root, base, encryption_bit(info) or 0)
+        mode = X86_64_5LEVEL if five else X86_64_4LEVEL
+        return cls(mode, root, base, encryption_bit(info) or 0, _image_size(info, table))
 
     def image(self, address: int) -> int | None:
         """Return the physical address of an address in the kernel's image; None if it is not in the image."""
-        inside = START_KERNEL_MAP <= address < START_KERNEL_MAP + IMAGE_SIZE
+        inside = START_KERNEL_MAP <= address < START_KERNEL_MAP + self.image_size
         return address - START_KERNEL_MAP + self.base if inside else None
 
     def walk(self, start: int, end: int, read: ReadTable) -> Iterator[Leaf]:
@@ -114,6 +125,16 @@ class Translation:
         return leaf.kind is EntryKind.PRESENT and leaf.value == physical & -self.mode.page_size
 
 
+def _image_size(info: Mapping[str, str], inside: int) -> int:
+    """Return ``NUMBER(KERNEL_IMAGE_SIZE)``; without it the smallest size that has an address of the image.
+
+    Where the image is larger than that, page tables lead to the rest of it.
+    """
+    told = vmcoreinfo.number(info, "NUMBER(KERNEL_IMAGE_SIZE)")
+    large, small = IMAGE_SIZES
+    return told if told in IMAGE_SIZES else small if inside < START_KERNEL_MAP + small else large
+
+
 def encryption_bit(info: Mapping[str, str]) -> int | None:
     """Return ``NUMBER(sme_mask)``; None: missing, or not a possible mask."""
     text = info.get("NUMBER(sme_mask)", "")
@@ -151,6 +172,31 @@ class X86Space(KernelSpace):
     def symbols_known(self) -> None:
         """Do nothing: drgn needs no symbols to read memory."""
 
+    @cached_property
+    def direct_map(self) -> int:
+        """Where the direct map starts in a kernel without ``page_offset_base`` (no CONFIG_DYNAMIC_MEMORY_LAYOUT).
+
+        The kernel's names (``init_uts_ns``) are there, too, beside their place in the image.
+
+        :raises FaultError: none of the places that kernels have used is it.
+        """
+        info = vmcoreinfo.parse(self._prog["VMCOREINFO"].string_())
+        found, names = Translation.of(info), vmcoreinfo.symbol(info, "init_uts_ns")
+        physical = None if found is None or names is None else found.image(names)
+        if found is not None and physical is not None:
+            for start in (FIVE_LEVEL if found.mode is X86_64_5LEVEL else FOUR_LEVEL).direct_maps:
+                if self._is_direct_map(start, physical):
+                    return start
+        raise FaultError("the kernel's direct map was not found", 0)
+
+    def _is_direct_map(self, start: int, physical: int) -> bool:
+        """Tell whether the direct map starts at an address, by a physical address that it has."""
+        try:
+            seen = self._prog.read(start + physical, _PROBE)
+            return bool(seen == self._prog.read(physical, _PROBE, physical=True) and any(seen))
+        except FaultError:
+            return False
+
 
 class KernelMemory(X86Space):
     """The kernel's memory as kgcore reads it, with a :class:`Translation` instead of drgn's.
@@ -167,7 +213,8 @@ class KernelMemory(X86Space):
         self.translation = translation
         self._page_shift, self._page_size = translation.mode.page_shift, translation.mode.page_size
         self.encryption = translation.encryption
-        self._ranges = [_Range(START_KERNEL_MAP, START_KERNEL_MAP + IMAGE_SIZE, translation.base)]
+        end = START_KERNEL_MAP + translation.image_size
+        self._ranges = [_Range(START_KERNEL_MAP, end, translation.base)]
         self._pages = lru_cache(_BLOCKS_KEPT)(self._look)
 
     @classmethod
@@ -188,13 +235,20 @@ class KernelMemory(X86Space):
     def symbols_known(self) -> None:
         """Translate the direct map without page tables from now on."""
         try:
-            start = self._prog.read_u64(self._prog.symbol("page_offset_base").address)
+            try:
+                start = self._prog.read_u64(self._prog.symbol("page_offset_base").address)
+            except LookupError:
+                start = self.direct_map
             frames = self._prog.read_u64(self._prog.symbol("max_pfn").address)
         except (LookupError, FaultError):
             return
         size = frames << self._page_shift
         if start >> 56 == 0xFF and 0 < size < _MAX_MEMORY:  # vmalloc's area begins right behind it
             self._ranges.append(_Range(start, start + size, 0))
+
+    def _is_direct_map(self, start: int, physical: int) -> bool:
+        leaf = self.translation.look(start + physical, self._table)
+        return leaf.kind is EntryKind.PRESENT and leaf.value == physical & -self._page_size
 
     def read(self, address: int, size: int, _offset: int, _physical: bool) -> bytes:
         """Read the kernel's memory; drgn calls this.
