@@ -81,8 +81,10 @@ if TYPE_CHECKING:
     from kgcore.model.traces import End, Frame, KernelStack, ThreadTrace
     from kgcore.plugin import gcore, load_types
     from kgcore.saving import save
+    from kgcore.sinks.base import PartOutput, Sink
     from kgcore.sinks.compressed import CompressedSink
-    from kgcore.sinks.files import FileSink, MemorySink, PartOutput, Sink, StreamSink
+    from kgcore.sinks.files import FileSink
+    from kgcore.sinks.streams import MemorySink, StreamSink
     from kgcore.sources.base import (
         Contents,
         FileContents,
@@ -228,7 +230,9 @@ _NAMES = {
     "kgcore.plugin": "gcore load_types",
     "kgcore.saving": "save",
     "kgcore.sinks.compressed": "CompressedSink",
-    "kgcore.sinks.files": "FileSink MemorySink PartOutput Sink StreamSink",
+    "kgcore.sinks.base": "PartOutput Sink",
+    "kgcore.sinks.files": "FileSink",
+    "kgcore.sinks.streams": "MemorySink StreamSink",
     "kgcore.sources.base": "Contents FileContents HasKernelStacks HasMappedFiles HasOpenFiles KnowsCrash "
     "OpenFiles Process Source TaskRef",
     "kgcore.views.addressmap": "AddressMap Area StackPointer address_map",

@@ -15,9 +15,11 @@ from kgcore.coredump.pipeline import Options, Prepared, prepare, write
 from kgcore.coredump.report import Report
 from kgcore.coredump.workers import available
 from kgcore.coredump.writer import Progress
+from kgcore.sinks.base import Sink
 from kgcore.sinks.compressed import SUFFIXES, CompressedSink, Compression, require
-from kgcore.sinks.files import FileSink, Sink, StreamSink
+from kgcore.sinks.files import FileSink
 from kgcore.sinks.outputs import named
+from kgcore.sinks.streams import StreamSink
 from kgcore.sources.base import Source, TaskRef
 
 __all__ = ("CoreWriter", "destination", "save")

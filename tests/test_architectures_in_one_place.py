@@ -20,7 +20,7 @@ from kgcore.coredump.plan import make_plan
 from kgcore.coredump.writer import write_core
 from kgcore.errors import TargetError
 from kgcore.filters.coredump import CoredumpFilter
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.vmcore.dumpfile.pagesize import page_shifts, usual_page_shift
 from tests.builders import FakeMemory, make_image
 from tests.test_imports import MODULES

@@ -30,12 +30,17 @@ FORBIDDEN = {
 
 
 def strings() -> Iterator[tuple[str, str]]:
-    """Each string of the package, docstrings among them, and each document, with its place."""
+    """Each string of the package, docstrings among them, each document and schema, and the hook, with its place."""
     for path in sorted((ROOT / "kgcore").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", " ".join(node.value.split())
-    for path in [ROOT / "README.md", ROOT / "man" / "kgcore.1", *sorted((ROOT / "docs").glob("*.md"))]:
+    others = [
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "kgcore" / "schemas").iterdir(),
+        ROOT / "contrib/kdump/kgcore-kdump",
+    ]
+    for path in [ROOT / "README.md", ROOT / "man" / "kgcore.1", *sorted(others)]:
         yield str(path.relative_to(ROOT)), " ".join(path.read_text().split())
 
 

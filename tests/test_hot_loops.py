@@ -19,7 +19,7 @@ from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import Vma
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.vmcore.dumpfile import open_dump
 from kgcore.sources.vmcore.dumpfile.frames import counted
 from tests.builders import FakeMemory, make_image, make_vma

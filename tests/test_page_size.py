@@ -21,7 +21,7 @@ from kgcore.filters.coredump import CoredumpFilter
 from kgcore.filters.unwind import STACK, UnwindFilter, cut_out_stacks
 from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.dumpfile import DumpFile, FrameState
 from kgcore.sources.vmcore.dumpfile.pagesize import usual_page_shift

@@ -20,7 +20,7 @@ from kgcore.errors import no_memory
 from kgcore.filters.coredump import CoredumpFilter, Dump
 from kgcore.model.memory import Memory, Provenance, Run, Without
 from kgcore.model.process import DEFAULT_MASK, ProcessImage
-from kgcore.sinks.files import Sink
+from kgcore.sinks.base import Sink
 from kgcore.sources.base import Process, Source, TaskRef
 
 __all__ = ("Options", "Prepared", "dump", "prepare", "write")

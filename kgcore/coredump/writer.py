@@ -16,7 +16,7 @@ from kgcore.coredump.workers import Workers, may_fork
 from kgcore.errors import LimitReached
 from kgcore.model.account import without
 from kgcore.model.memory import Memory, Provenance, Run
-from kgcore.sinks.files import Item, Sink
+from kgcore.sinks.base import Item, Sink
 
 __all__ = ("Progress", "write_core")
 

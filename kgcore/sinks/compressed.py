@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal, Self
 
 from kgcore.errors import KgcoreError
-from kgcore.sinks.files import BaseSink, Item, PartOutput, Sink
+from kgcore.sinks.base import BaseSink, Item, PartOutput, Sink
 
 __all__ = ("SUFFIXES", "CompressedSink", "Compression", "require")
 

@@ -1,172 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write a core to a file, a stream, or memory. (Compressed: :mod:`kgcore.sinks.compressed`.)
-
-All sinks are written strictly forward, except that other processes may write parts of a file in their places.
-
-::
-
-    with FileSink("core.1234") as sink:
-        report = write_core(plan, memory, sink)
-        sink.commit()
-
-Leaving the block without :meth:`Sink.commit` discards the output.
-"""
+"""Write a core to a file that gets its name when it is complete."""
 
 import errno
-import io
 import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
 from kgcore.errors import OutputError
+from kgcore.sinks.base import BaseSink, Item, PartOutput
 from kgcore.sinks.directfile import DirectFile, Position
 from kgcore.system import stopping
 
-__all__ = ("BaseSink", "FileSink", "Item", "MemorySink", "PartOutput", "Sink", "StreamSink", "failure")
+__all__ = ("FileSink", "failure")
 
-_ZEROS = bytes(1 << 20)
 _BLOCK = 4096
 _PER_INDEX = 256  # ext4 needs 12 bytes for a run of blocks, XFS and Btrfs 16 or more, and hardly two runs touch
 # What link() says on FAT and on network file systems; EPERM also where the kernel protects hard links.
 _NO_HARD_LINKS = frozenset((errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV))
-
-
-Item = bytes | int
-"""A piece of output: bytes, or how many zeros."""
-
-
-class PartOutput(Protocol):
-    """Takes a part of a core in a different process than the sink's."""
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Write all of these bytes."""
-
-    def skip(self, length: int) -> None:
-        """Write zeros."""
-
-    def items(self) -> list[Item]:
-        """Return the items for :meth:`Sink.take`."""
-
-
-class Sink(Protocol):
-    """Takes a core. Methods other than ``abort`` raise OutputError.
-
-    :ivar path: the file that will hold the core; None if it is not a file.
-    :ivar used: bytes of output so far that take space, so without holes.
-    """
-
-    path: str | None
-    used: int
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Write all of these bytes."""
-
-    def skip(self, length: int) -> None:
-        """Write ``length`` zeros, as a hole if possible."""
-
-    def part(self, offset: int) -> PartOutput:
-        """Return an output for a part that another process makes.
-
-        :param offset: of its first byte in the core.
-        """
-
-    def take(self, items: list[Item], size: int, stored: int) -> None:
-        """Take the items of a part. Parts must come in order.
-
-        :param size: bytes of the part.
-        :param stored: those of them that are not holes.
-        """
-
-    def most(self, data: int, size: int) -> int:
-        """Return how many bytes of output a part takes at most, if ``data`` of its bytes are not holes."""
-
-    def settle(self) -> None:
-        """Make :attr:`used` exact; before, it may be an estimate, which is never too low."""
-
-    def restart(self) -> bool:
-        """Discard the output so that another core can be written instead; say whether that is possible."""
-
-    def commit(self) -> None:
-        """Finish the output and make it durable."""
-
-    def abort(self) -> None:
-        """Remove the output, so that nobody takes it for a core. Harmless after ``commit``."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class _Items:
-    """A part as it is."""
-
-    def __init__(self) -> None:
-        self._items: list[Item] = []
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._items.append(bytes(data))
-
-    def skip(self, length: int) -> None:
-        self._items.append(length)
-
-    def items(self) -> list[Item]:
-        return self._items
-
-
-class BaseSink:
-    """The base class of sinks. Those without positions get parts as items."""
-
-    def __init__(self) -> None:
-        self.used = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        """See :meth:`Sink.write`."""
-        raise NotImplementedError
-
-    def skip(self, length: int) -> None:
-        """See :meth:`Sink.skip`."""
-        raise NotImplementedError
-
-    def part(self, offset: int) -> PartOutput:
-        """See :meth:`Sink.part`."""
-        return _Items()
-
-    def take(self, items: list[Item], size: int, stored: int) -> None:
-        """See :meth:`Sink.take`."""
-        for item in items:
-            if isinstance(item, int):
-                self.skip(item)
-            else:
-                self.write(item)
-
-    def most(self, data: int, size: int) -> int:
-        """See :meth:`Sink.most`."""
-        return size  # holes are written as zeros
-
-    def settle(self) -> None:
-        """See :meth:`Sink.settle`."""
-
-    def restart(self) -> bool:
-        """See :meth:`Sink.restart`. This sink cannot restart."""
-        return False
-
-    def abort(self) -> None:
-        """See :meth:`Sink.abort`. This sink has nothing to clean up."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
 
 
 class FileSink(BaseSink):
@@ -381,77 +235,3 @@ class _Placed:
         with self._writing():
             self._position.flush()
         return []
-
-
-class StreamSink(BaseSink):
-    """A writable binary file object. It stays open, and earlier output stays in it.
-
-    Holes are written as zeros even if the object can seek: it may hold other data there, or append.
-    """
-
-    path: str | None = None
-
-    def __init__(self, file: Any) -> None:
-        """:param file: has ``write(bytes-like)``, and perhaps ``flush()``."""
-        super().__init__()
-        self._file = file
-
-    def write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        self.used += len(view)
-        try:
-            while view:
-                count = self._file.write(view)
-                if count is None:
-                    # Raw files say so that they would block; other objects that they do not count.
-                    if isinstance(self._file, io.RawIOBase):
-                        raise BlockingIOError(errno.EAGAIN, "the output is non-blocking and full")
-                    return
-                view = view[count:]
-        except (OSError, ValueError) as error:  # ValueError: closed, or not open for writing
-            raise _stream_failure(error) from error
-
-    def skip(self, length: int) -> None:
-        while length:
-            count = min(length, len(_ZEROS))
-            self.write(memoryview(_ZEROS)[:count])
-            length -= count
-
-    def commit(self) -> None:
-        """See :meth:`Sink.commit`."""
-        try:
-            if hasattr(self._file, "flush"):
-                self._file.flush()
-        except (OSError, ValueError) as error:
-            raise _stream_failure(error) from error
-
-
-def _stream_failure(error: OSError | ValueError) -> OutputError:
-    if isinstance(error, BrokenPipeError):
-        return OutputError("cannot write the core: the reader closed the pipe early")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return OutputError(f"cannot write the core: {reason}")
-
-
-class MemorySink(BaseSink):
-    """Holds the core in memory, for tests and small processes.
-
-    :ivar data: the bytes written so far.
-    """
-
-    path: str | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data = bytearray()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self.data += data
-        self.used += len(data)
-
-    def skip(self, length: int) -> None:
-        self.data += bytes(length)
-        self.used += length
-
-    def commit(self) -> None:
-        """See :meth:`Sink.commit`. Memory has nothing to make durable."""

@@ -14,7 +14,9 @@ from typing import Self
 
 from kgcore.errors import OutputError
 from kgcore.sinks import STDOUT
-from kgcore.sinks.files import FileSink, Sink, StreamSink, failure
+from kgcore.sinks.base import Sink
+from kgcore.sinks.files import FileSink, failure
+from kgcore.sinks.streams import StreamSink
 
 __all__ = ("named", "occupied", "output", "standard")
 

@@ -32,7 +32,7 @@ from kgcore.model.dying import Dying
 from kgcore.model.memory import Memory
 from kgcore.model.process import VM_EXEC, ProcessImage, Thread, Vma
 from kgcore.model.traces import OUTERMOST, End, Frame, ThreadTrace
-from kgcore.sinks.files import BaseSink
+from kgcore.sinks.base import BaseSink
 from kgcore.sources.base import HasKernelStacks, KnowsCrash, Process, Source, TaskRef
 from kgcore.system.privatedir import PrivateDirectory
 from kgcore.system.regular import read_at

@@ -10,8 +10,9 @@ from kgcore.binaries.contents import FileGap, Trace
 from kgcore.errors import KgcoreError
 from kgcore.model.memory import Piece
 from kgcore.model.process import OpenFile, Socket
-from kgcore.sinks.files import Sink, StreamSink
+from kgcore.sinks.base import Sink
 from kgcore.sinks.outputs import named
+from kgcore.sinks.streams import StreamSink
 from kgcore.sources.base import Contents, HasOpenFiles, OpenFiles, Process, Source, TaskRef
 from kgcore.text import human_size, plain, printable
 

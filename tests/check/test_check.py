@@ -19,7 +19,8 @@ from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Provenance
 from kgcore.model.process import RegisterSource
-from kgcore.sinks.files import FileSink, MemorySink
+from kgcore.sinks.files import FileSink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.base import TaskRef
 from tests.builders import PAGE, FakeMemory, FakeSource, make_image, make_regs, make_thread, make_vma
 from tests.counting import per_page

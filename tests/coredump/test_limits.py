@@ -16,8 +16,10 @@ from kgcore.coredump.writer import write_core
 from kgcore.errors import LimitReached
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Provenance
+from kgcore.sinks.base import Sink
 from kgcore.sinks.compressed import CompressedSink
-from kgcore.sinks.files import FileSink, MemorySink, Sink
+from kgcore.sinks.files import FileSink
+from kgcore.sinks.streams import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_regs, make_thread, make_vma, pattern
 
 BASE, STACK = 0x10000, 0x7FFD00000000

@@ -17,7 +17,8 @@ from kgcore.errors import KgcoreError
 from kgcore.model.memory import Piece, Provenance, Run, Without
 from kgcore.model.process import Vma
 from kgcore.sinks.compressed import CompressedSink
-from kgcore.sinks.files import FileSink, MemorySink
+from kgcore.sinks.files import FileSink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.base import TaskRef
 from tests.builders import FakeMemory, FakeSource, make_image, make_vma
 from tests.kernel_core import (

@@ -19,7 +19,7 @@ from kgcore.errors import KgcoreError
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Provenance, Run, peek
 from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, CoreDialect, FpuState, RegisterSource
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_regs, make_thread, make_vma, pattern
 
 ALL = CoredumpFilter(0x1FF, page_size=PAGE)

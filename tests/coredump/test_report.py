@@ -18,7 +18,7 @@ from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Provenance, Run
 from kgcore.model.process import FpuState, RegisterSource
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from tests.builders import PAGE, FakeMemory, make_file, make_image, make_regs, make_thread, make_vma
 
 START = 0x7F0000000000

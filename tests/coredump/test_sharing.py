@@ -16,7 +16,8 @@ from kgcore.coredump.sharing import LARGEST, zeros_to_share
 from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Provenance
-from kgcore.sinks.files import FileSink, MemorySink
+from kgcore.sinks.files import FileSink
+from kgcore.sinks.streams import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_vma, pattern
 from tests.vmcore.corefile import Core
 

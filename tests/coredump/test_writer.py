@@ -10,7 +10,7 @@ from kgcore.coredump.writer import write_core
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import Vma
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_vma, pattern
 from tests.counting import calls_of_c
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from kgcore.errors import OutputError
-from kgcore.sinks.files import FileSink, MemorySink, StreamSink
+from kgcore.sinks.files import FileSink
+from kgcore.sinks.streams import MemorySink, StreamSink
 
 
 def save(path: Path, content: bytes = b"core", **options: Any) -> None:

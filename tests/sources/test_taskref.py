@@ -9,7 +9,7 @@ import pytest
 
 from kgcore.coredump.pipeline import Options, dump, prepare
 from kgcore.errors import KgcoreError, NoCurrentTask, NoSuchTask
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.base import HasOpenFiles, TaskRef
 from tests.fake_source import COMPLETE, LARGE, UNKNOWN, FakeSource, task_address
 

@@ -31,7 +31,7 @@ from kgcore.coredump.pipeline import Options, Prepared, prepare, write
 from kgcore.coredump.report import Report
 from kgcore.errors import KgcoreError
 from kgcore.model.process import Thread
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.base import TaskRef
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import FrameRun, Frames, FrameState, open_dump

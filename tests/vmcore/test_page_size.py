@@ -9,7 +9,7 @@ pytest.importorskip("drgn")
 
 from kgcore.coredump.pipeline import dump
 from kgcore.errors import TargetError
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.base import TaskRef
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.opening.target import open_target

@@ -32,7 +32,7 @@ from drgn import Architecture, Platform, Program
 
 from kgcore.coredump.pipeline import Options, prepare, write
 from kgcore.errors import NoCurrentTask
-from kgcore.sinks.files import MemorySink
+from kgcore.sinks.streams import MemorySink
 from kgcore.sources.base import TaskRef
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile import open_dump
