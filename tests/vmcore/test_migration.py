@@ -66,6 +66,6 @@ def test_pages_on_their_way(extract: Extractor, entries: Counter[SwapKind]) -> N
                 wrong[provenance] += is_ != should
             assert not +wrong, (name, dump)
             many = fixture.version >= (6, 3) and dump["file"] == main_dump(fixture)
-            assert entries[SwapKind.PAGE] >= (100 if many else 1), (name, dump)
+            assert entries[SwapKind.MIGRATION] >= (100 if many else 1), (name, dump)
             dumps += 1
     assert dumps == len(FIXTURES) * 3

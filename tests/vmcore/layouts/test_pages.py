@@ -14,13 +14,17 @@ from kgcore.sources.vmcore.dumpfile.frames import FrameState
 from kgcore.sources.vmcore.memory.backing import Backing, UserFiles
 from kgcore.sources.vmcore.memory.pages import VmcoreMemory, joined
 from tests.vmcore.layouts.test_pagecache import TYPES as CACHE
-from tests.vmcore.layouts.test_pagecache import Cache, value
+from tests.vmcore.layouts.test_pagecache import UPTODATE, Cache, value
 from tests.vmcore.layouts.test_swapentry import DEVICE_514, MIGRATION, POISON, entry
 from tests.vmcore.layouts.world import PAGE_OFFSET, physical
 
 TYPES = (
     CACHE.replace("void *host;", "struct inode *host; void *a_ops;")
     + """
+enum pageflags { PG_locked, PG_writeback, PG_referenced, PG_uptodate, PG_dirty, PG_swapbacked, PG_swapcache,
+    PG_hwpoison, PG_anon_exclusive };
+enum mfill_atomic_mode { MFILL_ATOMIC_POISON = 3 };
+struct page { unsigned long flags, compound_head, lru; void *mapping; unsigned long index, private; u64 rest[2]; };
 struct hstate { unsigned int max, order; };
 struct hugetlbfs_sb_info { long free; struct hstate *hstate; };
 struct super_block { void *s_fs_info; };
@@ -49,6 +53,7 @@ CACHED = Provenance.PAGE_CACHE
 FILE, EXCLUDED, UNREADABLE = Provenance.FILE, Provenance.EXCLUDED, Provenance.UNREADABLE
 STORED = FrameState.STORED
 EVERYTHING = 1 << 40
+LOCKED = 1 << 0
 
 
 class Process(Cache):
@@ -56,6 +61,8 @@ class Process(Cache):
 
     def __init__(self, release: str = "6.12.0", types: str = TYPES) -> None:
         super().__init__(types, release)
+        self.sizes["swap_info"], self.symbols["swap_info"] = 8 * 23, self.allocate(4096)
+        self.symbols["nr_swapfiles"] = self.symbols["swap_info"] + 8 * 23  # 4 bytes of zeros: an odd multiple of 8
         self.root = self.allocate(4096)
         self.tables: dict[tuple[int, int], int] = {}
         self.has(*POISON, *MIGRATION, *DEVICE_514, "shmem_aops", "ram_aops", "ext4_aops")
@@ -229,10 +236,11 @@ class TestEntries:
         [
             (entry(0, 77), (SWAPPED, "unknown swap space 0")),
             (entry(22, 1 << 30), (SWAPPED, "unknown swap space 22")),
-            (entry(23, 5), (UNREADABLE, "poisoned")),
+            (entry(23, 0x55), (UNREADABLE, "poisoned")),
+            (entry(23, 5), (UNREADABLE, "unknown entry")),  # nobody has page frame 5
             (entry(27, 5), (UNREADABLE, "in device memory")),
             (entry(28, 5), (UNREADABLE, "in device memory")),
-            (entry(31, 0), (ZERO, "")),
+            (entry(31, 0), (UNREADABLE, "unknown entry")),
             (entry(31, 1), (ZERO, "")),  # uffd-wp of a page that is not there
             (entry(31, 2), (UNREADABLE, "poisoned")),
             (entry(31, 4), (ZERO, "")),  # MADV_GUARD_INSTALL
@@ -246,6 +254,8 @@ class TestEntries:
     def test_page_on_its_way(self, process: Process, number: int) -> None:
         """Migration and device-exclusive entries name the frame that still has the bytes."""
         frame = process.frame(b"moving")
+        process.page(frame >> 12, 0, UPTODATE | LOCKED)
+        process.set("struct page", process.pages + 64 * (frame >> 12), {"mapping": 0xFFFF888012345001})
         process.pte(0, entry(number, frame >> 12 | 3 << 34))
         (piece,) = process.it.read(Vma(START, START + 0x10000, VM_READ, struct=process.area), START, START + 4096)
         assert bytes(piece.data).startswith(b"moving.")
@@ -256,14 +266,41 @@ class TestEntries:
         for page in range(16):
             process.write(PAGE_OFFSET + huge + 4096 * page, b"%d." % page)
         process.entry(START, 21, entry(24, huge >> 12))
+        process.page(huge >> 12, 0, UPTODATE | LOCKED)
         vma = Vma(START, START + 0x10000, VM_READ, struct=process.area)
         (piece,) = process.it.read(vma, START + 3 * 4096, START + 5 * 4096)
         assert (bytes(piece.data[:2]), bytes(piece.data[4096:4098])) == (b"3.", b"4.")
 
-    def test_swap_error_of_6_1(self) -> None:
-        process = Process("6.1.0")
-        process.pte(0, entry(31, 0))
-        assert process.runs() == [(1, UNREADABLE, "unknown entry")]
+    @pytest.mark.parametrize("number", [24, 25, 26, 29, 30])
+    def test_frame_of_somebody_else(self, process: Process, number: int) -> None:
+        """Neither locked nor anonymous: the number does not mean what it seems to."""
+        frame = process.frame(b"theirs")
+        process.page(frame >> 12, 0, UPTODATE)
+        process.pte(0, entry(number, frame >> 12))
+        name = "a migration" if number < 27 else "a device-exclusive"
+        assert process.runs() == [(1, UNREADABLE, f"{name} entry leads to no such page")]
+
+    def test_without_certainty(self) -> None:
+        """5.19 to 6.5, if nothing tells the size of ``swap_info``: 23 is poison or a migration, by what follows."""
+        process = Process()
+        process.types.pop("enum mfill_atomic_mode")
+        process.constants.pop("MFILL_ATOMIC_POISON")
+        process.sizes.pop("swap_info")
+        frame = process.frame(b"moving")
+        process.page(frame >> 12, 0, UPTODATE | LOCKED)
+        process.pte(0, entry(23, frame >> 12))
+        assert process.runs() == [(1, UNREADABLE, "the dump does not tell what the entry means")]
+
+    @pytest.mark.parametrize(("offset", "why"), [(0, "unknown entry"), (0x1234, "poisoned")])
+    def test_swap_error_of_6_1(self, offset: int, why: str) -> None:
+        """make_swapin_error_entry(), include/linux/swapops.h: with the page that could not be read."""
+        process = Process()
+        process.types.pop("enum mfill_atomic_mode")
+        process.constants.pop("MFILL_ATOMIC_POISON")
+        process.sizes["swap_info"] = 22 * 8
+        process.symbols["swap_info"] += 8
+        process.pte(0, entry(31, offset))
+        assert process.runs() == [(1, UNREADABLE, why)]
 
     def test_lost_table(self, process: Process) -> None:
         process.pte(0, process.frame() | P)

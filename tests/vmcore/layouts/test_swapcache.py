@@ -259,9 +259,19 @@ class TestSpace:
 
     def test_what_lies_behind_the_array(self) -> None:
         """``swap_info[MAX_SWAPFILES]``: the highest of the 32 types are no swap spaces."""
-        swap = Spaces("6.12.0", ZEROMAP, within=True)
+        swap = Spaces("6.12.0", ZEROMAP + "enum softleaf_type { SOFTLEAF_NONE };", within=True)
         swap.write(swap.symbols["swap_info"] + 8 * 31, struct.pack("<Q", swap.info))
         assert [space.number for space in SwapInfo(swap.kernel).all()] == [NUMBER]
+
+    @pytest.mark.parametrize(("told", "expected"), [(False, [NUMBER, NUMBER + 1, 30]), (True, [NUMBER])])
+    def test_what_lies_behind_those_in_use(self, told: bool, expected: list[int]) -> None:
+        """``nr_swapfiles``: the kernel never had more."""
+        swap = Spaces("6.12.0", ZEROMAP, within=True)
+        for number in (NUMBER + 1, 30):
+            swap.write(swap.symbols["swap_info"] + 8 * number, struct.pack("<Q", swap.info))
+        if told:
+            swap.word("nr_swapfiles", NUMBER + 1)
+        assert [space.number for space in SwapInfo(swap.kernel).all()] == expected
 
     def test_words_for_what_is_missing(self) -> None:
         """Device and slots are named, so that the user can look there."""

@@ -457,7 +457,7 @@ class TestDamage:
     def test_no_flags(self, release: Release) -> None:
         disk = Disk(release)
         layer, space = disk.layer, disk.space
-        disk._constants.clear()
+        disk.constants.clear()
         (slots,) = layer.find(space, 0, 3)
         assert (slots.length, slots.detail) == (3, "zram: the flags of zram's table are unknown")
 

@@ -47,6 +47,7 @@ class World:
     """A kernel of some release.
 
     :ivar symbols: address by name; for :meth:`Target.symbol_address`, and variables of :meth:`variable`.
+    :ivar sizes: bytes of a symbol, where they matter: kallsyms has the room up to the next one.
     :ivar lost: page frames that are not in the dump: reading them faults.
     :ivar reads: how often kernel memory was read.
     """
@@ -55,13 +56,14 @@ class World:
         self.prog = Program(Platform(Architecture.X86_64))
         self.memory: dict[int, bytearray] = {}
         self.symbols: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
         self.lost: set[int] = set()
         self.reads = 0
         self._next = _FIRST
         self._variables: dict[str, Object] = {}
         declared = Declarations(self.prog, text)
         self.types = declared.types
-        self._constants = declared.constants
+        self.constants = declared.constants
         self.prog.register_type_finder("world", self._find_type, enable_index=0)
         self.prog.register_object_finder("world", self._find_object, enable_index=0)
         self.prog.register_symbol_finder("world", self._find_symbol, enable_index=0)
@@ -85,11 +87,12 @@ class World:
         return None
 
     def _find_object(self, _prog: Program, name: str, _flags: Any, _filename: str | None) -> Object | None:
-        return (self._variables | self._constants).get(name)
+        return (self._variables | self.constants).get(name)
 
     def _find_symbol(self, prog: Program, name: str | None, address: int | None, one: bool) -> list[Symbol]:
         made = [
-            Symbol(symbol, value, 8, SymbolBinding.GLOBAL, SymbolKind.OBJECT) for symbol, value in self.symbols.items()
+            Symbol(symbol, value, self.sizes.get(symbol, 8), SymbolBinding.GLOBAL, SymbolKind.OBJECT)
+            for symbol, value in self.symbols.items()
         ]
         found: list[Symbol] = list(SymbolIndex(made)(prog, name, address, one))
         return found

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, cached_property, partial
 
-from drgn import FaultError, Object
+from drgn import FaultError, Object, offsetof
 
 from kgcore.model.process import CoreDialect
 from kgcore.sources.vmcore.kernel.machine import machine_of
@@ -218,6 +218,31 @@ class Kernel:
         size = self.page_struct_size
         raw = self.prog.read(self.machine.frame_to_page(frame), count * size)
         return tuple(self.word_at(raw, at) for at in range(0, len(raw), size))  # the first member
+
+    def page_head(self, page: int) -> int:
+        """Return the first ``struct page`` of the folio that a page belongs to, as ``compound_head()`` does.
+
+        fc3f334ce2b9 "mm: rename the 'compound_head' field in the 'struct page' to 'compound_info'" (7.1): since its
+        series the word may be a mask for the page's own address instead of a pointer.
+
+        :param page: address of a ``struct page``.
+        :raises FaultError: it is not in the dump.
+        :raises LookupError: the kernel keeps the word elsewhere.
+        """
+        name = "compound_info" if self.target.has_member("struct page", "compound_info") else "compound_head"
+        word = int(self.prog.read_word(page + offsetof(self.prog.type("struct page"), name)))
+        if not word & 1:
+            return page
+        head = word - 1
+        return head if head < page and self.machine.is_page(head) else page & word
+
+    def page_words(self, page: int) -> tuple[int, int]:
+        """Return ``flags`` and ``mapping`` of a ``struct page``.
+
+        :raises FaultError: they are not in the dump.
+        """
+        mapping = offsetof(self.prog.type("struct page"), "mapping")
+        return int(self.prog.read_word(page)), int(self.prog.read_word(page + mapping))
 
     @cached_property
     def zero_pages(self) -> tuple[tuple[int, int], ...]:

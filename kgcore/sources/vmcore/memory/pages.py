@@ -16,7 +16,7 @@ from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.memory.doubts import CHANGING, Doubts
 from kgcore.sources.vmcore.memory.extents import Extent, Place, missing, zeros
 from kgcore.sources.vmcore.memory.faults import Faults
-from kgcore.sources.vmcore.memory.swapentry import SwapEntry, SwapKind
+from kgcore.sources.vmcore.memory.swapentry import SwapEntry, SwapKind, leads_to_page
 from kgcore.text import first_names
 
 __all__ = ("VmcoreMemory", "joined", "pieces")
@@ -229,7 +229,11 @@ class VmcoreMemory:
 
     def _special(self, vma: Vma, leaf: Leaf, entry: SwapEntry) -> Iterator[Extent]:
         """Yield the memory of an entry that looks like a swap entry and means something else."""
-        if entry.kind is SwapKind.PAGE:
+        if entry.kind in (SwapKind.MIGRATION, SwapKind.EXCLUSIVE):
+            if not leads_to_page(self._kernel, entry):
+                why = f"a {entry.kind.value} entry leads to no such page"
+                yield missing(leaf.address, leaf.length, Provenance.UNREADABLE, why)
+                return
             physical = (entry.value << self._page_shift) + leaf.inside
             yield from self._backing.physical.extents(leaf.address, leaf.length, physical)
         elif entry.kind is SwapKind.NONE:

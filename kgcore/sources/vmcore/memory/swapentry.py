@@ -5,26 +5,35 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from drgn import FaultError
+
 from kgcore.arch.paging import SwapLayout
 from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.swapnumbers import Purpose, max_swapfiles, swap_numbers, swapfiles
 
-__all__ = ("SwapEntry", "SwapKind", "SwapTypes")
+__all__ = ("SwapEntry", "SwapKind", "SwapTypes", "leads_to_page")
 
 _MARKER_UFFD_WP = 1 << 0
 _MARKER_POISONED = 1 << 1
 _MARKER_GUARD = 1 << 2
+_MARKERS = _MARKER_UFFD_WP | _MARKER_POISONED | _MARKER_GUARD
+# x86 never gives away the first 64 KiB: no page of a process is there (reserve_real_mode(), arch/x86/realmode/init.c).
+_FIRST_FRAME = 16
+_PAGE_MAPPING_ANON = 1  # include/linux/page-flags.h
 
 
 class SwapKind(Enum):
     """What a swap entry stands for."""
 
     SWAP = "swap"  # value: offset in swap space number ``type``
-    PAGE = "page"  # value: frame number of a page that is in memory (migration, device-exclusive)
+    MIGRATION = "migration"  # value: frame number of a page that is in memory and locked
+    EXCLUSIVE = "device-exclusive"  # value: frame number of an anonymous page that is in memory
     NONE = "none"  # as good as an empty entry
     GUARD = "guard region"  # MADV_GUARD_INSTALL: deliberately inaccessible
     POISONED = "poisoned"  # a hardware memory error, or UFFDIO_POISON
     DEVICE = "in device memory"
     UNKNOWN = "unknown entry"
+    AMBIGUOUS = "the dump does not tell what the entry means"
 
 
 class SwapEntry(NamedTuple):
@@ -41,69 +50,78 @@ class SwapEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SwapTypes:
-    """The 32 type numbers of ``swp_entry_t``, as this kernel assigns them (include/linux/swap.h).
+    """What the 32 type numbers of ``swp_entry_t`` mean to this kernel.
 
-    Types below ``max_swapfiles`` are swap spaces. Above them, in this order and if configured: hardware poison,
-    migration, device memory, markers, swap-in errors.
+    :ivar max_swapfiles: numbers below it are swap spaces.
+    :ivar purposes: all that each number may mean, by what the dump says; none: what it says does not fit together.
     """
 
     layout: SwapLayout
     max_swapfiles: int
-    hwpoison: range
-    migration: range
-    device_private: range
-    device_exclusive: range
-    marker: range
+    purposes: tuple[frozenset[Purpose], ...]
 
     @classmethod
     def of(cls, kernel: Kernel) -> "SwapTypes":
-        """Work out the numbers: each option shows by a function that it adds, the counts by the release."""
-
-        def has(function: str) -> bool:
-            return kernel.target.symbol_address(function) is not None
-
-        version = kernel.version
-        hwpoison = 1 if has("memory_failure") else 0
-        # 6c287605fd56 "mm: remember exclusively mapped anonymous pages with PG_anon_exclusive" (5.19) added a third
-        migration = (3 if version >= (5, 19) else 2) if has("migrate_pages") else 0
-        private = exclusive = 0
-        if version < (5, 14):
-            private = 2 if has("devm_request_free_mem_region") else 0
-        elif has("make_device_exclusive"):
-            private, exclusive = 2, 1  # c25465eb7630 "mm: use single SWP_DEVICE_EXCLUSIVE entry type" (6.15)
-        elif has("make_device_exclusive_range"):
-            private, exclusive = 2, 2  # b756a3b5e7ea "mm: device exclusive memory access" (5.14)
-        # 679d10331910 "mm: introduce PTE_MARKER swap entry" (5.19)
-        marker = 1 if version >= (5, 19) else 0
-        # 9f186f9e5fa9 "mm/swapfile: unuse_pte can map random data if swap read fails" (5.19); became a marker in 6.2
-        swapin_error = 1 if (5, 19) <= version < (6, 2) else 0
-        counts = (hwpoison, migration, private, exclusive, marker)
-        first = 32 - sum(counts) - swapin_error
-        ranges = []
-        for count in counts:
-            ranges.append(range(first, first + count))
-            first += count
-        poison, moving, in_device, exclusively, markers = ranges
-        swap = kernel.machine.paging_mode.swap
-        return cls(swap, poison.start, poison, moving, in_device, exclusively, markers)
+        """Find out the meanings; where the dump leaves several open, all of them."""
+        found = swap_numbers(kernel.target)
+        layout = kernel.machine.paging_mode.swap
+        if found:
+            purposes = tuple(map(frozenset, zip(*(numbers.purposes for numbers in found), strict=True)))
+            return cls(layout, min(numbers.max_swapfiles for numbers in found), purposes)
+        used = swapfiles(kernel.target)
+        count = min(max_swapfiles(kernel.target), default=0) if used is None else used
+        swap, unknown = frozenset({Purpose.SWAP}), frozenset[Purpose]()
+        return cls(layout, count, (*[swap] * count, *[unknown] * (32 - count)))
 
     def decode(self, pte: int) -> SwapEntry:
         """Decode an entry in its page-table form (not its xarray form)."""
         number, offset = self.layout.type(pte), self.layout.offset(pte)
         # Entries that hold a page frame keep flags above it: 0d206b5d2e0d "mm/swap: add swp_offset_pfn()" (6.1).
         frame = offset & (1 << self.layout.pfn_bits) - 1
-        if number < self.max_swapfiles:
-            return SwapEntry(SwapKind.SWAP, number, offset)
-        if number in self.migration or number in self.device_exclusive:
-            return SwapEntry(SwapKind.PAGE, number, frame)
-        if number in self.hwpoison:
-            return SwapEntry(SwapKind.POISONED, number, frame)
-        if number in self.device_private:
-            return SwapEntry(SwapKind.DEVICE, number, frame)
-        if number in self.marker:
-            if offset & _MARKER_GUARD:
-                return SwapEntry(SwapKind.GUARD, number, offset)
-            if offset & _MARKER_POISONED:
-                return SwapEntry(SwapKind.POISONED, number, offset)
-            return SwapEntry(SwapKind.NONE, number, offset)
-        return SwapEntry(SwapKind.UNKNOWN, number, offset)
+        meant = {(kind, value) for purpose in self.purposes[number] for kind, value in _meaning(purpose, offset, frame)}
+        if len(meant) == 1:
+            ((kind, value),) = meant
+            return SwapEntry(kind, number, value)
+        return SwapEntry(SwapKind.AMBIGUOUS if meant else SwapKind.UNKNOWN, number, offset)
+
+
+def _meaning(purpose: Purpose, offset: int, frame: int) -> tuple[tuple[SwapKind, int], ...]:
+    """Return what an entry means if its number is for a purpose; nothing: then the kernel never makes such an entry."""
+    if purpose is Purpose.SWAP:
+        return ((SwapKind.SWAP, offset),)
+    if purpose is Purpose.MARKER:
+        if not offset or offset & ~_MARKERS:
+            return ()
+        if offset & _MARKER_GUARD:
+            return ((SwapKind.GUARD, offset),)
+        return ((SwapKind.POISONED if offset & _MARKER_POISONED else SwapKind.NONE, offset),)
+    if frame < _FIRST_FRAME and purpose is not Purpose.DEVICE_PRIVATE:
+        return ()
+    kinds = {
+        Purpose.HWPOISON: SwapKind.POISONED,
+        Purpose.SWAPIN_ERROR: SwapKind.POISONED,
+        Purpose.MIGRATION: SwapKind.MIGRATION,
+        Purpose.DEVICE_PRIVATE: SwapKind.DEVICE,
+        Purpose.DEVICE_EXCLUSIVE: SwapKind.EXCLUSIVE,
+    }
+    return ((kinds[purpose], frame),)
+
+
+def leads_to_page(kernel: Kernel, entry: SwapEntry) -> bool:
+    """Tell whether an entry leads to a page as the kernel says it does, so that its number means what it seems to.
+
+    As long as there are migration entries of a page, it is locked: ``pfn_swap_entry_to_page()``
+    (include/linux/swapops.h) stops the kernel if not. Device-exclusive entries are of anonymous pages only
+    (``make_device_exclusive()``, mm/rmap.c).
+
+    :param entry: of kind MIGRATION or EXCLUSIVE.
+    """
+    try:
+        head = kernel.page_head(kernel.machine.frame_to_page(entry.value))
+        flags, mapping = kernel.page_words(head)
+    except (FaultError, LookupError):
+        return False
+    if entry.kind is SwapKind.EXCLUSIVE:
+        return bool(mapping & _PAGE_MAPPING_ANON)
+    locked = kernel.target.constant("PG_locked")
+    return locked is not None and bool(flags >> locked & 1)

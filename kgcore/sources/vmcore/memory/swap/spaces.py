@@ -7,6 +7,7 @@ from drgn import FaultError, Object
 
 from kgcore.model.lost import Lost
 from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.swapnumbers import swapfiles
 from kgcore.sources.vmcore.kernelreads import in_words
 from kgcore.sources.vmcore.memory.swapentry import SwapTypes
 from kgcore.sources.vmcore.task.vmas import Paths
@@ -42,7 +43,9 @@ class Spaces:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.page_size = kernel.page_size
-        self._count = SwapTypes.of(kernel).max_swapfiles  # as many as swap_info has places for
+        used = swapfiles(kernel.target)
+        count = SwapTypes.of(kernel).max_swapfiles  # as many as swap_info has places for
+        self._count = count if used is None else min(used, count)
         self._known: dict[int, SwapSpace | Lost] = {}
 
     def get(self, number: int) -> SwapSpace | Lost:
@@ -63,8 +66,10 @@ class Spaces:
             return absent
         try:
             pointer = self._kernel.prog.read_word(address + self._kernel.word_size * number)
+            if not pointer:
+                return absent
             info = Object(self._kernel.prog, "struct swap_info_struct *", pointer)
-            if not pointer or not info.flags.value_() & _SWP_USED:
+            if not info.flags.value_() & _SWP_USED:
                 return absent
             return SwapSpace(number, info, int(info.max.value_()), self._name(number, info))
         except (FaultError, LookupError) as error:
