@@ -53,7 +53,7 @@ class SwapTypes:
     """What the 32 type numbers of ``swp_entry_t`` mean to this kernel.
 
     :ivar max_swapfiles: numbers below it are swap spaces.
-    :ivar purposes: all that each number may mean, by what the dump says; none: what it says does not fit together.
+    :ivar purposes: all that the dump allows each number to mean; none: the dump contradicts itself.
     """
 
     layout: SwapLayout
