@@ -86,7 +86,7 @@ class SwapTypes:
 
 
 def _meaning(purpose: Purpose, offset: int, frame: int) -> tuple[tuple[SwapKind, int], ...]:
-    """Return what an entry means if its number is for a purpose; nothing: then the kernel never makes such an entry."""
+    """Return what an entry means if its number is for a purpose; nothing: the kernel never makes this entry."""
     if purpose is Purpose.SWAP:
         return ((SwapKind.SWAP, offset),)
     if purpose is Purpose.MARKER:
