@@ -124,7 +124,7 @@ def _room(target: Target, name: str, element: int) -> range | None:
     except LookupError:
         return None
     room, end = symbol.size, symbol.address + symbol.size
-    if room < _SMALLEST * element or room > 1 << 12:
+    if room < _SMALLEST * element:
         return None
     padding = (end & -end) - 1
     return range(max(1, -(-(room - padding) // element)), room // element + 1)
