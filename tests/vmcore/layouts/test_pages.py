@@ -461,9 +461,10 @@ class TestHugetlb:
         process.set("struct inode", inode, {"i_sb": block})
         return process
 
-    @pytest.mark.parametrize(("release", "index"), [("5.10.0", 3), ("6.6.0", 3), ("6.7.0", 3 << 9), ("7.2.0", 3 << 9)])
+    @pytest.mark.parametrize("release", ["5.14.0", "7.2.0"])
+    @pytest.mark.parametrize("index", [3, 3 << 9])
     def test_unit_of_indices(self, release: str, index: int) -> None:
-        """Huge pages until a08c7193e4f1 (6.7), then base pages."""
+        """Huge pages until a08c7193e4f1 (6.7), then base pages, whatever the kernel calls itself."""
         process = self.process(release, 9)
         frame = physical(process.allocate(16 * 4096, 1 << 21))
         process.write(PAGE_OFFSET + frame + 5 * 4096, b"sixth")
@@ -481,14 +482,37 @@ class TestHugetlb:
         file = MappedFile(b"/h", 1, 0, 8 << 21)
         assert process.runs(4, VM_READ | VM_HUGETLB, file=file) == [(4, ZERO, "")]
 
+    @pytest.mark.parametrize(("index", "found"), [(0, CACHED), (512, CACHED), (1024, ZERO)])
+    def test_first_page_of_the_file(self, index: int, found: Provenance) -> None:
+        """Alone in its tree: in the head until 6.7, then in a node."""
+        process = self.process("6.1.0", 9)
+        frame = physical(process.allocate(4096, 1 << 21))
+        page = process.page(frame >> 12, 0)
+        siblings = dict.fromkeys(range(1, 8), 2)  # xa_mk_sibling(0)
+        process.head(page if index == 512 else process.node(6, {0: page} | siblings))
+        file = MappedFile(b"/h", 1, 0, 8 << 21)
+        at = 0 if index == 512 else index
+        expected = CACHED if at < 512 else ZERO
+        assert process.runs(1, VM_READ | VM_HUGETLB, file=file, pgoff=at)[0][1] is expected is found
+
     @pytest.mark.parametrize("order", [0, 10, 0xFFFFFFFF])
     def test_absurd_order(self, order: int) -> None:
-        """No page is as large; the usual size it is, and nothing overflows."""
+        """No page is as large, and nothing else says how much of the file an index covers."""
         process = self.process("6.1.0", order)
         frame = physical(process.allocate(4096, 1 << 21))
         process.head(process.node(0, {3: process.page(frame >> 12, 3)}))
         file = MappedFile(b"/h", 1, 0, 8 << 21)
-        assert process.runs(1, VM_READ | VM_HUGETLB, file=file, pgoff=3 << 9)[0][1] is CACHED
+        why = "nothing tells where in the page cache its huge pages are"
+        assert process.runs(1, VM_READ | VM_HUGETLB, file=file, pgoff=3 << 9) == [(1, FILE, why)]
+
+    def test_tree_that_is_lost(self) -> None:
+        process = self.process("6.1.0", 9)
+        node = process.node(0, {3: process.page(5, 3)})
+        process.head(process.node(6, {1: node}))
+        process.lost = {physical(node) >> 12}
+        file = MappedFile(b"/h", 1, 0, 8 << 21)
+        found = process.runs(4, VM_READ | VM_HUGETLB, file=file)
+        assert [(pages, kind) for pages, kind, _ in found] == [(4, FILE)]
 
 
 class TestVdso:

@@ -17,6 +17,7 @@ from drgn import FaultError, Object, offsetof
 from kgcore.model.process import CoreDialect
 from kgcore.sources.vmcore.kernel.machine import machine_of
 from kgcore.sources.vmcore.kernel.structs import Members, Structs
+from kgcore.sources.vmcore.kernel.trees import is_radix
 from kgcore.sources.vmcore.opening.target import Target
 
 __all__ = ("Kernel",)
@@ -30,7 +31,7 @@ _MMF_DUMP_FILTER_MASK = 0x1FF
 # Members of struct task_struct, of all releases together
 _TASK = (
     "__state", "state", "blocked.sig[0]", "comm", "flags", "group_leader", "mm", "on_cpu", "pending.signal.sig[0]",
-    "pid", "real_parent", "signal", "stack", "static_prio", "stime", "tgid", "thread_pid", "utime",
+    "pid", "real_parent", "signal", "stack", "static_prio", "stime", "tgid", "pids[0].pid", "thread_pid", "utime",
 )  # fmt: skip
 
 
@@ -126,6 +127,15 @@ class Kernel:
                 return end - start
         return self.machine.usual_thread_size
 
+    @cached_property
+    def thread_pid(self) -> str:
+        """The member of ``struct task_struct`` with the task's ``struct pid *``.
+
+        2c4704756cab "pids: Move the pgrp and session pid pointers from task_struct to signal_struct" (4.19)
+        """
+        new = self.target.has_member("struct task_struct", "thread_pid")
+        return "thread_pid" if new else "pids[0].pid"  # PIDTYPE_PID
+
     def task_state(self, task: Members) -> int:
         """Return the task's state word.
 
@@ -194,13 +204,17 @@ class Kernel:
         except LookupError:
             return 512  # with CONFIG_THP_SWAP
 
-    @property
+    @cached_property
     def swap_type_shift(self) -> int:
         """SWP_TYPE_SHIFT, include/linux/swapops.h: bits of a ``swp_entry_t`` that are offset; 5 bits of type follow.
 
-        The kernel uses this format everywhere except in page tables; an xarray uses one bit of the word itself.
+        The kernel uses this format everywhere except in page tables; an xarray uses one bit of the word itself. Radix
+        trees used two: 3159f943aafd "xarray: Replace exceptional entries" (4.20), in the same series as the xarray.
         """
-        return 8 * self.word_size - 1 - 5
+        bits = 1
+        with suppress(LookupError):  # without the type, nobody reads an entry in a tree
+            bits = 2 if is_radix(self.prog, "struct address_space", "i_pages") else 1
+        return 8 * self.word_size - bits - 5
 
     def swap_type(self, entry: int) -> int:
         """Return the number of a swap entry's swap space, as ``swp_type()`` does."""

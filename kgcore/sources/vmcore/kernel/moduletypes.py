@@ -265,7 +265,8 @@ class ModuleTypes:
         if not self._target.has_member("struct btf", "start_id"):  # since 5.11, with which modules have BTF
             return None
         lost = False
-        for entry in XArrays(self._prog).entries(self._prog["btf_idr"].idr_rt.xa_head.value_()):
+        trees = XArrays.of(self._prog, "struct idr", "idr_rt")
+        for entry in trees.entries(trees.head(self._prog["btf_idr"].idr_rt)):
             with suppress(FaultError):
                 record = Object(self._prog, "struct btf *", entry or 0)
                 if record.name.string_() == name.encode():

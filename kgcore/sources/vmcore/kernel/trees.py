@@ -11,11 +11,11 @@ from functools import reduce
 from operator import gt, or_
 from typing import NamedTuple
 
-from drgn import FaultError, Object, PlatformFlags, Program, offsetof, sizeof
+from drgn import FaultError, Object, PlatformFlags, Program, TypeKind, offsetof, sizeof
 
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
-__all__ = ("XA_INTERNAL", "XA_ZERO", "MapleSlot", "XArrays", "XaEntry", "XaNode", "maple_slots")
+__all__ = ("XA_INTERNAL", "XA_ZERO", "MapleSlot", "XArrays", "XaEntry", "XaNode", "is_radix", "maple_slots")
 
 # enum maple_type, include/linux/maple_tree.h (6.1)
 _MAPLE_LEAF_64 = 1
@@ -128,6 +128,20 @@ class _Maple:
         return list(zip(firsts, lasts, slots, strict=False))
 
 
+def is_radix(prog: Program, holder: str, member: str) -> bool:
+    """Tell whether a member of a structure is a radix tree as before 4.20, not an xarray.
+
+    :raises LookupError: the member is unknown, or neither.
+    """
+    tree = prog.type(holder).member(member).type
+    while tree.kind is TypeKind.TYPEDEF:
+        tree = tree.type
+    names = {inside.name for inside in tree.members or ()}
+    if not names & {"xa_head", "rnode"}:
+        raise LookupError(f"{holder}::{member} is no tree that kgcore knows")
+    return "xa_head" not in names
+
+
 class XaNode(NamedTuple):
     """A ``struct xa_node``: each slot covers ``1 << shift`` indices.
 
@@ -155,12 +169,28 @@ class XaEntry(NamedTuple):
     canonical: int
 
 
-class XArrays:
-    """Reads xarrays, radix trees and IDRs, which all consist of ``struct xa_node``."""
+# include/linux/radix-tree.h before 4.20: an internal entry ends in binary 01 and leads to a node, to a slot of the same
+# node (a sibling), or nowhere (a retry); an exceptional entry ends in 10, with its value above.
+_RADIX_INTERNAL = 1
+_RADIX_EXCEPTIONAL = 2
 
-    def __init__(self, prog: Program) -> None:
+
+class XArrays:
+    """Reads xarrays, radix trees and IDRs, which all consist of ``struct xa_node``.
+
+    Before f8d5d0cc145c "xarray: Add definition of struct xarray" (4.20) and its series they consist of ``struct
+    radix_tree_node``, and other bits mark entries. The methods take and return entries as an xarray has them.
+    """
+
+    def __init__(self, prog: Program, *, radix: bool = False) -> None:
+        """Set up the trees of a program.
+
+        :param radix: they are as before 4.20.
+        :raises LookupError: the type of their nodes is unknown.
+        """
         self._prog = prog
-        node = prog.type("struct xa_node")
+        self.radix = radix
+        node = prog.type("struct radix_tree_node" if radix else "struct xa_node")
         members = {member.name: member for member in node.members or ()}
         self._offsets = {name: members[name].offset for name in ("shift", "offset", "parent", "slots")}
         self._slots = members["slots"].type.length or 64
@@ -174,7 +204,37 @@ class XArrays:
         self._marks = struct.Struct("<3Q" if max(8 * size, self._slots) > 32 else "<3I")
         self._marks_at: int | None = None
         with suppress(LookupError):  # not every caller needs them
-            self._marks_at = int(offsetof(node, "marks"))
+            self._marks_at = int(offsetof(node, "tags" if radix else "marks"))
+
+    @staticmethod
+    def of(prog: Program, holder: str, member: str) -> "XArrays":
+        """Return a reader of the trees that a member of a structure is: RHEL 8 has types of both kinds.
+
+        :raises LookupError: the member, or the type of its nodes, is unknown.
+        """
+        return XArrays(prog, radix=is_radix(prog, holder, member))
+
+    def head(self, tree: Object) -> int:
+        """Return the head of a tree.
+
+        :param tree: ``struct xarray``, or ``struct radix_tree_root``
+        :raises FaultError: it is not in the dump.
+        """
+        return self._plain(int(tree.rnode.value_())) if self.radix else int(tree.xa_head.value_())
+
+    def _plain(self, entry: int, slots_at: int = 0) -> int:
+        """Return an entry as an xarray would have it.
+
+        :param slots_at: address of the slots of the node that has the entry.
+        """
+        if not self.radix or not entry & 3:
+            return entry
+        if entry & 3 == _RADIX_EXCEPTIONAL:
+            return entry >> 2 << 1 | 1
+        to = entry & ~_RADIX_INTERNAL
+        if slots_at and slots_at <= to < slots_at + self._slots * self._word.size:
+            return (to - slots_at) // self._word.size << 2 | XA_INTERNAL
+        return to | XA_INTERNAL
 
     def below(self, entry: int, parent: XaNode | None = None, slot: int = 0) -> XaNode | None:
         """Return the node that an entry points to; None if it is not in the dump, or not the child of this slot.
@@ -193,7 +253,10 @@ class XArrays:
             fits = shift % self._chunk_shift == 0 and shift < self._word_bits
         else:
             fits = (shift, offset, above) == (parent.shift - self._chunk_shift, slot, parent.address)
-        slots = self._words.unpack_from(raw, self._offsets["slots"])
+        at = self._offsets["slots"]
+        slots = self._words.unpack_from(raw, at)
+        if self.radix:
+            slots = tuple(self._plain(slot, address + at) for slot in slots)
         marks = () if self._marks_at is None else self._marks.unpack_from(raw, self._marks_at)
         return XaNode(address, shift, slots, marks) if fits else None
 

@@ -125,9 +125,14 @@ class Doubts:
     def _writer(self) -> _Doubt | None:
         """Return the doubt that a writer of the address space casts, if there was one."""
         try:
-            owner = self._mm.mmap_lock.owner.counter.value_() & _END - 1
+            # da1c55f1b272 "mmap locking API: rename mmap_sem to mmap_lock" (5.8)
+            new = self._kernel.target.has_member("struct mm_struct", "mmap_lock")
+            holder = (self._mm.mmap_lock if new else self._mm.mmap_sem).owner
+            # 94a9717b3c40 "locking/rwsem: Make rwsem->owner an atomic_long_t" (5.3)
+            pointer = holder.type_.kind is TypeKind.POINTER
+            owner = (holder if pointer else holder.counter).value_() & _END - 1
         except (LookupError, AttributeError, FaultError):
-            return None  # kernels before 5.8 have mmap_sem
+            return None
         # A writer clears the word when it is done; a reader leaves it.
         if not owner or owner & _READER_OWNED:
             return None

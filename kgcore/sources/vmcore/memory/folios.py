@@ -40,6 +40,11 @@ class Folios:
         # "mm: Introduce struct folio" (5.16); since 6.16 or so struct page has no index of its own
         kind = kernel.prog.type("struct folio" if kernel.target.has_type("struct folio") else "struct page")
         self._offsets = {name: offsetof(kind, name) for name in ("index", "private", "mapping")}
+        self._tail_at: int | None = None
+        for name in ("compound_info", "compound_head"):  # Kernel.page_head()
+            if kernel.target.has_member("struct page", name):
+                self._tail_at = offsetof(kernel.prog.type("struct page"), name)
+                break
 
     def read(self, address: int) -> Folio | None:
         """Return the page whose ``struct page`` is at an address; None if that is not in the dump."""
@@ -50,8 +55,18 @@ class Folios:
             raw = kernel_bytes(kernel.prog, address, kernel.page_struct_size)
         except FaultError:
             return None
-        flags = kernel.word_at(raw, 0)  # the first member in all releases
         index, private, mapping = (kernel.word_at(raw, at) for at in self._offsets.values())
+        if self._tail_at is not None and kernel.word_at(raw, self._tail_at) & 1:
+            # Trees had each page of a huge one until 4101196b19d7 "mm: page cache: store only head pages in i_pages"
+            # (5.4). All but its place and its private word stands in the first page.
+            try:
+                head = kernel.page_head(address)
+                raw = kernel_bytes(kernel.prog, head, kernel.page_struct_size)
+            except (FaultError, LookupError):
+                return None
+            index, _, mapping = (kernel.word_at(raw, at) for at in self._offsets.values())
+            index += (address - head) // kernel.page_struct_size
+        flags = kernel.word_at(raw, 0)  # the first member in all releases
         return Folio(
             physical=kernel.machine.page_to_phys(address),
             index=index,

@@ -27,13 +27,13 @@ class CachedFile(NamedTuple):
     :ivar mapping: address of its ``struct address_space``.
     :ivar size: ``i_size`` in bytes.
     :ivar in_memory: it lives only in memory (tmpfs, memfd, SysV, hugetlbfs): pages not in the cache are zeros.
-    :ivar shift: the cache counts in units of ``1 << shift`` pages.
+    :ivar shift: the cache counts in units of ``1 << shift`` pages; None: nothing tells in which.
     """
 
     mapping: int
     size: int
     in_memory: bool
-    shift: int = 0
+    shift: int | None = 0
 
 
 class PageCache:
@@ -44,7 +44,7 @@ class PageCache:
         self._page_shift, self._page_size = kernel.page_shift, kernel.page_size
         self._physical = physical
         self._swap = swap
-        self._arrays = XArrays(kernel.prog)
+        self._arrays = XArrays.of(kernel.prog, "struct address_space", "i_pages")
         self._folios = Folios(kernel)
 
     def file(self, file: Object, *, hugetlb: bool = False) -> CachedFile:
@@ -64,16 +64,32 @@ class PageCache:
     @property
     def _memory_operations(self) -> set[int | None]:
         symbol = self._kernel.target.symbol_address
-        return {symbol("shmem_aops"), symbol("ram_aops")} - {None, 0}
+        # The last until c1e3dbe9818e "fs: move ramfs_aops to libfs" (5.14)
+        return {symbol("shmem_aops"), symbol("ram_aops"), symbol("ramfs_aops")} - {None, 0}
 
-    def _index_shift(self, file: Object) -> int:
-        """Return log2 of the pages in one unit of a hugetlbfs file's index.
+    def _index_shift(self, file: Object) -> int | None:
+        """Return log2 of the pages in one unit of a hugetlbfs file's index; None: unknown.
 
-        The page cache counts hugetlbfs in huge pages until a08c7193e4f1 "mm/filemap: remove hugetlb special casing in
-        filemap.c" (6.7).
+        The page cache counted hugetlbfs in huge pages until a08c7193e4f1 "mm/filemap: remove hugetlb special casing in
+        filemap.c" (6.7). Then each huge page is one entry of one index; since then it is an entry of as many indices as
+        it has pages.
         """
-        if self._kernel.version >= (6, 7):
-            return 0
+        try:
+            head = self._arrays.head(file.f_mapping.i_pages)
+        except FaultError:
+            return None
+        lost = False
+        for found in self._arrays.range(head, 0, _ENDLESS):
+            if found.entry is None:
+                lost = True
+            elif found.length > 1:
+                return 0
+            else:
+                return self._order(file)
+        return None if lost else 0
+
+    def _order(self, file: Object) -> int | None:
+        """Return log2 of the pages in a huge page of a hugetlbfs file; None: unknown."""
         orders = [
             level.shift - self._page_shift for level in self._kernel.machine.paging_mode.levels if level.can_be_leaf
         ]
@@ -81,8 +97,8 @@ class PageCache:
             info = self._kernel.prog.type("struct hugetlbfs_sb_info *")
             order = int(Object(self._kernel.prog, info, file.f_inode.i_sb.s_fs_info.value_()).hstate.order.value_())
         except (FaultError, LookupError, AttributeError):
-            return min(orders)
-        return order if order in orders else min(orders)
+            return None
+        return order if order in orders else None
 
     def extents(self, file: CachedFile, first: int, pages: int, address: int) -> Iterator[Extent]:
         """Yield pages of a file as faults would bring them in; beyond the file's end there is nothing (SIGBUS).
@@ -90,6 +106,11 @@ class PageCache:
         :param first: page of the file.
         :param address: where the first page is mapped.
         """
+        shift = file.shift
+        if shift is None:
+            why = "nothing tells where in the page cache its huge pages are"
+            yield missing(address, pages << self._page_shift, Provenance.FILE, why)
+            return
         file_end = file.size + self._page_size - 1 >> self._page_shift
         end = max(first, min(first + pages, file_end))
         at = first
@@ -104,8 +125,8 @@ class PageCache:
                 yield zeros(where(low), size) if file.in_memory else missing(where(low), size, Provenance.FILE)
 
         for found in self._entries(file, first, end):
-            low = max(found.first << file.shift, at)
-            high = min(found.first + found.length << file.shift, end)
+            low = max(found.first << shift, at)
+            high = min(found.first + found.length << shift, end)
             if low < high:
                 yield from gap(at, low)
                 yield from self._entry(file, found, low, where(low), high - low << self._page_shift)
@@ -139,7 +160,7 @@ class PageCache:
         """
         if file.in_memory or not file.size or file.size >= _ENDLESS:
             return None if file.in_memory else 0
-        head = Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages.xa_head.value_()
+        head = self._arrays.head(Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages)
         if head and not self._arrays.is_node(head):  # the only page there is
             if head & 1:  # a shadow: it was evicted
                 return 0
@@ -156,9 +177,10 @@ class PageCache:
     def _entries(self, file: CachedFile, first: int, end: int) -> Iterator[XaEntry]:
         if first >= end:
             return
-        low, high = first >> file.shift, end - 1 >> file.shift
+        shift = file.shift or 0
+        low, high = first >> shift, end - 1 >> shift
         try:
-            head = Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages.xa_head.value_()
+            head = self._arrays.head(Object(self._kernel.prog, "struct address_space *", file.mapping).i_pages)
         except FaultError:
             yield XaEntry(low, high - low + 1, None, low)
             return
@@ -167,7 +189,8 @@ class PageCache:
     def _entry(self, file: CachedFile, found: XaEntry, page: int, address: int, length: int) -> Iterator[Extent]:
         """Yield the extents of one entry, from a page of the file on."""
         lost = missing(address, length, Provenance.FILE, "the page cache's tree is unreadable")
-        inside = page - (found.canonical << file.shift)
+        shift = file.shift or 0
+        inside = page - (found.canonical << shift)
         if found.entry is None:
             yield lost
         elif found.entry & 1:  # a value entry
@@ -188,7 +211,7 @@ class PageCache:
                 yield zeros(address, length) if file.in_memory else lost
             else:
                 # A large folio is in all its slots, each time as its head page.
-                ahead = page - (folio.index << file.shift)
+                ahead = page - (folio.index << shift)
                 inside = ahead if 0 <= ahead < 1 << 20 else inside
                 physical = folio.physical + (inside << self._page_shift)
                 yield from self._physical.extents(address, length, physical, Provenance.PAGE_CACHE)

@@ -387,7 +387,7 @@ def _may_be_given(named: MappedFile, file: CachedFile) -> bool:
         and stat.S_ISREG(named.mode)
         and not named.dax
         and not file.in_memory
-        and not file.shift
+        and file.shift == 0
     )
 
 

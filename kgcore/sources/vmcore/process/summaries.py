@@ -36,7 +36,7 @@ _NO_USAGE = Usage(0, 0, 0, 0, 0, 0)
 # Of struct task_struct
 _TASK = (
     "__state", "state", "cgroups", "comm", "exit_state", "flags", "mm", "pid", "real_cred", "real_parent", "signal",
-    "thread_pid",
+    "thread_pid", "pids[0].pid",
 )  # fmt: skip
 
 _T = TypeVar("_T")
@@ -123,7 +123,7 @@ class Summaries:
             swap=usage.swap,
             core=resident + usage.swap,
             held=resident,
-            pids=_soft(lambda: self._ids(task["thread_pid"]), ()),
+            pids=_soft(lambda: self._ids(task[self._kernel.thread_pid]), ()),
             cgroup=_soft(lambda: self._cgroups.path(task["cgroups"]), None),
             dying=_soft(lambda: self._dying(leader, threads), None) if not kernel_thread and mm > 0 else None,
         )

@@ -117,16 +117,20 @@ class Tasks:
         if not self._kernel.target.has_member("struct pid_namespace", "idr"):
             # Before 95846ecf9dac "pid: replace pid bitmap implementation with IDR API" (4.15)
             return find_task(self._prog, pid) or None
-        idr = namespace.idr
-        entry = XArrays(self._prog).load(idr.idr_rt.xa_head.value_(), pid - idr.idr_base.value_())
+        idr, trees = namespace.idr, self._trees
+        entry = trees.load(trees.head(idr.idr_rt), pid - idr.idr_base.value_())
         return pid_task(Object(self._prog, "struct pid *", entry), 0) or None if entry else None
+
+    @cached_property
+    def _trees(self) -> XArrays:
+        return XArrays.of(self._prog, "struct idr", "idr_rt")
 
     def _all_by_id(self) -> Iterator[Object | None]:
         """Yield every task that has an id; None where the table of ids is damaged."""
         if not self._kernel.target.has_member("struct pid_namespace", "idr"):
             yield from for_each_task(self._prog)
             return
-        for entry in XArrays(self._prog).entries(self._prog["init_pid_ns"].idr.idr_rt.xa_head.value_()):
+        for entry in self._trees.entries(self._trees.head(self._prog["init_pid_ns"].idr.idr_rt)):
             try:
                 task = entry and pid_task(Object(self._prog, "struct pid *", entry), 0)
                 if entry is None or task:
@@ -268,7 +272,7 @@ class Tasks:
 
     def namespace(self, task: Object) -> Object:
         """Return the pid namespace whose ids a core of this task has (``task_active_pid_ns()``)."""
-        pid = task.thread_pid
+        pid = task.thread_pid if self._kernel.thread_pid == "thread_pid" else task.pids[0].pid
         return pid.numbers[pid.level].ns
 
     def credentials(self, task: Object) -> tuple[int, int]:
@@ -318,13 +322,22 @@ class Ids:
         """
         constant = kernel.target.constant
         pgid, sid = constant("PIDTYPE_PGID"), constant("PIDTYPE_SID")
-        self._pids = f"pids[{2 if pgid is None else pgid}]", f"pids[{3 if sid is None else sid}]"
-        self._signals = kernel.structs("struct signal_struct", *self._pids)
-        self._parents = kernel.structs("struct task_struct", "thread_pid")
+        # 2c4704756cab "pids: Move the pgrp and session pid pointers from task_struct to signal_struct" (4.19)
+        self._shared = kernel.target.has_member("struct signal_struct", "pids")
+        if self._shared:
+            self._pids = f"pids[{2 if pgid is None else pgid}]", f"pids[{3 if sid is None else sid}]"
+            self._signals = kernel.structs("struct signal_struct", *self._pids)
+        else:
+            self._pids = f"pids[{1 if pgid is None else pgid}].pid", f"pids[{2 if sid is None else sid}].pid"
+            self._signals = kernel.structs("struct task_struct", *self._pids)
+        self._thread_pid = kernel.thread_pid
+        self._parents = kernel.structs("struct task_struct", self._thread_pid)
         self._namespace = namespace
         self._structs = kernel.structs
         # The caches belong to this object and are freed with it
-        self._parent: Callable[[int], int] = cache(lambda task: self._number(self._parents.read(task)["thread_pid"]))
+        self._parent: Callable[[int], int] = cache(
+            lambda task: self._number(self._parents.read(task)[self._thread_pid])
+        )
         self._group: Callable[[int], tuple[int, int]] = cache(self._read_group)
 
     def of(self, task: Members) -> TaskIds:
@@ -332,11 +345,11 @@ class Ids:
 
         :param task: ``struct task_struct``
         """
-        pgrp, sid = self._group(task["signal"])
-        return TaskIds(self._number(task["thread_pid"]), self._parent(task["real_parent"]), pgrp, sid)
+        pgrp, sid = self._group(task["signal" if self._shared else "group_leader"])
+        return TaskIds(self._number(task[self._thread_pid]), self._parent(task["real_parent"]), pgrp, sid)
 
-    def _read_group(self, signal: int) -> tuple[int, int]:
-        pids = self._signals.read(signal)
+    def _read_group(self, holder: int) -> tuple[int, int]:
+        pids = self._signals.read(holder)
         pgrp, sid = (self._number(pids[name]) for name in self._pids)
         return pgrp, sid
 

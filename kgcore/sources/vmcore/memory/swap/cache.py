@@ -54,7 +54,7 @@ class SwapCache(_Cached):
 
     def __init__(self, kernel: Kernel, physical: PhysicalMemory) -> None:
         super().__init__(kernel, physical)
-        self._arrays = XArrays(kernel.prog)
+        self._arrays = XArrays.of(kernel.prog, "struct address_space", "i_pages")
 
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
         """See :meth:`kgcore.sources.vmcore.memory.swap.layers.Layer.find`."""
@@ -79,7 +79,7 @@ class SwapCache(_Cached):
                 return
 
     def _heads(self, space: SwapSpace, slot: int) -> int:
-        """Return ``xa_head`` of the address space that has a slot."""
+        """Return the head of the tree of the address space that has a slot."""
         address = self._kernel.target.symbol_address("swapper_spaces")
         if address is None:
             return 0
@@ -87,7 +87,7 @@ class SwapCache(_Cached):
         if not pointer:
             return 0
         spaces = Object(self._kernel.prog, "struct address_space *", pointer)
-        return int(spaces[slot >> _SPACE_SHIFT].i_pages.xa_head.value_())
+        return self._arrays.head(spaces[slot >> _SPACE_SHIFT].i_pages)
 
     def _entries(self, space: SwapSpace, head: int, first: int, end: int, base: int) -> Iterator[Slots]:
         for low, count, entry, _ in self._arrays.range(head, first - base, end - base - 1):
