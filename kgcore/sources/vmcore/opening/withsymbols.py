@@ -4,14 +4,16 @@
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from drgn import Program
+from drgn import Program, SymbolIndex
 
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.opening.spaces import space_of
 from kgcore.sources.vmcore.symbols import finders as symbols
 from kgcore.sources.vmcore.symbols import systemmap, vmcoreinfo
-from kgcore.sources.vmcore.symbols.debuginfo import debug_package
+from kgcore.sources.vmcore.symbols.btffile import is_btf
+from kgcore.sources.vmcore.symbols.debuginfo import SYSTEM_MAP, debug_package
+from kgcore.sources.vmcore.symbols.proof import map_contradicts
 
 __all__ = ("ProgramOpener", "WithSymbols", "text_of", "vmcoreinfo_of", "with_symbols")
 
@@ -64,7 +66,7 @@ def with_symbols(open_: ProgramOpener, prog: Program, options: DumpLocation) -> 
 
 
 def _by_kind(names: tuple[str, ...]) -> _Files:
-    btf = tuple(name for name in names if symbols.is_raw_btf(name))
+    btf = tuple(name for name in names if is_btf(name))
     maps = tuple(name for name in names if systemmap.is_system_map(name))
     return _Files(btf, maps, tuple(name for name in names if name not in btf and name not in maps))
 
@@ -89,14 +91,26 @@ def _with_btf(open_: ProgramOpener, prog: Program, files: _Files) -> WithSymbols
     try:
         lines = b"" if files.maps else symbols.kallsyms_lines(prog, info)
     except BrokenDump as error:
-        hint = f"install {debug_package(release)} and give its vmlinux with -s"
+        hint = f"install {debug_package(release)} and give its vmlinux with -s, or {SYSTEM_MAP}"
         raise TargetError(error.message, hint=hint) from error
     if lines:
         prog = open_(text_of(prog) + lines)
     btf, map_ = next(iter(files.btf), None), next(iter(files.maps), None)
-    named = systemmap.read_symbols(map_, vmcoreinfo.symbol(info, "_stext")) if map_ else None
+    named = _symbols_of(prog, map_, info) if map_ else None
     symbols.load_btf(prog, release, btf, named)
     return WithSymbols(prog, "btf", btf, map_)
+
+
+def _symbols_of(prog: Program, file: str, info: Mapping[str, str]) -> SymbolIndex:
+    """Return the symbols of a System.map.
+
+    :raises TargetError: it cannot be read, or is another kernel's.
+    """
+    found = systemmap.read_symbols(file, vmcoreinfo.symbol(info, "_stext"))
+    if why := map_contradicts(lambda name: [each.address for each in found(prog, name, None, False)], info):
+        release = info.get("OSRELEASE", "")
+        raise TargetError(f"{file} is not the System.map of the kernel in the dump, {release}: {why}")
+    return found
 
 
 def vmcoreinfo_of(prog: Program) -> Mapping[str, str]:

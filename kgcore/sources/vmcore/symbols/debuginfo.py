@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Name the package with the debug information of a kernel."""
+"""What to give to kgcore where a kernel says too little of itself, for hints."""
 
 import re
 
-__all__ = ("debug_package",)
+from kgcore.sources.vmcore.symbols.btffile import HOW_TO_MAKE
+
+__all__ = ("BTF_ONCE", "SYSTEM_MAP", "debug_package")
+
+BTF_ONCE = f"BTF that was made of it once ({HOW_TO_MAKE})"
+SYSTEM_MAP = "its System.map"
 
 _PACKAGES = (  # release -> package; the first match counts
     (re.compile(r"\.(fc|el|amzn)\d"), "kernel-debuginfo-{}"),

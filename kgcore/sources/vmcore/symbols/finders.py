@@ -12,18 +12,20 @@ from kgcore.arch import SMALLEST_PAGE
 from kgcore.errors import BrokenDump, TargetError
 from kgcore.sources.drgnversion import older_than, version
 from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
-from kgcore.sources.vmcore.symbols import kallsyms
-from kgcore.sources.vmcore.symbols.btf import MAGIC, Btf
+from kgcore.sources.vmcore.symbols import kallsyms, vmcoreinfo
+from kgcore.sources.vmcore.symbols.btf import Btf
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
+from kgcore.sources.vmcore.symbols.btffile import read_btf
 from kgcore.sources.vmcore.symbols.debugfiles import given_name, private_copies
-from kgcore.sources.vmcore.symbols.debuginfo import debug_package
+from kgcore.sources.vmcore.symbols.debuginfo import BTF_ONCE, SYSTEM_MAP, debug_package
+from kgcore.sources.vmcore.symbols.proof import types_contradict
 from kgcore.sources.vmcore.symbols.variables import VariableFinder
-from kgcore.system.regular import reading
 
-__all__ = ("OwnSymbols", "has_btf", "is_raw_btf", "kallsyms_lines", "kallsyms_of", "load_btf", "load_dwarf")
+__all__ = ("OwnSymbols", "has_btf", "kallsyms_lines", "kallsyms_of", "load_btf", "load_dwarf")
 
 _MAX_BTF = 64 << 20  # bytes; a Debian kernel has 5 MB
 _FINDER = "kgcore"
+_PROMOTED = ".llvm."
 _PER_CPU_END = 1 << 24  # beyond the offset of any per-CPU variable, and below where any kernel lies
 
 
@@ -82,6 +84,7 @@ class KernelSymbols:
         self._index = index
         self._start: int | None = None
         self._end: int | None = None
+        self._by_source_name: Mapping[str, Sequence[Symbol]] | None = None
 
     def __call__(self, prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
         if address is not None:
@@ -91,7 +94,34 @@ class KernelSymbols:
             if not self._start <= address < self._end:
                 return []
         found: Sequence[Symbol] = self._index(prog, name, address, one)
+        if not found and name is not None and address is None:
+            return self._promoted(prog).get(name, ())
         return found
+
+    def names(self, prog: Program) -> Mapping[str, list[int]]:
+        """Return the addresses of all symbols by name, also by what stands before the suffix of a compiler."""
+        found: dict[str, list[int]] = {}
+        for symbol in self._index(prog, None, None, False):
+            found.setdefault(symbol.name, []).append(symbol.address)
+            if (dot := symbol.name.find(".", 1)) > 0:
+                found.setdefault(symbol.name[:dot], []).append(symbol.address)
+        return found
+
+    def _promoted(self, prog: Program) -> Mapping[str, Sequence[Symbol]]:
+        """Return the static symbols that ThinLTO made global, by their names in the source.
+
+        LLVM appends ".llvm." and a number. Names that several symbols have then are left out: any may be meant.
+        (Other suffixes are of parts and copies of a function: ".cold", ".isra.0", ".constprop.0", ".part.0".)
+        """
+        if self._by_source_name is None:
+            found: dict[str, list[Symbol]] = {}
+            for symbol in self._index(prog, None, None, False):
+                if _PROMOTED in symbol.name:
+                    name, _, number = symbol.name.rpartition(_PROMOTED)
+                    if name and number.isdecimal():
+                        found.setdefault(name, []).append(symbol)
+            self._by_source_name = {name: each for name, each in found.items() if len(each) == 1}
+        return self._by_source_name
 
     def _address(self, prog: Program, name: str) -> int | None:
         found = self(prog, name, None, True)
@@ -129,39 +159,49 @@ def load_btf(prog: Program, release: str, file: str | None = None, symbols: Symb
 
     VMCOREINFO must name the parts of kallsyms (see :func:`kgcore.sources.vmcore.symbols.kallsyms.amended`).
 
-    :param file: raw BTF to use instead of the dump's.
+    :param file: a file with BTF to use instead of the dump's.
     :param symbols: symbols to use instead of kallsyms.
-    :raises TargetError: the kernel has no BTF or no kallsyms, or they are damaged.
+    :raises TargetError: the kernel has no BTF or no kallsyms, they are damaged, or the file is another kernel's.
     """
     remedy = f"install {debug_package(release)} and give its vmlinux with -s"
     own = _read_own(prog, release, remedy, file, symbols)
     own.give(prog, first=True)
     prog.cache[_FINDER] = own
-    if file and not _fits(prog):
-        raise TargetError(f"{file} does not describe the kernel in the dump, {release}", hint=remedy)
+    if file:
+        try:
+            why = types_contradict(prog, _vmcoreinfo(prog), own.btf, own.symbols.names(prog))
+        except BrokenDump as error:
+            why = error.message
+        if why:
+            raise TargetError(f"{file} does not describe the kernel in the dump, {release}: {why}", hint=remedy)
 
 
 def _read_own(prog: Program, release: str, remedy: str, file: str | None, symbols: SymbolIndex | None) -> OwnSymbols:
     table = kallsyms_of(prog, remedy) if symbols is None else KernelSymbols(symbols)
-    try:
-        btf = Btf(_read_file(file) if file else _read_btf(prog, table))
-    except LookupError as error:
-        raise TargetError(
-            f"the kernel in the dump, {release}, has no type information (no CONFIG_DEBUG_INFO_BTF)",
-            hint=remedy,
-        ) from error
-    except FaultError as error:
-        raise TargetError(
-            f"the kernel's type information (BTF) is not in the dump: {in_words(error)}", hint=remedy
-        ) from error
-    except BrokenDump as error:
-        raise TargetError(error.message, hint=remedy) from error
     if not table(prog, "init_task", None, True):
         raise TargetError(
             "the kernel's symbol table (kallsyms) has no variables (no CONFIG_KALLSYMS_ALL)",
-            hint=f"{remedy}, or its System.map besides the BTF",
+            hint=f"{remedy}, or {SYSTEM_MAP}",
         )
+    no_types = f"{remedy}, or {BTF_ONCE}"
+    try:
+        btf = Btf(read_btf(file, _vmcoreinfo(prog).get("BUILD-ID", "")) if file else _read_btf(prog, table))
+    except LookupError as error:
+        raise TargetError(
+            f"the kernel in the dump, {release}, has no type information (no CONFIG_DEBUG_INFO_BTF)",
+            hint=no_types,
+        ) from error
+    except FaultError as error:
+        raise TargetError(
+            f"the kernel's type information (BTF) is not in the dump: {in_words(error)}", hint=no_types
+        ) from error
+    except BrokenDump as error:
+        raise TargetError(f"{file}: {error.message}" if file else error.message, hint=no_types) from error
     return OwnSymbols(table, btf)
+
+
+def _vmcoreinfo(prog: Program) -> Mapping[str, str]:
+    return vmcoreinfo.parse(prog["VMCOREINFO"].string_())
 
 
 def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
@@ -177,7 +217,7 @@ def kallsyms_of(prog: Program, remedy: str) -> KernelSymbols:
     except Exception as error:  # drgn raises LookupError, FaultError, SyntaxError and Exception here
         raise TargetError(
             f"cannot read the kernel's symbol table (kallsyms): {in_words(error)}",
-            hint=f"{_newer_drgn(prog)}{remedy}, or its System.map",
+            hint=f"{_newer_drgn(prog)}{remedy}, or {SYSTEM_MAP}",
         ) from error
 
 
@@ -212,37 +252,9 @@ def _newer_drgn(prog: Program) -> str:
     return f"Linux 7.0 and later need drgn 0.1.0, this is drgn {version()}; or "
 
 
-def _fits(prog: Program) -> bool:
-    """Tell whether the types are this kernel's. Raw BTF has no build id, so check that the first task is swapper."""
-    try:
-        task = prog["init_task"]
-        return bool(
-            task.comm.string_().startswith(b"swapper") and task.pid == 0 and task.real_parent == task.address_of_()
-        )
-    except (LookupError, AttributeError, FaultError):
-        return False
-
-
 def has_btf(prog: Program) -> bool:
     """Tell whether :func:`load_btf` has registered its finders."""
     return _FINDER in prog.registered_type_finders()
-
-
-def is_raw_btf(file: str) -> bool:
-    """Tell whether a file is BTF as ``pahole --btf_encode_detached`` writes it. False if it cannot be read."""
-    try:
-        with reading(file) as opened:
-            return opened.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
-
-
-def _read_file(file: str) -> bytes:
-    try:
-        with reading(file) as opened:
-            return opened.read(_MAX_BTF)
-    except OSError as error:
-        raise TargetError(f"cannot read symbol file {file}: {error.strerror}") from error
 
 
 def _read_btf(prog: Program, table: KernelSymbols) -> bytes:
