@@ -8,8 +8,17 @@ the place of the real table.
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from kgcore.sources.location import DumpLocation
+from kgcore.sources.vmcore.opening.target import open_target
+from tests.vmcore import reshape
+
+COMMITTED = Path(__file__).parents[1] / "vmcore_fixtures"
 _GROUP = 256
+_OUT = 500  # symbols that are left out, for more room
+_OUT_ABSOLUTE = 40_000
+_ONE_CPU = ("relative", "place")
 _PART_NAMES = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
 
 
@@ -65,6 +74,11 @@ class Table:
         index = struct.unpack("<256H", self.index)
         return b"".join(self.tokens[index[t] : self.tokens.index(b"\0", index[t])] for t in tokens[1:]).decode()[1:]
 
+    def kind(self, tokens: bytes) -> str:
+        """The letter of nm for a symbol."""
+        (at,) = struct.unpack_from("<H", self.index, 2 * tokens[1])
+        return chr(self.tokens[at])
+
     def shorter(self, by: int) -> "list[tuple[bytes, int]]":
         """Leave out that many functions, of those that nobody needs: their names are the longest."""
         long = sorted(
@@ -117,3 +131,72 @@ class Table:
             data += part
         del places["kallsyms_markers"]
         return bytes(data), places
+
+
+class Reformed:
+    """A committed vmcore with its table in another form, and a VMCOREINFO that says nothing of it.
+
+    :ivar path: the vmcore.
+    :ivar info: the VMCOREINFO.
+    :ivar known: address by name of all symbols that the table has now; those of all that it had are in ``table``.
+    :ivar places: address of each part of the table.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        form: Form | None,
+        directory: Path,
+        keep: Callable[[str, str, int], bool] = lambda _name, _kind, _address: True,
+    ) -> None:
+        """
+        :param form: None: there is no table.
+        :param keep: whether a symbol of that name, kind and address stays in it.
+        """
+        source = COMMITTED / name / "vmcore"
+        with open_target(DumpLocation(core=str(source), symbols_from="btf")) as target:
+            self.table = Table(target.prog.read, target.vmcoreinfo)
+            symbols = self.table.shorter(_OUT_ABSOLUTE if form and form.addresses == "absolute" else _OUT)
+            if form and form.addresses in _ONE_CPU:
+                symbols = [each for each in symbols if each[1] >= self.table.base]
+            symbols = [
+                (tokens, address)
+                for tokens, address in symbols
+                if keep(self.table.name(tokens), self.table.kind(tokens), address)
+            ]
+            self.known = {self.table.name(tokens): address for tokens, address in symbols}
+            data, self.places = self.table.built(form, symbols, self.table.first + 8) if form else (b"", {})
+            room = self.table.end - self.table.first
+            assert len(data) + 8 <= room
+            self.release = target.release
+            self.btf: bytes = target.prog.read(
+                target.prog.symbol("__start_BTF").address,
+                target.prog.symbol("__stop_BTF").address - target.prog.symbol("__start_BTF").address,
+            )
+            self._offset = int(target.vmcoreinfo["KERNELOFFSET"], 16)
+            text = target.prog["VMCOREINFO"].string_()
+            base = int(target.vmcoreinfo["NUMBER(phys_base)"]) - 0xFFFFFFFF80000000
+            start, end = base + self.table.first, base + self.table.end
+            pages = {}
+            new = (b"\xcc" * 8 + data).ljust(room, b"\xcc")
+            for frame in range(start // 4096, -(-end // 4096)):
+                page = bytearray(target.phys(frame * 4096, 4096))
+                low, high = max(start, frame * 4096), min(end, (frame + 1) * 4096)
+                page[low - frame * 4096 : high - frame * 4096] = new[low - start : high - start]
+                pages[frame] = bytes(page)
+        self.path = reshape.with_pages(source, directory / "vmcore", pages)
+        self.info = directory / "vmcoreinfo"
+        self.info.write_bytes(b"".join(line + b"\n" for line in text.split(b"\n") if b"kallsyms" not in line))
+
+    def system_map(self, path: Path, *, moved: int = 0) -> Path:
+        """The System.map of this kernel, as its build wrote it: without KASLR's offset.
+
+        :param moved: how far all data lie elsewhere in it: it is another kernel's.
+        """
+        rows = []
+        for tokens, address in self.table.symbols:
+            kind, name = self.table.kind(tokens), self.table.name(tokens)
+            at = address - self._offset if address >= self.table.start else address
+            rows.append(f"{at + (moved if kind in 'dDbB' else 0):016x} {kind} {name}")
+        path.write_text("\n".join(rows) + "\n")
+        return path

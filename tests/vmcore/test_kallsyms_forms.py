@@ -11,14 +11,10 @@ import pytest
 from kgcore.sources.drgnversion import older_than
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.opening.target import open_target
-from tests.vmcore import reshape
 from tests.vmcore.conftest import need
-from tests.vmcore.kallsyms_forms import Form, Table
+from tests.vmcore.kallsyms_forms import COMMITTED, Form, Reformed
 from tests.vmcore.tools import kgcore
 
-_SMALL = Path(__file__).parents[1] / "vmcore_fixtures"
-_OUT = 500  # symbols that are left out, for more room
-_OUT_ABSOLUTE = 40_000
 _FORMS = {
     "as before 5.0": Form(wide=True, addresses="per-cpu"),
     "as before 5.0, one CPU": Form(wide=True, addresses="relative"),
@@ -28,37 +24,7 @@ _FORMS = {
     "as since 6.4, one CPU": Form(wide=False, addresses="relative", behind=True),
     "as since 7.0": Form(wide=False, addresses="place", behind=True, align=4),
 }
-_ONE_CPU = ("relative", "place")
 _NAMES = ("init_task", "_stext", "_end", "__start_BTF", "runqueues", "page_offset_base", "swap_info", "init_css_set")
-
-
-class Reformed:
-    """A committed vmcore with its table in another form, and a VMCOREINFO that says nothing of it."""
-
-    def __init__(self, name: str, form: Form, directory: Path) -> None:
-        source = _SMALL / name / "vmcore"
-        with open_target(DumpLocation(core=str(source), symbols_from="btf")) as target:
-            self.table = Table(target.prog.read, target.vmcoreinfo)
-            symbols = self.table.shorter(_OUT_ABSOLUTE if form.addresses == "absolute" else _OUT)
-            if form.addresses in _ONE_CPU:
-                symbols = [each for each in symbols if each[1] >= self.table.base]
-            self.known = {self.table.name(tokens): address for tokens, address in symbols}
-            data, self.places = self.table.built(form, symbols, self.table.first + 8)
-            room = self.table.end - self.table.first
-            assert len(data) + 8 <= room
-            text = target.prog["VMCOREINFO"].string_()
-            base = int(target.vmcoreinfo["NUMBER(phys_base)"]) - 0xFFFFFFFF80000000
-            start, end = base + self.table.first, base + self.table.end
-            pages = {}
-            new = (b"\xcc" * 8 + data).ljust(room, b"\xcc")
-            for frame in range(start // 4096, -(-end // 4096)):
-                page = bytearray(target.phys(frame * 4096, 4096))
-                low, high = max(start, frame * 4096), min(end, (frame + 1) * 4096)
-                page[low - frame * 4096 : high - frame * 4096] = new[low - start : high - start]
-                pages[frame] = bytes(page)
-        self.path = reshape.with_pages(source, directory / "vmcore", pages)
-        self.info = directory / "vmcoreinfo"
-        self.info.write_bytes(b"".join(line + b"\n" for line in text.split(b"\n") if b"kallsyms" not in line))
 
 
 @pytest.mark.parametrize("form", _FORMS)
@@ -84,7 +50,7 @@ def test_the_same_core(form: str, tmp_path: Path) -> None:
     made = Reformed("k510-small", _FORMS[form], tmp_path)
     pid = next(iter(fixture.victims.values())).pid
     cores = [tmp_path / "one", tmp_path / "two"]
-    whole = _SMALL / "k510-small" / "vmcore"
+    whole = COMMITTED / "k510-small" / "vmcore"
     for path, core in ((whole, cores[0]), (made.path, cores[1])):
         done = kgcore("-c", path, "--no-kgcore-note", "-o", core, pid, cwd=tmp_path)
         assert done.status in (0, 3)

@@ -18,7 +18,7 @@ __all__ = ("HOW_TO_MAKE", "is_btf", "read_btf")
 HOW_TO_MAKE = "pahole --btf_encode_detached FILE.btf vmlinux"
 _MAX = 64 << 20  # bytes; a Debian kernel has 5 MB
 _TEXT = b"[1] "  # bpftool btf dump
-_OTHER_ORDER = MAGIC[::-1]
+_OTHER_ORDER = b"\xeb\x9f"
 _ELF = b"\x7fELF"
 
 
@@ -81,6 +81,6 @@ def _build_id(elf: ELFFile) -> str:
     for section in elf.iter_sections():
         if isinstance(section, NoteSection):
             for note in section.iter_notes():
-                if note["n_type"] == "NT_GNU_BUILD_ID":
+                if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_BUILD_ID":
                     return str(note["n_desc"]).lower()
     return ""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from struct import Struct
 
-from drgn import FaultError, Program, Type, TypeKind, offsetof, sizeof
+from drgn import FaultError, Program, Type, TypeKind, container_of, offsetof, sizeof
 
 from kgcore.sources.vmcore.symbols import vmcoreinfo
 from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
@@ -137,11 +137,15 @@ def _memory(prog: Program, info: Mapping[str, str]) -> Iterator[str]:
         if task.tasks.next.prev.value_() != task.tasks.address_:
             yield "the list of tasks is no list with the types in it"
     with suppress(FaultError, LookupError, AttributeError):
+        first = container_of(task.tasks.next, "struct task_struct", "tasks")
+        # The first process of user space; kernels before 4.19 (2c4704756cab) have the id elsewhere.
+        if (first.pid, first.tgid, first.thread_pid.numbers[0].nr) != (1, 1, 1):
+            yield "the task behind init_task is not the first process with the types in it"
+    with suppress(FaultError, LookupError, AttributeError):
         root = vmcoreinfo.symbol(info, "swapper_pg_dir")
         if root is not None and prog["init_mm"].pgd.value_() != root:
             yield "init_mm has no page tables with the types in it"
     with suppress(FaultError, LookupError, AttributeError):
-        release = info.get("OSRELEASE", "").encode()
-        names = task.nsproxy.uts_ns.name.release
-        if release and names.string_() != release:
+        names = vmcoreinfo.symbol(info, "init_uts_ns")
+        if names is not None and task.nsproxy.uts_ns.value_() != names:
             yield "init_task leads to no name of the kernel with the types in it"
