@@ -77,7 +77,7 @@ def _section(file: str, elf: ELFFile, build_id: str) -> bytes:
 
 
 def _build_id(elf: ELFFile) -> str:
-    """Return the build id in hexadecimal; "" if there is none."""
+    """Return the build id in hexadecimal; "": the file has no build id."""
     for section in elf.iter_sections():
         if isinstance(section, NoteSection):
             for note in section.iter_notes():

@@ -99,7 +99,7 @@ class KernelSymbols:
         return found
 
     def names(self, prog: Program) -> Mapping[str, list[int]]:
-        """Return the addresses of all symbols by name, also by what stands before the suffix of a compiler."""
+        """Return the addresses of all symbols by name, with and without the suffix that a compiler appended."""
         found: dict[str, list[int]] = {}
         for symbol in self._index(prog, None, None, False):
             found.setdefault(symbol.name, []).append(symbol.address)

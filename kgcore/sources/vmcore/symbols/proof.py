@@ -5,7 +5,7 @@ Neither raw BTF nor a System.map has a build id. So the dump must agree with the
 offsets, numbers and addresses (kernel/vmcore_info.c); with the kernel's symbol table, which has the functions and the
 per-CPU variables that BTF describes; and with the kernel's first task and memory descriptor.
 
-Each function here returns the first contradiction as a sentence, "" if there is none. What the dump does not have
+Each function here returns the first contradiction as a sentence, "" without one. What the dump does not have
 contradicts nothing.
 """
 
