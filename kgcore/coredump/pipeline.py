@@ -118,10 +118,18 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
     if options.dax:
         mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
 
+    choose = CoredumpFilter(
+        int(mask),
+        options.dontdump,
+        page_size=image.page_size,
+        header_by_mode=image.dialect.header_by_mode,
+        header_by_magic=image.dialect.header_by_magic,
+    )
+
     def plan_of(memory: Memory) -> CorePlan:
         return make_plan(
             image,
-            CoredumpFilter(int(mask), options.dontdump, page_size=image.page_size),
+            choose,
             memory,
             missing=options.missing,
             source=source.describe(),

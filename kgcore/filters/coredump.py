@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decide as the kernel does: ``vma_dump_size`` in fs/coredump.c, by the bits of /proc/PID/coredump_filter.
 
-The order of the tests is the kernel's (the same from 5.10 to 7.2); the first that matches decides. The rule for ELF
-headers is the newest one (5.18, and 5.10.y): an executable file *or* an ELF magic.
+The order of the tests is the kernel's (the same from 4.18 to 7.3); the first that matches decides. Which files have ELF
+headers that are kept is not the same in all releases: an executable file, an ELF magic, or either (5.18, and 5.10.y).
 """
 
 import stat
@@ -39,12 +39,16 @@ class CoredumpFilter:
     :ivar mask: sum of :class:`Dump` bits.
     :ivar dontdump: keep MADV_DONTDUMP memory too, as if it were not marked. The kernel cannot do this.
     :ivar page_size: bytes of a page: how much of an ELF file is kept for its headers.
+    :ivar header_by_mode: executable files have ELF headers.
+    :ivar header_by_magic: files that begin with an ELF magic have ELF headers.
     """
 
     mask: int = DEFAULT_MASK
     dontdump: bool = False
     _: KW_ONLY
     page_size: int
+    header_by_mode: bool = True
+    header_by_magic: bool = True
 
     def describe(self) -> Mapping[str, int | bool | str]:
         return {"name": "coredump_filter", "mask": self.mask, "dontdump": self.dontdump}
@@ -71,8 +75,10 @@ class CoredumpFilter:
         if self.mask & Dump.MAPPED_PRIVATE:
             return self._whole_if(vma, Dump.MAPPED_PRIVATE)
         if self.mask & Dump.ELF_HEADERS and vma.pgoff == 0 and vma.flags & VM_READ:
-            if vma.file.mode & _ANY_EXEC:
+            if self.header_by_mode and vma.file.mode & _ANY_EXEC:
                 return Keep(self.page_size, "elf-header")
+            if not self.header_by_magic:
+                return Keep(0, "mapped-private")
             magic = peek(vma, vma.start, 4)
             if magic is None:
                 # The kernel would have read the page. Keep it, so that it is told to be missing: it may be a header.

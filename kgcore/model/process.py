@@ -346,11 +346,15 @@ class CoreDialect:
     :ivar raw_fpregs: NT_PRFPREG and NT_X86_XSTATE are copies of the saved image (before 5.14), so that the bytes
         which XSAVE leaves alone are what memory held, instead of zeros.
     :ivar xsave_layout: writes NT_X86_XSAVE_LAYOUT (6.12).
+    :ivar header_by_mode: by the filter's bit for ELF headers, keeps the first page of executable files (5.10).
+    :ivar header_by_magic: by the same bit, keeps the first page of files with an ELF magic (not in 5.10 to 5.17).
     """
 
     note_align: int = 4
     raw_fpregs: bool = False
     xsave_layout: bool = True
+    header_by_mode: bool = True
+    header_by_magic: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

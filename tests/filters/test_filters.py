@@ -100,6 +100,26 @@ def test_elf_header_of_an_executable_needs_no_look() -> None:
     assert decide(0x10, VM_READ, file=make_file(mode=0o100001)) == Keep(PAGE, "elf-header")
 
 
+@pytest.mark.parametrize(
+    ("by_mode", "by_magic", "kept"),
+    [
+        (False, True, [False, True, True, False]),  # up to 5.9
+        (True, False, [True, False, True, False]),  # 5.10 to 5.17
+        (True, True, [True, True, True, False]),
+    ],
+)
+def test_elf_header_by_the_rule_of_the_kernel(by_mode: bool, by_magic: bool, kept: list[bool]) -> None:
+    """vma_dump_size(), fs/binfmt_elf.c and then fs/coredump.c."""
+    decision = CoredumpFilter(0x10, page_size=PAGE, header_by_mode=by_mode, header_by_magic=by_magic)
+    script, library, program, data = make_file(), DATA, make_file(), DATA
+    files = zip((script, library, program, data), (b"#!/b", b"\x7fELF", b"\x7fELF", b"abcd"), strict=True)
+    found = []
+    for file, content in files:
+        keep = decision(make_vma(START, 3, VM_READ, file=file), lambda *_: content)  # noqa: B023
+        found.append(keep.length == PAGE)
+    assert found == kept
+
+
 def test_elf_header_only_readable_and_at_the_start() -> None:
     assert decide(0x10, VM_READ, file=make_file(), pgoff=1) == Keep(0, "mapped-private")
     assert decide(0x10, 0, file=make_file()) == Keep(0, "mapped-private")

@@ -10,7 +10,7 @@ pytest.importorskip("drgn")
 from drgn import FaultError
 
 from kgcore.errors import BrokenDump
-from kgcore.model.process import CoreDialect
+from kgcore.model.process import VM_EXEC, VM_READ
 from kgcore.sources.vmcore.kernel.structs import Members
 from tests.vmcore.layouts.world import PAGE_OFFSET, World
 
@@ -34,6 +34,11 @@ class TestTasks:
         """INIT_TASK_DATA(THREAD_SIZE), include/asm-generic/vmlinux.lds.h; renamed in 6.10."""
         world = World("")
         world.symbols |= {f"__start_{name}": 0xFFFFFFFF82000000, f"__end_{name}": 0xFFFFFFFF82008000}
+        assert world.kernel.thread_size == 32768
+
+    def test_thread_size_by_type(self) -> None:
+        """``unsigned long stack[THREAD_SIZE / sizeof(long)]``, include/linux/sched.h."""
+        world = World("union thread_union { unsigned long stack[4096]; };")
         assert world.kernel.thread_size == 32768
 
     def test_thread_size_unknown(self) -> None:
@@ -63,18 +68,6 @@ class TestTasks:
     def test_sharers(self, member: str) -> None:
         world = World(f"struct mm_struct {{ int map_count; {member} }};")
         assert world.kernel.dumps_sharers is bool(member)
-
-    @pytest.mark.parametrize(
-        ("release", "bit"),
-        [("5.10.0", 14), ("6.1.0", 14), ("6.12.0", 14), ("6.17.0", 14), ("6.18.0", 19), ("7.2.0", 19)],
-    )
-    def test_thread_flags(self, release: str, bit: int) -> None:
-        """TIF_NEED_FPU_LOAD and TIF_FORCED_TF, arch/x86/include/asm/thread_info.h."""
-        world = World(THREAD + "struct task_struct { struct thread_info thread_info; };", release)
-        for number in range(32):
-            it = task(world, thread_info__flags=1 << number)
-            assert world.machine.need_fpu_load(it) is (number == bit)
-            assert world.machine.forced_tf(it) is (number == 24)
 
     @pytest.mark.parametrize("enabled", [False, True])
     def test_fsgsbase(self, enabled: bool) -> None:
@@ -246,26 +239,6 @@ class TestXsaveLayout:
             world.machine.xsave_layout()
 
 
-@pytest.mark.parametrize(
-    ("release", "functions", "dialect"),
-    [
-        ("5.10.0", (), CoreDialect(0, raw_fpregs=True, xsave_layout=False)),
-        ("6.1.0", ("copy_xstate_to_uabi_buf",), CoreDialect(0, raw_fpregs=False, xsave_layout=False)),
-        ("6.4.0", ("copy_xstate_to_uabi_buf",), CoreDialect(0, raw_fpregs=False, xsave_layout=False)),
-        ("6.5.0", ("copy_xstate_to_uabi_buf",), CoreDialect(4, raw_fpregs=False, xsave_layout=False)),
-        (
-            "6.12.0",
-            ("copy_xstate_to_uabi_buf", "elf_coredump_extra_notes_write"),
-            CoreDialect(4, raw_fpregs=False, xsave_layout=True),
-        ),
-    ],
-)
-def test_dialect(release: str, functions: tuple[str, ...], dialect: CoreDialect) -> None:
-    world = World("", release)
-    world.has(*functions)
-    assert world.kernel.dialect() == dialect
-
-
 class TestPrograms:
     MM = (
         "struct linux_binfmt { void *module; };"
@@ -335,45 +308,39 @@ class TestAddressSpace:
 
     NEW = "typedef struct { unsigned long flags; } mm_context_t; struct mm_struct { mm_context_t context; };"
     OLD = "typedef struct { unsigned short ia32_compat; } mm_context_t; struct mm_struct { mm_context_t context; };"
-    VMA = "struct vm_area_struct { unsigned long vm_start, vm_end; };"
+    VMA = "struct vm_area_struct { unsigned long vm_start, vm_end, vm_flags; };"
 
     @pytest.mark.parametrize(
-        ("text", "release", "members", "mode", "there"),
+        ("text", "members", "there"),
         [
-            # MM_CONTEXT_HAS_VSYSCALL: bit 1 since 5.11; enum { EMULATE, XONLY, NONE } since 5.3
-            (NEW, "6.12.0", {"context.flags": 2}, 0, True),
-            (NEW, "6.12.0", {"context.flags": 2}, 1, True),
-            (NEW, "6.12.0", {"context.flags": 2}, 2, False),
-            (NEW, "6.12.0", {"context.flags": 0xFFFD}, 1, False),
-            (OLD, "5.10.0", {"context.ia32_compat": 0}, 1, True),
-            (OLD, "5.10.0", {"context.ia32_compat": 1}, 1, False),
-            (OLD, "5.10.0", {"context.ia32_compat": 0}, 2, False),
-            (OLD, "5.2.0", {"context.ia32_compat": 0}, 0, True),
-            (OLD, "5.2.0", {"context.ia32_compat": 0}, 1, False),
+            # MM_CONTEXT_HAS_VSYSCALL: bit 1 since 5.11
+            (NEW, {"context.flags": 2}, True),
+            (NEW, {"context.flags": 0xFFFD}, False),
+            (OLD, {"context.ia32_compat": 0}, True),
+            (OLD, {"context.ia32_compat": 1}, False),
         ],
     )
-    def test_gate_vma(self, text: str, release: str, members: dict[str, int], mode: int, there: bool) -> None:
+    @pytest.mark.parametrize(
+        ("mode", "flags", "allowed"),
+        [
+            (0, VM_READ | VM_EXEC, True),  # EMULATE
+            (1, VM_EXEC, True),  # XONLY, since 5.3
+            (1, VM_READ | VM_EXEC, False),  # NONE before
+            (2, VM_READ | VM_EXEC, False),  # NONE
+        ],
+    )
+    def test_gate_vma(
+        self, text: str, members: dict[str, int], there: bool, mode: int, flags: int, allowed: bool
+    ) -> None:
         """``get_gate_vma()``, arch/x86/entry/vsyscall/vsyscall_64.c."""
-        world = World(text + self.VMA, release)
-        world.symbols["gate_vma"] = world.new("struct vm_area_struct")
+        world = World(text + self.VMA)
+        world.symbols["gate_vma"] = world.new("struct vm_area_struct", vm_flags=flags)
         world.word("vsyscall_mode", 0xABCD_0000_0000 << 8 | mode)  # an unsigned int
         mm = world.new("struct mm_struct")
         world.set("struct mm_struct", mm, members)
         gate = world.machine.gate_vma(world.pointer("struct mm_struct", mm))
-        assert (gate is not None) is there
+        assert (gate is not None) is (there and allowed)
         assert gate is None or gate.value_() == world.symbols["gate_vma"]
-
-    @pytest.mark.parametrize(("enumerators", "none"), [("EMULATE, NATIVE, NONE", 2), ("EMULATE, NONE", 1)])
-    def test_vsyscall_mode_by_name(self, enumerators: str, none: int) -> None:
-        """DWARF has the names; then the release does not count."""
-        world = World(self.NEW + self.VMA + f"enum mode {{ {enumerators} }}; struct v {{ enum mode m; }};", "3.10.0")
-        world.symbols["gate_vma"] = world.new("struct vm_area_struct")
-        address = world.new("struct v")
-        world.place("vsyscall_mode", "enum mode", address)
-        mm = world.pointer("struct mm_struct", world.new("struct mm_struct", context__flags=2))
-        for mode in range(3):
-            world.set("struct v", address, {"m": mode})
-            assert (world.machine.gate_vma(mm) is None) is (mode == none)
 
     def test_no_vsyscall_compiled_in(self) -> None:
         world = World(self.NEW)

@@ -36,8 +36,10 @@ struct thread_struct {
     struct fpu fpu;
 };
 struct thread_info { unsigned long flags; u32 cpu; };
+struct list_head { struct list_head *next, *prev; };
 struct task_struct {
-    struct thread_info thread_info; void *stack; int on_cpu; int pid; struct mm_struct *mm;
+    struct thread_info thread_info; unsigned int flags; struct list_head tasks;
+    void *stack; int on_cpu; int pid; struct mm_struct *mm;
     struct thread_struct thread;
 };
 struct rq { int nr; struct task_struct *curr; };
@@ -312,6 +314,8 @@ class TestFpu:
     def test_stale_and_pkru(self) -> None:
         machine = Machine()
         machine.thread(pkru=0x55555554)
+        machine.code("switch_fpu_return", "f0 80 61 01 bf c3")  # lock andb $~0x40, 1(%rcx)
+        machine.kernel_threads(1 << 14)
         machine.set("struct task_struct", machine.address, {"thread.fpu.state.fxsave": b"x" * 512})
         asleep = machine.machine.fpu_state(machine.task, None)
         assert (asleep.image, asleep.stale, asleep.pkru) == (b"x" * 512, False, 0x55555554)

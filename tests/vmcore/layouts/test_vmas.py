@@ -524,7 +524,7 @@ class TestTree:
         files.symbols["gate_vma"] = gate
         mm = files.tree(files.node(LEAF, [(0, 0xFFF), (files.vma(0x1000, 0x2000), 0x1FFF), (0, MAX)]), 1)
         files.set("struct mm_struct", mm.value_(), {"context.flags": 2})
-        files.word("vsyscall_mode", 1)
+        files.word("vsyscall_mode", 0)
         vmas, warnings = read_vmas(files.kernel, files.task, mm)
         assert vmas[1:] == (Vma(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, VM_READ, name="[vsyscall]"),)
         assert not warnings

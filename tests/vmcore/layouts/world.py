@@ -197,6 +197,20 @@ class World:
         for name in functions:
             self.symbols[name] = 0xFFFFFFFF81000000 + 16 * len(self.symbols)
 
+    def code(self, name: str, instructions: str) -> None:
+        """A function with these instructions, in hexadecimal digits."""
+        raw = bytes.fromhex(instructions)
+        self.symbols[name], self.sizes[name] = self.data(raw), len(raw)
+
+    def kernel_threads(self, *flags: int) -> None:
+        """Put kernel threads behind ``init_task``, each with its thread flags."""
+        tasks = [
+            self.new("struct task_struct", flags=0x200000, thread_info__flags=word)  # PF_KTHREAD
+            for word in (flags[0] if flags else 0, *flags)
+        ]
+        self.place("init_task", "struct task_struct", tasks[0])
+        self.link(*(self.at("struct task_struct", task, "tasks").address_ or 0 for task in tasks))
+
     def link(self, head: int, *nodes: int) -> None:
         """A circular ``struct list_head``."""
         ring = (head, *nodes)

@@ -22,9 +22,6 @@ from kgcore.sources.vmcore.opening.target import Target
 
 __all__ = ("Kernel",)
 
-# include/linux/sched.h; the same in all releases.
-PF_KTHREAD = 0x00200000
-
 # include/linux/mm_types.h, include/linux/sched/coredump.h: MMF_DUMP_FILTER_SHIFT, and nine filter bits.
 _MMF_DUMP_FILTER_SHIFT = 2
 _MMF_DUMP_FILTER_MASK = 0x1FF
@@ -119,13 +116,17 @@ class Kernel:
 
         The linker script gives the first task's stack exactly this size (INIT_TASK_DATA,
         include/asm-generic/vmlinux.lds.h); the symbols were renamed by
-        8f69cba096b5 "x86: Rename __{start,end}_init_task to __{start,end}_init_stack" (6.10).
+        8f69cba096b5 "x86: Rename __{start,end}_init_task to __{start,end}_init_stack" (6.10). So does its type
+        (``union thread_union``, include/linux/sched.h), which BTF lacks.
         """
+        sizes = []
         for name in ("init_stack", "init_task"):
             start, end = self.target.symbol_address(f"__start_{name}"), self.target.symbol_address(f"__end_{name}")
-            if start is not None and end is not None and 0 < end - start <= 1 << 20:
-                return end - start
-        return self.machine.usual_thread_size
+            if start is not None and end is not None:
+                sizes.append(end - start)
+        with suppress(LookupError):
+            sizes.append(self.prog.type("union thread_union").size or 0)
+        return next((size for size in sizes if self.page_size <= size <= 1 << 20), self.machine.usual_thread_size)
 
     @cached_property
     def thread_pid(self) -> str:
@@ -155,8 +156,7 @@ class Kernel:
 
     def dialect(self) -> CoreDialect:
         """Return how this kernel writes cores."""
-        # 60592fb6b67c "coredump, vmcore: Set p_align to 4 for PT_NOTE" (6.5) leaves nothing to probe.
-        return self.machine.dialect(CoreDialect(note_align=4 if self.version >= (6, 5) else 0))
+        return self.machine.dialect()
 
     # Address spaces
 

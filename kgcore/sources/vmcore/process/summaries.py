@@ -14,7 +14,7 @@ from kgcore.model.memory import peek
 from kgcore.model.process import VM_READ, VM_WRITE, ProcessSummary, Vma
 from kgcore.sources.vmcore.dumpfile.frames import FrameState, counted
 from kgcore.sources.vmcore.dumpfile.levels import LEVEL_USER_DATA
-from kgcore.sources.vmcore.kernel.kernel import PF_KTHREAD
+from kgcore.sources.vmcore.kernel.machine.base import PF_KTHREAD
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
 from kgcore.sources.vmcore.memory.backing import Backing

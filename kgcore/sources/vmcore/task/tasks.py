@@ -11,7 +11,8 @@ from drgn.helpers.linux.pid import find_task, for_each_task, pid_task
 from kgcore.errors import BadTask, BrokenDump, KernelThread, NoCurrentTask, NoSuchTask, NoUserMemory
 from kgcore.model.process import TaskIds, TaskTimes
 from kgcore.sources.base import TaskRef
-from kgcore.sources.vmcore.kernel.kernel import PF_KTHREAD, Kernel
+from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.machine.base import PF_KTHREAD
 from kgcore.sources.vmcore.kernel.structs import Members, Structs
 from kgcore.sources.vmcore.kernel.trees import XArrays
 from kgcore.sources.vmcore.kernelreads import crashed_thread, in_words

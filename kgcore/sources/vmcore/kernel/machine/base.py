@@ -22,7 +22,9 @@ from kgcore.sources.vmcore.kernel.structs import Members
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.kernel.kernel import Kernel
 
-__all__ = ("Machine", "Unwinder")
+__all__ = ("PF_KTHREAD", "Machine", "Unwinder")
+
+PF_KTHREAD = 0x00200000  # include/linux/sched.h; the same in all releases
 
 
 class Unwinder(Protocol):
@@ -216,12 +218,9 @@ class Machine(ABC):
         :param values: user-mode registers of the dumping thread.
         """
 
-    def dialect(self, neutral: CoreDialect) -> CoreDialect:
-        """Return how this kernel writes cores, with the notes of this architecture.
-
-        :param neutral: how it writes what does not depend on the architecture.
-        """
-        return neutral
+    def dialect(self) -> CoreDialect:
+        """Return how this kernel writes cores."""
+        return CoreDialect()
 
     @abstractmethod
     def system_call_width(self, task: Object, values: Mapping[str, int]) -> int:

@@ -2,20 +2,24 @@
 """What 32-bit and 64-bit x86 kernels have in common.
 
 Code here probes for layouts (does the member, type or symbol exist?), the newest first, because distributions
-backport. Only what types and symbols do not show (numbers of thread flags) depends on the release; a comment says so.
+backport. What types and symbols do not show (numbers of thread flags), the kernel's instructions do
+(:mod:`kgcore.sources.vmcore.kernel.machine.x86code`).
 """
 
 from functools import cached_property
+from itertools import islice
 from typing import ClassVar
 
-from drgn import Object
+from drgn import FaultError, Object, offsetof
+from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.percpu import per_cpu
 
 from kgcore.arch.cpunotes import CpuRegisters
 from kgcore.arch.x86.memorymap import MAX_PHYSICAL
 from kgcore.model.process import CoreDialect, FpuState, XsaveLayout
 from kgcore.model.siginfo import Fault
-from kgcore.sources.vmcore.kernel.machine.base import Machine
+from kgcore.sources.vmcore.kernel.machine.base import PF_KTHREAD, Machine
+from kgcore.sources.vmcore.kernel.machine.x86code import cleared_bit, function, stored_words, tested_bit
 from kgcore.sources.vmcore.kernel.machine.x86fpu import X86Fpu
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
@@ -25,6 +29,9 @@ __all__ = ("X86", "descriptor_base")
 _GDT_TLS_ENTRIES = 3  # arch/x86/include/asm/segment.h
 _X86_TRAP_PF = 14
 _CR3_FLAGS = 0x1FFF
+_FIRST_TASKS = 16
+_P_ALIGN = {8: 48, 4: 28}  # offset in an Elf64_Phdr and an Elf32_Phdr
+_ELF_MAGIC = b"\x7fELF"
 
 
 class X86(Machine):
@@ -60,20 +67,58 @@ class X86(Machine):
         return self.fpu.xsave_layout()
 
     def need_fpu_load(self, task: Members) -> bool:
-        """Tell whether the FPU registers of a running task are saved in memory, not live in its CPU.
+        """Tell whether the FPU registers of a running task are sure to be in memory, not live in its CPU."""
+        bit = self._fpu_load_bit
+        return bit is not None and bool(task["thread_info.flags"] >> bit & 1)
 
-        TIF_NEED_FPU_LOAD: bit 14 since 5f409e20b794 "x86/fpu: Defer FPU state load until return to userspace" (5.2);
-        bit 19 since da3f033a9fbf "x86: Use generic TIF bits" (6.18). The bits are macros, so the release decides.
+    @cached_property
+    def _fpu_load_bit(self) -> int | None:
+        """The number of TIF_NEED_FPU_LOAD, if it is certain.
+
+        Bit 14 since 5f409e20b794 "x86/fpu: Defer FPU state load until return to userspace" (5.2); bit 19 since
+        da3f033a9fbf "x86: Use generic TIF bits" (6.18). switch_fpu_return() clears it, and nothing else
+        (fpregs_restore_userregs(), arch/x86/kernel/fpu/context.h). Kernel threads have it from their first moment on,
+        and never return to user mode; of the thread flags, they usually have no other.
         """
-        bit = 19 if self._kernel.version >= (6, 18) else 14
-        return bool(task["thread_info.flags"] >> bit & 1)
+        name, common = "switch_fpu_return", self._kernel_threads_flags
+        if self._target.symbol_address(name) is None:
+            return None
+        code = function(self._target, name)
+        if not code:  # not in the dump
+            return common.bit_length() - 1 if common and common & common - 1 == 0 else None
+        bit = cleared_bit(code, self._flags_at)
+        return bit if bit is not None and common >> bit & 1 else None
+
+    @property
+    def _flags_at(self) -> int:
+        return int(offsetof(self._prog.type("struct task_struct"), "thread_info.flags"))
+
+    @cached_property
+    def _kernel_threads_flags(self) -> int:
+        """The thread flags that the first few kernel threads all have; 0: unknown."""
+        common = 0
+        try:
+            first = self._prog["init_task"].tasks.address_of_()
+            for task in islice(list_for_each_entry("struct task_struct", first, "tasks"), _FIRST_TASKS):
+                if int(task.flags) & PF_KTHREAD:
+                    flags = int(task.thread_info.flags)
+                    common = common & flags if common else flags
+        except (FaultError, LookupError, AttributeError):
+            return 0
+        return common
 
     def forced_tf(self, task: Members) -> bool:
-        """Tell whether a debugger set the trap flag.
+        """Tell whether a debugger set the trap flag (TIF_FORCED_TF)."""
+        return bool(task["thread_info.flags"] >> self._forced_tf_bit & 1)
 
-        TIF_FORCED_TF (arch/x86/include/asm/thread_info.h: bit 24 in 4.9 to 7.2).
+    @cached_property
+    def _forced_tf_bit(self) -> int:
+        """The number of TIF_FORCED_TF, which user_disable_single_step() tests and clears (arch/x86/kernel/step.c).
+
+        arch/x86/include/asm/thread_info.h: bit 24 in 4.9 to 7.3.
         """
-        return bool(task["thread_info.flags"] >> 24 & 1)
+        bit = tested_bit(function(self._target, "user_disable_single_step")) if self._flags_at == 0 else None
+        return 24 if bit is None else bit
 
     def shadow_stack(self, task: Members) -> bool:
         """Tell whether the thread has a user-mode shadow stack: ARCH_SHSTK_SHSTK in ``thread.features``.
@@ -105,14 +150,47 @@ class X86(Machine):
 
     # Programs
 
-    def dialect(self, neutral: CoreDialect) -> CoreDialect:
+    def dialect(self) -> CoreDialect:
+        by_mode, by_magic = self._elf_headers
         return CoreDialect(
-            note_align=neutral.note_align,
+            note_align=self._note_align,
             # eb6f51723f03 "x86/fpu: Make copy_xstate_to_kernel() usable for [x]fpregs_get()" (5.14)
             raw_fpregs=self._target.symbol_address("copy_xstate_to_uabi_buf") is None,
             # ba386777a30b "x86/elf: Add a new FPU buffer layout info to x86 core files" (6.12)
             xsave_layout=self._target.symbol_address("elf_coredump_extra_notes_write") is not None,
+            header_by_mode=by_mode,
+            header_by_magic=by_magic,
         )
+
+    @cached_property
+    def _note_align(self) -> int:
+        """``p_align`` of PT_NOTE: 4 since 60592fb6b67c "coredump, vmcore: Set p_align to 4 for PT_NOTE" (6.5).
+
+        elf_core_dump() stores it (fill_elf_note_phdr(), fs/binfmt_elf.c). Where that is not in the dump, a type of the
+        same release tells (cf264e1329fb "cachestat: implement cachestat syscall"): no byte of memory depends on it.
+        """
+        size = self.architecture.word_size
+        code = function(self._target, "elf_core_dump")
+        if code:
+            return 4 if 4 in stored_words(code, _P_ALIGN[size], size) else 0
+        return 4 if self._target.has_type("struct cachestat") else 0
+
+    @cached_property
+    def _elf_headers(self) -> tuple[bool, bool]:
+        """Whether cores have the first page of executable files, and that of files with an ELF magic.
+
+        Only the magic counts until 429a22e776a2 "coredump: rework elf/elf_fdpic vma_dump_size() into common helper"
+        (5.10; a07279c9a8cd of the same series added struct core_vma_metadata), then only the mode, and both since
+        84158b7f6a06 "coredump: Also dump first pages of non-executable ELF libraries" (5.18, 5.10.110), which compares
+        with the magic in dump_vma_snapshot(), and which 390031c94211 "coredump: Use the vma snapshot in
+        fill_files_note" followed (``pgoff``). Where it is not certain, a core has both: a page too much harms nobody.
+        """
+        if not self._target.has_type("struct core_vma_metadata"):
+            return not self._target.has_type("struct coredump_params"), True
+        if self._target.has_member("struct core_vma_metadata", "pgoff"):
+            return True, True
+        code = [function(self._target, name) for name in ("dump_vma_snapshot", "do_coredump", "vfs_coredump")]
+        return True, not any(code) or any(_ELF_MAGIC in each for each in code)
 
     def vdso(self, mm: Object) -> tuple[int, int]:
         """Return physical address and size of the vdso's image. See ``vdso_fault()``, arch/x86/entry/vdso/vma.c."""

@@ -22,7 +22,7 @@ from kgcore.arch.x86.memorymap import (
 )
 from kgcore.arch.x86.paging import X86_64_4LEVEL, X86_64_5LEVEL
 from kgcore.errors import BrokenDump
-from kgcore.model.process import Vma
+from kgcore.model.process import VM_READ, Vma
 from kgcore.sources.vmcore.kernel.machine.orc import OrcUnwinder
 from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
 from kgcore.sources.vmcore.kernel.structs import Members
@@ -201,22 +201,18 @@ class X86_64(X86):  # noqa: N801
                 return None
         elif context.ia32_compat.value_():
             return None
-        # An unnamed enum {EMULATE, XONLY, NONE} since bd49e16e3339 "x86/vsyscall: Add a new vsyscall=xonly mode"
-        # (5.3), without XONLY before.
+        gate = Object(self._prog, "struct vm_area_struct *", address)
         mode = self._kernel.read_u32("vsyscall_mode")
-        if mode is not None and mode == self._vsyscall_none():
-            return None
-        return Object(self._prog, "struct vm_area_struct *", address)
+        return None if mode is not None and self._no_vsyscall(mode, gate) else gate
 
-    def _vsyscall_none(self) -> int:
-        try:
-            enumerators = self._prog["vsyscall_mode"].type_.enumerators
-        except (LookupError, AttributeError, TypeError):
-            enumerators = None
-        for enumerator in enumerators or ():
-            if enumerator.name == "NONE":
-                return int(enumerator.value)
-        return 2 if self._kernel.version >= (5, 3) else 1  # BTF has no types of variables
+    @staticmethod
+    def _no_vsyscall(mode: int, gate: Object) -> bool:
+        """Tell whether ``vsyscall_mode`` means NONE.
+
+        It is an unnamed enum {EMULATE, XONLY, NONE} since bd49e16e3339 "x86/vsyscall: Add a new vsyscall=xonly mode"
+        (5.3), without XONLY before. That mode alone makes the mapping unreadable (map_vsyscall()).
+        """
+        return mode == 2 or (mode == 1 and bool(gate.vm_flags.value_() & VM_READ))
 
     def system_call_width(self, task: Object, values: Mapping[str, int]) -> int:
         if values["cs"] == _USER32_CS:
