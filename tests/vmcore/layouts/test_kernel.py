@@ -21,13 +21,6 @@ def task(world: World, **members: object) -> Members:
     return world.kernel.task(world.pointer("struct task_struct", world.new("struct task_struct", **members)))
 
 
-@pytest.mark.parametrize(
-    ("release", "version"), [("6.1.0-50-amd64", (6, 1)), ("5.10.223", (5, 10)), ("next-2024", (0, 0)), ("", (0, 0))]
-)
-def test_version(release: str, version: tuple[int, int]) -> None:
-    assert World("", release).kernel.version == version
-
-
 class TestTasks:
     @pytest.mark.parametrize("name", ["init_stack", "init_task"])
     def test_thread_size(self, name: str) -> None:

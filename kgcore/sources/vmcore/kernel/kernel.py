@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Hide the differences between kernel releases: one function per question, which tries the newest layout first.
 
-Functions probe for layouts (does the member, type or symbol exist?), because distributions backport. Only what types
-and symbols do not show (padding of a program header) depends on the release; a comment says so.
+Functions probe for layouts (does the member, type or symbol exist?), because distributions backport: the release
+number decides nothing (tests/test_release.py).
 :attr:`Kernel.machine` has the architecture-specific parts.
 """
 
-import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -59,12 +58,6 @@ class Kernel:
     @cached_property
     def _tasks(self) -> Structs:
         return self.structs("struct task_struct", *_TASK, *self.machine.task_members)
-
-    @cached_property
-    def version(self) -> tuple[int, int]:
-        """Release as two numbers, for what cannot be probed; (0, 0) if the release is unparsable."""
-        match = re.match(r"(\d+)\.(\d+)", self.target.release)
-        return (int(match[1]), int(match[2])) if match else (0, 0)
 
     def read_word(self, name: str) -> int | None:
         """Return the value of a global variable of an unsigned long's size; None if the kernel does not have it.
