@@ -47,11 +47,14 @@ def user_registers(kernel: Kernel, task: Members, tid: int, on: OnCpu | None) ->
             f"thread {tid} was running on CPU {on.cpu}, {on.why}: its registers are missing "
             f"(its last entry into the kernel was at {ip:#x}, with the stack at {sp:#x})",
         )
+    machine = kernel.machine
+    if not machine.entry_frames_fit:
+        why = "no thread's kernel stack ends as kgcore expects it"
+        return _unavailable(kernel, f"thread {tid}: its registers are missing: {why}")
     warnings = []
     if not kernel.architecture.notes.user_mode(values):
         mode = kernel.architecture.mode
         warnings.append(f"thread {tid}: its last kernel entry was not from user mode ({mode} {values[mode]:#x})")
-    machine = kernel.machine
     values |= machine.asleep(task)
     if cpu is not None:
         # The kernel does not change the user's FS and GS while it runs; the copy in the task is as old as its last

@@ -158,6 +158,14 @@ class Machine(ABC):
     def pt_regs_padding(self) -> int:
         """Bytes above ``struct pt_regs`` on a kernel stack."""
 
+    @property
+    def entry_frames_fit(self) -> bool:
+        """Whether processes' ``struct pt_regs`` are where :attr:`pt_regs_padding` and the size of kernel stacks say.
+
+        Shown by the first few processes; true if none can be looked at.
+        """
+        return True
+
     @abstractmethod
     def asleep(self, task: Members) -> Mapping[str, int]:
         """Return those user-mode registers of a thread off the CPU that are not in its ``struct pt_regs``.

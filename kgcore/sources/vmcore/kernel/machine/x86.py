@@ -6,15 +6,18 @@ backport. What types and symbols do not show (numbers of thread flags), the kern
 (:mod:`kgcore.sources.vmcore.kernel.machine.x86code`).
 """
 
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property, reduce
 from itertools import islice
+from operator import and_
 from typing import ClassVar
 
 from drgn import FaultError, Object, offsetof
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.percpu import per_cpu
 
-from kgcore.arch.cpunotes import CpuRegisters
+from kgcore.arch.cpunotes import CpuRegisters, named_words
 from kgcore.arch.x86.memorymap import MAX_PHYSICAL
 from kgcore.model.process import CoreDialect, FpuState, XsaveLayout
 from kgcore.model.siginfo import Fault
@@ -29,7 +32,8 @@ __all__ = ("X86", "descriptor_base")
 _GDT_TLS_ENTRIES = 3  # arch/x86/include/asm/segment.h
 _X86_TRAP_PF = 14
 _CR3_FLAGS = 0x1FFF
-_FIRST_TASKS = 16
+_SAMPLE, _MANY = 16, 1024  # tasks that are looked at, and passed by
+_ALWAYS_SET, _MOST_FLAGS = 1 << 1, (1 << 22) - 1  # X86_EFLAGS_FIXED; X86_EFLAGS_ID is the topmost
 _P_ALIGN = {8: 48, 4: 28}  # offset in an Elf64_Phdr and an Elf32_Phdr
 _ELF_MAGIC = b"\x7fELF"
 
@@ -96,16 +100,45 @@ class X86(Machine):
     @cached_property
     def _kernel_threads_flags(self) -> int:
         """The thread flags that the first few kernel threads all have; 0: unknown."""
-        common = 0
         try:
-            first = self._prog["init_task"].tasks.address_of_()
-            for task in islice(list_for_each_entry("struct task_struct", first, "tasks"), _FIRST_TASKS):
-                if int(task.flags) & PF_KTHREAD:
-                    flags = int(task.thread_info.flags)
-                    common = common & flags if common else flags
+            flags = [int(task.thread_info.flags) for task in self._some_tasks(_SAMPLE) if int(task.flags) & PF_KTHREAD]
         except (FaultError, LookupError, AttributeError):
             return 0
-        return common
+        return reduce(and_, flags) if flags else 0
+
+    def _some_tasks(self, most: int) -> Iterator[Object]:
+        """Yield the leaders of the first few processes, and kernel threads.
+
+        :raises FaultError, LookupError, AttributeError: the list of tasks cannot be read.
+        """
+        first = self._prog["init_task"].tasks.address_of_()
+        yield from islice(list_for_each_entry("struct task_struct", first, "tasks"), most)
+
+    @cached_property
+    def entry_frames_fit(self) -> bool:
+        found = []
+        with suppress(FaultError, LookupError, AttributeError):
+            for task in self._some_tasks(_MANY):
+                if not int(task.flags) & PF_KTHREAD and task.mm:
+                    found.append(self._from_user_mode(int(task.stack)))
+                if len(found) == _SAMPLE:
+                    break
+        return 2 * sum(found) >= len(found)
+
+    def _from_user_mode(self, stack: int) -> bool:
+        """Tell whether a kernel stack has a ``struct pt_regs`` of user mode at its end."""
+        names = self.architecture.entry_frame
+        size = self._kernel.word_size * len(names)
+        at = stack + self._kernel.thread_size - self.pt_regs_padding - size
+        raw = named_words(names, self._kernel.word_size, kernel_bytes(self._prog, at, size))
+        values = self.architecture.notes.cleaned(raw)
+        return (
+            self.architecture.notes.user_mode(values)
+            and values["ss"] & 3 == 3
+            and bool(values["flags"] & _ALWAYS_SET)
+            and values["flags"] <= _MOST_FLAGS
+            and values["ip"] < self.user_end
+        )
 
     def forced_tf(self, task: Members) -> bool:
         """Tell whether a debugger set the trap flag (TIF_FORCED_TF)."""
