@@ -215,7 +215,7 @@ ALLOWED = {
     ("sources/vmcore/dumpfile/unsupported.py", "_OTHERS"): "where swap areas that are no dump have their magic",
     ("sources/vmcore/kernel/trees.py", "_XA_SMALLEST_NODE"): "include/linux/xarray.h, on all architectures",
     ("sources/vmcore/memory/physical.py", "_PAGES_AT_ONCE"): "a count",
-    ("sources/vmcore/memory/swap/zram.py", "_ENTRIES_AT_ONCE"): "a count",
+    ("sources/vmcore/memory/swap/zramtable.py", "ENTRIES_AT_ONCE"): "a count",
     ("sources/vmcore/memory/swap/zswap.py", "_CACHED"): "a count",
     ("sources/vmcore/opening/spaces/i386.py", "_CACHED_PAGES"): "a count",
     ("sources/vmcore/opening/whichkernel.py", "(_MAX_TEXTS, _MAX_CHECKED)"): "counts",

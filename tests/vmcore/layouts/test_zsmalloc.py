@@ -52,6 +52,7 @@ class Layout(NamedTuple):
     :ivar next: the member of a ``struct page`` with the next one.
     :ivar header: that with the header of a huge object.
     :ivar owner: that with the zspage.
+    :ivar class_bits: how many bits the number of the class has, between page frame and object's number.
     """
 
     release: str
@@ -62,6 +63,7 @@ class Layout(NamedTuple):
     header: str
     owner: str
     first: str
+    class_bits: int = 0
 
 
 OLD = Layout(
@@ -91,7 +93,8 @@ SID = Layout(
     + POOL % ("int lock;", 12),
     0, "struct zpdesc", "next", "handle", "zspage", "first_zpdesc",
 )  # fmt: skip
-LAYOUTS = (OLD, BOOKWORM, TWO_TAGS, TRIXIE, SID)
+CLASSES = SID._replace(release="7.3.0", class_bits=9)
+LAYOUTS = (OLD, BOOKWORM, TWO_TAGS, TRIXIE, SID, CLASSES)
 EVERYTHING = 1 << 40
 
 
@@ -135,17 +138,19 @@ class Pool(World):
             if following is not None:
                 page[self.layout.next] = self.page_struct(following)
             self.set(self.layout.page, self.page_struct(frame), page)
-        return Zspage(address, tuple(frames))
+        return Zspage(address, tuple(frames), index)
 
-    def handle(self, frame: int, number: int, low: int = 0) -> int:
-        """A handle of an object. ``low``: bits below its number."""
-        word = frame << self.pfn_shift | number << self.layout.tag_bits | low
+    def handle(self, frame: int, number: int, kind: int = 0) -> int:
+        """A handle of an object. ``kind``: the number of its class."""
+        word = frame << self.pfn_shift | number << self.layout.tag_bits
+        if self.layout.class_bits:
+            word |= kind << self.pfn_shift - self.layout.class_bits
         return self.data(struct.pack("<Q", word))
 
     def put(self, zspage: "Zspage", size: int, number: int, data: bytes) -> int:
         """An object of a class of that size; its handle."""
         at = size * number
-        handle = self.handle(zspage.frames[at >> 12], number)
+        handle = self.handle(zspage.frames[at >> 12], number, zspage.kind)
         if size == PAGE:
             self.set(self.layout.page, self.page_struct(zspage.frames[0]), {self.layout.header: handle | 1})
         else:
@@ -177,6 +182,7 @@ class Pool(World):
 class Zspage(NamedTuple):
     address: int
     frames: tuple[int, ...]
+    kind: int
 
 
 SIZE, COUNT, CLASS = 1360, 3, 83  # 9 objects in 3 pages, of which two cross from one page into the next
@@ -256,6 +262,10 @@ def fails(pool: Pool, handle: int, size: int = SIZE - 8) -> str:
     return str(caught.value)
 
 
+STRANGE = (
+    "the compressed page is not where its handle points, and no other of its pool is: "
+    "this kernel's zsmalloc differs from those that kgcore knows"
+)
 MOVED = "the compressed page is not where its handle points"
 LEFT_OUT = "the compressed page was excluded from the dump"
 
@@ -422,3 +432,71 @@ class TestLeftOut:
         places = {"handle": handles[8], "zspage": zspage.address, "class": size_class}
         pool.lacks(physical(places.get(what, pool.page_struct(zspage.frames[2]))) >> 12)
         fails(pool, handles[8])
+
+
+class TestStrangeLayout:
+    """Where no handle of a pool leads to its object, that is no damage."""
+
+    def listed(self, pool: Pool, *zspages: Zspage) -> None:
+        """In the lists of the first class, as full ones."""
+        size_class = pool.at("struct zs_pool", pool.pool, f"size_class[{CLASS}]").value_()
+        for number, zspage in enumerate(zspages):
+            head = size_class + pool.offset("struct size_class", f"fullness_list[{number}]")
+            entry = zspage.address + pool.offset("struct zspage", "list")
+            pool.write(head, struct.pack("<QQ", entry, entry))
+            pool.write(entry, struct.pack("<QQ", head, head))
+
+    def strange(self, layout: Layout) -> tuple[Pool, Zspage, list[int]]:
+        """Encoded as in no release: the number above the page frame."""
+        pool, zspage, handles = filled(layout)
+        for number, handle in enumerate(handles):
+            frame = zspage.frames[SIZE * number >> 12]
+            pool.write(handle, struct.pack("<Q", number << 40 | frame))
+        return pool, zspage, handles
+
+    def test_all(self, layout: Layout) -> None:
+        pool, zspage, handles = self.strange(layout)
+        self.listed(pool, zspage)
+        assert {fails(pool, handle) for handle in handles} == {STRANGE}
+
+    def test_layout_of_a_zspage(self, layout: Layout) -> None:
+        """The magic number is elsewhere."""
+        pool, zspage, handles = filled(layout)
+        self.listed(pool, zspage)
+        pool.set("struct zspage", zspage.address, {"magic": 0})
+        assert fails(pool, handles[4]) == STRANGE
+
+    def test_some(self, layout: Layout) -> None:
+        """One that is right shows that the others are damaged."""
+        pool, zspage, handles = self.strange(layout)
+        pool.size_class(CLASS, SIZE, COUNT)
+        other = pool.zspage(CLASS, COUNT)
+        good = pool.put(other, SIZE, 7, content(7, SIZE - 8))
+        self.listed(pool, zspage, other)
+        assert "no memory there" in fails(pool, handles[4])
+        assert pool.read(good, SIZE - 8) == content(7, SIZE - 8)
+
+    def test_nothing_to_tell(self, layout: Layout) -> None:
+        """The lists lead to memory that is not in the dump."""
+        pool, zspage, handles = self.strange(layout)
+        self.listed(pool, zspage)
+        pool.lost = {physical(zspage.address) >> 12}
+        pool.write(handles[0], struct.pack("<Q", 0))
+        assert fails(pool, handles[0]) != STRANGE
+
+
+class TestClassInTheHandle:
+    """Since 7.3."""
+
+    def test_another_class(self) -> None:
+        pool, zspage, handles = filled(CLASSES)
+        pool.write(handles[5], struct.pack("<Q", zspage.frames[SIZE * 5 >> 12] << 24 | CLASS + 1 << 15 | 5))
+        assert fails(pool, handles[5]) == MOVED
+        assert pool.read(handles[4], 16) == content(4, 16)
+
+    def test_bits_by_the_type(self) -> None:
+        """CLASS_BITS is not what it is in Linus's kernel."""
+        wide = CLASSES._replace(types=CLASSES.types.replace("class:9", "class:10"), class_bits=10)
+        pool, _, handles = filled(wide)
+        for number, handle in enumerate(handles):
+            assert pool.read(handle, SIZE - 8) == content(number, SIZE - 8)

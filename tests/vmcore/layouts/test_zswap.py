@@ -16,7 +16,7 @@ from kgcore.sources.vmcore.dumpfile.frames import FrameState
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
-from kgcore.sources.vmcore.memory.swap import zswap
+from kgcore.sources.vmcore.memory.swap import zsmalloc, zswap
 from kgcore.sources.vmcore.memory.swap.layers import Slots
 from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
 from kgcore.sources.vmcore.memory.swap.zswap import Zswap
@@ -347,7 +347,8 @@ class TestContent:
         assert kernel.find(5) == [(5, FOUND, page(5))]
 
     @pytest.mark.parametrize("release", [*ALLOCATED, "7.2.0"])
-    def test_zsmalloc_that_nothing_describes(self, release: str) -> None:
+    def test_zsmalloc_that_nothing_describes(self, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(zswap, "Zsmalloc", zsmalloc.Zsmalloc)
         kernel = Zswapped(release, "zsmalloc")
         kernel.put(5, page(5))
         kernel.grow()
@@ -450,6 +451,7 @@ class TestZ3fold:
             kernel.entry(buddy, length=len(stored) - len(kernel.header(buddy)), handle=slots + 8 * index)
         names = {self.FIRST: "first_chunks", self.MIDDLE: "middle_chunks", self.LAST: "last_chunks"}
         members = {name: chunks.get(buddy, 0) for buddy, name in names.items()} | {"first_num": first_num} | header
+        members.setdefault("pool", kernel.zs_pool)
         kernel.set("struct z3fold_header", at, members)
         kernel.slots = slots
         kernel.grow()
@@ -486,6 +488,30 @@ class TestZ3fold:
         kernel.set("struct z3fold_header", word & -PAGE, {"page_lock.val": 1})
         assert [provenance for _, provenance, _ in kernel.find(0, 10)] == [FOUND, LOST, FOUND]
         assert kernel.words(2) == "its compressed bytes may have been moving"
+
+    def test_page_that_a_real_time_kernel_is_compacting(self) -> None:
+        """CONFIG_PREEMPT_RT: a lock that somebody has had waiters, and no byte in it tells but the owner."""
+        before = "typedef struct { unsigned int val, rest; } spinlock_t;"
+        lock = "struct rt_mutex_base { int wait_lock; struct rb_root waiters; void *owner; };"
+        real_time = f"{lock} typedef struct {{ struct rt_mutex_base lock; }} spinlock_t;"
+        tree = "struct rb_root { struct rb_node *rb_node; };"
+        declared = LAYOUTS["6.12.0"].replace(before, "").replace(tree, tree + real_time)
+        LAYOUTS["real-time"] = declared
+        try:
+            for owner, found in ((0, FOUND), (0xFFFF888000001000, LOST)):
+                kernel = self.world("real-time", THREE)
+                (word,) = struct.unpack("<Q", kernel.prog.read(kernel.slots + 8, 8))
+                members = {"page_lock.lock.owner": owner, "page_lock.lock.wait_lock": 0}
+                kernel.set("struct z3fold_header", word & -PAGE, members)
+                assert [provenance for _, provenance, _ in kernel.find(0, 10)] == [FOUND, found, FOUND]
+        finally:
+            del LAYOUTS["real-time"]
+
+    def test_page_of_another_pool(self) -> None:
+        """Or a layout that is not this kernel's: where the page's pool should be, there is something else."""
+        kernel = self.world("6.12.0", THREE, pool=0xFFFF888000001000)
+        assert [provenance for _, provenance, _ in kernel.find(0, 10)] == [LOST] * 3
+        assert kernel.words(1) == "its page is not one of its pool"
 
     @pytest.mark.parametrize(
         "header",

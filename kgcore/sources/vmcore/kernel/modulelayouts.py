@@ -4,8 +4,10 @@
 Modules have BTF from 5.11 on (CONFIG_DEBUG_INFO_BTF_MODULES). In older dumps, nothing describes ``struct zram``. So
 this module declares it, from drivers/block/zram/zram_drv.h, drivers/block/zram/zcomp.h, mm/zsmalloc.c, mm/zbud.c and
 mm/z3fold.c of 5.10.223 (``const`` left out). Sizes of locks and the like come from the kernel's own types. Members
-that an option adds are present if the module has the function that the option adds. kgcore knows the layouts of no
-other release and does not guess: they changed between releases, and in distributions' kernels too.
+that an option adds are present if the module has the function that the option adds.
+
+They changed between releases, and distributions and vendors change them too. So a layout is a guess, in any
+release: who uses it must have the dump prove it first (:meth:`kgcore.sources.vmcore.kernel.moduletypes.ModuleTypes`).
 
 All layouts were compared with DWARF of Debian 11's 5.10.0-32-amd64; tests/vmcore/test_module_types.py repeats this for
 zram and zsmalloc.
@@ -13,7 +15,7 @@ zram and zsmalloc.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from drgn import Object, Program, Type, TypeEnumerator, TypeMember, alignof, sizeof
@@ -198,6 +200,20 @@ _ZRAM = ModuleLayouts(
     },
 )
 
+# "drivers/block/zram: Replace bit spinlocks with rtmutex for -rt", of the patches for CONFIG_PREEMPT_RT up to 6.11.
+_ZRAM_RT = replace(
+    _ZRAM,
+    structs={
+        **_ZRAM.structs,
+        "struct zram_table_entry": (
+            ("union", ("unsigned long handle", "unsigned long element")),
+            "unsigned long flags",
+            "spinlock_t lock",
+            ("CONFIG_ZRAM_MEMORY_TRACKING", ("ktime_t ac_time",)),
+        ),
+    },
+)
+
 _ZSMALLOC = ModuleLayouts(
     options={
         "CONFIG_ZSMALLOC_STAT": "zs_stats_size_show",
@@ -340,10 +356,10 @@ _Z3FOLD = ModuleLayouts(
     },
 )
 
-LAYOUTS: Mapping[tuple[str, str], ModuleLayouts] = {
-    ("5.10", "zram"): _ZRAM,
-    ("5.10", "zsmalloc"): _ZSMALLOC,
-    ("5.10", "zbud"): _ZBUD,
-    ("5.10", "z3fold"): _Z3FOLD,
+LAYOUTS: Mapping[str, tuple[ModuleLayouts, ...]] = {
+    "zram": (_ZRAM, _ZRAM_RT),
+    "zsmalloc": (_ZSMALLOC,),
+    "zbud": (_ZBUD,),
+    "z3fold": (_Z3FOLD,),
 }
-"""Layouts by release and module."""
+"""Variants of a module's layouts, likeliest first."""

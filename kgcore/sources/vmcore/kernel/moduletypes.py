@@ -8,16 +8,17 @@ these:
 - its BTF, which the kernel keeps in memory (Linux 5.11, CONFIG_DEBUG_INFO_BTF_MODULES);
 - if there is a vmlinux with DWARF: a debug file that the user gave but drgn did not load, or one in a directory where
   drgn searches or that the user named;
-- the layouts that kgcore knows for the release (:mod:`kgcore.sources.vmcore.kernel.modulelayouts`).
+- the layouts that kgcore declares (:mod:`kgcore.sources.vmcore.kernel.modulelayouts`): those of the first variant
+  that the dump proves to be the module's (:meth:`ModuleTypes.prove`).
 
 A name may mean one type in a module, and another in vmlinux or in a second module (``enum buddy`` does). So a module's
 own definition comes first, then vmlinux's, which has built-in types and types that module and kernel share. But in
 DWARF drgn searches by name alone, across all loaded files: a name with several definitions gives any one of them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import Struct
 from typing import Protocol
@@ -27,11 +28,10 @@ from drgn.helpers.linux.list import list_for_each_entry
 
 from kgcore.arch import SMALLEST_PAGE
 from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.kernel.modulebtf import BtfTypes, ModuleBtf
 from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
-from kgcore.sources.vmcore.kernel.trees import XArrays
-from kgcore.sources.vmcore.kernelreads import kernel_string
+from kgcore.sources.vmcore.kernelreads import in_words, kernel_string
 from kgcore.sources.vmcore.opening.target import Target
-from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
 from kgcore.sources.vmcore.symbols.btf_types import TypeFinder
 from kgcore.sources.vmcore.symbols.debugfiles import private_copy
 from kgcore.sources.vmcore.symbols.debuginfo import debug_package
@@ -40,15 +40,12 @@ from kgcore.system.regular import reading
 __all__ = ("ModuleTypes",)
 
 _MAX_MODULES = 1 << 13  # loaded at a time; distributions ship about half as many
-_MAX_BTF = 64 << 20  # bytes; a distribution's kernel has 5 MB, a module some KB
 _MAX_SYMBOLS = 1 << 18  # of a module; the largest have some ten thousands
 _MAX_NAMES = 1 << 24  # bytes of all their names
 _MAX_NAME = 512  # KSYM_NAME_LEN
 _MAX_MEMORY = 1 << 26  # bytes of a module's code, or of its data; the largest have some megabytes
-_CACHE_KEY = "kgcore_module_types"
 
 _SYMBOL = Struct("<I20x")  # Elf64_Sym: st_name, and the rest
-_KINDS = {"struct": (BtfKind.STRUCT,), "union": (BtfKind.UNION,), "enum": (BtfKind.ENUM, BtfKind.ENUM64)}
 
 
 # What damage raises. drgn raises the last four: a member is missing or of a different type, a size is invalid for a
@@ -72,12 +69,15 @@ class _Module:
     :ivar described: a type that is in no place does not exist.
     :ivar loaded: it is loaded as a module; if not, it is built in or does not exist.
     :ivar trouble: why the places lack its own types.
+    :ivar declared: the variants of its types that kgcore declares, likeliest first; one only, which is then the first
+        of the places, once it is proven.
     """
 
     places: tuple[_Types, ...]
     described: bool
     loaded: bool
     trouble: str = ""
+    declared: tuple[Declarations, ...] = ()
 
 
 class ModuleTypes:
@@ -88,7 +88,7 @@ class ModuleTypes:
         self._prog = target.prog
         self._modules: dict[str, _Module] = {}
         self._types: dict[tuple[str, str], Type] = {}
-        self._base: TypeFinder | None = None  # out of vmlinux's BTF, if types come from elsewhere
+        self._btf = ModuleBtf(target)
 
     def type(self, module: str, name: str) -> Type:
         """Return a type that a module's code uses.
@@ -126,16 +126,56 @@ class ModuleTypes:
             raise LookupError(self._excuse(module, known, name, ""))
         return found
 
+    def prove(self, module: str, proof: Callable[[], None]) -> None:
+        """Make sure that the types of a module are those of the kernel in the dump.
+
+        What the kernel or a debug file of the same build describes needs no proof. Of the variants that kgcore
+        declares, the first for which ``proof`` returns is the module's from then on. No release number decides: it says
+        nothing about what distributions patched.
+
+        :param module: as in :meth:`type`.
+        :param proof: compares with the dump what :meth:`type` and :meth:`enumerator` return for the module during the
+            call. It raises BrokenDump or LookupError, with what does not fit, or what drgn raises for damage.
+        :raises LookupError: no variant fits; the text says why, and what to give.
+        """
+        known = self._module(module)
+        troubles: list[str] = []
+        for variant in known.declared:
+            # A later proof, of another object, is of this variant only.
+            self._choose(
+                module, replace(known, places=(variant, *known.places[-1:]), described=True, declared=(variant,))
+            )
+            try:
+                proof()
+            except _DAMAGE as error:
+                troubles.append(in_words(error))
+                continue
+            return
+        if known.declared:
+            self._choose(module, known)
+            raise LookupError(
+                f"{known.trouble}{'; and ' if known.trouble else ''}the layouts of {module}'s structures that kgcore "
+                f"knows do not fit: {'; or '.join(dict.fromkeys(troubles))}; {self._what_to_give(module)}"
+            )
+
+    def _choose(self, module: str, known: _Module) -> None:
+        self._modules[module] = known
+        for key in [key for key in self._types if key[0] == module]:
+            del self._types[key]
+
     def _excuse(self, module: str, known: _Module, name: str, damage: str) -> str:
         """Return the message that says why a type is unknown, and what to try."""
         if known.described and not damage:
             loaded = "" if known.loaded else ", which is not loaded,"
             return f"neither the kernel nor its module {module}{loaded} has {name}"
         reason = damage or known.trouble or "the kernel has no BTF of it, and its debug file was not found"
+        return f"{name} of the kernel's module {module} is unknown: {reason}; {self._what_to_give(module)}"
+
+    def _what_to_give(self, module: str) -> str:
         release = self._target.release
         return (
-            f"{name} of the kernel's module {module} is unknown: {reason}; install {debug_package(release)} and give "
-            f"both vmlinux and {module}.ko of it (in usr/lib/debug/lib/modules/{release} or the like) with -s"
+            f"install {debug_package(release)} and give both vmlinux and {module}.ko of it "
+            f"(in usr/lib/debug/lib/modules/{release} or the like) with -s"
         )
 
     # Where a module's types are
@@ -157,14 +197,17 @@ class ModuleTypes:
                 return _Module((program,), described=True, loaded=False)
         with _noted(troubles):
             if (btf := self._read_btf(name)) is not None:
-                return _Module((_BtfTypes(btf), program), described=True, loaded=True)
+                return _Module((BtfTypes(btf), program), described=True, loaded=True)
         with _noted(troubles):
             if (module is not None and self._use_given_file(module, name)) or self._find_debug_file(name):
                 return _Module((program,), described=True, loaded=True)
         trouble = "; ".join(dict.fromkeys(troubles))
-        if (layouts := LAYOUTS.get((".".join(self._target.release.split(".")[:2]), name))) is not None:
-            known = Declarations(self._prog, layouts, lambda function: self._has_function(name, function))
-            return _Module((known, program), described=True, loaded=True, trouble=trouble)
+        if variants := LAYOUTS.get(name, ()):
+            declared = tuple(
+                Declarations(self._prog, layouts, lambda function: self._has_function(name, function))
+                for layouts in variants
+            )
+            return _Module((program,), described=False, loaded=True, trouble=trouble, declared=declared)
         return _Module((program,), described=False, loaded=True, trouble=trouble)
 
     # Debug files
@@ -233,72 +276,8 @@ class ModuleTypes:
                     piece = bytearray()
             yield piece
 
-    # BTF
-
     def _read_btf(self, name: str) -> TypeFinder | None:
-        """Return the finder of types in a module's BTF; None if the kernel has no BTF of the module.
-
-        The kernel frees the section of the module's file: ``btf_data`` of ``struct module`` is invalid once the module
-        runs (do_init_module(), kernel/module/main.c). It keeps a copy in a ``struct btf``, listed in ``btf_idr``
-        (btf_parse_module(), kernel/bpf/btf.c): split BTF that extends vmlinux's.
-
-        A module that was built apart from its kernel may have BTF that extends a distilled base instead
-        (``.BTF.base``; in 6.12, not in 6.1). btf_relocate() (tools/lib/bpf/btf_relocate.c) then renumbers types and
-        strings in the copy, so that it extends vmlinux's too.
-        """
-        record = self._btf_record(name)
-        if record is None:
-            return None
-        base = self._kernels(record.start_id.value_(), record.start_str_off.value_())
-        data = self._btf_data(record.data.value_(), record.data_size.value_())
-        # drgn never frees a type, and a type keeps its finder alive: so all users of a Program share one finder.
-        finders: dict[tuple[bytes, TypeFinder], TypeFinder] = self._prog.cache.setdefault(_CACHE_KEY, {})
-        if (data, base) not in finders:
-            finders[data, base] = TypeFinder(self._prog, Btf(data, base.btf), base)
-        return finders[data, base]
-
-    def _btf_record(self, name: str) -> Object | None:
-        """Return a module's ``struct btf *``; None if the kernel has no BTF of the module.
-
-        :raises BrokenDump: it was not found, and a part of the list is damaged or not in the dump.
-        """
-        if not self._target.has_member("struct btf", "start_id"):  # since 5.11, with which modules have BTF
-            return None
-        lost = False
-        trees = XArrays.of(self._prog, "struct idr", "idr_rt")
-        for entry in trees.entries(trees.head(self._prog["btf_idr"].idr_rt)):
-            with suppress(FaultError):
-                record = Object(self._prog, "struct btf *", entry or 0)
-                if record.name.string_() == name.encode():
-                    return record
-                continue
-            lost = True
-        if lost:
-            raise BrokenDump("a part of the kernel's list of BTF is damaged or not in the dump")
-        return None
-
-    def _kernels(self, types: int, strings: int) -> TypeFinder:
-        """Return the finder of types in vmlinux's BTF: the one in use, unless it is missing or from a different file.
-
-        :param types: number of types that the BTF must have, void included.
-        :param strings: bytes of strings that it must have.
-        """
-        for known in (self._base, TypeFinder.of(self._prog)):
-            if known and (len(known.btf), known.btf.string_length) == (types, strings):
-                return known
-        start, stop = self._target.symbol_address("__start_BTF"), self._target.symbol_address("__stop_BTF")
-        if start is None or stop is None:
-            raise LookupError("the kernel's own BTF, which its BTF extends, was not found")
-        self._base = TypeFinder(self._prog, Btf(self._btf_data(start, stop - start)))
-        if (len(self._base.btf), self._base.btf.string_length) != (types, strings):
-            raise BrokenDump("its BTF does not extend the kernel's")
-        return self._base
-
-    def _btf_data(self, start: int, size: int) -> bytes:
-        if not 0 < size <= _MAX_BTF:
-            raise BrokenDump(f"implausible size of its BTF or the kernel's: {size} bytes")
-        data: bytes = self._prog.read(start, size)
-        return data
+        return self._btf.read(name)
 
     # struct module
 
@@ -375,22 +354,3 @@ class _ProgramTypes:
             return int(self._prog.constant(name).value_())
         except LookupError:
             return None
-
-
-class _BtfTypes:
-    """The types that a module's BTF itself defines."""
-
-    def __init__(self, types: TypeFinder) -> None:
-        self._types = types
-
-    def type(self, name: str) -> Type | None:
-        word, _, tag = name.partition(" ")
-        for kind in _KINDS.get(word, ()) if tag else (BtfKind.TYPEDEF,):
-            number = self._types.btf.find(tag or word, kind)
-            if number is not None and number >= self._types.btf.first:
-                return self._types.type(number)
-        return None
-
-    def enumerator(self, name: str) -> int | None:
-        found = self._types.btf.find_enumerator(name)
-        return found[1] if found else None

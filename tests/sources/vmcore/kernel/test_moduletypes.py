@@ -15,7 +15,7 @@ pytest.importorskip("drgn")
 from drgn import FaultError, Type, TypeKind, offsetof
 
 from kgcore.errors import BrokenDump
-from kgcore.sources.vmcore.kernel import moduletypes
+from kgcore.sources.vmcore.kernel import modulebtf
 from kgcore.sources.vmcore.kernel.modulelayouts import LAYOUTS, Declarations
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.symbols.btf import Btf, BtfKind
@@ -225,7 +225,7 @@ class TestBtf:
             parsed.append(data)
             return Btf(data, base)
 
-        monkeypatch.setattr(moduletypes, "Btf", parse)
+        monkeypatch.setattr(modulebtf, "Btf", parse)
         types = world.module_types
         assert types.type("zram", "struct zram").member("lock").type.type_name() == "spinlock_t"
         assert types.type("zram", "struct same").size == 8
@@ -492,6 +492,13 @@ def bullseye(name: str, *functions: str) -> Modules:
     return world
 
 
+def believed(world: Modules, module: str) -> ModuleTypes:
+    """The types of a kernel, once the declared ones of a module are believed."""
+    types = world.module_types
+    types.prove(module, lambda: None)
+    return types
+
+
 class TestGivenFile:
     """A file that drgn would not take, since it could not tell which build the module is of."""
 
@@ -569,7 +576,7 @@ class TestKnownLayouts:
         ],
     )
     def test_options_of_zram(self, functions: tuple[str, ...], entry: int, disksize: int, last: str) -> None:
-        types = bullseye("zram", *functions).module_types
+        types = believed(bullseye("zram", *functions), "zram")
         assert types.type("zram", "struct zram_table_entry").size == entry
         zram = types.type("zram", "struct zram")
         assert offsetof(zram, "disksize") == disksize
@@ -579,15 +586,16 @@ class TestKnownLayouts:
         assert types.enumerator("zram", "ZRAM_COMP_PRIORITY_BIT1") is None
 
     def test_sizes_of_locks_are_this_kernels(self) -> None:
-        plain = bullseye("zsmalloc").module_types
+        plain = believed(bullseye("zsmalloc"), "zsmalloc")
         world = Modules(PARTS.replace("int word;", "int word[6];"), "5.10.0")
         world.load("zsmalloc")
-        debugging = world.module_types
+        debugging = believed(world, "zsmalloc")
         assert offsetof(plain.type("zsmalloc", "struct size_class"), "size") == 8 + 4 * 16
         assert offsetof(debugging.type("zsmalloc", "struct size_class"), "size") == 24 + 4 * 16
 
     def test_bit_fields(self) -> None:
-        zspage = bullseye("zsmalloc", "zs_page_migrate").module_types.type("zsmalloc", "struct zspage")
+        types = believed(bullseye("zsmalloc", "zs_page_migrate"), "zsmalloc")
+        zspage = types.type("zsmalloc", "struct zspage")
         fields = {name: zspage.member(name) for name in ("fullness", "class", "isolated", "magic")}
         assert {name: (member.bit_offset, member.bit_field_size) for name, member in fields.items()} == {
             "fullness": (0, 2),
@@ -598,41 +606,90 @@ class TestKnownLayouts:
         assert offsetof(zspage, "inuse") == 4
         assert zspage.has_member("lock")
 
-    @pytest.mark.parametrize("key", LAYOUTS, ids=lambda key: key[1])
-    def test_every_declaration(self, key: tuple[str, str]) -> None:
+    @pytest.mark.parametrize(
+        ("module", "number"), [(module, number) for module, known in LAYOUTS.items() for number in range(len(known))]
+    )
+    def test_every_declaration(self, module: str, number: int) -> None:
         """Each can be made, with every option and with none; nothing of it is mistyped."""
-        world = Modules(PARTS, key[0])
+        world, layouts = Modules(PARTS), LAYOUTS[module][number]
         for answer in (True, False):
 
             def has_function(_name: str, answer: bool = answer) -> bool:
                 return answer
 
-            declarations = Declarations(world.prog, LAYOUTS[key], has_function)
-            for name, members in LAYOUTS[key].structs.items():
+            declarations = Declarations(world.prog, layouts, has_function)
+            for name, members in layouts.structs.items():
                 made = declarations.type(name)
                 assert made is not None
                 expected = sum(1 if isinstance(member, str) else answer * len(member[1]) for member in members)
                 if not any(isinstance(member, tuple) and not member[0].startswith("CONFIG") for member in members):
                     assert len(made.members or ()) == expected
                 look_through(made, 0)
-            for name, values in LAYOUTS[key].enums.items():
+            for name, values in layouts.enums.items():
                 made = declarations.type(name)
                 assert made is not None
                 assert {item.name: item.value for item in made.enumerators or ()} == values
             assert declarations.type("struct no_such") is None
 
+    def test_nothing_is_believed_without_a_proof(self) -> None:
+        types = bullseye("zram").module_types
+        with pytest.raises(LookupError, match=r"struct zram of the kernel's module zram is unknown: .*BTF"):
+            types.type("zram", "struct zram")
+        with pytest.raises(LookupError, match=r"ZRAM_SAME of the kernel's module zram is unknown"):
+            types.enumerator("zram", "ZRAM_SAME")
+
+    @pytest.mark.parametrize("release", ["5.10.0-32-rt-amd64", "4.18.0", "6.1.0"])
+    def test_the_variant_that_is_proven(self, release: str) -> None:
+        """Whatever the release: by size, entries with a lock are those of kernels with real-time patches."""
+        world = Modules(PARTS, release)
+        world.load("zram")
+        types, sizes = world.module_types, []
+
+        def proof() -> None:
+            sizes.append(types.type("zram", "struct zram_table_entry").size)
+            if sizes[-1] == 16:
+                raise BrokenDump("its entries are too small")
+
+        types.prove("zram", proof)
+        types.prove("zram", proof)
+        assert sizes == [16, 24, 24], "the first is never tried again"
+        assert types.type("zram", "struct zram_table_entry").has_member("lock")
+
+    def test_no_variant_is_proven(self) -> None:
+        world = bullseye("zram")
+        types = world.module_types
+
+        def proof() -> None:
+            raise BrokenDump(f"not {types.type('zram', 'struct zram_table_entry').size} bytes")
+
+        for _ in range(2):
+            with pytest.raises(
+                LookupError, match=r"zram's structures .* do not fit: not 16 bytes; or not 24 bytes; ins"
+            ):
+                types.prove("zram", proof)
+            with pytest.raises(LookupError, match="struct zram of the kernel's module zram is unknown"):
+                types.type("zram", "struct zram")
+
+    def test_what_the_kernel_describes_needs_no_proof(self) -> None:
+        def proof() -> None:
+            raise AssertionError
+
+        types = with_zram().module_types
+        types.prove("zram", proof)
+        assert types.type("zram", "struct zram").size == 24
+
     def test_type_that_the_kernel_lacks(self) -> None:
         world = Modules(PARTS.replace("rw_semaphore", "other_semaphore"), "5.10.0")
         world.load("zram")
         with pytest.raises(LookupError, match=r"struct zram of .* is unknown: .*rw_semaphore"):
-            world.module_types.type("zram", "struct zram")
+            believed(world, "zram").type("zram", "struct zram")
 
     def test_type_that_can_be_no_member(self) -> None:
         world = Modules(PARTS.replace("struct rw_semaphore { long words[5]; };", ""), "5.10.0")
         world.types["struct rw_semaphore"] = world.prog.struct_type("rw_semaphore")
         world.load("zram")
         with pytest.raises(LookupError, match="struct rw_semaphore cannot be a member of a structure"):
-            world.module_types.type("zram", "struct zram")
+            believed(world, "zram").type("zram", "struct zram")
 
     @pytest.mark.parametrize(
         ("members", "reason"),
@@ -649,7 +706,7 @@ class TestKnownLayouts:
         """Without them there is no telling the options."""
         world = bullseye("zram", *WRITEBACK, *TRACKING)
         world.set("struct module", world.records["zram"], members)
-        types = world.module_types
+        types = believed(world, "zram")
         with pytest.raises(LookupError, match=f"struct zram of the kernel's module zram is unknown: .*{reason}"):
             types.type("zram", "struct zram")
         assert types.enumerator("zram", "ZRAM_WB") == 26
@@ -659,7 +716,7 @@ class TestKnownLayouts:
         table = world.at("struct module", world.records["zram"], "core_kallsyms.symtab").value_()
         world.write(table + 24, struct.pack("<I", 0xFFFFFFF0))
         with pytest.raises(LookupError, match="implausible size of its symbol names: 4294967280 bytes"):
-            world.module_types.type("zram", "struct zram_table_entry")
+            believed(world, "zram").type("zram", "struct zram_table_entry")
 
     def test_last_name_at_the_end_of_a_page(self) -> None:
         """What lies behind the module's memory need not be in the dump."""
@@ -671,7 +728,7 @@ class TestKnownLayouts:
         world.set("struct module", world.records["zram"], record)
         table = world.at("struct module", world.records["zram"], "core_kallsyms.symtab").value_()
         world.write(table + 24, struct.pack("<I", PAGE - 17))
-        assert world.module_types.type("zram", "struct zram_table_entry").size == 24
+        assert believed(world, "zram").type("zram", "struct zram_table_entry").size == 24
 
     def test_built_in(self) -> None:
         """What the kernel itself describes counts."""
@@ -681,5 +738,5 @@ class TestKnownLayouts:
     def test_name_that_means_something_else_in_the_kernel(self) -> None:
         world = Modules(PARTS + "enum buddy { OTHER = 1 };", "5.10.0")
         world.load("z3fold")
-        found = world.module_types.type("z3fold", "enum buddy").enumerators or ()
+        found = believed(world, "z3fold").type("z3fold", "enum buddy").enumerators or ()
         assert [item.name for item in found] == ["HEADLESS", "FIRST", "MIDDLE", "LAST", "BUDDIES_MAX"]

@@ -5,6 +5,8 @@ Their objects are in the direct map and never cross the end of a page. kgcore ch
 against the requested length, which zswap knows exactly.
 """
 
+from drgn import TypeKind, TypeMember, sizeof
+
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
@@ -71,16 +73,18 @@ class Z3fold:
     _FIRST, _MIDDLE, _LAST = 1, 2, 3  # enum buddy
     _COUNTS = ("first_chunks", "middle_chunks", "start_middle")
 
-    def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes) -> None:
+    def __init__(self, kernel: Kernel, physical: PhysicalMemory, types: ModuleTypes, pool: int) -> None:
         """Look up the layout.
 
+        :param pool: address of the ``struct z3fold_pool``.
         :raises LookupError: the layout of ``struct z3fold_header`` is unknown.
         """
         self._frames = _Frames(kernel, physical)
         self._word_size, self._page_size = kernel.word_size, kernel.page_size
         header = types.type("z3fold", "struct z3fold_header")
         self._offsets = [header.member(name).offset for name in self._COUNTS]
-        self._lock = header.member("page_lock").offset
+        self._lock = _lock(header.member("page_lock"))
+        self._pool, self._owner = pool, header.member("pool").offset
         # A bit field of 2 bits
         self._first_num, self._first_num_shift = divmod(header.member("first_num").bit_offset, 8)
         self._header = -(-(header.size or 0) // _CHUNK) * _CHUNK  # ZHDR_SIZE_ALIGNED
@@ -97,12 +101,18 @@ class Z3fold:
         slot, rest = divmod(handle % self._SLOTS_ALIGN, self._word_size)
         if rest or slot >= self._SLOTS:
             raise BrokenDump("the handle is invalid", address=handle)
-        word = int.from_bytes(self._frames.read(handle, self._word_size), "little")
+        word = self._word(self._frames.read(handle, self._word_size), 0)
         page = self._frames.read(word & -self._page_size, self._page_size)
+        # Behind all members whose sizes depend on options: were one of those different, this would be elsewhere.
+        if self._word(page, self._owner) != self._pool:
+            raise BrokenDump("its page is not one of its pool", address=handle)
         start, room = self._place(word % self._page_size, page)
         if not (self._header <= start and 0 < size <= room <= self._page_size - start):
             raise BrokenDump(f"an object of {size} bytes does not fit there", address=handle)
         return page[start : start + size]
+
+    def _word(self, page: bytes, at: int) -> int:
+        return int.from_bytes(page[at : at + self._word_size], "little")
 
     def _place(self, word: int, page: bytes) -> tuple[int, int]:
         """Return where in its page an object is, and how much room it has; no room if it does not exist.
@@ -116,10 +126,30 @@ class Z3fold:
             case self._FIRST:
                 return self._header, first
             case self._MIDDLE:
-                if page[self._lock]:  # z3fold_compact_page() moves the bytes first, then updates the header
+                lock, size = self._lock
+                if any(page[lock : lock + size]):
+                    # z3fold_compact_page() moves the bytes first, then updates the header
                     raise BrokenDump("its compressed bytes may have been moving")
                 return start, middle
             case self._LAST:  # the slot says how long it is
                 room = (word >> self._BUDDY_SHIFT) * _CHUNK
                 return self._page_size - room, room
         return 0, 0
+
+
+def _lock(member: TypeMember) -> tuple[int, int]:
+    """Return where a ``spinlock_t`` says that somebody has it: offset and size of bytes that are then not zero.
+
+    With CONFIG_PREEMPT_RT it is a ``struct rt_mutex`` (``rt_mutex_base`` since 5.15) with an owner; else the first byte
+    tells (include/asm-generic/qspinlock_types.h).
+
+    :raises LookupError: its type is a different one.
+    """
+    kind = member.type
+    while kind.kind is TypeKind.TYPEDEF:
+        kind = kind.type
+    if not kind.has_member("lock"):
+        return member.offset, 1
+    mutex = kind.member("lock")
+    owner = mutex.type.member("owner")
+    return member.offset + mutex.offset + owner.offset, sizeof(owner.type)

@@ -6,16 +6,15 @@ repeats one word, the handle is that word; for a page written to the backing dev
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 
-from drgn import FaultError, Object, Type, sizeof
+from drgn import FaultError, Object
 
-from kgcore.arch.paging import EntryKind, walk
 from kgcore.errors import BrokenDump
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Provenance
-from kgcore.sources.vmcore.dumpfile.compression import Decompress, NoDecompressor, decompressor
+from kgcore.sources.vmcore.dumpfile.compression import CannotDecompress, Decompress, NoDecompressor, decompressor
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
 from kgcore.sources.vmcore.kernelreads import kernel_bytes, kernel_string
@@ -23,65 +22,17 @@ from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 from kgcore.sources.vmcore.memory.swap.blocks import SwapBlocks, partition_start
 from kgcore.sources.vmcore.memory.swap.layers import Slots, page_slot, unpacked
 from kgcore.sources.vmcore.memory.swap.spaces import SwapSpace
+from kgcore.sources.vmcore.memory.swap.zramtable import ENTRIES_AT_ONCE, Disk, KernelPages, Proof, read_entries
 from kgcore.sources.vmcore.memory.swap.zsmalloc import Zsmalloc
 from kgcore.sources.vmcore.task.vmas import Paths
 from kgcore.text import first_names, plain
 
 __all__ = ("Zram",)
 
-_ENTRIES_AT_ONCE = 1 << 12
 _MAX_NAME = 128  # CRYPTO_MAX_ALG_NAME
 _MAX_DICTIONARY = 64 << 20  # bytes; a zstd dictionary has some 100 KB
 _BLOCKS_NAMED = 3  # ranges named for adjacent pages on a backing device
 _PRIORITY_MASK = 0x3  # ZRAM_COMP_PRIORITY_MASK
-
-
-@dataclass(frozen=True, slots=True)
-class _Entries:
-    """``struct zram_table_entry``: offsets and sizes of its members, and the bit numbers of its flags.
-
-    :ivar handle_size: in bytes, as ``flags_size``.
-    :ivar sizes: mask of the object's size, in the bits below the flags.
-    :ivar priority: lowest of the flag bits that name the compressor; None: there is only one compressor.
-    """
-
-    size: int
-    handle: int
-    handle_size: int
-    flags: int
-    flags_size: int
-    sizes: int
-    same: int
-    written_back: int
-    huge: int
-    priority: int | None
-
-    def unpack(self, raw: bytes) -> Iterator[tuple[int, int]]:
-        """Yield handle and flags of each entry."""
-        for at in range(0, len(raw), self.size):
-            handle = raw[at + self.handle : at + self.handle + self.handle_size]
-            flags = raw[at + self.flags : at + self.flags + self.flags_size]
-            yield int.from_bytes(handle, "little"), int.from_bytes(flags, "little")
-
-
-@dataclass(frozen=True, slots=True)
-class _Disk:
-    """A zram disk with a swap space.
-
-    :ivar zram: ``struct zram *``
-    :ivar entries: layout of the table's entries.
-    :ivar table: address of the entries.
-    :ivar pages: how many pages the disk has.
-    :ivar start: number of the partition's first page.
-    :ivar pool: ``struct zs_pool *``
-    """
-
-    zram: Object
-    entries: _Entries
-    table: int
-    pages: int
-    start: int
-    pool: Object
 
 
 class Zram:
@@ -94,10 +45,12 @@ class Zram:
         self._types = types
         self._blocks = SwapBlocks(kernel)
         self._zsmalloc = Zsmalloc(kernel, physical, types)
-        self._disks: dict[int, _Disk | Lost | None] = {}
+        self._disks: dict[int, Disk | Lost | None] = {}
         self._codecs: dict[tuple[int, int], Decompress | Lost] = {}
         self._devices: dict[int, str] = {}
-        self._stored: Callable[[int], bool] = lru_cache(64)(self._is_stored)
+        pages = KernelPages(kernel, physical)
+        self._proof = Proof(kernel, pages, self._unpack)
+        self._stored: Callable[[int], bool] = lru_cache(64)(pages.stored)
 
     def find(self, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
         """See :meth:`kgcore.sources.vmcore.memory.swap.layers.Layer.find`."""
@@ -109,7 +62,7 @@ class Zram:
         elif disk is not None:
             yield from _joined(self._find(disk, space, first, count))
 
-    def _find(self, disk: _Disk, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
+    def _find(self, disk: Disk, space: SwapSpace, first: int, count: int) -> Iterator[Slots]:
         at = first
         for slot, length, page in self._blocks.find(space, first, count):
             if at < slot:
@@ -123,15 +76,15 @@ class Zram:
         if at < first + count:
             yield _lost(at, first + count - at, "its place on the disk was not found")
 
-    def _pages(self, disk: _Disk, slot: int, count: int, page: int) -> Iterator[Slots]:
+    def _pages(self, disk: Disk, slot: int, count: int, page: int) -> Iterator[Slots]:
         """Yield adjacent slots that are also adjacent on the disk."""
         at = 0
         while at < count:
-            length = min(_ENTRIES_AT_ONCE, count - at)
+            length = min(ENTRIES_AT_ONCE, count - at)
             yield from self._table(disk, slot + at, length, disk.table + (page + at) * disk.entries.size)
             at += length
 
-    def _table(self, disk: _Disk, slot: int, count: int, address: int) -> Iterator[Slots]:
+    def _table(self, disk: Disk, slot: int, count: int, address: int) -> Iterator[Slots]:
         """Yield the slots whose entries are at an address; a lost part of the table costs only its own slots."""
         entry, shift = disk.entries.size, self._page_shift
         try:
@@ -158,7 +111,7 @@ class Zram:
                 yield self._page(disk, number, handle, flags)
         yield from self._written_back(disk, slot + count, blocks)
 
-    def _written_back(self, disk: _Disk, end: int, blocks: list[int]) -> Iterator[Slots]:
+    def _written_back(self, disk: Disk, end: int, blocks: list[int]) -> Iterator[Slots]:
         """Yield the slots up to ``end`` whose pages are on the backing device."""
         if not blocks:
             return
@@ -176,29 +129,58 @@ class Zram:
         detail = f"written back to {self._backing_device(disk)}, {noun} {words}"
         yield Slots(end - len(blocks), len(blocks), Provenance.SWAPPED, detail)
 
-    def _page(self, disk: _Disk, slot: int, handle: int, flags: int) -> Slots:
+    def _page(self, disk: Disk, slot: int, handle: int, flags: int) -> Slots:
         """Return a page as zram_read_page() does (__zram_bvec_read() in 5.10 and 6.1)."""
         entries = disk.entries
-        if not handle or flags >> entries.same & 1:
+        same = flags >> entries.same & 1
+        if disk.declared and entries.wrong(handle, flags, self._page_size):
+            return _lost(slot, 1, "its entry of the table is such as zram never makes")
+        if not handle and not same and flags & (entries.sizes | 1 << entries.huge):
+            return _lost(slot, 1, "its entry of the table has a size, but no place")
+        if not handle or same:
+            if handle and not disk.words:
+                return _lost(slot, 1, "whether it is filled with one word is uncertain")
             # A page that was never written reads as zeros.
             word = handle.to_bytes(entries.handle_size, "little")
             return page_slot(slot, Provenance.ZRAM, word * (self._page_size // len(word)))
-        size = flags & entries.sizes
         try:
-            # Some releases check the size, others the flag; one implies the other.
-            if size == self._page_size or flags >> entries.huge & 1:
-                return page_slot(slot, Provenance.ZRAM, self._zsmalloc.read(disk.pool, handle, self._page_size))
-            priority = 0 if entries.priority is None else flags >> entries.priority & _PRIORITY_MASK
-            codec = self._codec(disk, priority)
-            if isinstance(codec, Lost):
-                return _lost(slot, 1, codec.reason)
-            return unpacked(slot, Provenance.ZRAM, codec, self._zsmalloc.read(disk.pool, handle, size), self._page_size)
+            data, codec = self._packed(disk, handle, flags)
         except (BrokenDump, FaultError) as error:
             return _lost(slot, 1, str(error))
+        if isinstance(codec, Lost):
+            return _lost(slot, 1, codec.reason)
+        if codec is None:
+            return page_slot(slot, Provenance.ZRAM, data)
+        return unpacked(slot, Provenance.ZRAM, codec, data, self._page_size)
+
+    def _packed(self, disk: Disk, handle: int, flags: int) -> tuple[bytes, Decompress | Lost | None]:
+        """Return the bytes of an object, and what decompresses them; None: they are the page as it is.
+
+        :raises BrokenDump, FaultError: they are missing.
+        """
+        entries, size = disk.entries, flags & disk.entries.sizes
+        # Some releases check the size, others the flag; one implies the other.
+        if size == self._page_size or flags >> entries.huge & 1:
+            return self._zsmalloc.read(disk.pool, handle, self._page_size), None
+        priority = 0 if entries.priority is None else flags >> entries.priority & _PRIORITY_MASK
+        codec = self._codec(disk, priority)
+        return b"" if isinstance(codec, Lost) else self._zsmalloc.read(disk.pool, handle, size), codec
+
+    def _unpack(self, disk: Disk, handle: int, flags: int) -> None:
+        """Decompress an object, if there is a decompressor.
+
+        :raises BrokenDump, FaultError: it does not decompress, or is not where the handle points.
+        """
+        data, codec = self._packed(disk, handle, flags)
+        if codec is not None and not isinstance(codec, Lost):
+            try:
+                codec(data, self._page_size)
+            except CannotDecompress as error:
+                raise BrokenDump(str(error), address=handle) from error
 
     # What is looked up once
 
-    def _disk(self, space: SwapSpace) -> _Disk | Lost | None:
+    def _disk(self, space: SwapSpace) -> Disk | Lost | None:
         """Return the disk of a swap space; None: it is not a zram disk."""
         try:
             device = space.info.member_("bdev")
@@ -207,52 +189,42 @@ class Zram:
                 return None
         except (FaultError, LookupError):
             return None
+        found: list[Disk] = []
+
+        def proof() -> None:
+            declared = self._describe(device, disk)
+            if declared is None:
+                raise BrokenDump("the description of a disk does not point back to it", address=disk.value_())
+            found.append(replace(declared, declared=True, words=self._proof.check(declared)))
+
         try:
-            kind = self._kernel.prog.pointer_type(self._types.type("zram", "struct zram"))
-            zram = Object(self._kernel.prog, kind, disk.member_("private_data").value_())
-            if zram.member_("disk").value_() != disk.value_():
-                return Lost("the description of the disk is damaged")
-            return _Disk(
-                zram,
-                entries=self._read_entries(),
-                table=zram.member_("table").value_(),
-                pages=int(zram.member_("disksize").value_()) >> self._page_shift,
-                start=partition_start(self._kernel, device),
-                pool=zram.member_("mem_pool").read_(),
-            )
+            self._types.prove("zram", proof)
+            known = found[-1] if found else self._describe(device, disk)
         except (BrokenDump, FaultError, LookupError, TypeError) as error:  # drgn on incomplete types: TypeError
             return Lost(str(error))
+        return known or Lost("the description of the disk is damaged")
 
-    def _read_entries(self) -> _Entries:
-        """Return the layout of table entries.
+    def _describe(self, device: Object, disk: Object) -> Disk | None:
+        """Return a disk by the types that are now the module's; None: it is not that disk.
 
-        :raises LookupError: the types are unknown.
+        :param device: ``struct block_device *``
+        :param disk: ``struct gendisk *``
+        :raises BrokenDump, FaultError, LookupError, TypeError: the dump lacks something of it.
         """
-        entry = self._types.type("zram", "struct zram_table_entry")
-        word = _flags_of(entry)
-        numbers = {
-            name: self._types.enumerator("zram", f"ZRAM_{name}")
-            for name in ("LOCK", "SAME", "WB", "HUGE", "COMP_PRIORITY_BIT1")
-        }
-        same, written_back, huge = (numbers[name] for name in ("SAME", "WB", "HUGE"))
-        if same is None or written_back is None or huge is None:
-            raise LookupError("the flags of zram's table are unknown")
-        # ZRAM_FLAG_SHIFT is the value of the first flag: ZRAM_LOCK in 5.10 and 6.1, ZRAM_SAME in 6.12 and 7.2
-        shift = min(number for number in numbers.values() if number is not None)
-        return _Entries(
-            size=sizeof(entry),
-            handle=entry.member("handle").offset,
-            handle_size=self._kernel.word_size,
-            flags=word[0],
-            flags_size=word[1],
-            sizes=(1 << shift) - 1,
-            same=same,
-            written_back=written_back,
-            huge=huge,
-            priority=numbers["COMP_PRIORITY_BIT1"],
+        kind = self._kernel.prog.pointer_type(self._types.type("zram", "struct zram"))
+        zram = Object(self._kernel.prog, kind, disk.member_("private_data").value_())
+        if zram.member_("disk").value_() != disk.value_():
+            return None
+        return Disk(
+            zram,
+            entries=read_entries(self._types, self._kernel.word_size),
+            table=zram.member_("table").value_(),
+            pages=int(zram.member_("disksize").value_()) >> self._page_shift,
+            start=partition_start(self._kernel, device),
+            pool=zram.member_("mem_pool").read_(),
         )
 
-    def _codec(self, disk: _Disk, priority: int) -> Decompress | Lost:
+    def _codec(self, disk: Disk, priority: int) -> Decompress | Lost:
         """Return the decompressor for a disk's pages, or why it is missing."""
         key = disk.zram.value_(), priority
         if key not in self._codecs:
@@ -283,7 +255,7 @@ class Zram:
             raise BrokenDump(f"a dictionary of {size} bytes")
         return name, self._kernel.prog.read(parameters.member_("dict").value_(), size)
 
-    def _backing_device(self, disk: _Disk) -> str:
+    def _backing_device(self, disk: Disk) -> str:
         key = disk.zram.value_()
         if key not in self._devices:
             try:
@@ -291,31 +263,6 @@ class Zram:
             except (FaultError, LookupError, ValueError):
                 self._devices[key] = "its backing device"
         return self._devices[key]
-
-    def _is_stored(self, page: int) -> bool:
-        """Tell whether a page of vmalloc() memory is in the dump: an ELF dump reads as zeros where it is not."""
-        root = self._kernel.target.symbol_address("init_top_pgt")
-        if root is None:
-            return True
-        mode = self._kernel.machine.paging_mode
-        top, start = self._kernel.machine.kernel_image_to_phys(root), page << self._page_shift
-        mask = self._kernel.machine.encryption_mask
-        for leaf in walk(mode, top, start, start + self._page_size, self._physical.stored, mask):
-            if leaf.kind is EntryKind.PRESENT:
-                return self._physical.stored(leaf.value, self._page_size) is not None
-        return False
-
-
-def _flags_of(entry: Type) -> tuple[int, int]:
-    """Return offset and size of the word with an entry's flags.
-
-    :raises LookupError: no known member has them.
-    """
-    if entry.has_member("attr"):  # 7.2, where the lock is part of the entry
-        outer, inner = entry.member("attr"), entry.member("attr").type.member("flags")
-        return outer.offset + inner.offset, sizeof(inner.type)
-    flags = entry.member("flags" if entry.has_member("flags") else "value")  # up to 4.19
-    return flags.offset, sizeof(flags.type)
 
 
 def _lost(slot: int, count: int, why: str) -> Slots:

@@ -345,16 +345,28 @@ class _Pools:
         if name == "zbud":
             return Zbud(self._kernel, self._physical).read, header
         if name == "z3fold":
-            return Z3fold(self._kernel, self._physical, self._types).read, header
+            pool = zpool.member_("pool").value_()
+            self._types.prove("z3fold", partial(_objects_prove_themselves, header))
+            return Z3fold(self._kernel, self._physical, self._types, pool).read, header
         raise BrokenDump(f"unknown allocator {name}")
 
     def _in_zsmalloc(self, pool: int) -> _Read:
-        type_ = self._kernel.prog.pointer_type(self._types.type("zsmalloc", "struct zs_pool"))
-        return partial(self._zsmalloc.read, Object(self._kernel.prog, type_, pool))
+        prog = self._kernel.prog
+        return partial(self._zsmalloc.read, Object(prog, prog.pointer_type(prog.struct_type("zs_pool")), pool))
 
     @cached_property
     def _zsmalloc(self) -> Zsmalloc:
         return Zsmalloc(self._kernel, self._physical, self._types)
+
+
+def _objects_prove_themselves(header: int) -> None:
+    """Tell whether a wrong layout of an allocator can give no wrong bytes: each object begins with its swap entry.
+
+    :param header: bytes of ``struct zswap_header``.
+    :raises LookupError: nothing tells one object from the next.
+    """
+    if not header:
+        raise LookupError("nothing in its objects says which pages they are")
 
 
 def _word(name: bytes) -> str:
