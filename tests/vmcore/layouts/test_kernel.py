@@ -12,7 +12,7 @@ from drgn import FaultError
 from kgcore.errors import BrokenDump
 from kgcore.model.process import VM_EXEC, VM_READ
 from kgcore.sources.vmcore.kernel.structs import Members
-from tests.vmcore.layouts.world import PAGE_OFFSET, World
+from tests.vmcore.layouts.world import PAGE, PAGE_OFFSET, World
 
 THREAD = "struct thread_info { unsigned long flags; };"
 
@@ -382,6 +382,43 @@ class TestAddressSpace:
         """KASLR moves the kernel's addresses and its place in RAM apart from each other."""
         world = World("", vmcoreinfo={"NUMBER(phys_base)": "-287309824"})
         assert world.machine.kernel_image_to_phys(0xFFFFFFFF9FE00000) == 0x1FE00000 - 287309824
+
+    @pytest.mark.parametrize("one_array", [True, False])
+    def test_pages_in_sections(self, one_array: bool) -> None:
+        """Without vmemmap_base: either vmemmap is fixed, and all sections have the same, or each has an array."""
+        info = {
+            "NUMBER(SECTION_SIZE_BITS)": "27",
+            "LENGTH(mem_section)": "4",
+            "SIZE(mem_section)": "16",
+            "OFFSET(mem_section.section_mem_map)": "0",
+        }
+        world = World("struct page { u64 words[7]; };", vmcoreinfo=info)
+        roots, pages, size = world.allocate(4 * 8), 1 << 27 - 12, 56
+        info["SYMBOL(mem_section)"] = f"{roots:x}"
+        arrays = {0: 0xFFFF888010000000, 1: 0xFFFF888018000000, 256 + 9: 0xFFFF888011000000}
+        if one_array:
+            arrays = {number: 0xFFFFF40000000000 + number * pages * size for number in arrays}
+        for root in (0, 1):
+            page = world.allocate(PAGE)
+            world.write(roots + root * 8, page.to_bytes(8, "little"))
+            world.write(page + 16 * 16, (0xFFFFA00000000000 | 0b0001).to_bytes(8, "little"))  # present, without pages
+            for number, array in arrays.items():
+                if number // 256 == root:
+                    coded = array - number * pages * size & (1 << 64) - 1 | 0b1011
+                    world.write(page + number % 256 * 16, coded.to_bytes(8, "little"))
+        machine = world.machine
+        assert (machine.vmemmap != 0) is one_array
+        for number, array in arrays.items():
+            frame, page = number * pages + 0x123, array + 0x123 * size
+            assert (machine.frame_to_page(frame), machine.page_to_phys(page)) == (page, frame << 12)
+            assert machine.is_page(page)
+        if not one_array:
+            for nowhere in (arrays[1] + pages * size, arrays[0] + 8, 0xFFFFA00000000000 + 16 * pages * size):
+                assert not machine.is_page(nowhere)
+                with pytest.raises(FaultError):
+                    machine.page_to_phys(nowhere)
+            with pytest.raises(FaultError):
+                machine.frame_to_page(16 * pages)
 
     @pytest.mark.parametrize("name", ["page_offset_base", "vmemmap_base"])
     def test_a_lost_base_is_not_guessed(self, name: str) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Architecture-specific parts of 32-bit x86 kernels, with or without PAE."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object
 
@@ -11,10 +11,10 @@ from kgcore.arch.cpunotes import CpuRegisters
 from kgcore.arch.paging import PagingMode
 from kgcore.arch.x86.kernels import I386_KERNEL, i386_task
 from kgcore.errors import BrokenDump
+from kgcore.sources.vmcore.kernel.machine.sections import Section, Sections, of_kernel
 from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.opening.spaces.i386 import LowMemory
-from kgcore.sources.vmcore.symbols import vmcoreinfo
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.kernel.kernel import Kernel
@@ -23,23 +23,8 @@ __all__ = ("I386",)
 
 _END = 1 << 32
 _MAX_FRAME = 1 << 24  # MAX_PHYSMEM_BITS is 36 with PAE, 32 without
-_MAX_SECTIONS = 1 << 10
-_SECTION_MAP_MASK = ~0x3F  # flags in a pointer to 64-byte objects: include/linux/mmzone.h has up to five of them
 _PER_CPU = 27  # GDT_ENTRY_PERCPU, arch/x86/include/asm/segment.h
 _PRESENT_SEGMENT = 0x90  # present, and not a system segment
-
-
-class _Section(NamedTuple):
-    """Adjacent page frames whose ``struct page`` are adjacent too.
-
-    :ivar first: its first frame.
-    :ivar end: the frame behind its last one.
-    :ivar pages: address that the ``struct page`` of frame 0 would have; frame 0 may be outside of the section.
-    """
-
-    first: int
-    end: int
-    pages: int
 
 
 class I386(X86):
@@ -155,51 +140,19 @@ class I386(X86):
     # struct page
 
     @cached_property
-    def _sections(self) -> tuple[_Section, ...]:
+    def _sections(self) -> Sections:
         """All sections: a single one with FLATMEM; with SPARSEMEM each section has its own ``struct page`` array."""
         flat = self._kernel.read_word("mem_map")
-        if flat:
-            return (_Section(0, _MAX_FRAME, flat),)
-        return tuple(self._sparse())
-
-    def _sparse(self) -> Iterator[_Section]:
-        """Yield the sections in ``mem_section[0][]``; all 32-bit kernels have CONFIG_SPARSEMEM_STATIC."""
-        info = self._target.vmcoreinfo
-        bits = vmcoreinfo.number(info, "NUMBER(SECTION_SIZE_BITS)")
-        length = vmcoreinfo.number(info, "LENGTH(mem_section)")
-        table = self._target.symbol_address("mem_section")
-        size = vmcoreinfo.number(info, "SIZE(mem_section)")
-        offset = vmcoreinfo.number(info, "OFFSET(mem_section.section_mem_map)")
-        if bits is None or length is None or table is None or size is None or offset is None:
-            return
-        shift = bits - self.architecture.page_shift
-        for number in range(min(length, _MAX_SECTIONS)):
-            try:
-                coded = int(self._prog.read_word(table + number * size + offset))
-            except FaultError:
-                continue
-            if coded & 1 << 1:  # SECTION_HAS_MEM_MAP
-                yield _Section(number << shift, number + 1 << shift, coded & _SECTION_MAP_MASK & _END - 1)
-
-    def _section(self, page: int) -> _Section | None:
-        size = self._kernel.page_struct_size
-        for section in self._sections:
-            # The coded pointer may be negative, modulo 2**32.
-            if section.first * size <= (page - section.pages) % _END < section.end * size:
-                return section
-        return None
+        return Sections(self._kernel, [Section(0, _MAX_FRAME, flat)]) if flat else of_kernel(self._kernel, static=True)
 
     def is_page(self, page: int) -> bool:
-        return self._section(page) is not None
+        return self._sections.frame(page) is not None
 
     def page_to_phys(self, page: int) -> int:
-        section = self._section(page)
-        if section is None:
+        frame = self._sections.frame(page)
+        if frame is None:
             raise FaultError("no struct page", page)
-        return (page - section.pages) % _END // self._kernel.page_struct_size << self.architecture.page_shift
+        return frame << self.architecture.page_shift
 
     def frame_to_page(self, frame: int) -> int:
-        for section in self._sections:
-            if section.first <= frame < section.end:
-                return (section.pages + frame * self._kernel.page_struct_size) % _END
-        raise FaultError("no struct page", frame << self.architecture.page_shift)
+        return self._sections.page(frame)

@@ -24,6 +24,7 @@ from kgcore.arch.x86.paging import X86_64_4LEVEL, X86_64_5LEVEL
 from kgcore.errors import BrokenDump
 from kgcore.model.process import VM_READ, Vma
 from kgcore.sources.vmcore.kernel.machine.orc import OrcUnwinder
+from kgcore.sources.vmcore.kernel.machine.sections import Sections, of_kernel
 from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
@@ -124,23 +125,35 @@ class X86_64(X86):  # noqa: N801
 
     @cached_property
     def vmemmap(self) -> int:
-        """Address of the first ``struct page``: one array describes all memory.
+        """Address of the first ``struct page`` if one array describes all memory (CONFIG_SPARSEMEM_VMEMMAP), else 0.
 
-        ``vmemmap_base`` has it, the VMCOREINFO of newer kernels, and without both it is fixed, the same in all kernels.
+        ``vmemmap_base`` has it, or the VMCOREINFO of newer kernels; without both, the sections of memory have it, and
+        without them it is fixed, the same in all kernels.
 
         :raises FaultError: ``vmemmap_base`` is not in the dump.
         """
         told = self._kernel.read_u64("vmemmap_base") or vmcoreinfo.symbol(self._target.vmcoreinfo, "vmemmap")
-        return told or self._map.vmemmap
+        if told:
+            return told
+        return self._sections.base or 0 if self._sections else self._map.vmemmap
+
+    @cached_property
+    def _sections(self) -> Sections:
+        return of_kernel(self._kernel, static=False)
 
     def page_to_phys(self, page: int) -> int:
-        return (page - self.vmemmap) // self._kernel.page_struct_size << self.architecture.page_shift
+        if self.vmemmap:
+            return (page - self.vmemmap) // self._kernel.page_struct_size << self.architecture.page_shift
+        frame = self._sections.frame(page)
+        if frame is None:
+            raise FaultError("no struct page", page)
+        return frame << self.architecture.page_shift
 
     def frame_to_page(self, frame: int) -> int:
-        return self.vmemmap + frame * self._kernel.page_struct_size
+        return self.vmemmap + frame * self._kernel.page_struct_size if self.vmemmap else self._sections.page(frame)
 
     def is_page(self, page: int) -> bool:
-        return page >= self.vmemmap
+        return page >= self.vmemmap if self.vmemmap else self._sections.frame(page) is not None
 
     # Programs
 
