@@ -17,6 +17,7 @@ from kgcore.arch.paging import PagingMode
 from kgcore.model.process import CoreDialect, FpuState, Vma, XsaveLayout
 from kgcore.model.siginfo import Fault
 from kgcore.model.traces import End
+from kgcore.sources.vmcore.kernel.layouts.base import Row
 from kgcore.sources.vmcore.kernel.structs import Members
 
 if TYPE_CHECKING:
@@ -64,12 +65,15 @@ class Machine(ABC):
     :cvar task_members: members of ``struct task_struct`` that it reads, of all releases together.
     :cvar fault_members: members of ``struct task_struct`` that :meth:`fault` reads.
     :cvar usual_thread_size: THREAD_SIZE of the usual configuration.
+    :cvar layouts: what it needs of its kernels besides what all architectures need
+        (:mod:`kgcore.sources.vmcore.kernel.layouts`).
     """
 
     architecture: ClassVar[Architecture]
     task_members: ClassVar[tuple[str, ...]]
     fault_members: ClassVar[tuple[str, ...]] = ()
     usual_thread_size: ClassVar[int]
+    layouts: ClassVar[tuple[Row, ...]] = ()
 
     def __init__(self, kernel: "Kernel") -> None:
         self._kernel = kernel

@@ -13,6 +13,7 @@ from kgcore.arch.x86.kernels import I386_KERNEL, i386_task
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.machine.sections import Section, Sections, of_kernel
 from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
+from kgcore.sources.vmcore.kernel.machine.x86layouts import COMMON, I386_ONLY
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.opening.spaces.i386 import LowMemory
 
@@ -31,6 +32,7 @@ class I386(X86):
     """A 32-bit kernel."""
 
     architecture = I386_KERNEL
+    layouts = COMMON + I386_ONLY
     usual_thread_size = 8192
     no_unwinder = "kgcore cannot unwind the stacks of 32-bit kernels"
     _tls_min = 6

@@ -26,6 +26,7 @@ from kgcore.model.process import VM_READ, Vma
 from kgcore.sources.vmcore.kernel.machine.orc import OrcUnwinder
 from kgcore.sources.vmcore.kernel.machine.sections import Sections, of_kernel
 from kgcore.sources.vmcore.kernel.machine.x86 import X86, descriptor_base
+from kgcore.sources.vmcore.kernel.machine.x86layouts import COMMON, X86_64_ONLY
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
 from kgcore.sources.vmcore.opening.spaces.x86_64 import X86Space, encryption_bit
@@ -48,6 +49,7 @@ class X86_64(X86):  # noqa: N801
     """A 64-bit kernel; its programs may be 64-bit, 32-bit or x32."""
 
     architecture = X86_64_KERNEL
+    layouts = COMMON + X86_64_ONLY
     _tls_min = 12
     _regsets = "x86_64_regsets"
     _min_fpu = 512  # bytes of FXSAVE's image
