@@ -136,6 +136,7 @@ complete -c kgcore -n '__kgcore_has files' -l swap -r -F -d 'image of a swap dev
 complete -c kgcore -n '__kgcore_has files' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take missing pages of mapped files from the same files under DIR'
 complete -c kgcore -n '__kgcore_has files' -k -a '(__kgcore_processes)'
 
+complete -c kgcore -n '__kgcore_has info' -l layouts -d 'say of every type, member, symbol and constant that kgcore relies on whether this kernel has it, and what will not work without it'
 complete -c kgcore -n '__kgcore_has info' -s h -l help -d 'show this help'
 complete -c kgcore -n '__kgcore_has info' -s V -l version -d 'show the version'
 complete -c kgcore -n '__kgcore_has info' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'

@@ -11,6 +11,7 @@ In drgn, call ``gcore(prog, pid)``. Without a drgn Program::
         print(address_map(source, 4711).areas)       # kgcore map; map_html() draws it
         print(open_files(source, 4711).rows)         # kgcore files; extract_file() writes the content of one
         write_sysroot(source, 4711, "sysroot")       # its program and libraries, for a debugger elsewhere
+        print(layouts(source))                       # what kgcore needs of kernels, and what this one has
     verdict = check_core("/tmp/core.4711")           # is the core well-formed, is it complete; check_sysroot()
 
 Step by step, and to wherever bytes can go::
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from kgcore.library import open_qemu, open_running_kernel, open_vmcore
     from kgcore.model.account import Account
     from kgcore.model.dying import Dying
+    from kgcore.model.layouts import Layout, LayoutName
     from kgcore.model.lost import Lost
     from kgcore.model.memory import Memory, Piece, Provenance, Run
     from kgcore.model.process import (
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
         HasMappedFiles,
         HasOpenFiles,
         KnowsCrash,
+        KnowsLayouts,
         OpenFiles,
         Process,
         Source,
@@ -99,6 +102,7 @@ if TYPE_CHECKING:
     )
     from kgcore.views.addressmap import AddressMap, Area, StackPointer, address_map
     from kgcore.views.backtrace import Backtrace, backtrace
+    from kgcore.views.layouts import layouts
     from kgcore.views.mappage import map_html
     from kgcore.views.openfiles import ContentAccount, OpenFileRow, OpenFileTable, extract_file, open_files
 
@@ -132,6 +136,9 @@ __all__ = (
     "KernelThread",
     "KgcoreError",
     "KnowsCrash",
+    "KnowsLayouts",
+    "Layout",
+    "LayoutName",
     "LimitReached",
     "Limits",
     "Lost",
@@ -190,6 +197,7 @@ __all__ = (
     "check_sysroot",
     "extract_file",
     "gcore",
+    "layouts",
     "load_types",
     "map_html",
     "open_files",
@@ -221,6 +229,7 @@ _NAMES = {
     "kgcore.library": "open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
     "kgcore.model.dying": "Dying",
+    "kgcore.model.layouts": "Layout LayoutName",
     "kgcore.model.lost": "Lost",
     "kgcore.model.memory": "Memory Piece Provenance Run",
     "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage ProcessSummary PsInfo "
@@ -234,9 +243,10 @@ _NAMES = {
     "kgcore.sinks.files": "FileSink",
     "kgcore.sinks.streams": "MemorySink StreamSink",
     "kgcore.sources.base": "Contents FileContents HasKernelStacks HasMappedFiles HasOpenFiles KnowsCrash "
-    "OpenFiles Process Source TaskRef",
+    "KnowsLayouts OpenFiles Process Source TaskRef",
     "kgcore.views.addressmap": "AddressMap Area StackPointer address_map",
     "kgcore.views.backtrace": "Backtrace backtrace",
+    "kgcore.views.layouts": "layouts",
     "kgcore.views.mappage": "map_html",
     "kgcore.views.openfiles": "ContentAccount OpenFileRow OpenFileTable extract_file open_files",
 }

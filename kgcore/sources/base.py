@@ -12,6 +12,7 @@ from os import PathLike, fspath
 from typing import Protocol, Self, runtime_checkable
 
 from kgcore.errors import KgcoreError
+from kgcore.model.layouts import Layout
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
@@ -25,6 +26,7 @@ __all__ = (
     "HasMappedFiles",
     "HasOpenFiles",
     "KnowsCrash",
+    "KnowsLayouts",
     "OpenFiles",
     "Process",
     "Source",
@@ -296,6 +298,14 @@ class HasKernelStacks(Protocol):
 
     def kernel_stack(self, thread: Thread) -> KernelStack:
         """Say what a thread of the process's image was doing in the kernel."""
+
+
+@runtime_checkable
+class KnowsLayouts(Protocol):
+    """A source that reads a kernel's structures, and knows which of what it needs this kernel has."""
+
+    def layouts(self) -> tuple[Layout, ...]:
+        """Return all that is needed of kernels, each thing with how this kernel has it."""
 
 
 @runtime_checkable

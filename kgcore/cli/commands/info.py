@@ -10,6 +10,7 @@ from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
 from kgcore.cli.parser import Parser
 from kgcore.cli.request import Channel
+from kgcore.model.layouts import Layout
 from kgcore.sources.location import DumpLocation
 
 __all__ = ("InfoCommand", "make_parser", "parse", "run")
@@ -22,6 +23,7 @@ class InfoCommand:
     place: DumpLocation
     show: Channel
     json: bool
+    layouts: bool = False
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str]) -> InfoCommand:
@@ -30,7 +32,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> InfoCommand:
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
-    return InfoCommand(place_of(parsed, environ), Channel(parsed.show), parsed.json)
+    return InfoCommand(place_of(parsed, environ), Channel(parsed.show), parsed.json, parsed.layouts)
 
 
 def make_parser() -> Parser:
@@ -40,6 +42,12 @@ def make_parser() -> Parser:
     add_show(parser)
     add_place_options(parser)
     add_json(parser)
+    parser.add_argument(
+        "--layouts",
+        action="store_true",
+        help="say of every type, member, symbol and constant that kgcore relies on whether this kernel has it, and "
+        "what will not work without it",
+    )
     return parser
 
 
@@ -52,9 +60,19 @@ def run(command: InfoCommand, console: Console) -> int:
 
         place = command.place
         facts = read_facts(target, (place.core, *place.parts) if place.core else ())
+        found: tuple[Layout, ...] = ()
+        if command.layouts:
+            from kgcore.sources.vmcore.kernel.dumplayouts import layouts_of
+
+            found = layouts_of(target)
     if command.json:
-        json.dump({"version": 1, **asdict(facts)}, console.out, indent=2)
+        layouts = {"layouts": [layout.to_json() for layout in found]} if command.layouts else {}
+        json.dump({"version": 1, **asdict(facts)} | layouts, console.out, indent=2)
         console.out.write("\n")
     else:
         render.show_facts(facts, console.out)
+    if found and not command.json:
+        from kgcore.views.layouts import layout_lines
+
+        print("", *layout_lines(found), sep="\n", file=console.out)
     return Status.COMPLETE

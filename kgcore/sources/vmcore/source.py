@@ -10,6 +10,7 @@ from drgn import FaultError, Object
 from kgcore.arch import ARCHES, Arch
 from kgcore.errors import BrokenDump
 from kgcore.model.dying import Dying
+from kgcore.model.layouts import Layout
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Provenance, peek
 from kgcore.model.process import (
@@ -32,6 +33,7 @@ from kgcore.sources.base import (
     HasMappedFiles,
     HasOpenFiles,
     KnowsCrash,
+    KnowsLayouts,
     OpenFiles,
     Process,
     Source,
@@ -40,6 +42,7 @@ from kgcore.sources.base import (
 )
 from kgcore.sources.vmcore.damage import DAMAGE, broken, guarded, guarding_each
 from kgcore.sources.vmcore.dumpfile.levels import why_left_out
+from kgcore.sources.vmcore.kernel.dumplayouts import layouts_of
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import crashed_thread, in_words
@@ -84,7 +87,7 @@ class _Machine:
         return KernelStacks(self.kernel, self.cpus)
 
 
-class VmcoreSource(Source, KnowsCrash):
+class VmcoreSource(Source, KnowsCrash, KnowsLayouts):
     """The processes of one opened dump."""
 
     @guarded("the kernel in the dump is not supported or damaged")
@@ -117,6 +120,11 @@ class VmcoreSource(Source, KnowsCrash):
             return int(crashed_thread(self._machine.kernel.prog).tid)
         except DAMAGE:
             return None
+
+    @guarded("cannot compare the kernel with what kgcore needs")
+    def layouts(self) -> tuple[Layout, ...]:
+        """See :meth:`kgcore.sources.base.KnowsLayouts.layouts`."""
+        return layouts_of(self._machine.target)
 
 
 class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):

@@ -100,6 +100,16 @@ class ModuleTypes:
         :param name: ``struct TAG``, ``union TAG``, ``enum TAG`` or the name of a typedef.
         :raises LookupError: it is unknown; the text says why, and what to try.
         """
+        found = self.find(module, name)
+        if found is None:
+            raise LookupError(self._excuse(module, self._module(module), name, ""))
+        return found
+
+    def find(self, module: str, name: str) -> Type | None:
+        """Return a type as :meth:`type` does; None: neither the module nor the kernel has it.
+
+        :raises LookupError: nothing describes the module's types, or what does is damaged.
+        """
         key = module, name
         if key not in self._types:
             known = self._module(module)
@@ -108,7 +118,9 @@ class ModuleTypes:
             except _DAMAGE as error:
                 raise LookupError(self._excuse(module, known, name, str(error))) from error
             if found is None:
-                raise LookupError(self._excuse(module, known, name, ""))
+                if not known.described:
+                    raise LookupError(self._excuse(module, known, name, ""))
+                return None
             self._types[key] = found
         return self._types[key]
 
@@ -162,6 +174,19 @@ class ModuleTypes:
         self._modules[module] = known
         for key in [key for key in self._types if key[0] == module]:
             del self._types[key]
+
+    def loaded(self, module: str) -> bool:
+        """Tell whether a module is loaded. If not, it is built in or does not exist.
+
+        :raises LookupError: nothing describes its types; the text says why.
+        """
+        known = self._module(module)
+        if known.declared and not known.described:
+            trouble = known.trouble or "the kernel has no BTF of it"
+            raise LookupError(f"{trouble}; kgcore tries {len(known.declared)} layouts that it knows, when it needs them")
+        if not known.described:
+            raise LookupError(self._excuse(module, known, "every type", ""))
+        return known.loaded
 
     def _excuse(self, module: str, known: _Module, name: str, damage: str) -> str:
         """Return the message that says why a type is unknown, and what to try."""

@@ -4,58 +4,29 @@
 A kernel is what a drgn Program knows of it: a whole dump, or types alone, without any memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from drgn import Program, Type, TypeKind, sizeof
 
+from kgcore.model.layouts import Layout, LayoutName, State
 from kgcore.sources.vmcore.damage import DAMAGE
-from kgcore.sources.vmcore.kernel.layouts.base import Kind, Name, Row, Way
+from kgcore.sources.vmcore.kernel.layouts.base import Kind, Name, Row
 
-__all__ = ("Finding", "KernelNames", "State", "Told", "audit")
-
-
-class State(StrEnum):
-    """What is known of a row in a kernel."""
-
-    FOUND = "found"
-    ABSENT = "absent"
-    UNKNOWN = "unknown"
+__all__ = ("KernelNames", "ModuleNames", "audit")
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a kernel says of a name.
+class ModuleNames(Protocol):
+    """The types of a kernel's modules. All methods may raise LookupError: nothing describes them; the text says why."""
 
-    :ivar found: whether the kernel has it; None: what was given of the kernel does not tell.
-    :ivar gives: its place or value, in words; "": none.
-    """
+    def loaded(self, module: str) -> bool:
+        """Tell whether a module is loaded. If not, it is built in or does not exist."""
 
-    name: Name
-    found: bool | None
-    gives: str = ""
+    def type(self, module: str, name: str) -> Type | None:
+        """Return a type; None: the module has none of that name."""
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A row of the table, compared with a kernel.
-
-    :ivar way: the way that the kernel has it; None: none of them, or unknown.
-    :ivar told: the names of that way and those that count for themselves; where no way fits, those of all ways.
-    :ivar value: what was decided, in words; "": nothing.
-    """
-
-    row: Row
-    state: State
-    way: Way | None
-    told: tuple[Told, ...]
-    value: str = ""
-
-    @property
-    def lost(self) -> str:
-        """Return what will not work; "": nothing, or unknown."""
-        return self.row.without if self.state is State.ABSENT else ""
+    def enumerator(self, module: str, name: str) -> int | None:
+        """Return the value of an enumerator likewise."""
 
 
 class KernelNames:
@@ -67,145 +38,155 @@ class KernelNames:
         *,
         info: Mapping[str, str] | None = None,
         symbols: bool = True,
-        module_type: Callable[[str, str], Type] | None = None,
-        module_constant: Callable[[str, str], int | None] | None = None,
+        modules: ModuleNames | None = None,
     ) -> None:
         """Say what is known of the kernel.
 
         :param info: VMCOREINFO; None: unknown.
         :param symbols: whether its symbols are known.
-        :param module_type: returns a type by module and name, or raises LookupError; None: modules are unknown.
-        :param module_constant: returns an enumerator likewise.
+        :param modules: the types of its modules; None: unknown, but for what the Program itself has.
         """
         self._prog = prog
         self._info = info
         self._symbols = symbols
-        self._module_type = module_type
-        self._module_constant = module_constant
+        self._modules = modules
+        self._troubles: dict[str, str] = {}
 
-    def look(self, name: Name, module: str = "") -> Told:
+    def why_unknown(self, module: str) -> str:
+        """Return why nothing is known of a module; "": its types are known."""
+        if self._modules is None:
+            return "the types of modules were not given"
+        try:
+            return self._troubles.get(module, "") if self._modules.loaded(module) else f"{module} is not loaded"
+        except LookupError as error:
+            return str(error)
+
+    def look(self, name: Name, module: str = "", *, wanted: bool = True) -> LayoutName:
         """Look a name up.
 
         :param module: the kernel module that may define it.
         """
+        found: bool | None = None
+        value = ""
         try:
-            match name.kind:
-                case Kind.TYPE | Kind.MEMBER:
-                    return self._type(name, module)
-                case Kind.SYMBOL:
-                    return self._symbol(name)
-                case Kind.CONSTANT:
-                    return self._constant(name, module)
-                case Kind.LINE:
-                    return self._line(name)
+            found, value = self._look(name, module)
+        except LookupError as error:
+            found = None if module else False
+            self._troubles.setdefault(module, str(error))
         except DAMAGE:
-            return Told(name, None)
+            pass
+        return LayoutName(name.kind.value, str(name), found, wanted, value)
 
-    def _type(self, name: Name, module: str) -> Told:
+    def _look(self, name: Name, module: str) -> tuple[bool | None, str]:
+        match name.kind:
+            case Kind.TYPE | Kind.MEMBER:
+                found = self._type(name.name, module)
+                if found is None:
+                    return (None if module and self._modules is None else False), ""
+                return (True, _size_words(found)) if name.kind is Kind.TYPE else _member(found, name.member)
+            case Kind.SYMBOL:
+                return (True, hex(self._prog.symbol(name.name).address)) if self._symbols else (None, "")
+            case Kind.CONSTANT:
+                return self._constant(name.name, module)
+            case Kind.LINE:
+                if self._info is None:
+                    return None, ""
+                return name.name in self._info, self._info.get(name.name, "")
+
+    def _type(self, name: str, module: str) -> Type | None:
         try:
-            found: Type = self._prog.type(name.name)
+            return self._prog.type(name)
         except LookupError:
-            if not module:
-                return Told(name, False)
-            if self._module_type is None:
-                return Told(name, None)
-            try:
-                found = self._module_type(module, name.name)
-            except LookupError:
-                return Told(name, None)
-        if name.kind is Kind.TYPE:
-            return Told(name, True, f"{found.size} bytes" if _is_compound(found) and found.size else "")
-        offset = 0
-        for part in name.member.split("."):
-            while found.kind in (TypeKind.TYPEDEF, TypeKind.ARRAY):
-                found = found.type
-            if not _is_compound(found) or not found.has_member(part):
-                return Told(name, False)
-            member = found.member(part)
-            offset += member.bit_offset
-            found = member.type
-        if member.bit_field_size:
-            return Told(name, True, f"bit {offset}, {member.bit_field_size} bits")
-        return Told(name, True, f"offset {offset // 8}, {_size(found)} bytes")
+            return self._modules.type(module, name) if module and self._modules is not None else None
 
-    def _symbol(self, name: Name) -> Told:
-        if not self._symbols:
-            return Told(name, None)
+    def _constant(self, name: str, module: str) -> tuple[bool | None, str]:
         try:
-            return Told(name, True, hex(self._prog.symbol(name.name).address))
-        except LookupError:
-            return Told(name, False)
-
-    def _constant(self, name: Name, module: str) -> Told:
-        try:
-            return Told(name, True, str(int(self._prog.constant(name.name).value_())))
+            return True, str(int(self._prog.constant(name).value_()))
         except LookupError:
             pass
+        if (line := (self._info or {}).get(f"NUMBER({name})")) is not None:
+            return True, line
         if not module:
-            return Told(name, False)
-        if self._module_constant is None:
-            return Told(name, None)
-        try:
-            value = self._module_constant(module, name.name)
-        except LookupError:
-            return Told(name, None)
-        return Told(name, value is not None, "" if value is None else str(value))
-
-    def _line(self, name: Name) -> Told:
-        if self._info is None:
-            return Told(name, None)
-        value = self._info.get(name.name)
-        return Told(name, value is not None, value or "")
+            return False, ""
+        if self._modules is None:
+            return None, ""
+        value = self._modules.enumerator(module, name)
+        return value is not None, "" if value is None else str(value)
 
 
-def audit(rows: Iterable[Row], names: KernelNames, value: Callable[[str], str] = lambda _: "") -> tuple[Finding, ...]:
+def audit(rows: Iterable[Row], names: KernelNames, value: Callable[[str], str] = lambda _: "") -> tuple[Layout, ...]:
     """Compare rows with a kernel.
 
-    :param value: returns what was decided, by :attr:`Row.value`.
+    :param value: returns what was decided, in words, by :attr:`Row.value`.
     """
     return tuple(_compare(row, names, value) for row in rows)
 
 
-def _compare(row: Row, names: KernelNames, value: Callable[[str], str]) -> Finding:
+def _compare(row: Row, names: KernelNames, value: Callable[[str], str]) -> Layout:
     also = tuple(names.look(name, row.module) for name in row.also)
-    decided = value(row.value) if row.value else ""
-    unknown = False
-    all_told: list[Told] = []
+    state: State = "absent"
+    since = how = ""
+    shown: list[LayoutName] = []
     for way in row.ways:
-        told = tuple(names.look(name, row.module) for name in (*way.names, *way.lacks))
-        verdict = _holds(way, told)
-        if verdict:
-            return Finding(row, State.FOUND, way, told + also, decided)
-        unknown = unknown or verdict is None
-        all_told += (one for one in told if one not in all_told)
+        told = (
+            *(names.look(name, row.module) for name in way.names),
+            *(names.look(name, row.module, wanted=False) for name in way.lacks),
+        )
+        fits = _fits(told)
+        if fits:
+            state, since, how, shown = "found", way.since, way.how, list(told)
+            break
+        if fits is None:
+            state = "unknown"
+        shown += (one for one in told if one not in shown)
     if not row.ways:
         some = [one.found for one in also]
-        state = State.FOUND if any(some) else State.UNKNOWN if None in some else State.ABSENT
-        return Finding(row, state, None, also, decided)
-    return Finding(row, State.UNKNOWN if unknown else State.ABSENT, None, (*all_told, *also), decided)
+        state = "found" if True in some else "unknown" if None in some else "absent"
+    own = any(one.found for one in also if one.kind == Kind.TYPE.value)
+    if row.module and (state == "unknown" or (state == "absent" and not own)):
+        how = names.why_unknown(row.module)
+        state = "unknown" if how else state
+    return Layout(
+        what=row.what,
+        use=row.use.value,
+        state=state,
+        since=since,
+        how=how,
+        value=value(row.value) if row.value else "",
+        lost=row.without if state == "absent" else "",
+        needed=row.needed,
+        names=tuple(dict.fromkeys((*shown, *also))),
+    )
 
 
-def _holds(way: Way, told: tuple[Told, ...]) -> bool | None:
+def _fits(told: tuple[LayoutName, ...]) -> bool | None:
     """Tell whether a kernel has a way; None: unknown."""
-    wanted = [one.found for one in told[: len(way.names)]]
-    unwanted = [one.found for one in told[len(way.names) :]]
-    if False in wanted or True in unwanted:
+    if any(one.found is not None and one.found != one.wanted for one in told):
         return False
-    return None if None in wanted or None in unwanted else True
+    return None if any(one.found is None for one in told) else True
 
 
-def missing(found: Finding) -> Iterator[Name]:
-    """Yield the names of a finding that the kernel lacks though a way needs them."""
-    yield from (one.name for one in found.told if one.found is False and one.name not in found.row.also)
+def _member(found: Type, path: str) -> tuple[bool, str]:
+    """Tell whether a type has a member, and where: a path leads through members."""
+    offset = bits = 0
+    for part in path.split("."):
+        while found.kind in (TypeKind.TYPEDEF, TypeKind.ARRAY):
+            found = found.type
+        if not _is_compound(found) or not found.has_member(part):
+            return False, ""
+        member = found.member(part)
+        offset += member.bit_offset
+        bits = member.bit_field_size or 0
+        found = member.type
+    return True, f"bit {offset}, {bits} bits" if bits else f"offset {offset // 8}"
 
 
 def _is_compound(type_: Type) -> bool:
     return type_.kind in (TypeKind.STRUCT, TypeKind.UNION, TypeKind.CLASS)
 
 
-def _size(type_: Type) -> int:
-    """Return the bytes of a type; 0 for a flexible array."""
+def _size_words(type_: Type) -> str:
     try:
-        return int(sizeof(type_))
-    except TypeError:
-        return 0
+        return f"{sizeof(type_)} bytes"
+    except TypeError:  # incomplete, void, a function
+        return ""

@@ -85,7 +85,7 @@ class Row:
         without it lacks the feature.
     :ivar needed: without it, the use does not work at all.
     :ivar also: names that each count for themselves, and of which a kernel may have any.
-    :ivar module: the kernel module that defines the types, where vmlinux does not.
+    :ivar module: the kernel module that may define the types in ``also``; it need not be loaded.
     :ivar value: what is decided, as an attribute of :class:`kgcore.sources.vmcore.kernel.kernel.Kernel`
         (``machine.vmemmap``): for a dump, the auditor shows it.
     """

@@ -91,7 +91,10 @@ ROWS = (
     Row(
         "how many use an address space, and who was changing it",
         Use.MEMORY,
-        (Way("5.8 (da1c55f1b272)", (*members(_MM, "mm_users mmap_lock"), *members("struct rw_semaphore", "owner"))),),
+        (
+            Way("5.8 (da1c55f1b272)", (*members(_MM, "mm_users mmap_lock"), *members("struct rw_semaphore", "owner"))),
+            Way(EVERYWHERE, (*members(_MM, "mm_users mmap_sem"), *members("struct rw_semaphore", "owner"))),
+        ),
         "pages of an address space that was being changed may be taken for zeros",
         also=(*members("atomic_t", "counter"), *members("atomic64_t", "counter")),
     ),
@@ -164,6 +167,15 @@ ROWS = (
                     *members("struct xa_node", "shift offset parent slots marks"),
                 ),
             ),
+            Way(
+                "4.18",
+                (
+                    *members("struct file", "f_mapping"),
+                    *members("struct address_space", "a_ops host i_pages"),
+                    *members("struct radix_tree_root", "rnode"),
+                    *members("struct radix_tree_node", "shift offset parent slots tags"),
+                ),
+            ),
         ),
         "pages of files and of shared memory that are mapped but not in the page tables are missing",
         also=types("struct address_space", "struct xa_node"),
@@ -172,8 +184,8 @@ ROWS = (
         "files that are only in memory (tmpfs, memfd, ramfs)",
         Use.MEMORY,
         (
-            Way("5.10", symbols("shmem_aops ram_aops")),
-            Way(EVERYWHERE, symbols("shmem_aops")),
+            Way("5.14 (c1e3dbe9818e)", symbols("shmem_aops ram_aops")),
+            Way(EVERYWHERE, symbols("shmem_aops ramfs_aops")),
         ),
         "holes of files in memory are missing instead of zeros",
     ),

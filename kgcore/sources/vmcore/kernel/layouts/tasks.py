@@ -61,6 +61,16 @@ ROWS = (
                     *members("struct xa_node", "shift offset parent slots marks"),
                 ),
             ),
+            Way(
+                "4.15 (95846ecf9dac)",
+                (
+                    *symbols("init_pid_ns"),
+                    *members("struct pid_namespace", "idr"),
+                    *members("struct idr", "idr_rt idr_base"),
+                    *members("struct radix_tree_root", "rnode"),
+                    *members("struct radix_tree_node", "shift offset parent slots tags"),
+                ),
+            ),
         ),
         "a process is not found by its PID",
         needed=True,
@@ -75,6 +85,16 @@ ROWS = (
                 (
                     *members(_TASK, "thread_pid"),
                     *members(_SIGNAL, "pids"),
+                    *members("struct pid", "level numbers tasks"),
+                    *members("struct upid", "nr ns"),
+                    *members("struct pid_namespace", "level"),
+                ),
+            ),
+            Way(
+                EVERYWHERE,
+                (
+                    *members(_TASK, "pids"),
+                    *members("struct pid_link", "pid"),
                     *members("struct pid", "level numbers tasks"),
                     *members("struct upid", "nr ns"),
                     *members("struct pid_namespace", "level"),
