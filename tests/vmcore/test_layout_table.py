@@ -105,7 +105,7 @@ def asked_in_source(tree: ast.AST) -> Iterator[tuple[str, ...]]:
                 yield member, type_name
             case "has_type" | "type", [type_name] if re.match(r"(struct|union|enum) \w+$|\w+_t$", type_name):
                 yield (type_name,)
-            case "symbol" | "symbol_address" | "constant" | "read_word" | "read_u64" | "read_u32", [name]:
+            case "symbol" | "function" | "symbol_address" | "constant" | "read_word" | "read_u64" | "read_u32", [name]:
                 yield (name,)
 
 

@@ -37,18 +37,18 @@ class KernelNames:
         prog: Program,
         *,
         info: Mapping[str, str] | None = None,
-        symbols: bool = True,
+        symbol: Callable[[str], tuple[bool | None, str]] | None = None,
         modules: ModuleNames | None = None,
     ) -> None:
         """Say what is known of the kernel.
 
         :param info: VMCOREINFO; None: unknown.
-        :param symbols: whether its symbols are known.
+        :param symbol: says whether the kernel has a symbol (None: unknown), and where; by default the Program does.
         :param modules: the types of its modules; None: unknown, but for what the Program itself has.
         """
         self._prog = prog
         self._info = info
-        self._symbols = symbols
+        self._symbol = symbol or self._address
         self._modules = modules
         self._troubles: dict[str, str] = {}
 
@@ -85,13 +85,19 @@ class KernelNames:
                     return (None if module and self._modules is None else False), ""
                 return (True, _size_words(found)) if name.kind is Kind.TYPE else _member(found, name.member)
             case Kind.SYMBOL:
-                return (True, hex(self._prog.symbol(name.name).address)) if self._symbols else (None, "")
+                return self._symbol(name.name)
             case Kind.CONSTANT:
                 return self._constant(name.name, module)
             case Kind.LINE:
                 if self._info is None:
                     return None, ""
                 return name.name in self._info, self._info.get(name.name, "")
+
+    def _address(self, name: str) -> tuple[bool | None, str]:
+        try:
+            return True, hex(self._prog.symbol(name).address)
+        except LookupError:
+            return False, ""
 
     def _type(self, name: str, module: str) -> Type | None:
         try:

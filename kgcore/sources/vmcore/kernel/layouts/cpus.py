@@ -49,6 +49,7 @@ ROWS = (
         (
             Way("6.10 (8f69cba096b5)", symbols("__start_init_stack __end_init_stack")),
             Way(EVERYWHERE, symbols("__start_init_task __end_init_task")),
+            Way(EVERYWHERE, types("union thread_union"), how="with vmlinux: BTF lacks that type"),
             Way(EVERYWHERE, how="the usual size of the architecture"),
         ),
         "",

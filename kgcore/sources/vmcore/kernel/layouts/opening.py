@@ -54,6 +54,29 @@ ROWS = (
         needed=True,
     ),
     Row(
+        "whether a BTF file is of this kernel (-s)",
+        Use.OPENING,
+        (
+            Way(
+                EVERYWHERE,
+                (
+                    *symbols("init_task init_mm"),
+                    *members("struct task_struct", "comm pid real_parent tasks"),
+                    *members("struct mm_struct", "pgd"),
+                ),
+                how="by these, and by all that VMCOREINFO and the symbol table say of types",
+            ),
+        ),
+        "",
+        also=(
+            *members("struct task_struct", "tgid thread_pid nsproxy"),
+            *members("struct pid", "numbers"),
+            *members("struct upid", "nr"),
+            *members("struct nsproxy", "uts_ns"),
+            *lines("BUILD-ID"),
+        ),
+    ),
+    Row(
         "whether an address is in the kernel's image",
         Use.OPENING,
         (Way(EVERYWHERE, symbols("_text _end")),),

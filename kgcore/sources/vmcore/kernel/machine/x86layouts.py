@@ -114,6 +114,54 @@ COMMON = (
         "",
     ),
     Row(
+        "whether the floating-point registers of a running thread are in memory",
+        Use.REGISTERS,
+        (Way("5.2 (5f409e20b794)", symbols("switch_fpu_return"), how="by the bit that this function clears"),),
+        "",
+    ),
+    Row(
+        "whether a debugger set the trap flag",
+        Use.REGISTERS,
+        (
+            Way(EVERYWHERE, symbols("user_disable_single_step"), how="by the bit that this function clears"),
+            Way(EVERYWHERE, how="bit 24"),
+        ),
+        "",
+    ),
+    Row(
+        "whether registers of user mode are at the end of kernel stacks",
+        Use.REGISTERS,
+        (Way(EVERYWHERE, (*symbols("init_task"), *members("struct task_struct", "tasks flags mm stack"))),),
+        "",
+        value="machine.entry_frames_fit",
+    ),
+    Row(
+        "how the kernel aligns notes in cores",
+        Use.CORES,
+        (
+            Way(EVERYWHERE, symbols("elf_core_dump"), how="by what this function stores"),
+            Way("6.5 (cf264e1329fb)", types("struct cachestat")),
+            Way(EVERYWHERE, how="not at all"),
+        ),
+        "",
+    ),
+    Row(
+        "which first pages of files the kernel writes into cores",
+        Use.CORES,
+        (
+            Way("5.18 (390031c94211)", members("struct core_vma_metadata", "pgoff"), how="of executable and ELF files"),
+            Way(
+                "5.10 (a07279c9a8cd)",
+                types("struct core_vma_metadata"),
+                how="of executable files; of ELF files if the code compares with their magic",
+            ),
+            Way("4.18", types("struct coredump_params"), how="of ELF files"),
+            Way(EVERYWHERE, how="of both, as it is unknown"),
+        ),
+        "",
+        also=symbols("dump_vma_snapshot do_coredump vfs_coredump"),
+    ),
+    Row(
         "how the kernel writes floating-point registers into cores",
         Use.CORES,
         (
