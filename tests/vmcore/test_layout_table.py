@@ -69,7 +69,7 @@ def test_all_that_is_asked_of_a_kernel_is_declared(name: str, asked: Names, tmp_
     asked.add(seen)
 
 
-@pytest.mark.parametrize("name", ["k61-small", "k72-small", "k612-zram"])
+@pytest.mark.parametrize("name", ["k61-small", "k72-small", "k612-zram", "k510-zswap"])
 def test_a_kernel_with_only_what_is_declared_gives_the_same(name: str, tmp_path: Path, capfd: Any) -> None:
     """What takes but the offset of a member is not seen above: without the row it would fail here."""
     whole = run(name, tmp_path / "whole", capfd)

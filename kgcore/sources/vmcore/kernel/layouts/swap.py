@@ -247,7 +247,7 @@ ROWS = (
             *members("struct zcomp_params", "dict dict_sz"),
             *members("struct zram_table_entry", "attr flags value"),
             *members("struct attr", "flags"),
-            *constants("ZRAM_LOCK ZRAM_SAME ZRAM_WB ZRAM_HUGE ZRAM_COMP_PRIORITY_BIT1"),
+            *constants("ZRAM_LOCK ZRAM_SAME ZRAM_WB ZRAM_HUGE ZRAM_COMP_PRIORITY_BIT1 __NR_ZRAM_PAGEFLAGS"),
         ),
         module="zram",
     ),
@@ -258,17 +258,17 @@ ROWS = (
             Way(
                 "7.0",
                 (
-                    *members("struct zspage", "magic class first_zpdesc"),
+                    *members("struct zspage", "magic class list first_zpdesc"),
                     *members("struct zpdesc", "zspage next"),
-                    *members("struct size_class", "size objs_per_zspage pages_per_zspage"),
+                    *members("struct size_class", "size objs_per_zspage pages_per_zspage fullness_list"),
                     *members("struct zs_pool", "size_class"),
                 ),
             ),
             Way(
                 EVERYWHERE,
                 (
-                    *members("struct zspage", "magic class first_page"),
-                    *members("struct size_class", "size objs_per_zspage pages_per_zspage"),
+                    *members("struct zspage", "magic class list first_page"),
+                    *members("struct size_class", "size objs_per_zspage pages_per_zspage fullness_list"),
                     *members("struct zs_pool", "size_class"),
                     *members("struct page", "index private"),
                 ),
@@ -284,7 +284,7 @@ ROWS = (
         (
             Way(
                 EVERYWHERE,
-                members("struct z3fold_header", "first_chunks middle_chunks start_middle page_lock first_num"),
+                members("struct z3fold_header", "first_chunks middle_chunks start_middle page_lock first_num pool"),
             ),
         ),
         "",
