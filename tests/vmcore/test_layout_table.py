@@ -105,6 +105,8 @@ def asked_in_source(tree: ast.AST) -> Iterator[tuple[str, ...]]:
                 yield member, type_name
             case "has_type" | "type", [type_name] if re.match(r"(struct|union|enum) \w+$|\w+_t$", type_name):
                 yield (type_name,)
+            case "number", [name]:
+                yield (name,)
             case "symbol" | "function" | "symbol_address" | "constant" | "read_word" | "read_u64" | "read_u32", [name]:
                 yield (name,)
 
@@ -113,10 +115,11 @@ def test_every_name_that_the_source_spells_out_is_declared() -> None:
     """Also on paths that no dump here takes, such as those of old kernels."""
     lacking = set()
     found = 0
+    names = DECLARED.types | DECLARED.symbols | DECLARED.lines
     for path in VMCORE.rglob("*.py"):
         for name, *of in asked_in_source(ast.parse(path.read_text())):
             found += 1
-            known = (of[0], name) in DECLARED.members if of else name in DECLARED.types | DECLARED.symbols
+            known = (of[0], name) in DECLARED.members if of else name in names
             if not known and f"SYMBOL({name})" not in DECLARED.lines and name not in OF_DRGN:
                 lacking.add(f"{path.relative_to(VMCORE)}: {'.'.join((*of, name))}")
     assert found > 100

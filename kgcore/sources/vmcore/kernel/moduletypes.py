@@ -183,7 +183,7 @@ class ModuleTypes:
         known = self._module(module)
         if known.declared and not known.described:
             trouble = known.trouble or "the kernel has no BTF of it"
-            raise LookupError(f"{trouble}; kgcore tries {len(known.declared)} layouts that it knows, when it needs them")
+            raise LookupError(f"{trouble}; kgcore tries {len(known.declared)} layouts that it knows, if needed")
         if not known.described:
             raise LookupError(self._excuse(module, known, "every type", ""))
         return known.loaded

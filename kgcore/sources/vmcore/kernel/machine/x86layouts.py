@@ -17,6 +17,11 @@ __all__ = ("COMMON", "I386_ONLY", "X86_64_ONLY")
 
 _THREAD, _MM = "struct thread_struct", "struct mm_struct"
 
+_SECTIONS = (
+    *symbols("mem_section"),
+    *lines("NUMBER(SECTION_SIZE_BITS) LENGTH(mem_section) SIZE(mem_section) OFFSET(mem_section.section_mem_map)"),
+)
+
 COMMON = (
     Row(
         "registers of a thread: traps, I/O permissions, TLS, thread flags",
@@ -219,6 +224,7 @@ X86_64_ONLY = (
             Way("4.9 (25dfe4785332)", symbols("vmemmap_base")),
             Way(EVERYWHERE, lines("SYMBOL(vmemmap)")),
             Way(EVERYWHERE, how="without RANDOMIZE_MEMORY: the fixed address"),
+            Way(EVERYWHERE, _SECTIONS, how="without SPARSEMEM_VMEMMAP: by the sections of memory"),
         ),
         "",
         value="machine.vmemmap",
@@ -336,16 +342,7 @@ I386_ONLY = (
         Use.MEMORY,
         (
             Way(EVERYWHERE, symbols("mem_map")),
-            Way(
-                EVERYWHERE,
-                (
-                    *symbols("mem_section"),
-                    *lines(
-                        "NUMBER(SECTION_SIZE_BITS) LENGTH(mem_section) SIZE(mem_section) "
-                        "OFFSET(mem_section.section_mem_map)"
-                    ),
-                ),
-            ),
+            Way(EVERYWHERE, _SECTIONS),
         ),
         "no page comes out of the page cache or the swap cache",
     ),
