@@ -144,7 +144,7 @@ COMMON = (
         "how the kernel aligns notes in cores",
         Use.CORES,
         (
-            Way(EVERYWHERE, symbols("elf_core_dump"), how="by what this function stores"),
+            Way(EVERYWHERE, symbols("elf_core_dump"), how="by the constants that this function stores"),
             Way("6.5 (cf264e1329fb)", types("struct cachestat")),
             Way(EVERYWHERE, how="not at all"),
         ),
