@@ -21,7 +21,7 @@ from kgcore.model.traces import Frame, grouped
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel.machine import orc
 from kgcore.views.backtrace import Backtrace, backtrace
-from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Victim, main_dump, need
+from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.tools import ROOT, gdb, kgcore, lwps, serving
 
 SCHEMA = json.loads((ROOT / "kgcore" / "schemas" / "bt.schema.json").read_text())
@@ -235,6 +235,14 @@ def test_32_bit_programs_are_for_gdb(name: str, extract: Extractor) -> None:
 @pytest.mark.parametrize("name", [*MAIN, "k61-kexec", "k72-kexec"])
 def test_kernel_stacks(name: str, types: str) -> None:
     """Of all tasks: the same calls as by the debug information, with it and without."""
+    fixture = need(name)
+    if not fixture.manifest["vmlinux"]:
+        pytest.skip("there is no vmlinux")
+    assert compare_kernel_stacks(fixture, types) > 40
+
+
+def compare_kernel_stacks(fixture: Fixture, types: str) -> int:
+    """All kernel stacks with what drgn makes of them by DWARF; how many there were to compare."""
     from drgn import FaultError, Object
     from drgn.helpers.linux.pid import for_each_task
 
@@ -244,10 +252,7 @@ def test_kernel_stacks(name: str, types: str) -> None:
     from kgcore.sources.vmcore.task.cpus import Cpus
     from kgcore.sources.vmcore.task.kernelstack import KernelStacks
 
-    fixture = need(name)
     core = str(fixture.dump(main_dump(fixture)))
-    if not fixture.manifest["vmlinux"]:
-        pytest.skip("there is no vmlinux")
     vmlinux = (str(fixture.vmlinux),)
     with (
         open_target(DumpLocation(core=core, symbols=vmlinux)) as full,
@@ -277,7 +282,7 @@ def test_kernel_stacks(name: str, types: str) -> None:
             assert mine == truth, task.comm
             assert found.end.kind == "outermost"
             compared += 1
-        assert compared > 40
+    return compared
 
 
 def known(trace: Any) -> list[tuple[int, str, bool]]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from . import edge_guests, fixture, kdump, kernels
+from . import built_guests, built_kernels, edge_guests, fixture, kdump, kernels
 from .catalogue import RECIPES
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import install_host_tools, locked
@@ -26,12 +26,13 @@ def build(recipe: Recipe, lacking: BaseException | None, *, force: bool) -> bool
 
     :param lacking: why something that it needs is not there.
     """
-    marker = cache_dir() / "fixtures" / f"{recipe.name}.unavailable"
+    folder = cache_dir() / "fixtures"
+    marker, not_built = (folder / f"{recipe.name}.{end}" for end in ("unavailable", "not-built"))
     try:
         if lacking:
             raise lacking
         with locked(f"fixture-{recipe.name}"):
-            kernel = kernels.kernel(recipe.suite, recipe.flavour)
+            kernel = built_kernels.of(recipe)
             maker = next((made for made in (kdump, edge_guests) if recipe.name in made.RECIPES), fixture)
             if not force and maker.up_to_date(recipe, kernel):
                 outcome = "up to date"
@@ -39,10 +40,12 @@ def build(recipe: Recipe, lacking: BaseException | None, *, force: bool) -> bool
                 _make(maker.make, recipe, kernel)
                 outcome = "done"
             marker.unlink(missing_ok=True)
+            not_built.unlink(missing_ok=True)
     except Unavailable as error:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(f"{error}\n")
-        PROGRESS.finish(recipe.name, f"NOT MADE, GOING ON WITHOUT IT (see {marker.name}): {error}")
+        reason = not_built if isinstance(error, built_kernels.NotBuilt) else marker
+        folder.mkdir(parents=True, exist_ok=True)
+        reason.write_text(f"{error}\n")
+        PROGRESS.finish(recipe.name, f"NOT MADE, GOING ON WITHOUT IT (see {reason.name}): {error}")
     except BuildError as error:
         PROGRESS.finish(recipe.name, f"FAILED: {error}")
         return False
@@ -66,12 +69,13 @@ def _make(make: Callable[[Recipe, kernels.Kernel], None], recipe: Recipe, kernel
 
 def main() -> int:
     """Parse the arguments, make what they name."""
-    recipes = RECIPES | kdump.RECIPES | edge_guests.RECIPES
+    recipes = RECIPES | kdump.RECIPES | edge_guests.RECIPES | built_guests.RECIPES
     parser = argparse.ArgumentParser(prog="python3 -m tests.vmcore_fixtures.make", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="fixtures to make (all without any)")
     parser.add_argument("--list", action="store_true", help="list the fixtures and end")
     parser.add_argument("--force", action="store_true", help="make them even if nothing changed")
     parser.add_argument("--update", action="store_true", help="ask the mirror for newer kernels")
+    parser.add_argument("--build-kernels", action="store_true", help="build also the kernels that take long (an hour)")
     jobs = max(2, min(len(os.sched_getaffinity(0)), MOST))
     parser.add_argument("-j", "--jobs", type=int, default=jobs, help=f"guests at a time (here {jobs} if not said)")
     options = parser.parse_args()
@@ -83,6 +87,8 @@ def main() -> int:
     if unknown:
         parser.error(f"no such fixture: {', '.join(unknown)} (--list shows them)")
     chosen = [recipes[name] for name in options.names] or list(recipes.values())
+    named = {recipes[name].flavour for name in options.names}
+    built_kernels.build_on_demand(None if options.build_kernels else named)
     try:
         with locked("host-tools"):
             install_host_tools()

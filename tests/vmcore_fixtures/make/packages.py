@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,11 @@ def install_host_tools() -> None:
     """Install by apt whatever the host lacks (needs root only then)."""
     missing = {package for tool, package in HOST_TOOLS.items() if not shutil.which(tool)}
     missing |= {package for path, package in HOST_FILES.items() if not Path(path).exists()}
+    install_packages(missing)
+
+
+def install_packages(missing: Collection[str]) -> None:
+    """Install packages by apt, if there are any to install."""
     if not missing:
         return
     say(f"installing {' '.join(sorted(missing))}")

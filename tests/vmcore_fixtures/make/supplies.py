@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from . import initramfs, kdump, kernels
+from . import built_kernels, initramfs, kdump
 from .makedumpfile import HOST, Makedumpfile
 from .recipes import PYTHON_SUITE, Recipe
 
@@ -26,7 +26,9 @@ class Supplies:
     def of(self, recipe: Recipe) -> list[Future[Any]]:
         """All that a recipe needs."""
         suite, flavour = recipe.suite, recipe.flavour
-        wanted = [self._fetch(suite, lambda: kernels.kernel(suite, flavour, update=self._update), "kernel", flavour)]
+        # Building takes long: the suite's packages do not wait for that.
+        queue = flavour if flavour.startswith(built_kernels.PREFIX) else suite
+        wanted = [self._fetch(queue, lambda: built_kernels.of(recipe, update=self._update), "kernel", flavour)]
         wanted.append(self._fetch(PYTHON_SUITE, lambda: initramfs.fetch_packages(recipe), "packages", recipe.name))
         for tool in sorted({dump.tool for dump in recipe.derived} - {HOST}):
             wanted.append(self._fetch(tool, lambda tool=tool: Makedumpfile.of(tool), "makedumpfile"))  # type: ignore[misc]
