@@ -2,8 +2,10 @@
 """zram disks that are swapped to, made up as drivers/block/zram/zram_drv.h has them in each release; and where a swap
 space lies on its device."""
 
+import re
 import struct
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -462,30 +464,31 @@ class TestDamage:
         assert (slots.length, slots.detail) == (3, "zram: the flags of zram's table are unknown")
 
 
+def mapped(release: Release) -> Disk:
+    """A disk whose table is in the kernel's page tables."""
+    disk = Disk(release, pages=1024)
+    disk.word("phys_base", 0)
+    table = top = disk.allocate(PAGE)
+    disk.symbols["init_top_pgt"] = 0xFFFFFFFF80000000 + physical(top)
+    for shift in (39, 30, 21):
+        below = disk.allocate(PAGE)
+        disk.write(table + 8 * (disk.table >> shift & 511), struct.pack("<Q", physical(below) | 0x63))
+        table = below
+    for page in range(disk.table, disk.table + 1024 * disk.entry_size, PAGE):
+        disk.write(table + 8 * (page >> 12 & 511), struct.pack("<Q", physical(page) | 0x63))
+    return disk
+
+
 class TestEmptyTable:
     """In an ELF dump memory that was left out reads as zeros, which an entry may well be."""
 
-    def mapped(self, release: Release) -> Disk:
-        """A disk whose table is in the kernel's page tables."""
-        disk = Disk(release, pages=1024)
-        disk.word("phys_base", 0)
-        table = top = disk.allocate(PAGE)
-        disk.symbols["init_top_pgt"] = 0xFFFFFFFF80000000 + physical(top)
-        for shift in (39, 30, 21):
-            below = disk.allocate(PAGE)
-            disk.write(table + 8 * (disk.table >> shift & 511), struct.pack("<Q", physical(below) | 0x63))
-            table = below
-        for page in range(disk.table, disk.table + 1024 * disk.entry_size, PAGE):
-            disk.write(table + 8 * (page >> 12 & 511), struct.pack("<Q", physical(page) | 0x63))
-        return disk
-
     def test_there(self, release: Release) -> None:
-        disk = self.mapped(release)
+        disk = mapped(release)
         disk.page(700, 1)
         assert disk.seen(0, 701) == [(700, ZERO, ""), (1, ZRAM, "words 1")]
 
     def test_left_out(self, release: Release) -> None:
-        disk = self.mapped(release)
+        disk = mapped(release)
         low, high = disk.entries(1)
         disk.lacks(physical(disk.table + PAGE) >> 12)
         assert disk.seen(0, 600) == [
@@ -496,7 +499,7 @@ class TestEmptyTable:
 
     def test_half_an_entry(self) -> None:
         """One that goes from one page into the next: what it says depends on both."""
-        disk = self.mapped(RELEASES[1])
+        disk = mapped(RELEASES[1])
         low, high = disk.entries(1)
         assert (low, high) == (170, 342)
         for page in (low, high - 1):
@@ -505,9 +508,132 @@ class TestEmptyTable:
         assert disk.seen(low, high - low) == [(high - low, LOST, "zram: its table is not in the dump")]
 
     def test_not_mapped(self, release: Release) -> None:
-        disk = self.mapped(release)
+        disk = mapped(release)
         disk.write(PAGE_OFFSET + disk.symbols["init_top_pgt"] - 0xFFFFFFFF80000000, bytes(PAGE))
         assert disk.seen(0, 5) == [(5, LOST, "zram: its table is not in the dump")]
+
+
+class TestDeclaredLayout:
+    """One that kgcore declares, where no BTF has it: it is believed if all else that the dump has agrees."""
+
+    STATISTICS = """
+    struct number { s64 counter; };
+    struct zram_stats { struct number compr_data_size, same_pages, huge_pages, pages_stored, bd_count; };
+    """
+    TYPES = LOCKED % 24
+    DECLARED = Release(
+        OLD,
+        DISK % PARTITION + SWAP + STATISTICS + TYPES.replace("u64 disksize;", "u64 disksize; struct zram_stats stats;"),
+    )
+
+    def disk(self, **statistics: int) -> Disk:
+        """Compressed pages and others, and statistics that agree but for those that are said."""
+        disk = mapped(self.DECLARED)
+        size = 0
+        for page in range(20):
+            disk.page(40 * page, page)
+            size += len(raw_deflate(words(page)))
+        disk.entry(1, 7, "ZRAM_SAME")
+        disk.entry(2, 0, "ZRAM_SAME")
+        disk.packed(3, content(1, PAGE), "ZRAM_HUGE")
+        disk.entry(4, 77, "ZRAM_WB")
+        right = {"compr_data_size": size + PAGE, "same_pages": 2, "huge_pages": 1, "pages_stored": 24, "bd_count": 1}
+        values = {f"stats.{name}.counter": value for name, value in (right | statistics).items()}
+        disk.set("struct zram", disk.zram, values)
+        return disk
+
+    def seen(self, disk: Disk, first: int = 0, count: int = 6) -> list[tuple[int, Provenance, str]]:
+        types = Declared(disk.target)
+        layer = Zram(disk.kernel, PhysicalMemory(disk.kernel), types)
+        return [
+            (slots.length, slots.provenance, slots.detail or named(slots))
+            for slots in layer.find(disk.space, first, count)
+        ]
+
+    def refused(self, disk: Disk) -> str:
+        ((count, provenance, reason),) = self.seen(disk)
+        assert (count, provenance) == (6, LOST)
+        return reason
+
+    def test_right(self) -> None:
+        assert self.seen(self.disk()) == [
+            (1, ZRAM, "words 0"),
+            (1, ZRAM, "same"),
+            (1, ZERO, ""),
+            (1, ZRAM, "huge"),
+            (1, SWAPPED, "written back to its backing device, block 77"),
+            (1, ZERO, ""),
+        ]
+
+    @pytest.mark.parametrize("pages", [512, 853, 1030, 2000])
+    def test_area(self, pages: int) -> None:
+        """The table would need more, or less, than the area that it is in: so its entries are of another size."""
+        disk = self.disk()
+        disk.set("struct zram", disk.zram, {"disksize": pages * PAGE})
+        assert re.search("its table takes (more|6) pages of memory and should take", self.refused(disk))
+
+    @pytest.mark.parametrize("name", ["same_pages", "huge_pages", "pages_stored", "bd_count"])
+    def test_statistics(self, name: str) -> None:
+        reason = self.refused(self.disk(**{name: 99}))
+        assert f"as {name}, and its statistics 99" in reason
+
+    def test_statistics_of_sizes(self) -> None:
+        assert "as compr_data_size, and its statistics 99" in self.refused(self.disk(compr_data_size=99))
+
+    def test_statistics_being_changed(self) -> None:
+        """A CPU was about to bring both in line: what may be of another kind by one is uncertain, the rest is not."""
+        found = self.seen(self.disk(same_pages=3, pages_stored=25))
+        assert found[:3] == [
+            (1, ZRAM, "words 0"),
+            (1, LOST, "zram: whether it is filled with one word is uncertain"),
+            (1, ZERO, ""),
+        ]
+
+    def test_entries_that_zram_never_makes(self) -> None:
+        disk = self.disk()
+        for page in range(5, 9):
+            disk.entry(page, 0, size=100)
+        assert "4 entries of its table are such as zram never makes" in self.refused(disk)
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_sample(self, first: int) -> None:
+        """Sizes and handles are right, and what most of them lead to is none of it."""
+        disk = self.disk()
+        for page in range(first, 20):
+            handle = disk.at("struct zram_table_entry", disk.table + 40 * page * disk.entry_size, "handle").value_()
+            place = disk.at("struct zram_table_entry", disk.table + 3 * disk.entry_size, "handle").value_()
+            disk.write(handle, disk.prog.read(place, 8))
+        assert f"{20 - first} of 21 compressed pages cannot be unpacked: the " in self.refused(disk)
+
+    def test_sample_that_leads_nowhere(self) -> None:
+        disk = self.disk()
+        for page in (3, *range(0, 800, 40)):
+            handle = disk.at("struct zram_table_entry", disk.table + page * disk.entry_size, "handle").value_()
+            disk.write(handle, bytes(8))
+        assert "none of its compressed pages is in the dump: no memory there" in self.refused(disk)
+
+    def test_table_left_out(self) -> None:
+        disk = self.disk()
+        disk.lacks(*(physical(disk.table + PAGE * page) >> 12 for page in range(4)))
+        assert "most of its table is not in the dump" in self.refused(disk)
+
+    def test_part_of_the_table_left_out(self) -> None:
+        disk = self.disk()
+        disk.lacks(physical(disk.table + PAGE) >> 12)
+        assert self.seen(disk)[0] == (1, ZRAM, "words 0")
+
+    def test_other_disk(self) -> None:
+        disk = self.disk()
+        disk.set("struct zram", disk.zram, {"disk": disk.disk + 8})
+        assert "the description of a disk does not point back to it" in self.refused(disk)
+
+
+class Declared(ModuleTypes):
+    """The only variant of zram's types has to be proven; how that goes on is in test_moduletypes.py."""
+
+    def prove(self, module: str, proof: Callable[[], None]) -> None:
+        if module == "zram":
+            proof()
 
 
 class TestOtherDevices:

@@ -2,9 +2,9 @@
 """Layouts of module structures in kernels without BTF of modules, from the source of Linux 5.10.
 
 Modules have BTF from 5.11 on (CONFIG_DEBUG_INFO_BTF_MODULES). In older dumps, nothing describes ``struct zram``. So
-this module declares it, from drivers/block/zram/zram_drv.h, drivers/block/zram/zcomp.h, mm/zsmalloc.c, mm/zbud.c and
-mm/z3fold.c of 5.10.223 (``const`` left out). Sizes of locks and the like come from the kernel's own types. Members
-that an option adds are present if the module has the function that the option adds.
+this module declares it, from drivers/block/zram/zram_drv.h, drivers/block/zram/zcomp.h, mm/zsmalloc.c and mm/z3fold.c
+of 5.10.223 (``const`` left out). Sizes of locks and the like come from the kernel's own types. Members that an option
+adds are present if the module has the function that the option adds.
 
 They changed between releases, and distributions and vendors change them too. So a layout is a guess, in any
 release: who uses it must have the dump prove it first (:meth:`kgcore.sources.vmcore.kernel.moduletypes.ModuleTypes`).
@@ -280,28 +280,6 @@ _ZSMALLOC = ModuleLayouts(
     },
 )
 
-_ZBUD = ModuleLayouts(
-    options={"CONFIG_ZPOOL": "zbud_zpool_malloc"},
-    structs={
-        "struct zbud_pool": (
-            "spinlock_t lock",
-            "struct list_head unbuddied[63]",  # NCHUNKS
-            "struct list_head buddied",
-            "struct list_head lru",
-            "u64 pages_nr",
-            "struct zbud_ops *ops",
-            ("CONFIG_ZPOOL", ("struct zpool *zpool", "struct zpool_ops *zpool_ops")),
-        ),
-        "struct zbud_header": (
-            "struct list_head buddy",
-            "struct list_head lru",
-            "unsigned int first_chunks",
-            "unsigned int last_chunks",
-            "bool under_reclaim",
-        ),
-    },
-)
-
 _Z3FOLD = ModuleLayouts(
     enums={
         "enum buddy": {"HEADLESS": 0, "FIRST": 1, "MIDDLE": 2, "LAST": 3, "BUDDIES_MAX": 3},
@@ -359,7 +337,6 @@ _Z3FOLD = ModuleLayouts(
 LAYOUTS: Mapping[str, tuple[ModuleLayouts, ...]] = {
     "zram": (_ZRAM, _ZRAM_RT),
     "zsmalloc": (_ZSMALLOC,),
-    "zbud": (_ZBUD,),
     "z3fold": (_Z3FOLD,),
 }
 """Variants of a module's layouts, likeliest first."""

@@ -16,7 +16,7 @@ from kgcore.arch.paging import EntryKind, Leaf, walk
 from kgcore.errors import BrokenDump
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.moduletypes import ModuleTypes
-from kgcore.sources.vmcore.kernelreads import kernel_bytes
+from kgcore.sources.vmcore.kernelreads import in_words, kernel_bytes
 from kgcore.sources.vmcore.memory.physical import PhysicalMemory
 
 __all__ = ("ENTRIES_AT_ONCE", "Disk", "Entries", "KernelPages", "Proof", "read_entries")
@@ -300,13 +300,15 @@ class Proof:
             try:
                 self._unpack(disk, handle, word)
                 good += 1
-            except FaultError:
-                pass
+            except FaultError as error:
+                reason = reason or in_words(error)
             except BrokenDump as error:
                 bad += 1
-                reason = reason or str(error)
+                reason = str(error)
         if bad > good:
             raise BrokenDump(f"{bad} of {good + bad} compressed pages cannot be unpacked: {reason}", address=disk.table)
+        if count.sample and not good:
+            raise BrokenDump(f"none of its compressed pages is in the dump: {reason}", address=disk.table)
 
 
 def _has(value: Object, member: str) -> bool:
