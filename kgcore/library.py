@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kgcore.sources import drgnversion
 from kgcore.sources.base import Source, UserFiles
-from kgcore.sources.location import DumpLocation, Location, SymbolsFrom
+from kgcore.sources.location import DumpLocation, LiveLocation, Location, SymbolsFrom
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
@@ -146,8 +146,16 @@ def _open_dump(location: DumpLocation, user_files: UserFiles, tell: _Tell) -> It
         yield VmcoreSource(target, user_files)
 
 
+@contextmanager
+def _open_live(location: LiveLocation, user_files: UserFiles, tell: _Tell) -> Iterator[Source]:
+    from kgcore.sources.live.source import LiveSource
+
+    yield LiveSource(location)
+
+
 SOURCES: dict[type, Callable[[Any, UserFiles, _Tell], AbstractContextManager[Source]]] = {
     DumpLocation: _open_dump,
+    LiveLocation: _open_live,
 }
 """How to open each kind of :data:`kgcore.sources.location.Location`."""
 

@@ -4,10 +4,11 @@
 Beside it stands, for the cores of its tasks, :class:`kgcore.arch.base.Arch`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kgcore.arch.cpunotes import CpuNotes
+from kgcore.model.process import XsaveLayout
 
 __all__ = ("Architecture", "SystemCalls")
 
@@ -19,7 +20,7 @@ class SystemCalls:
     :ivar number: the register with the number, while a thread is in one.
     :ivar ignored: bits of the number that do not count.
     :ivar arguments: the registers with the arguments, in order.
-    :ivar madvise: its number.
+    :ivar madvise: its number, and ``kcmp`` that of kcmp(2).
     :ivar quiet: numbers of those that hold mmap_lock for writing while pages stay where they are, or go for good as the
         process asked.
     """
@@ -28,6 +29,7 @@ class SystemCalls:
     ignored: int
     arguments: tuple[str, ...]
     madvise: int
+    kcmp: int
     quiet: frozenset[int]
 
 
@@ -51,6 +53,9 @@ class Architecture:
     :ivar no_system_call: what registers of a thread have that is in no system call.
     :ivar system_calls: by the width of the program, in bytes.
     :ivar variables: types of global variables of its kernels, which BTF does not have, by name.
+    :ivar arches: keys in :data:`kgcore.arch.ARCHES`: the views that its kernels dump tasks by.
+    :ivar xsave_here: how this machine, if it is one, lays out vector registers, by a thread's register sets (NT_* to
+        descriptor); None: it does not say.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Architecture:
     no_system_call: Mapping[str, int]
     system_calls: Mapping[int, SystemCalls]
     variables: Mapping[str, str]
+    arches: tuple[str, ...]
+    xsave_here: Callable[[Mapping[int, bytes]], XsaveLayout | None]
 
     @property
     def page_shift(self) -> int:

@@ -38,11 +38,14 @@ class RegSet:
     :ivar owner: the note's name: ``CORE`` for NT_PRFPREG, ``LINUX`` for all others.
     :ivar type: NT_*.
     :ivar build: the description; None if this thread lacks these registers.
+    :ivar active: whether a description that ptrace(2) gave is in the kernel's own cores: ptrace gives some register
+        sets also of threads that do not use them.
     """
 
     owner: bytes
     type: int
     build: Callable[[ProcessImage, Thread], bytes | None]
+    active: Callable[[bytes], bool] = bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Arch:
 
     :ivar machine: ``e_machine``.
     :ivar greg_size: bytes of a register in ``pr_reg``; with the class it gives ``struct elf_prstatus``.
+    :ivar greg_names: the registers of ``pr_reg``, in order, as :class:`kgcore.model.process.RegisterSet` names them.
     :ivar gregs: a thread's registers as ``pr_reg`` has them, in order.
     :ivar uid_size: bytes of ``__kernel_uid_t`` in ``struct elf_prpsinfo``.
     :ivar regsets: the view's rows behind NT_PRSTATUS.
@@ -78,6 +82,7 @@ class Arch:
     elf_class: ElfClass
     machine: int
     greg_size: int
+    greg_names: tuple[str, ...]
     gregs: Callable[[Thread], tuple[int, ...]]
     uid_size: int
     regsets: tuple[RegSet, ...]

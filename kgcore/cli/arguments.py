@@ -18,7 +18,7 @@ from kgcore.cli.values import architecture, file_name, filter_mask, level, swap_
 from kgcore.errors import KgcoreError
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sources.base import TaskRef, UserFiles
-from kgcore.sources.location import DumpLocation, Location
+from kgcore.sources.location import DumpLocation, LiveLocation, Location
 
 __all__ = (
     "FILTER_BITS",
@@ -33,6 +33,7 @@ __all__ = (
     "add_task",
     "add_tasks",
     "add_version",
+    "dump_of",
     "existing",
     "place_of",
     "task_of",
@@ -83,8 +84,11 @@ def add_json(parser: Parser) -> None:
     flag(parser.general, "--json", help="as JSON")
 
 
-def add_place_options(parser: Parser) -> None:
-    """Add the options that name the dump and its symbols, spelled as drgn spells them."""
+def add_place_options(parser: Parser, *, live: bool = False) -> None:
+    """Add the options that name the dump and its symbols, spelled as drgn spells them.
+
+    :param live: the command can also take the processes of this machine.
+    """
     group = parser.add_argument_group("the dump")
     target = group.add_mutually_exclusive_group()
     target.add_argument(
@@ -96,10 +100,12 @@ def add_place_options(parser: Parser) -> None:
         default=[],
         help="the vmcore (default: $KGCORE_VMCORE, else ./vmcore); repeat -c for each file of a split set",
     )
-    flag(target, "-k", "--kernel", dest="live", help="the running kernel")
+    flag(target, "-k", "--kernel", dest="running", help="the running kernel")
     option(
         target, "--qemu", metavar="ADDRESS", type=file_name, help="a QEMU guest, by its QMP socket: a path or host:port"
     )
+    if live:
+        flag(target, "--live", help="this machine's own processes, by /proc (see kgcore live --help)")
     group.add_argument(
         "-s",
         "--symbols",
@@ -236,7 +242,11 @@ def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Location
     return kind.location(parsed, environ)
 
 
-def _dump_location(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocation:
+def dump_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocation:
+    """Return the dump that the options of :func:`add_place_options` name.
+
+    :raises UsageError: a file does not exist, or is given twice.
+    """
     for path in parsed.symbols:
         existing(path, "symbol file")
     for path in (*parsed.debug_directories, *parsed.kernel_directories):
@@ -249,7 +259,7 @@ def _dump_location(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Du
             raise UsageError(f"argument -c/--core: {part!r} is given twice", hint="give each file of a split set once")
         existing(part, "vmcore")
     return DumpLocation(
-        core=None if parsed.live or parsed.qemu else vmcore_path(core, environ),
+        core=None if parsed.running or parsed.qemu else vmcore_path(core, environ),
         symbols=tuple(parsed.symbols),
         symbols_from=parsed.symbols_from,
         debug_directories=tuple(parsed.debug_directories),
@@ -257,13 +267,18 @@ def _dump_location(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Du
         vmcoreinfo=parsed.vmcoreinfo,
         architecture=parsed.architecture,
         qemu=parsed.qemu,
-        live=parsed.live,
+        live=parsed.running,
         parts=tuple(parts),
     )
 
 
+def _live_location(parsed: argparse.Namespace, environ: Mapping[str, str]) -> LiveLocation:
+    return LiveLocation()
+
+
 PLACES: list[Place] = [
-    Place((), _dump_location),  # whatever else is missing: $KGCORE_VMCORE, or ./vmcore
+    Place(("live",), _live_location),
+    Place((), dump_of),  # whatever else is missing: $KGCORE_VMCORE, or ./vmcore
 ]
 """Kinds of sources; the first that an option leads to is meant."""
 

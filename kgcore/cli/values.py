@@ -75,7 +75,7 @@ def user_id(text: str) -> int:
 
 
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
 def size(text: str) -> int:
@@ -84,12 +84,12 @@ def size(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    """Return a duration in seconds: a number with s, m or h."""
-    return _quantity(text, _SECONDS, 0.001, "duration", "seconds, 0.001 or more, or a number with s, m or h")
+    """Return a duration in seconds: a number with ms, s, m or h."""
+    return _quantity(text, _SECONDS, 0.001, "duration", "seconds, 0.001 or more, or a number with ms, s, m or h")
 
 
-def _quantity(text: str, units: Mapping[str, int], least: float, kind: str, meaning: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]?)", text)
+def _quantity(text: str, units: Mapping[str, float], least: float, kind: str, meaning: str) -> float:
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]{0,2})", text)
     if found is None or found[2] not in units:
         raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}: expected {meaning}")
     value = float(found[1]) * units[found[2]]

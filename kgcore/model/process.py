@@ -94,6 +94,7 @@ class RegisterSource(Enum):
     CPU_NOTE = "cpu-note"  # the NT_PRSTATUS that the crash path or QEMU wrote for the CPU
     QEMU_NOTE = "qemu-note"  # QEMU's own note about the CPU
     LIVE_CPU = "live-cpu"  # asked of a running guest's monitor
+    PTRACE = "ptrace"  # of a stopped thread, as ptrace(2) tells them
     UNAVAILABLE = "unavailable"  # nowhere; every register is 0 and listed as unknown
 
 

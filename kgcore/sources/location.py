@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which dump to open, and where its types and symbols are: what the command line and the library hand to a source."""
+"""What to open: a dump, with its types and symbols, or this machine. The command line and the library make it."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ("DumpLocation", "Location", "SymbolsFrom")
+__all__ = ("DumpLocation", "LiveLocation", "Location", "SymbolsFrom")
 
 SymbolsFrom = Literal["auto", "dwarf", "btf"]
 
@@ -44,6 +44,18 @@ class DumpLocation:
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
 
 
-Location = DumpLocation
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveLocation:
+    """The processes of this machine, while they run.
+
+    :ivar registers: stop a process while it is read, and read its registers; else it goes on meanwhile.
+    :ivar max_freeze: seconds that its threads may take to stop; None: a usual time.
+    """
+
+    registers: bool = True
+    max_freeze: float | None = None
+
+
+Location = DumpLocation | LiveLocation
 """What can be opened: a class for each kind of source (``DumpLocation | ...``). :mod:`kgcore.library` knows the way
 from each to its source, and ``cli/arguments.py`` the options that make one."""

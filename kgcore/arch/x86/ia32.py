@@ -104,13 +104,22 @@ def _tls(image: ProcessImage, thread: Thread) -> bytes | None:
     return b"".join(_user_desc(entry, desc) for entry, desc in thread.tls)
 
 
+# _user_desc() of a descriptor that is all zeros
+_NO_SEGMENT = _user_desc(0, 0)[4:]
+
+
+def _uses_tls(desc: bytes) -> bool:
+    """``regset_tls_active``, of what ptrace(2) gives: an entry for each descriptor, empty ones too."""
+    return any(desc[at + 4 : at + 16] != _NO_SEGMENT for at in range(0, len(desc), 16))
+
+
 def _regsets(own_selectors: bool) -> tuple[RegSet, ...]:
     """enum x86_regset_32."""
     return (
         RegSet(b"CORE", NT_PRFPREG, _prfpreg(own_selectors)),
         RegSet(b"LINUX", NT_PRXFPREG, fxsave),
         XSTATE,
-        RegSet(b"LINUX", NT_386_TLS, _tls),
+        RegSet(b"LINUX", NT_386_TLS, _tls, _uses_tls),
         IOPERM,
     )
 
@@ -121,6 +130,7 @@ IA32 = Arch(
     elf_class=32,
     machine=EM_386,
     greg_size=4,
+    greg_names=GREGS,
     gregs=_gregs,
     uid_size=2,
     regsets=_regsets(own_selectors=False),

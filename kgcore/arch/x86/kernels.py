@@ -2,6 +2,7 @@
 """The two architectures of x86 kernels, and which view of :mod:`kgcore.arch` a task of theirs has."""
 
 from kgcore.arch.architecture import Architecture, SystemCalls
+from kgcore.arch.x86.cpuid import layout_here
 from kgcore.arch.x86.cpunotes import ENTRY_FRAME_32, ENTRY_FRAME_64, NOTES_32, NOTES_64
 from kgcore.arch.x86.ia32 import I386, IA32, IA32_IN_64
 from kgcore.arch.x86.x86_64 import X32, X86_64
@@ -17,6 +18,7 @@ _CALLS_64 = SystemCalls(
     ignored=0x40000000,  # __X32_SYSCALL_BIT
     arguments=("di", "si", "dx", "r10", "r8", "r9"),
     madvise=28,
+    kcmp=312,
     quiet=frozenset((9, 10, 11, 12, 30, 56, 57, 58, 67, 149, 150, 151, 152, 157, 158, 216, 237, 325, 329, 435, 462)),
 )
 _CALLS_32 = SystemCalls(
@@ -24,6 +26,7 @@ _CALLS_32 = SystemCalls(
     ignored=0x40000000,
     arguments=("bx", "cx", "dx", "si", "di", "bp"),
     madvise=219,
+    kcmp=349,
     quiet=frozenset(
         (2, 45, 90, 91, 117, 120, 125, 150, 151, 152, 153, 172, 190, 192, 257, 274, 376, 380, 384, 397, 398, 435, 462)
     ),
@@ -59,6 +62,8 @@ _VARIABLES = {
 
 X86_64_KERNEL = Architecture(
     name="x86_64",
+    arches=("x86_64", "x32", "ia32", "ia32-in-64"),
+    xsave_here=layout_here,
     machines=frozenset(("x86_64",)),
     elf_machine=EM_X86_64,
     word_size=8,
@@ -77,6 +82,8 @@ X86_64_KERNEL = Architecture(
 )
 I386_KERNEL = Architecture(
     name="i386",
+    arches=("i386",),
+    xsave_here=lambda regsets: None,  # the code that asks is for 64-bit programs
     machines=frozenset(("i386", "i486", "i586", "i686")),
     elf_machine=EM_386,
     word_size=4,

@@ -37,6 +37,7 @@ X86_64 = Arch(
     elf_class=64,
     machine=EM_X86_64,
     greg_size=8,
+    greg_names=GREGS,
     gregs=_gregs,
     uid_size=4,
     regsets=(

@@ -14,6 +14,7 @@ from kgcore.cli.console import Console
 __all__ = ("COMMANDS", "Command", "chosen", "operands", "options")
 
 COMMANDS = {
+    "live": "kgcore.cli.commands.live",
     "ps": "kgcore.cli.commands.ps",
     "files": "kgcore.cli.commands.files",
     "info": "kgcore.cli.commands.info",

@@ -96,7 +96,7 @@ def make_parser() -> Parser:
     )
     add_version(parser)
     add_show(parser)
-    add_place_options(parser)
+    add_place_options(parser, live=True)
     add_json(parser)
     group = parser.add_argument_group("the stacks")
     flag(group, "--all-threads", help="show all threads, not only the named one or the first")

@@ -118,7 +118,7 @@ def make_parser() -> Parser:
     )
     add_version(parser)
     add_show(parser)
-    add_place_options(parser)
+    add_place_options(parser, live=True)
     group = parser.add_argument_group("the debugger")
     option(group, "--debugger", choices=("gdb", "lldb"), default="gdb", help="which one (default: gdb)")
     flag(group, "--print", dest="print_only", help="print the command instead of running it; keep the files")

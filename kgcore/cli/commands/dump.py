@@ -2,7 +2,7 @@
 
 """Run ``kgcore [PID | TASK]...``, the default command, and drgn's ``%gcore``: write processes as cores.
 
-Both share the options in :func:`_add_dump_options`.
+Both share the options in :func:`add_dump_options`.
 """
 
 import argparse
@@ -36,7 +36,16 @@ from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef
 from kgcore.sources.location import Location
 
-__all__ = ("DumpCommand", "make_parser", "parse", "parse_drgn", "refuse_terminal", "run")
+__all__ = (
+    "DumpCommand",
+    "add_dump_options",
+    "make_parser",
+    "parse",
+    "parse_drgn",
+    "refuse_terminal",
+    "request_of",
+    "run",
+)
 
 _EPILOG = (
     FILTER_BITS
@@ -95,7 +104,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DumpCommand:
     :raises Answer: ``--help`` or ``--version``.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
-    request = _request(parsed)  # first: its mistakes need no look at the disk
+    request = request_of(parsed)  # first: its mistakes need no look at the disk
     return DumpCommand(place_of(parsed, environ), request)
 
 
@@ -104,7 +113,7 @@ def parse_drgn(argv: Sequence[str], prog: str) -> DumpRequest:
 
     :raises UsageError, Answer: as :func:`parse` does.
     """
-    return _request(_drgn_parser(prog).parse_intermixed_args(list(argv)))
+    return request_of(_drgn_parser(prog).parse_intermixed_args(list(argv)))
 
 
 def run(command: DumpCommand, console: Console) -> int:
@@ -164,7 +173,8 @@ def make_parser() -> Parser:
     add_version(parser)
     add_show(parser)
     add_place_options(parser)
-    _add_dump_options(parser)
+    add_dump_options(parser)
+    add_supply_options(parser.add_argument_group("further memory"))
     return parser
 
 
@@ -176,14 +186,15 @@ def _drgn_parser(prog: str) -> Parser:
         epilog=_DRGN_EPILOG,
     )
     add_show(parser)
-    _add_dump_options(parser)
+    add_dump_options(parser)
+    add_supply_options(parser.add_argument_group("further memory"))
     return parser
 
 
-def _add_dump_options(parser: Parser) -> None:
-    """Add the options that ``kgcore`` and ``%gcore`` share."""
+def add_dump_options(parser: Parser) -> None:
+    """Add the options of all commands that write cores: ``kgcore``, ``kgcore live`` and ``%gcore``."""
     group = parser.add_argument_group("the processes")
-    flag(group, "--all", help="every process in the dump that has memory")
+    flag(group, "--all", help="every process that has memory")
     group.add_argument(
         "--match",
         metavar="GLOB",
@@ -218,7 +229,6 @@ def _add_dump_options(parser: Parser) -> None:
         help="let long ranges that were never touched share one range of zeros in the file (done unasked where the "
         "file would be longer than file systems allow)",
     )
-    add_supply_options(group)
     output = group.add_mutually_exclusive_group()
     option(output, "-D", dest="directory", metavar="DIR", type=file_name, help="write core.<tgid> there")
     option(
@@ -273,7 +283,11 @@ def _add_dump_options(parser: Parser) -> None:
     add_tasks(parser)
 
 
-def _request(parsed: argparse.Namespace) -> DumpRequest:
+def request_of(parsed: argparse.Namespace) -> DumpRequest:
+    """Return what the options of :func:`add_dump_options` and :func:`add_supply_options` say.
+
+    :raises UsageError: they contradict each other, or files.
+    """
     tasks = tasks_of(parsed)
     try:
         if parsed.compress:

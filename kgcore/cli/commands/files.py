@@ -116,7 +116,7 @@ def make_parser() -> Parser:
     add_version(parser)
     add_show(parser)
     add_json(parser)
-    add_place_options(parser)
+    add_place_options(parser, live=True)
     group = parser.add_argument_group("the files")
     option(
         group,

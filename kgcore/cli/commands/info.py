@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from kgcore.cli.arguments import add_json, add_place_options, add_show, add_version, place_of
+from kgcore.cli.arguments import add_json, add_place_options, add_show, add_version, dump_of
 from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
 from kgcore.cli.parser import Parser
@@ -32,7 +32,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> InfoCommand:
     :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
     """
     parsed = make_parser().parse_intermixed_args(list(words))
-    return InfoCommand(place_of(parsed, environ), Channel(parsed.show), parsed.json, parsed.layouts)
+    return InfoCommand(dump_of(parsed, environ), Channel(parsed.show), parsed.json, parsed.layouts)
 
 
 def make_parser() -> Parser:

@@ -98,7 +98,7 @@ def make_parser() -> Parser:
     )
     add_version(parser)
     add_show(parser)
-    add_place_options(parser)
+    add_place_options(parser, live=True)
     group = parser.add_argument_group("the map")
     add_filter_options(group)
     add_supply_options(group)

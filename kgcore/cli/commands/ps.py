@@ -74,7 +74,7 @@ def make_parser() -> Parser:
     parser = Parser("kgcore ps", description="List the processes in a vmcore.", epilog=_EPILOG)
     add_version(parser)
     add_show(parser)
-    add_place_options(parser)
+    add_place_options(parser, live=True)
     add_json(parser)
     group = parser.add_argument_group("the processes")
     group.add_argument(

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stop and release the threads of a process, in a small program of its own.
+
+It outlives a kgcore that is killed, and lets the process go as soon as its socket is closed. It reads no memory, writes
+no files and blocks all signals. Should it be killed itself, the kernel lets the threads go.
+
+It imports only the standard library, little of it: each dump starts one.
+"""
+
+import errno
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+from kgcore.ptrace import calls
+
+__all__ = ("LENGTH", "main", "receive", "send")
+
+LENGTH = struct.Struct("<I")
+_MAX_REGSET = 1 << 16  # bytes; AMX has some 11 000, an I/O bitmap 8192
+_MAX_ROUNDS = 1000  # of looking for new threads
+_PAUSES = (0.0,) * 50 + (0.0001,) * 50  # seconds between two looks whether a thread has stopped; then the last:
+_LONG_PAUSE = 0.001
+
+
+class _Gone(Exception):
+    """The thread has ended."""
+
+
+class Threads:
+    """The threads of a process, stopped one by one.
+
+    :ivar stopped: those that stand still.
+    """
+
+    def __init__(self) -> None:
+        self._seized: set[int] = set()
+        self.stopped: list[int] = []
+
+    def stop(self, pid: int, seconds: float) -> list[int]:
+        """Stop all threads and return their ids, in the order of /proc.
+
+        :raises OSError: what ptrace(2) raises, ETIMEDOUT if a thread does not stop in time, with its id as file name.
+        """
+        deadline = time.monotonic() + seconds
+        for _ in range(_MAX_ROUNDS):
+            new = [tid for tid in _threads_of(pid) if tid not in self._seized]
+            if not new:
+                return self.stopped
+            for tid in new:
+                self._seize(tid)
+            for tid in new:
+                try:
+                    self._wait(tid, deadline)
+                    self.stopped.append(tid)
+                except _Gone:
+                    pass
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(pid))
+
+    def _seize(self, tid: int) -> None:
+        self._seized.add(tid)
+        try:
+            calls.seize(tid)
+            calls.interrupt(tid)
+        except OSError as error:
+            if error.errno != errno.ESRCH and not (error.errno == errno.EPERM and _has_exited(tid)):
+                self._seized.discard(tid)
+                raise OSError(error.errno, error.strerror, str(tid)) from error
+
+    def _wait(self, tid: int, deadline: float) -> None:
+        """Wait until a thread stands still.
+
+        :raises _Gone: it has ended.
+        """
+        looks = 0
+        while True:
+            try:
+                found, status = os.waitpid(tid, calls.WALL | os.WNOHANG)
+            except ChildProcessError:  # it had ended before it was seized
+                raise _Gone from None
+            if found == 0:
+                if time.monotonic() > deadline:
+                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(tid))
+                time.sleep(_PAUSES[looks] if looks < len(_PAUSES) else _LONG_PAUSE)
+                looks += 1
+                continue
+            stop = calls.stop_of(status)
+            if stop is None:
+                raise _Gone
+            number, event = stop
+            if event == calls.PTRACE_EVENT_STOP:
+                return
+            # It is about to take a signal: it shall have it, and stop behind that.
+            calls.cont(tid, number)
+
+    def release(self) -> None:
+        """Let all threads go on. What cannot be released now (it is in an uninterruptible sleep) the kernel releases
+        when this program ends."""
+        for tid in self.stopped:
+            try:
+                calls.detach(tid)
+            except OSError:  # it was killed
+                continue
+        self.stopped = []
+        self._seized.clear()
+
+
+def _threads_of(pid: int) -> list[int]:
+    try:
+        return sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    except FileNotFoundError:
+        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from None
+
+
+def _has_exited(tid: int) -> bool:
+    """Whether a thread is a zombie: ptrace(2) says EPERM then."""
+    try:
+        with open(f"/proc/{tid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def _answer(threads: Threads, request: Any) -> Any:
+    """Do what a request says: its name, and its arguments."""
+    match tuple(request):
+        case ("stop", pid, seconds):
+            return threads.stop(pid, seconds)
+        case ("registers", tid, kinds):
+            found = [calls.getregset(tid, kind, _MAX_REGSET) for kind in kinds]
+            return [None if desc is None else desc.hex() for desc in found], calls.getsigmask(tid)
+        case ("release",):
+            return threads.release()
+    return None
+
+
+def send(connection: socket.socket, value: Any) -> None:
+    """Send a value of plain types.
+
+    :raises OSError: the other side is gone.
+    """
+    data = json.dumps(value).encode()
+    connection.sendall(LENGTH.pack(len(data)) + data)
+
+
+def receive(connection: socket.socket) -> Any:
+    """Return the next value.
+
+    :raises EOFError: the other side is gone.
+    :raises OSError: what recv(2) raises.
+    """
+    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
+    return json.loads(_exactly(connection, length))
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the only argument, until it is closed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("-1000")
+    except OSError:
+        pass  # needs CAP_SYS_RESOURCE
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    threads = Threads()
+    try:
+        while True:
+            request = receive(connection)
+            try:
+                answer = (True, _answer(threads, request))
+            except OSError as error:
+                answer = (False, (error.errno, error.strerror, str(error.filename or "")))
+            send(connection, answer)
+    except (EOFError, OSError):
+        pass
+    finally:
+        threads.release()

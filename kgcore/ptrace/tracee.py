@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Hold a process still, and let it go in every way out."""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
+
+from kgcore.ptrace import guardian
+
+__all__ = ("Registers", "Tracee")
+
+_START = "from kgcore.ptrace.guardian import main; main()"
+_PATIENCE = 10  # seconds for the guardian to end; then it is killed, and the kernel releases the threads
+
+
+class Registers(NamedTuple):
+    """What ptrace(2) tells of a stopped thread.
+
+    :ivar regsets: the register sets that were asked for, in that order, each as its note has it; None: it has none.
+    :ivar sigmask: the signals that it blocks, bit 0 being signal 1.
+    """
+
+    regsets: tuple[bytes | None, ...]
+    sigmask: int
+
+
+class Tracee:
+    """A process all of whose threads stand still: no signal was sent, and it does not notice.
+
+    The ``with`` block, or :meth:`release`, lets it go on. If this program is killed, it goes on at once, too.
+
+    :ivar threads: ids of its threads that have not exited.
+
+    :param pid: id of the process in our own pid namespace.
+    :param seconds: how long to wait for all threads to stop.
+    :raises OSError: what ptrace(2) raises; ETIMEDOUT: a thread did not stop in time. ``filename`` is the thread's id.
+    """
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # An exec'ed program, not a forked one: a thread of this process could hold a lock at the moment of fork().
+            package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            path = os.pathsep.join(filter(None, (package, *sys.path)))
+            self._guardian = subprocess.Popen(
+                [sys.executable or "python3", "-S", "-c", _START, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+                cwd="/",
+            )
+        self._connection = ours
+        try:
+            self.threads: tuple[int, ...] = tuple(self._ask("stop", pid, seconds))
+        except BaseException:
+            self.release()
+            raise
+
+    def registers(self, tid: int, kinds: Sequence[int]) -> Registers:
+        """Read register sets of a thread.
+
+        :param kinds: NT_*.
+        :raises OSError: what ptrace(2) raises, ESRCH if it was killed.
+        """
+        regsets, sigmask = self._ask("registers", tid, tuple(kinds))
+        return Registers(tuple(None if desc is None else bytes.fromhex(desc) for desc in regsets), sigmask)
+
+    def _ask(self, *request: Any) -> Any:
+        try:
+            guardian.send(self._connection, request)
+            good, answer = guardian.receive(self._connection)
+        except (EOFError, ConnectionError):
+            raise OSError(errno.EIO, "the helper program that stops it has ended") from None
+        if not good:
+            raise OSError(*answer)
+        return answer
+
+    def release(self) -> None:
+        """Let the process go on. Doing it again does nothing."""
+        if self._guardian.returncode is not None:
+            return
+        with suppress(OSError):
+            self._ask("release")
+        self._connection.close()
+        try:
+            self._guardian.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._guardian.kill()
+            self._guardian.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The open files of a process of this machine: /proc/PID/fd and fdinfo."""
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Literal
+
+from kgcore.errors import KgcoreError
+from kgcore.model.memory import Piece, Provenance, Run
+from kgcore.model.process import DELETED, OpenFile, Socket
+from kgcore.sources.base import Contents, OpenFiles
+from kgcore.sources.live.filepieces import file_pieces, whole_pages
+from kgcore.sources.live.image import architecture_here
+from kgcore.sources.live.procfs import read
+from kgcore.sources.live.sockets import Sockets
+from kgcore.system.regular import open_regular
+
+__all__ = ("contents_of", "open_files")
+
+_KCMP_FILE = 0  # include/uapi/linux/kcmp.h
+_IN_MEMORY = (b"tmpfs", b"ramfs", b"hugetlbfs", b"devtmpfs")
+_MEMORY_NAMES = (b"/memfd:", b"/SYSV", b"/dev/zero" + DELETED, b"/anon_hugepage")  # of mounts that no namespace shows
+_ANON_INODE = b"anon_inode:"
+
+_Type = Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
+_TYPES: dict[int, _Type] = {
+    stat.S_IFREG: "regular",
+    stat.S_IFDIR: "directory",
+    stat.S_IFCHR: "character",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFLNK: "symlink",
+    0: "anon_inode",
+}
+
+
+def open_files(pid: int) -> OpenFiles:
+    """List the open files of a process.
+
+    :raises OSError: they may not be read, or it has ended.
+    """
+    numbers = sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+    memory = _in_memory(pid)
+    sockets = Sockets(pid)
+    same = _Same(pid)
+    found: list[OpenFile] = []
+    lost: list[str] = []
+    for number in numbers:
+        try:
+            found.append(_open_file(pid, number, memory, sockets, same))
+        except FileNotFoundError:
+            continue  # closed meanwhile, by a process that goes on
+        except (OSError, ValueError, KeyError) as error:
+            lost.append(f"file descriptor {number} cannot be read: {error}")
+    return OpenFiles(pid, tuple(found), tuple(lost))
+
+
+def _open_file(pid: int, number: int, memory: frozenset[int], sockets: Sockets, same: "_Same") -> OpenFile:
+    link = f"/proc/{pid}/fd/{number}"
+    path = os.readlink(os.fsencode(link))
+    info = dict(line.split(b":\t", 1) for line in read(f"/proc/{pid}/fdinfo/{number}").splitlines() if b":\t" in line)
+    held = os.stat(link)
+    kind = "anon_inode" if path.startswith(_ANON_INODE) else _TYPES.get(stat.S_IFMT(held.st_mode), "unknown")
+    offset, flags = int(info[b"pos"]), int(info[b"flags"], 8)
+    socket: Socket | None = sockets.of(held.st_ino) if kind == "socket" else None
+    return OpenFile(
+        fd=number,
+        file=same.number(number, (held.st_dev, held.st_ino, offset)),
+        path=path,
+        type=kind,
+        flags=flags,
+        offset=offset,
+        mode=held.st_mode if kind != "anon_inode" else held.st_mode & 0o7777,
+        size=held.st_size,
+        nlink=held.st_nlink,
+        inode=held.st_ino,
+        in_memory=kind == "regular" and (int(info.get(b"mnt_id", b"0")) in memory or path.startswith(_MEMORY_NAMES)),
+        socket=socket,
+    )
+
+
+def _in_memory(pid: int) -> frozenset[int]:
+    """The ids of mounts whose files are only in memory."""
+    found = set()
+    with suppress(OSError):
+        for line in read(f"/proc/{pid}/mountinfo").splitlines():
+            before, _, after = line.partition(b" - ")
+            if after.split(b" ", 1)[0] in _IN_MEMORY:
+                found.add(int(before.split(b" ", 1)[0]))
+    return frozenset(found)
+
+
+class _Same:
+    """Numbers open files: descriptors that share an offset get the same number (kcmp(2))."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._alike: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        self._count = 0
+        here = architecture_here()
+        self._call = here.system_calls[ctypes.sizeof(ctypes.c_long)].kcmp
+        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
+
+    def number(self, descriptor: int, key: tuple[int, int, int]) -> int:
+        """Return the number of a descriptor's open file.
+
+        :param key: what descriptors of one open file have in common.
+        """
+        alike = self._alike.setdefault(key, [])
+        for other, number in alike:
+            if self._syscall(self._call, self._pid, self._pid, _KCMP_FILE, other, descriptor) == 0:
+                return number
+        self._count += 1
+        alike.append((descriptor, self._count))
+        return self._count
+
+
+def contents_of(pid: int, file: OpenFile, page_size: int) -> "_FileContents":
+    """Give the content of a regular file that a process has open.
+
+    :raises KgcoreError: it is not a regular file, or cannot be opened.
+    """
+    if file.type != "regular":
+        raise KgcoreError(f"file descriptor {file.fd} is not a regular file: it has no content")
+    try:
+        descriptor = open_regular(f"/proc/{pid}/fd/{file.fd}")
+    except OSError as error:
+        raise KgcoreError(f"file descriptor {file.fd} cannot be opened: {error.strerror}") from error
+    return _FileContents(descriptor, page_size)
+
+
+class _FileContents(Contents):
+    """A file, read now."""
+
+    def __init__(self, descriptor: int, page_size: int) -> None:
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._page_size = page_size
+        self.size = os.fstat(descriptor).st_size
+
+    def runs(self) -> Iterator[Run]:
+        """See :meth:`kgcore.sources.base.Contents.runs`."""
+        if self.size:
+            yield Run(0, whole_pages(self.size, self._page_size), Provenance.PAGE_CACHE)
+
+    def read(self) -> Iterator[Piece]:
+        """See :meth:`kgcore.sources.base.Contents.read`."""
+        length = whole_pages(self.size, self._page_size)
+        yield from file_pieces(self._file.fileno(), 0, length, self._page_size, 0)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read a process of this machine into a :class:`kgcore.model.process.ProcessImage`."""
+
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+
+from kgcore.arch import ARCHES, ARCHITECTURES, Arch
+from kgcore.arch.architecture import Architecture
+from kgcore.errors import KgcoreError, NoSuchTask, TargetError
+from kgcore.model.process import (
+    CoreDialect,
+    ProcessImage,
+    PsInfo,
+    RegisterNote,
+    RegisterSet,
+    RegisterSource,
+    TaskIds,
+    TaskTimes,
+    Thread,
+    Vma,
+)
+from kgcore.ptrace.tracee import Registers, Tracee
+from kgcore.sources.live.mappings import MappedFiles, vmas
+from kgcore.sources.live.procfs import Stat, mappings, read, stat_of, status_of, vm_flags_of
+
+__all__ = ("Reader", "architecture_here", "states_of")
+
+_NT_PRSTATUS = 1
+_PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
+_AT_NULL, _AT_PHENT = 0, 4
+_PHENT = {8: 56, 4: 32}  # sizeof(Elf64_Phdr), sizeof(Elf32_Phdr), by the bytes of the program's long
+_OVERFLOW_ID = 65534  # /proc/sys/kernel/overflowuid
+
+
+def architecture_here() -> Architecture:
+    """Return this machine's architecture.
+
+    :raises TargetError: kgcore does not support it.
+    """
+    machine = os.uname().machine
+    for architecture in ARCHITECTURES.values():
+        if machine in architecture.machines:
+            return architecture
+    raise TargetError(f"kgcore does not support processes of {machine} machines")
+
+
+def states_of(pid: int) -> dict[int, int]:
+    """Return what the threads of a process are doing: ``task->__state`` by thread id.
+
+    :raises OSError: it has ended.
+    """
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/task"):
+        with suppress(OSError, ValueError):
+            found[int(name)] = stat_of(read(f"/proc/{pid}/task/{name}/stat")).state
+    return found
+
+
+class Reader:
+    """Reads one process, and collects warnings on the way.
+
+    :param pid: id of the process in our own pid namespace.
+    :param files: finds the files behind its mappings.
+    :param states: what its threads were doing before they were stopped: ``task->__state`` by thread id.
+    """
+
+    def __init__(self, pid: int, files: MappedFiles, states: Mapping[int, int]) -> None:
+        self._states = states
+        self._pid = pid
+        self._files = files
+        self._here = architecture_here()
+        self._word_size = self._here.word_size
+        self._warnings: list[str] = []
+        self._namespaces: dict[str, str | None] = {}
+
+    def image(self, first: int, tracee: Tracee | None) -> ProcessImage:
+        """Read the process.
+
+        :param first: id of the thread that comes first, if it is there.
+        :param tracee: the stopped process; None: it runs, and its registers stay unknown.
+        :raises OSError: a file of /proc cannot be read.
+        :raises KgcoreError: the process has ended, or kgcore does not support programs of its kind.
+        """
+        auxv = self._auxv()
+        tids = tracee.threads if tracee is not None else tuple(self._tids())
+        tids = tuple(sorted(tids, key=lambda tid: (tid != first, tid != self._pid, tid)))
+        if not tids:
+            raise NoSuchTask(f"process {self._pid} has ended", pid=self._pid)
+        registers = {tid: self._registers(tracee, tid) for tid in tids} if tracee is not None else {}
+        arch = self._arch(registers.get(tids[0]))
+        if tracee is not None:
+            # The set of the first thread has said which view it is; others are read by that.
+            kinds = tuple(row.type for row in arch.regsets)
+            registers = {tid: tracee.registers(tid, (_NT_PRSTATUS, *kinds)) for tid in tids}
+        stat = stat_of(read(f"/proc/{self._pid}/stat"))
+        threads = tuple(self._thread(tid, arch, registers.get(tid), stat) for tid in tids)
+        xsave = None
+        if registers:
+            kinds_of = (_NT_PRSTATUS, *(row.type for row in arch.regsets))
+            sets = zip(kinds_of, registers[tids[0]].regsets, strict=True)
+            xsave = self._here.xsave_here({kind: desc for kind, desc in sets if desc is not None})
+        return ProcessImage(
+            tgid=self._pid,
+            arch=arch.name,
+            page_size=os.sysconf("SC_PAGESIZE"),
+            threads=threads,
+            psinfo=self._psinfo(stat),
+            vmas=tuple(self._vmas()),
+            auxv=auxv,
+            dump_filter=int(read(f"/proc/{self._pid}/coredump_filter") or b"0", 16),
+            dialect=self._dialect(),
+            xsave=xsave,
+            warnings=tuple(self._warnings),
+            kernel=os.uname().release,
+            start_brk=stat.start_brk,
+            brk=self._brk(stat),
+            start_stack=stat.start_stack,
+        )
+
+    # Threads
+
+    def _tids(self) -> list[int]:
+        return sorted(map(int, os.listdir(f"/proc/{self._pid}/task")))
+
+    def _registers(self, tracee: Tracee, tid: int) -> Registers:
+        return tracee.registers(tid, (_NT_PRSTATUS,))
+
+    def _arch(self, first: Registers | None) -> Arch:
+        """Return the view that the kernel would dump the process by: by its program's width, and by the registers of
+        the dumping thread."""
+        views = [ARCHES[name] for name in self._here.arches if ARCHES[name].word_size == self._word_size]
+        given = None if first is None else first.regsets[0]
+        for view in views:
+            if given is None or len(given) == len(view.greg_names) * view.greg_size:
+                return view
+        raise TargetError(
+            f"process {self._pid}: kgcore does not support its {8 * self._word_size}-bit program", pid=self._pid
+        )
+
+    def _thread(self, tid: int, arch: Arch, registers: Registers | None, process: Stat) -> Thread:
+        where = f"/proc/{self._pid}/task/{tid}"
+        stat = stat_of(read(f"{where}/stat"))
+        status = status_of(read(f"{where}/status"))
+        leader = tid == self._pid
+        group = process if leader else stat
+        if registers is None:
+            regs = RegisterSet({}, RegisterSource.UNAVAILABLE, frozenset(arch.greg_names), "read: nothing was stopped")
+            regsets: tuple[RegisterNote, ...] = ()
+        else:
+            prstatus, *others = registers.regsets
+            regs = self._general(arch, tid, prstatus)
+            regsets = tuple(
+                RegisterNote(row.type, row.owner, desc)
+                for row, desc in zip(arch.regsets, others, strict=True)
+                if desc is not None and row.active(desc)
+            )
+        return Thread(
+            task=0,
+            tid=tid,
+            comm=read(f"{where}/comm").removesuffix(b"\n"),
+            state=self._states.get(tid, stat.state),
+            flags=stat.flags,
+            ids=self._ids(status),
+            times=TaskTimes(group.utime, group.stime, process.cutime, process.cstime),
+            sigpend=_mask(status, "SigPnd"),
+            sighold=registers.sigmask if registers is not None else _mask(status, "SigBlk"),
+            regs=regs,
+            regsets=regsets,
+        )
+
+    def _general(self, arch: Arch, tid: int, desc: bytes | None) -> RegisterSet:
+        count = len(arch.greg_names)
+        if desc is None or len(desc) != count * arch.greg_size:
+            # It runs in code of another width than the first thread.
+            self._warnings.append(f"thread {tid} has registers of another width than the first thread's")
+            return RegisterSet({}, RegisterSource.UNAVAILABLE, frozenset(arch.greg_names))
+        words = struct.unpack(f"<{count}{'Q' if arch.greg_size == 8 else 'I'}", desc)
+        return RegisterSet(dict(zip(arch.greg_names, words, strict=True)), RegisterSource.PTRACE)
+
+    # Ids, as the process's own namespaces number them
+
+    def _ids(self, status: Mapping[str, list[bytes]]) -> TaskIds:
+        def innermost(name: str) -> int:
+            words = status.get(name, [])
+            return int(words[-1]) if words else 0
+
+        depth = len(status.get("NSpid", []))
+        return TaskIds(innermost("NSpid"), self._parent(status, depth), innermost("NSpgid"), innermost("NSsid"))
+
+    def _parent(self, status: Mapping[str, list[bytes]], depth: int) -> int:
+        """The parent's id in the process's pid namespace; 0: it is not in it."""
+        parent = int((status.get("PPid") or [b"0"])[0])
+        if depth <= 1 or not parent:
+            return parent
+        with suppress(OSError, ValueError):
+            if self._namespace(self._pid) == self._namespace(parent):
+                return int(status_of(read(f"/proc/{parent}/status"))["NSpid"][-1])
+        return 0
+
+    @staticmethod
+    def _namespace(pid: int) -> str:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+
+    def _psinfo(self, stat: Stat) -> PsInfo:
+        status = status_of(read(f"/proc/{self._pid}/status"))
+        return PsInfo(
+            state=self._states.get(self._pid, stat.state),
+            nice=stat.nice,
+            flags=stat.flags,
+            uid=self._mapped("uid", int(status["Uid"][0])),
+            gid=self._mapped("gid", int(status["Gid"][0])),
+            ids=self._ids(status),
+            comm=read(f"/proc/{self._pid}/comm").removesuffix(b"\n"),
+            psargs=self._psargs(stat),
+        )
+
+    def _mapped(self, kind: str, number: int) -> int:
+        """An id as the process's own user namespace numbers it."""
+        with suppress(OSError):
+            if os.readlink("/proc/self/ns/user") == os.readlink(f"/proc/{self._pid}/ns/user"):
+                return number
+            for line in read(f"/proc/{self._pid}/{kind}_map").splitlines():
+                inside, outside, count = map(int, line.split())
+                if outside <= number < outside + count:
+                    return inside + number - outside
+            return _OVERFLOW_ID
+        self._warnings.append(f"the process's own {kind} is unknown: its user namespace cannot be read")
+        return number
+
+    def _psargs(self, stat: Stat) -> bytes | None:
+        size = min(stat.arg_end - stat.arg_start, _PSARGS)
+        if size <= 0:
+            return b"" if stat.arg_start else None  # both are 0 for whom /proc does not trust
+        try:
+            memory = os.open(f"/proc/{self._pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(memory, size, stat.arg_start)
+            finally:
+                os.close(memory)
+        except OSError:
+            self._warnings.append("the command line cannot be read")
+            return None
+
+    # Memory
+
+    def _vmas(self) -> Iterator[Vma]:
+        raw = read(f"/proc/{self._pid}/smaps")
+        flags = vm_flags_of(raw)
+        return vmas(mappings(raw), flags.get, self._files, os.sysconf("SC_PAGESIZE"))
+
+    @cached_property
+    def _maps(self) -> bytes:
+        return read(f"/proc/{self._pid}/maps")
+
+    def _brk(self, stat: Stat) -> int:
+        """Where brk() ended: the end of the heap, in which it may have begun."""
+        ends = [line.end for line in mappings(self._maps) if line.name == b"[heap]"]
+        return max(ends, default=stat.start_brk)
+
+    def _auxv(self) -> tuple[tuple[int, int], ...]:
+        """Return the auxiliary vector, and find the width of the program by it."""
+        raw = read(f"/proc/{self._pid}/auxv")
+        for size, entry in _PHENT.items():
+            pairs = list(struct.iter_unpack("<2Q" if size == 8 else "<2I", raw[: len(raw) // (2 * size) * 2 * size]))
+            found = dict(pairs)
+            if found.get(_AT_PHENT) == entry and size <= self._here.word_size:
+                self._word_size = size
+                end = next((at for at, (kind, _) in enumerate(pairs) if kind == _AT_NULL), len(pairs) - 1)
+                return tuple(pairs[: end + 1])
+        if not raw:
+            raise NoSuchTask(f"process {self._pid} has ended", pid=self._pid)
+        raise KgcoreError(f"process {self._pid}: its auxiliary vector is not that of an ELF program", pid=self._pid)
+
+    def _dialect(self) -> CoreDialect:
+        """How the running kernel writes cores. Nothing here touches memory: one note at the end, and an alignment."""
+        match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+        version = (int(match[1]), int(match[2])) if match else (0, 0)
+        return CoreDialect(
+            note_align=4 if version >= (6, 5) else 0,  # 60592fb6b67c "coredump, vmcore: Set p_align to 4 for PT_NOTE"
+            xsave_layout=version
+            >= (6, 12),  # ba386777a30b "x86/elf: Add a new FPU buffer layout info to x86 core files"
+        )
+
+
+def _mask(status: Mapping[str, list[bytes]], name: str) -> int:
+    words = status.get(name) or [b"0"]
+    return int(words[0], 16)
