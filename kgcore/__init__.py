@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from kgcore.filters.base import Keep
-    from kgcore.library import open_qemu, open_running_kernel, open_vmcore
+    from kgcore.library import open_live, open_qemu, open_running_kernel, open_vmcore
     from kgcore.model.account import Account
     from kgcore.model.dying import Dying
     from kgcore.model.layouts import Layout, LayoutName
@@ -201,6 +201,7 @@ __all__ = (
     "load_types",
     "map_html",
     "open_files",
+    "open_live",
     "open_qemu",
     "open_running_kernel",
     "open_vmcore",
@@ -226,7 +227,7 @@ _NAMES = {
     "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
     "NoUserMemory OutputError TargetError",
     "kgcore.filters.base": "Keep",
-    "kgcore.library": "open_qemu open_running_kernel open_vmcore",
+    "kgcore.library": "open_live open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
     "kgcore.model.dying": "Dying",
     "kgcore.model.layouts": "Layout LayoutName",

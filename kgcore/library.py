@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kgcore.sources import drgnversion
-from kgcore.sources.base import Source, UserFiles
+from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
 from kgcore.sources.location import DumpLocation, LiveLocation, Location, SymbolsFrom
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
 
-__all__ = ("SOURCES", "open_qemu", "open_running_kernel", "open_source", "open_target", "open_vmcore")
+__all__ = ("SOURCES", "open_live", "open_qemu", "open_running_kernel", "open_source", "open_target", "open_vmcore")
 
 _Path = str | os.PathLike[str]
 _Paths = _Path | Iterable[_Path]
@@ -136,6 +136,20 @@ def open_qemu(
         architecture=architecture,
     )
     return open_source(location, UserFiles.of(swap, root), tell)
+
+
+def open_live(*, registers: bool = True, max_freeze: float | None = None) -> AbstractContextManager[Source]:
+    """Give the processes of this machine, for as long as a ``with`` block lasts.
+
+    They go on, but for a process that is taken: all its threads stand still until that is closed.
+
+    :param registers: False: stop nothing and read no registers.
+    :param max_freeze: seconds that the threads of a process may take to stop; None: 5.
+    :return: a context manager, which gives a :class:`kgcore.Source`.
+    :raises TargetError: there is no /proc.
+    """
+    location = LiveLocation(registers=registers, max_freeze=max_freeze)
+    return open_source(location, NO_USER_FILES, warnings.warn)
 
 
 @contextmanager

@@ -208,7 +208,8 @@ def _run(prog: Program, name: str, words: Sequence[str], current: Callable[[Prog
 
     from drgn.commands import CommandArgumentError, CommandError
 
-    from kgcore.cli.commands.dump import parse_drgn, refuse_terminal
+    from kgcore.cli.commands.dump import parse_drgn
+    from kgcore.cli.commands.dumping import refuse_terminal
     from kgcore.cli.extract import extract
     from kgcore.cli.librarylog import routed
     from kgcore.cli.parser import Answer, UsageError

@@ -47,7 +47,7 @@ from kgcore.sources.base import (
     TaskRef,
     UserFiles,
 )
-from kgcore.sources.location import DumpLocation
+from kgcore.sources.location import Location
 
 COMPLETE, INCOMPLETE, ENDLESS, LARGE, DEFECT = 100, 200, 500, 600, 666
 MARKED = 700  # has a MADV_DONTDUMP page and a DAX page
@@ -372,7 +372,7 @@ class _FakeMemory(Memory):
 
 @contextlib.contextmanager
 def opened(
-    place: DumpLocation, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
+    place: Location, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
 ) -> Iterator[Source]:
     """In the place of ``kgcore.cli.commands.opening.opened``."""
     yield FakeSource(current=COMPLETE)

@@ -21,6 +21,7 @@ from kgcore.coredump.writer import write_core
 from kgcore.errors import TargetError
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.sinks.streams import MemorySink
+from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.dumpfile.pagesize import page_shifts, usual_page_shift
 from tests.builders import FakeMemory, make_image
 from tests.test_imports import MODULES
@@ -159,7 +160,9 @@ class TestAThirdOne:
         monkeypatch.setitem(ARCHITECTURES, "toy", self.TOY)
 
     def test_command_line(self) -> None:
-        assert parse(["-c", __file__, "--architecture", "TOY", "100"], {}).place.architecture == "toy"
+        place = parse(["-c", __file__, "--architecture", "TOY", "100"], {}).place
+        assert isinstance(place, DumpLocation)
+        assert place.architecture == "toy"
         with pytest.raises(UsageError, match="expected x86_64 or i386 or toy"):
             parse(["-c", __file__, "--architecture", "vax", "100"], {})
 

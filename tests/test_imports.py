@@ -29,10 +29,11 @@ ROOMS: dict[str, list[str]] = {
     "system": ["errors"],
     "elf": ["cstruct"],
     "model": ["errors", "text"],
+    "ptrace": ["errors"],
     "filters": ["model"],
     "arch": ["errors", "cstruct", "elf", "model"],
     "sinks": [*BASE, "system"],
-    "sources": VALUES,
+    "sources": [*VALUES, "ptrace"],
     "check": [*BASE, "system"],  # shares nothing with what wrote the core or the sysroot
     "coredump": LINE,
     "binaries": LINE,
@@ -140,7 +141,17 @@ def test_commands_do_not_know_one_another() -> None:
     for name in MODULES:
         if name.startswith(f"{package}."):
             others = {imported.module for imported in imports(name) if imported.module.startswith(f"{package}.")}
-            assert others <= {f"{package}.opening"}, name
+            assert others <= {f"{package}.opening", f"{package}.dumping"}, name
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(inside(name), "sources")])
+def test_sources_know_nothing_of_each_other(name: str) -> None:
+    kinds = {"vmcore", "live"}
+    mine = kinds & set(name.split("."))
+    for imported in imports(name):
+        parts = imported.module.split(".")
+        assert not (mine and kinds - mine & set(parts)) or not (kinds - mine) & set(parts), imported
+        assert "ptrace" not in parts or mine == {"live"}, f"{name}:{imported.line} stops processes"
 
 
 @pytest.mark.parametrize("name", MODULES)

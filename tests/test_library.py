@@ -94,7 +94,7 @@ def test_every_option_is_a_parameter() -> None:
     add_place_options(parser)
     add_supply_options(parser)
     options = {action.dest for action in parser._actions} - before
-    chosen = {"core", "live", "qemu"}  # each has a function of its own
+    chosen = {"core", "running", "qemu"}  # each has a function of its own
     for call, lacks in (
         (library.open_vmcore, set()),
         (library.open_running_kernel, {"architecture"}),  # it is this machine's

@@ -200,6 +200,13 @@ def add_tasks(parser: Parser) -> None:
     parser.add_argument("tasks", metavar="PID | TASK", nargs=argparse.ZERO_OR_MORE, help=_WHICH_TASK)
 
 
+def add_pids(parser: Parser) -> None:
+    """Add the operands that name processes of this machine."""
+    parser.add_argument(
+        "tasks", metavar="PID", nargs=argparse.ZERO_OR_MORE, help="id of any thread of a process, in decimal"
+    )
+
+
 # Of several options
 
 
@@ -272,12 +279,8 @@ def dump_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocat
     )
 
 
-def _live_location(parsed: argparse.Namespace, environ: Mapping[str, str]) -> LiveLocation:
-    return LiveLocation()
-
-
 PLACES: list[Place] = [
-    Place(("live",), _live_location),
+    Place(("live",), lambda parsed, environ: LiveLocation()),
     Place((), dump_of),  # whatever else is missing: $KGCORE_VMCORE, or ./vmcore
 ]
 """Kinds of sources; the first that an option leads to is meant."""

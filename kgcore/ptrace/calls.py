@@ -14,7 +14,6 @@ __all__ = (
     "cont",
     "detach",
     "getregset",
-    "getsigmask",
     "interrupt",
     "seize",
     "stop_of",
@@ -25,10 +24,8 @@ _PTRACE_DETACH = 17
 _PTRACE_GETREGSET = 0x4204
 _PTRACE_SEIZE = 0x4206
 _PTRACE_INTERRUPT = 0x4207
-_PTRACE_GETSIGMASK = 0x420A
 PTRACE_EVENT_STOP = 128
 WALL = 0x40000000  # __WALL of wait4(2): also threads that are no children of this one
-_SIGSET = 8  # bytes of the kernel's sigset_t
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -96,16 +93,6 @@ def getregset(tid: int, kind: int, most: int) -> bytes | None:
             return None
         raise
     return buffer.raw[: vector.iov_len]
-
-
-def getsigmask(tid: int) -> int:
-    """Return the signals that a stopped thread blocks, bit 0 being signal 1. (PTRACE_GETSIGMASK)
-
-    :raises OSError: what ptrace(2) raises.
-    """
-    buffer = ctypes.create_string_buffer(_SIGSET)
-    _ptrace(_PTRACE_GETSIGMASK, tid, _SIGSET, ctypes.addressof(buffer))
-    return int.from_bytes(buffer.raw, "little")
 
 
 def stop_of(status: int) -> tuple[int, int] | None:

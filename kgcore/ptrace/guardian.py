@@ -131,9 +131,9 @@ def _answer(threads: Threads, request: Any) -> Any:
     match tuple(request):
         case ("stop", pid, seconds):
             return threads.stop(pid, seconds)
-        case ("registers", tid, kinds):
+        case ("regsets", tid, kinds):
             found = [calls.getregset(tid, kind, _MAX_REGSET) for kind in kinds]
-            return [None if desc is None else desc.hex() for desc in found], calls.getsigmask(tid)
+            return [None if desc is None else desc.hex() for desc in found]
         case ("release",):
             return threads.release()
     return None

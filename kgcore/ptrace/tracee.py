@@ -8,25 +8,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from kgcore.ptrace import guardian
 
-__all__ = ("Registers", "Tracee")
+__all__ = ("Tracee",)
 
 _START = "from kgcore.ptrace.guardian import main; main()"
 _PATIENCE = 10  # seconds for the guardian to end; then it is killed, and the kernel releases the threads
-
-
-class Registers(NamedTuple):
-    """What ptrace(2) tells of a stopped thread.
-
-    :ivar regsets: the register sets that were asked for, in that order, each as its note has it; None: it has none.
-    :ivar sigmask: the signals that it blocks, bit 0 being signal 1.
-    """
-
-    regsets: tuple[bytes | None, ...]
-    sigmask: int
 
 
 class Tracee:
@@ -61,14 +50,14 @@ class Tracee:
             self.release()
             raise
 
-    def registers(self, tid: int, kinds: Sequence[int]) -> Registers:
-        """Read register sets of a thread.
+    def regsets(self, tid: int, kinds: Sequence[int]) -> tuple[bytes | None, ...]:
+        """Return register sets of a thread, each as its note has it; None: the thread has none of this kind.
 
         :param kinds: NT_*.
         :raises OSError: what ptrace(2) raises, ESRCH if it was killed.
         """
-        regsets, sigmask = self._ask("registers", tid, tuple(kinds))
-        return Registers(tuple(None if desc is None else bytes.fromhex(desc) for desc in regsets), sigmask)
+        found = self._ask("regsets", tid, tuple(kinds))
+        return tuple(None if desc is None else bytes.fromhex(desc) for desc in found)
 
     def _ask(self, *request: Any) -> Any:
         try:

@@ -83,10 +83,10 @@ def run(command: CompletionCommand, console: Console) -> int:
 def _place(line: Sequence[str], environ: Mapping[str, str]) -> Location | None:
     """The dump that an unfinished command line names, even if the rest of the line is invalid."""
     parser = Parser("kgcore")
-    add_place_options(parser)
+    add_place_options(parser, live=True)
     try:
         parsed, _ = parser.parse_known_args(list(_unquoted(line)))
-        if parsed.live or parsed.qemu:
+        if parsed.running or parsed.qemu:
             return None  # a guest would be paused
         return place_of(parsed, environ)
     except UsageError:

@@ -4,8 +4,8 @@
 import argparse
 from collections.abc import Mapping, Sequence
 
-from kgcore.cli.arguments import FILTER_BITS, add_show, add_version
-from kgcore.cli.commands.dump import DumpCommand, add_dump_options, request_of, run
+from kgcore.cli.arguments import FILTER_BITS, add_pids, add_show, add_version
+from kgcore.cli.commands.dumping import DumpCommand, add_dump_options, request_of, run
 from kgcore.cli.parser import Parser, UsageError, flag, option
 from kgcore.cli.values import duration
 from kgcore.sources.location import LiveLocation
@@ -72,5 +72,6 @@ def make_parser() -> Parser:
         help="give up if its threads do not all stop within so many seconds (or ms, m, h; default 5)",
     )
     add_dump_options(parser)
+    add_pids(parser)
     parser.set_defaults(swap=[], root=None)
     return parser

@@ -38,20 +38,21 @@ _TYPES: dict[int, _Type] = {
 }
 
 
-def open_files(pid: int) -> OpenFiles:
+def open_files(pid: int, view: int) -> OpenFiles:
     """List the open files of a process.
 
+    :param view: id of a thread of it that has not exited.
     :raises OSError: they may not be read, or it has ended.
     """
-    numbers = sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
-    memory = _in_memory(pid)
-    sockets = Sockets(pid)
-    same = _Same(pid)
+    numbers = sorted(int(name) for name in os.listdir(f"/proc/{view}/fd"))
+    memory = _in_memory(view)
+    sockets = Sockets(view)
+    same = _Same(view)
     found: list[OpenFile] = []
     lost: list[str] = []
     for number in numbers:
         try:
-            found.append(_open_file(pid, number, memory, sockets, same))
+            found.append(_open_file(view, number, memory, sockets, same))
         except FileNotFoundError:
             continue  # closed meanwhile, by a process that goes on
         except (OSError, ValueError, KeyError) as error:

@@ -6,12 +6,14 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 
 from kgcore.arch import ARCHES, ARCHITECTURES, Arch
 from kgcore.arch.architecture import Architecture
 from kgcore.errors import KgcoreError, NoSuchTask, TargetError
 from kgcore.model.process import (
+    VM_MAYSHARE,
     CoreDialect,
     ProcessImage,
     PsInfo,
@@ -23,8 +25,9 @@ from kgcore.model.process import (
     Thread,
     Vma,
 )
-from kgcore.ptrace.tracee import Registers, Tracee
+from kgcore.ptrace.tracee import Tracee
 from kgcore.sources.live.mappings import MappedFiles, vmas
+from kgcore.sources.live.pagemap import PageMap
 from kgcore.sources.live.procfs import Stat, mappings, read, stat_of, status_of, vm_flags_of
 
 __all__ = ("Reader", "architecture_here", "states_of")
@@ -49,14 +52,16 @@ def architecture_here() -> Architecture:
 
 
 def states_of(pid: int) -> dict[int, int]:
-    """Return what the threads of a process are doing: ``task->__state`` by thread id.
+    """Return what the threads of a process are doing: ``task->__state`` by thread id, without those that have exited.
 
     :raises OSError: it has ended.
     """
     found = {}
     for name in os.listdir(f"/proc/{pid}/task"):
         with suppress(OSError, ValueError):
-            found[int(name)] = stat_of(read(f"/proc/{pid}/task/{name}/stat")).state
+            stat = stat_of(read(f"/proc/{pid}/task/{name}/stat"))
+            if not stat.exited:
+                found[int(name)] = stat.state
     return found
 
 
@@ -64,13 +69,16 @@ class Reader:
     """Reads one process, and collects warnings on the way.
 
     :param pid: id of the process in our own pid namespace.
+    :param view: id of a thread that has not exited: a leader that has exited has no memory in /proc.
     :param files: finds the files behind its mappings.
     :param states: what its threads were doing before they were stopped: ``task->__state`` by thread id.
     """
 
-    def __init__(self, pid: int, files: MappedFiles, states: Mapping[int, int]) -> None:
+    def __init__(self, pid: int, view: int, files: MappedFiles, states: Mapping[int, int]) -> None:
         self._states = states
         self._pid = pid
+        self._thread_id = view
+        self._view = f"/proc/{view}"
         self._files = files
         self._here = architecture_here()
         self._word_size = self._here.word_size
@@ -90,35 +98,32 @@ class Reader:
         tids = tuple(sorted(tids, key=lambda tid: (tid != first, tid != self._pid, tid)))
         if not tids:
             raise NoSuchTask(f"process {self._pid} has ended", pid=self._pid)
-        registers = {tid: self._registers(tracee, tid) for tid in tids} if tracee is not None else {}
-        arch = self._arch(registers.get(tids[0]))
-        if tracee is not None:
-            # The set of the first thread has said which view it is; others are read by that.
-            kinds = tuple(row.type for row in arch.regsets)
-            registers = {tid: tracee.registers(tid, (_NT_PRSTATUS, *kinds)) for tid in tids}
+        arch = self._arch(None if tracee is None else tracee.regsets(tids[0], (_NT_PRSTATUS,))[0])
+        kinds = (_NT_PRSTATUS, *(row.type for row in arch.regsets))
+        regsets = {tid: tracee.regsets(tid, kinds) for tid in tids} if tracee is not None else {}
         stat = stat_of(read(f"/proc/{self._pid}/stat"))
-        threads = tuple(self._thread(tid, arch, registers.get(tid), stat) for tid in tids)
+        memory = stat_of(read(f"{self._view}/stat"))
+        threads = tuple(self._thread(tid, arch, regsets.get(tid), stat) for tid in tids)
         xsave = None
-        if registers:
-            kinds_of = (_NT_PRSTATUS, *(row.type for row in arch.regsets))
-            sets = zip(kinds_of, registers[tids[0]].regsets, strict=True)
+        if regsets:
+            sets = zip(kinds, regsets[tids[0]], strict=True)
             xsave = self._here.xsave_here({kind: desc for kind, desc in sets if desc is not None})
         return ProcessImage(
             tgid=self._pid,
             arch=arch.name,
             page_size=os.sysconf("SC_PAGESIZE"),
             threads=threads,
-            psinfo=self._psinfo(stat),
+            psinfo=self._psinfo(stat, memory),
             vmas=tuple(self._vmas()),
             auxv=auxv,
-            dump_filter=int(read(f"/proc/{self._pid}/coredump_filter") or b"0", 16),
+            dump_filter=int(read(f"{self._view}/coredump_filter") or b"0", 16),
             dialect=self._dialect(),
             xsave=xsave,
             warnings=tuple(self._warnings),
             kernel=os.uname().release,
-            start_brk=stat.start_brk,
-            brk=self._brk(stat),
-            start_stack=stat.start_stack,
+            start_brk=memory.start_brk,
+            brk=self._brk(memory),
+            start_stack=memory.start_stack,
         )
 
     # Threads
@@ -126,32 +131,28 @@ class Reader:
     def _tids(self) -> list[int]:
         return sorted(map(int, os.listdir(f"/proc/{self._pid}/task")))
 
-    def _registers(self, tracee: Tracee, tid: int) -> Registers:
-        return tracee.registers(tid, (_NT_PRSTATUS,))
-
-    def _arch(self, first: Registers | None) -> Arch:
+    def _arch(self, first: bytes | None) -> Arch:
         """Return the view that the kernel would dump the process by: by its program's width, and by the registers of
         the dumping thread."""
         views = [ARCHES[name] for name in self._here.arches if ARCHES[name].word_size == self._word_size]
-        given = None if first is None else first.regsets[0]
         for view in views:
-            if given is None or len(given) == len(view.greg_names) * view.greg_size:
+            if first is None or len(first) == len(view.greg_names) * view.greg_size:
                 return view
         raise TargetError(
             f"process {self._pid}: kgcore does not support its {8 * self._word_size}-bit program", pid=self._pid
         )
 
-    def _thread(self, tid: int, arch: Arch, registers: Registers | None, process: Stat) -> Thread:
+    def _thread(self, tid: int, arch: Arch, given: tuple[bytes | None, ...] | None, process: Stat) -> Thread:
         where = f"/proc/{self._pid}/task/{tid}"
         stat = stat_of(read(f"{where}/stat"))
         status = status_of(read(f"{where}/status"))
         leader = tid == self._pid
         group = process if leader else stat
-        if registers is None:
+        if given is None:
             regs = RegisterSet({}, RegisterSource.UNAVAILABLE, frozenset(arch.greg_names), "read: nothing was stopped")
             regsets: tuple[RegisterNote, ...] = ()
         else:
-            prstatus, *others = registers.regsets
+            prstatus, *others = given
             regs = self._general(arch, tid, prstatus)
             regsets = tuple(
                 RegisterNote(row.type, row.owner, desc)
@@ -167,7 +168,8 @@ class Reader:
             ids=self._ids(status),
             times=TaskTimes(group.utime, group.stime, process.cutime, process.cstime),
             sigpend=_mask(status, "SigPnd"),
-            sighold=registers.sigmask if registers is not None else _mask(status, "SigBlk"),
+            # Not PTRACE_GETSIGMASK: inside of sigsuspend(2) and the like that is the mask of afterwards.
+            sighold=_mask(status, "SigBlk"),
             regs=regs,
             regsets=regsets,
         )
@@ -205,7 +207,7 @@ class Reader:
     def _namespace(pid: int) -> str:
         return os.readlink(f"/proc/{pid}/ns/pid")
 
-    def _psinfo(self, stat: Stat) -> PsInfo:
+    def _psinfo(self, stat: Stat, memory: Stat) -> PsInfo:
         status = status_of(read(f"/proc/{self._pid}/status"))
         return PsInfo(
             state=self._states.get(self._pid, stat.state),
@@ -215,7 +217,7 @@ class Reader:
             gid=self._mapped("gid", int(status["Gid"][0])),
             ids=self._ids(status),
             comm=read(f"/proc/{self._pid}/comm").removesuffix(b"\n"),
-            psargs=self._psargs(stat),
+            psargs=self._psargs(memory),
         )
 
     def _mapped(self, kind: str, number: int) -> int:
@@ -236,7 +238,7 @@ class Reader:
         if size <= 0:
             return b"" if stat.arg_start else None  # both are 0 for whom /proc does not trust
         try:
-            memory = os.open(f"/proc/{self._pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            memory = os.open(f"{self._view}/mem", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return os.pread(memory, size, stat.arg_start)
             finally:
@@ -248,13 +250,24 @@ class Reader:
     # Memory
 
     def _vmas(self) -> Iterator[Vma]:
-        raw = read(f"/proc/{self._pid}/smaps")
+        raw = read(f"{self._view}/smaps")
         flags = vm_flags_of(raw)
-        return vmas(mappings(raw), flags.get, self._files, os.sysconf("SC_PAGESIZE"))
+        size = os.sysconf("SC_PAGESIZE")
+        table = PageMap(self._thread_id, size)
+        try:
+            for vma in vmas(mappings(raw), flags.get, self._files, size):
+                # To map the huge page of zeros the kernel makes an anon_vma (do_huge_pmd_anonymous_page()); smaps
+                # counts that page nowhere. The small one needs none.
+                private = not vma.anon and vma.file is None and not vma.flags & VM_MAYSHARE and not vma.name
+                if private and table.has_huge_zero_page(vma.start, vma.end):
+                    vma = replace(vma, anon=True)
+                yield vma
+        finally:
+            table.close()
 
     @cached_property
     def _maps(self) -> bytes:
-        return read(f"/proc/{self._pid}/maps")
+        return read(f"{self._view}/maps")
 
     def _brk(self, stat: Stat) -> int:
         """Where brk() ended: the end of the heap, in which it may have begun."""
@@ -263,7 +276,7 @@ class Reader:
 
     def _auxv(self) -> tuple[tuple[int, int], ...]:
         """Return the auxiliary vector, and find the width of the program by it."""
-        raw = read(f"/proc/{self._pid}/auxv")
+        raw = read(f"{self._view}/auxv")
         for size, entry in _PHENT.items():
             pairs = list(struct.iter_unpack("<2Q" if size == 8 else "<2I", raw[: len(raw) // (2 * size) * 2 * size]))
             found = dict(pairs)

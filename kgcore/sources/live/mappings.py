@@ -22,7 +22,7 @@ class MappedFiles:
     """Finds the files behind mappings: by /proc/PID/map_files where that is allowed, else by name, and then only if
     device and inode are the mapping's.
 
-    :param pid: id of the process.
+    :param pid: id of a thread of it that has not exited.
     """
 
     def __init__(self, pid: int) -> None:
@@ -32,7 +32,7 @@ class MappedFiles:
         self._opened: dict[tuple[tuple[int, int], int, bytes], tuple[int, int] | None] = {}
 
     def of(self, line: Mapping) -> MappedFile | None:
-        """Return the file behind a mapping; None: there is none."""
+        """Return the file behind a mapping; None: no file is mapped."""
         if not line.inode and not line.name.startswith(b"/"):
             return None
         self._lines[line.start] = line

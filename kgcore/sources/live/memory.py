@@ -7,53 +7,23 @@ touched would make the kernel map one. Pages of files that are not in the page t
 
 import ctypes
 import errno
-import fcntl
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 
 from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import Vma
 from kgcore.sources.live.filepieces import CHUNK, file_pieces, whole_pages
+from kgcore.sources.live.pagemap import NO_CONTENT, PageMap
 
 __all__ = ("LiveMemory",)
 
-_TABLE = 1 << 16  # pages whose pagemap is read at once
-
-# include/uapi/linux/fs.h, 52526ca7fdb9 "fs/proc/task_mmu: implement IOCTL to get and optionally clear info about PTEs"
-# (6.7)
-_PAGEMAP_SCAN = 0xC0606610
-_PAGE_IS_PRESENT, _PAGE_IS_SWAPPED, _PAGE_IS_PFNZERO = 1 << 3, 1 << 4, 1 << 5
-_REGIONS = 1024
-
 _libc = ctypes.CDLL(None)
-
-# The highest byte of a word of pagemap: present, swapped, and neither
-_PRESENT_OR_SWAPPED = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
-_STRETCHES = re.compile(rb"\x01+")
-
-
-class _ScanArguments(ctypes.Structure):
-    """``struct pm_scan_arg``."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in "size flags start end walk_end vec vec_len max_pages category_inverted category_mask "
-        "category_anyof_mask return_mask".split()
-    )
-
-
-class _Region(ctypes.Structure):
-    """``struct page_region``."""
-
-    _fields_ = (("start", ctypes.c_uint64), ("end", ctypes.c_uint64), ("categories", ctypes.c_uint64))
-
 
 class LiveMemory(Memory):
     """The memory of a process that stands still, or goes on while it is read.
 
-    :param pid: id of the process.
+    :param pid: id of a thread of it that has not exited.
     :param file_of: gives a descriptor of the file behind a mapping, and its size; None: it cannot be opened.
     :raises OSError: its memory cannot be opened.
     """
@@ -66,16 +36,15 @@ class LiveMemory(Memory):
         self._file_of = file_of
         self._mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+            self._table = PageMap(pid, page_size)
         except BaseException:
             os.close(self._mem)
             raise
-        self._scans = True
 
     def close(self) -> None:
         """Close all files."""
-        for descriptor in (self._mem, self._pagemap):
-            os.close(descriptor)
+        os.close(self._mem)
+        self._table.close()
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """See :meth:`kgcore.model.memory.Memory.runs`."""
@@ -96,10 +65,10 @@ class LiveMemory(Memory):
             yield from self._special(start, end)
             return
         at = start
-        for low, high, zero in self._mapped(start, end):
+        for low, high, found in self._table.mapped(start, end):
             if at < low:
                 yield from self._absent(vma, at, low)
-            yield Run(low, high - low, Provenance.ZERO if zero else Provenance.PRESENT)
+            yield Run(low, high - low, Provenance.ZERO if found & NO_CONTENT else Provenance.PRESENT)
             at = high
         if at < end:
             yield from self._absent(vma, at, end)
@@ -187,45 +156,3 @@ class LiveMemory(Memory):
             return os.readv(descriptor, [view])
         finally:
             os.close(descriptor)
-
-    # Page tables
-
-    def _mapped(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield what is in the page tables, present or swapped out: start, end, and whether it is the zero page."""
-        if self._scans:
-            try:
-                yield from self._scan(start, end)
-            except OSError as error:
-                if error.errno in (errno.ENOTTY, errno.EINVAL, errno.EPERM):
-                    self._scans = False
-                else:
-                    raise
-        if not self._scans:
-            yield from self._table(start, end)
-
-    def _scan(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        vector = (_Region * _REGIONS)()
-        arguments = _ScanArguments(
-            size=ctypes.sizeof(_ScanArguments),
-            start=start,
-            end=end,
-            vec=ctypes.addressof(vector),
-            vec_len=_REGIONS,
-            category_anyof_mask=_PAGE_IS_PRESENT | _PAGE_IS_SWAPPED,
-            return_mask=_PAGE_IS_PFNZERO,
-        )
-        while arguments.start < end:
-            count = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, arguments)
-            for region in vector[:count]:
-                yield region.start, region.end, bool(region.categories & _PAGE_IS_PFNZERO)
-            if arguments.walk_end <= arguments.start:
-                return
-            arguments.start = arguments.walk_end
-
-    def _table(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        size = self.page_size
-        for low in range(start, end, _TABLE * size):
-            count = (min(end, low + _TABLE * size) - low) // size
-            words = os.pread(self._pagemap, 8 * count, low // size * 8)
-            for found in _STRETCHES.finditer(words[7::8].translate(_PRESENT_OR_SWAPPED)):
-                yield low + found.start() * size, low + found.end() * size, False

@@ -33,11 +33,12 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
     def __init__(self, pid: int, first: int, seconds: float | None) -> None:
         self._pid = pid
         self._first = first
-        self._files = MappedFiles(pid)
         self._tracee: Tracee | None = None
         self._memory: LiveMemory | None = None
         try:
             self._states = states_of(pid)  # while it is stopped, ptrace's stop is all that shows
+            self._view = next(iter(sorted(self._states, key=lambda tid: (tid != pid, tid))), pid)
+            self._files = MappedFiles(self._view)
         except OSError as error:
             raise refused(pid, error) from error
         if seconds is not None:
@@ -57,7 +58,7 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
     @cached_property
     def _image(self) -> ProcessImage:
         try:
-            return Reader(self._pid, self._files, self._states).image(self._first, self._tracee)
+            return Reader(self._pid, self._view, self._files, self._states).image(self._first, self._tracee)
         except OSError as error:
             raise refused(self._pid, error) from error
         except (ValueError, KeyError, IndexError) as error:
@@ -72,7 +73,7 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
         if self._memory is None:
             image = self.image  # finds the files behind the mappings
             try:
-                self._memory = LiveMemory(self._pid, image.page_size, self._files.open)
+                self._memory = LiveMemory(self._view, image.page_size, self._files.open)
             except OSError as error:
                 raise refused(self._pid, error) from error
         return self._memory
@@ -89,13 +90,13 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
     def open_files(self) -> OpenFiles:
         """See :meth:`kgcore.sources.base.HasOpenFiles.open_files`."""
         try:
-            return open_files(self._pid)
+            return open_files(self._pid, self._view)
         except OSError as error:
             raise refused(self._pid, error) from error
 
     def contents(self, file: OpenFile) -> Contents:
         """See :meth:`kgcore.sources.base.HasOpenFiles.contents`."""
-        return contents_of(self._pid, file, os.sysconf("SC_PAGESIZE"))
+        return contents_of(self._view, file, os.sysconf("SC_PAGESIZE"))
 
     def close(self) -> None:
         """Let the process go on. See :meth:`kgcore.sources.base.Process.close`."""

@@ -58,6 +58,11 @@ class Stat(NamedTuple):
     arg_start: int
     arg_end: int
 
+    @property
+    def exited(self) -> bool:
+        """Whether it is a zombie, or less."""
+        return self.letter in "XZ"
+
 
 class Mapping(NamedTuple):
     """A line of /proc/PID/maps.

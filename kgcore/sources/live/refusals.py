@@ -25,7 +25,7 @@ def check(pid: int, text: str) -> int:
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchTask(f"no thread has the id {text}", hint="kgcore ps --live lists processes", pid=pid) from None
     except PermissionError as error:
-        raise TargetError(f"cannot look at process {text}: {error.strerror}", hint="try it as root", pid=pid) from error
+        raise TargetError(f"cannot look at process {text}: {error.strerror}", hint="run it as root", pid=pid) from error
     tgid = int(status["Tgid"][0])
     name = _name(tgid)
     if stat.flags & _PF_KTHREAD:
@@ -40,7 +40,7 @@ def check(pid: int, text: str) -> int:
 
 def _is_dead(tgid: int, tid: str) -> bool:
     with suppress(OSError):
-        return stat_of(read(f"/proc/{tgid}/task/{tid}/stat")).letter in "ZX"
+        return stat_of(read(f"/proc/{tgid}/task/{tid}/stat")).exited
     return True
 
 
@@ -72,7 +72,7 @@ def refused(pid: int, error: OSError) -> KgcoreError:
                 hint="end that debugger first, or use --no-registers",
                 pid=pid,
             )
-        return TargetError(f"{name}: no permission to trace it: {_why(pid)}", hint="try it as root", pid=pid)
+        return TargetError(f"{name}: no permission to trace it: {_why(pid)}", hint="run it as root", pid=pid)
     return TargetError(f"{name} cannot be read: {error.strerror}", pid=pid)
 
 

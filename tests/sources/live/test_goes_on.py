@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A process that is taken goes on as if nothing had been, by its own account, even if kgcore is killed meanwhile."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compiler import compiled
+from tests.victims_here import ptrace_or_skip
+
+# A program that keeps its own books: threads that count, a timer's signals, children that it waits for with
+# waitpid(-1), signals that it queues to itself. On SIGTERM it says whether they are right.
+BOOKKEEPER = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { THREADS = 16 };
+static atomic_ulong queued, delivered, wrong, children, reaped, alarms, sigchld;
+static atomic_int over;
+static _Thread_local unsigned long mine;
+static unsigned long counts[THREADS];
+
+static void on_queued(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)context;
+    unsigned long last = atomic_fetch_add(&delivered, 1);
+    if ((unsigned long)info->si_value.sival_ptr != last + 1 || info->si_pid != getpid())
+        wrong++;
+}
+
+static void on_alarm(int number) { (void)number, alarms++; }
+static void on_child(int number) { (void)number, sigchld++; }
+static void on_end(int number) { (void)number, over = 1; }
+
+static void *count(void *arg)
+{
+    unsigned long *shown = arg;
+    double sum = 0;
+    while (!over) {
+        for (int i = 0; i < 10000; i++) {
+            mine++;
+            sum += 0.5; /* exact in floating point */
+        }
+        *shown = mine;
+        if (sum != (double)mine / 2)
+            wrong++;
+        if (mine % 100000 == 0 && usleep(1000) && errno != EINTR)
+            wrong++;
+    }
+    return NULL;
+}
+
+int main(void)
+{
+    pthread_t ids[THREADS];
+    struct sigaction action = {.sa_flags = SA_RESTART};
+    sigset_t set, before;
+
+    action.sa_handler = on_alarm, sigaction(SIGALRM, &action, NULL);
+    action.sa_handler = on_child, sigaction(SIGCHLD, &action, NULL);
+    action.sa_handler = on_end, sigaction(SIGTERM, &action, NULL);
+    action.sa_sigaction = on_queued, action.sa_flags |= SA_SIGINFO, sigaction(SIGRTMIN, &action, NULL);
+    /* The threads take no signals, so that those of one kind arrive in order. */
+    sigfillset(&set);
+    pthread_sigmask(SIG_BLOCK, &set, &before);
+    for (int i = 0; i < THREADS; i++)
+        pthread_create(&ids[i], NULL, count, &counts[i]);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    struct itimerval often = {{0, 1000}, {0, 1000}};
+    setitimer(ITIMER_REAL, &often, NULL);
+    char *untouched = mmap(NULL, 64 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    printf("ready %p\n", (void *)untouched);
+    fflush(stdout);
+    while (!over) {
+        union sigval value = {.sival_ptr = (void *)++queued};
+        while (sigqueue(getpid(), SIGRTMIN, value) && errno == EAGAIN)
+            ;
+        if (queued % 50 == 0) {
+            pid_t child = fork();
+            if (child == 0)
+                _exit((int)(queued & 127));
+            children += child > 0;
+            int status;
+            pid_t found = waitpid(-1, &status, 0);
+            while (found < 0 && errno == EINTR)
+                found = waitpid(-1, &status, 0);
+            if (found != child || !WIFEXITED(status) || WEXITSTATUS(status) != (int)(queued & 127))
+                wrong++;
+            reaped += found > 0;
+        }
+    }
+    struct itimerval never = {0};
+    setitimer(ITIMER_REAL, &never, NULL);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(ids[i], NULL);
+    int left = waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD ? 0 : 1;
+    printf("{\"queued\": %lu, \"delivered\": %lu, \"wrong\": %lu, \"children\": %lu, \"reaped\": %lu, "
+           "\"sigchld\": %lu, \"left\": %d, \"alarms\": %lu}\n", queued, delivered, wrong, children, reaped, sigchld, left, alarms);
+    return 42;
+}
+"""
+ROUNDS = int(os.environ.get("KGCORE_LIVE_ROUNDS", "10"))  # by hand: 1000
+KILLS = int(os.environ.get("KGCORE_LIVE_KILLS", "25"))  # by hand: 500
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    ptrace_or_skip()
+    return compiled(tmp_path_factory.mktemp("bookkeeper"), BOOKKEEPER, "-pthread")
+
+
+@pytest.fixture
+def bookkeeper(program: Path) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen([program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline().startswith("ready ")
+            yield process
+        finally:
+            process.kill()
+
+
+def close(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """End the program and return its books, once they are found right."""
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    books: dict[str, Any] = json.loads(said)
+    assert process.returncode == 42
+    assert books["wrong"] == 0, books
+    assert books["queued"] == books["delivered"], books
+    assert books["children"] == books["reaped"], books
+    # One for each child at most: signals of one kind that wait are one.
+    assert 0 < books["sigchld"] <= books["children"], books
+    assert books["left"] == 0, books
+    assert books["alarms"] > 0, books
+    return books
+
+
+def tracer_of(pid: int) -> set[str]:
+    return {
+        line.split()[1]
+        for tid in os.listdir(f"/proc/{pid}/task")
+        for line in Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+        if line.startswith("TracerPid:")
+    }
+
+
+def page_counts(pid: int) -> dict[str, int]:
+    """Sizes in KiB that reading must not change."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if name in NAMES}
+
+
+NAMES = ("VmRSS", "VmPTE", "VmSwap", "VmSize")
+
+
+def live(pid: int, *options: str) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "kgcore", "live", "-v", "0", *options, str(pid)]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_books_are_right_after_many_dumps(bookkeeper: "subprocess.Popen[str]") -> None:
+    before = page_counts(bookkeeper.pid)
+    for _ in range(ROUNDS):
+        dump = live(bookkeeper.pid, "-o", "/dev/null")
+        assert (dump.communicate()[1], dump.returncode) == (b"", 0)
+    after = page_counts(bookkeeper.pid)
+    for name, size in before.items():
+        assert after[name] <= size * 1.01 + 64, (name, size, after[name])  # its own stacks may grow by a few pages
+    close(bookkeeper)
+
+
+def test_a_killed_kgcore_lets_it_go(bookkeeper: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    """At moments all over its work; the helper program that holds the threads sees that it is gone."""
+    for number in range(KILLS):
+        dump = live(bookkeeper.pid, "-o", str(tmp_path / "core"), "--force")
+        time.sleep(0.02 * number)
+        dump.kill()
+        dump.communicate()
+    deadline = time.monotonic() + 10
+    while tracer_of(bookkeeper.pid) != {"0"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    close(bookkeeper)
+
+
+def test_it_may_end_meanwhile(program: Path, tmp_path: Path) -> None:
+    """kgcore says that it has ended, or has a core of before; the program's own status is right either way."""
+    for number in range(10):
+        with subprocess.Popen([program], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            dump = live(process.pid, "-o", str(tmp_path / f"core{number}"))
+            time.sleep(0.05 * number)
+            close(process)
+            message = dump.communicate()[1].decode()
+            assert dump.returncode in (0, 1, 3)
+            assert "Traceback" not in message
+            assert "unexpected" not in message
