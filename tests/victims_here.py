@@ -120,7 +120,7 @@ def running(directory: Path, name: str, *arguments: str, program: Path | None = 
     """A victim that has said what it did; it is killed at the end, with the processes that it started."""
     program = built(directory, name) if program is None else program
     # On one CPU: the kernel writes the number of the CPU into struct rseq.
-    words = ["taskset", "-c", "0", program, name, *arguments]
+    words = ["taskset", "-c", "0", str(program), name, *arguments]
     with subprocess.Popen(words, cwd=directory, start_new_session=True) as process:
         try:
             hard = resource.prlimit(process.pid, resource.RLIMIT_CORE)[1]

@@ -48,7 +48,7 @@ def architecture_here() -> Architecture:
     for architecture in ARCHITECTURES.values():
         if machine in architecture.machines:
             return architecture
-    raise TargetError(f"kgcore does not support processes of {machine} machines")
+    raise TargetError(f"processes of {machine} machines are not supported")
 
 
 def states_of(pid: int) -> dict[int, int]:
@@ -139,7 +139,7 @@ class Reader:
             if first is None or len(first) == len(view.greg_names) * view.greg_size:
                 return view
         raise TargetError(
-            f"process {self._pid}: kgcore does not support its {8 * self._word_size}-bit program", pid=self._pid
+            f"process {self._pid}: its {8 * self._word_size}-bit program is not supported", pid=self._pid
         )
 
     def _thread(self, tid: int, arch: Arch, given: tuple[bytes | None, ...] | None, process: Stat) -> Thread:

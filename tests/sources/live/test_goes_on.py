@@ -114,7 +114,8 @@ int main(void)
         pthread_join(ids[i], NULL);
     int left = waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD ? 0 : 1;
     printf("{\"queued\": %lu, \"delivered\": %lu, \"wrong\": %lu, \"children\": %lu, \"reaped\": %lu, "
-           "\"sigchld\": %lu, \"left\": %d, \"alarms\": %lu}\n", queued, delivered, wrong, children, reaped, sigchld, left, alarms);
+           "\"sigchld\": %lu, \"left\": %d, \"alarms\": %lu}\n", queued, delivered, wrong, children, reaped, sigchld,
+           left, alarms);
     return 42;
 }
 """
