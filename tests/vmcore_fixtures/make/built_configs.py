@@ -71,6 +71,7 @@ CONFIGURATIONS = {
             "up",
             "bullseye",
             (GUEST, DWARF, BTF, "SWAP PREEMPT_NONE -SMP -RANDOMIZE_BASE -MODULES -SPARSEMEM_VMEMMAP"),
+            quick=True,
         ),
         # Other numbers of swap entries than Debian's kernels have: no PTE markers, but device memory.
         Configuration(
