@@ -187,15 +187,15 @@ def _last(target: Target) -> Iterator[tuple[int, int]]:
     None at first. 679d10331910 "mm: introduce PTE_MARKER swap entry" (5.19) added a marker if so configured, and
     9f186f9e5fa9 "mm/swapfile: unuse_pte can map random data if swap read fails" (5.19) an error behind it, in any case.
     ca92ea3dc5a2 "mm: always compile in pte markers" (6.2) and 15520a3f0469 "mm: use pte markers for swap errors" (6.2)
-    left the marker.
+    left the marker. RHEL took PG_anon_exclusive over without them for a while (ctrliq/kernel-src-tree, 03c1067cb421).
     """
     # The enumeration came in 7.0 or so; 8a13897fb0da "mm: userfaultfd: support UFFDIO_POISON for hugetlbfs" (6.6) and
     # its series need the marker for errors.
     if target.has_type("enum softleaf_type") or target.constant("MFILL_ATOMIC_POISON") is not None:
         yield 1, 0
         return
-    exclusive = _anon_exclusive(target)
-    if not exclusive:
+    exclusive, markers = _anon_exclusive(target), target.has_type("pte_marker")
+    if not exclusive or not markers:
         yield 0, 0
-    if exclusive is not False or target.has_type("pte_marker"):
+    if exclusive is not False or markers:
         yield from ((1, 0), (1, 1), (0, 1))
