@@ -97,8 +97,9 @@ class Declarations:
         name = "" if self._tokens[0] == "{" else self._take()
         tag = f"{kind} {name}"
         if not self._taken("{"):
-            # Perhaps defined further down; then it can only be pointed to here.
-            return self._known.get(tag) or _Declared(0, 1, lambda: self._by_name(kind, name))
+            # Perhaps defined further down, or again; until then it can only be pointed to here.
+            known = self._known.get(tag) or _Declared(0, 1, self._prog.void_type)
+            return _Declared(known.size, known.alignment, lambda: self._by_name(kind, name))
         members: list[TypeMember] = []
         at = end = 0  # bits
         alignment = 1
