@@ -19,10 +19,14 @@ FORMATS = ("kgcore.sources.vmcore.dumpfile", "kgcore.sources.vmcore.symbols.btf"
 TOLD = "tells it to the user"
 COMPARED = "two of the dump's own names of its kernel must be the same; what they say does not matter"
 PACKAGE = "names the package with debug information, in a hint"
+LIVE = "of the kernel that runs: p_align of notes, and whether a note says where XSAVE's parts are; no byte of memory"
 FILES = "looks for the kernel's vmlinux and modules, whose build ids decide"
 USES = {
     "kgcore.cli.render.show_facts": TOLD,
     "kgcore.coredump.kgcorenote.vendor_note": TOLD,
+    "kgcore.sources.live.image.Reader._dialect": LIVE,
+    "kgcore.sources.live.image.Reader.image": TOLD,
+    "kgcore.sources.live.source.LiveSource.describe": TOLD,
     "kgcore.sources.vmcore.facts.read_facts": TOLD,
     "kgcore.sources.vmcore.kernel.moduletypes.ModuleTypes._what_to_give": PACKAGE,
     "kgcore.sources.vmcore.opening.kernelcheck.check": COMPARED,
@@ -46,8 +50,11 @@ USES = {
 
 
 def functions(tree: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
-    """Each node, with the name of the innermost function or class that has it."""
+    """Each node, with the name of the innermost function or class that has it; not what is called, as ``release()``."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(tree, ast.Call) and node is tree.func and isinstance(node, ast.Attribute):
+            yield from functions(node, name)
+            continue
         inside = name
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             inside = f"{name}.{node.name}"
@@ -111,4 +118,5 @@ def test_every_use_of_the_release_is_known(found: set[str]) -> None:
 )
 def test_a_new_use_is_seen(line: str) -> None:
     assert uses(f"class A:\n  def f(self):\n    {line}\n", "m") == {"m.A.f"}
+    assert not uses("lock.release()", "m")
     assert not uses("def f(self):\n  '''Reads OSRELEASE.'''\n  return size >= (a, 2) and x == (1, 2)\n", "m")
