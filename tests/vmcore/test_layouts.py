@@ -60,6 +60,7 @@ def test_kernels_of_which_cores_are_right_lack_nothing_that_is_needed(name: str)
         ("the state of a thread", ["4.18 and later", "5.14", "5.14", "5.14"]),
         ("the mappings of a process", ["4.18 and later", "6.1", "6.1", "6.1"]),
         ("pages in memory: which file, which place in it", ["4.18 and later", "5.16", "5.16", "5.16"]),
+        ("how much memory a process uses", ["4.18 and later", "4.18 and later", "6.2", "6.2"]),
         ("the swap cache", ["4.18 and later", "4.18 and later", "4.18 and later", "6.18"]),
         ("the current task of a CPU", ["4.18 and later", "4.18 and later", "6.2 to 6.14", "4.18 and later"]),
     ],

@@ -250,13 +250,15 @@ ROWS = (
         (
             Way(
                 "6.2 (f1a7941243c1)",
-                (*members(_MM, "rss_stat total_vm"), *members("struct percpu_counter", "count counters")),
+                (*members(_MM, "rss_stat total_vm"), *members("struct percpu_counter", "count")),
+                lacks=members("struct mm_rss_stat", "count"),
             ),
             Way(EVERYWHERE, (*members(_MM, "rss_stat total_vm"), *members("struct mm_rss_stat", "count"))),
         ),
         "ps does not show the memory of processes",
         also=(
             *constants("MM_FILEPAGES MM_ANONPAGES MM_SWAPENTS MM_SHMEMPAGES"),
+            *members("struct percpu_counter", "counters"),
             *members(_TASK, "rss_stat"),
             *members("struct task_rss_stat", "count"),
             *members(_MM, "hugetlb_usage"),
