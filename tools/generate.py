@@ -7,6 +7,7 @@ They are committed, so that building a package runs nothing; a test fails if the
 from pathlib import Path
 
 from kgcore.cli.completion import FILES, script
+from tools import kernels
 from tools.manpage import man_page
 
 __all__ = ("generated",)
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def generated() -> dict[Path, str]:
     """Return the files by path."""
     files = {ROOT / "completion" / file: script(shell) for shell, file in FILES.items()}
-    return files | {ROOT / "man" / "kgcore.1": man_page()}
+    return files | {ROOT / "man" / "kgcore.1": man_page(), kernels.PAGE: kernels.page(kernels.load())}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tests.vmcore.record import RECORD
+
 # Dumps, those used last: with the types that they bring themselves (30 MiB each), and with debug information (200 MiB).
 KEPT_OPEN = {False: 16, True: 3}
 GROWTH = 64 << 20
@@ -131,6 +133,7 @@ def need(name: str, *, committed: bool = True) -> Fixture:
     """The fixture of that name (see :func:`find`); the test is skipped, or fails, if it is not there."""
     fixture = find(name, committed=committed)
     if fixture is not None:
+        RECORD.uses(fixture.manifest)
         return fixture
     if (CACHE / f"{name}.unavailable").exists():
         pytest.skip(f"KERNEL UNAVAILABLE TODAY: {name}: {(CACHE / f'{name}.unavailable').read_text().strip()}")
@@ -143,6 +146,20 @@ def main_dump(fixture: Fixture) -> str:
     """The dump of a fixture that lacks nothing."""
     files = [dump["file"] for dump in fixture.manifest["dumps"] if dump["level"] == 0]
     return "vmcore.elf" if "vmcore.elf" in files else str(files[0])
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    RECORD.begin()
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    skipped = call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception)
+    if call.when == "call" and not skipped:
+        RECORD.end(item.path.name, passed=call.excinfo is None)
+
+
+def pytest_sessionfinish() -> None:
+    RECORD.write()
 
 
 @pytest.fixture(scope="session")
@@ -205,6 +222,7 @@ class Extractor:
         targets[key] = found
         if len(targets) > KEPT_OPEN[large]:
             del targets[next(iter(targets))]  # not closed: a test may have it still
+        RECORD.opens(found[0])
         return found[1]
 
     def __call__(
