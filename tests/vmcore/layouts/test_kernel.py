@@ -2,6 +2,7 @@
 """Each branch of kernel.py on the layouts of the releases on either side of it."""
 
 import struct
+from typing import ClassVar
 
 import pytest
 
@@ -208,13 +209,46 @@ class TestXsaveLayout:
     def test_old(self) -> None:
         """Before, ``xstate_comp_offsets`` tells: what does not follow its predecessor at once is aligned."""
         world = self.world()
-        self.array(world, "xstate_comp_offsets", 0, 160, 576, 832 + 64, 0)
+        self.array(world, "xstate_sizes", 0, 0, 248, 64, 0xFFFFFFFF)
+        self.array(world, "xstate_comp_offsets", 0, 160, 576, 832, 0)
         image = bytes(range(240)) * 4
         world.symbols["init_fpstate"] = world.data(image)  # a union fpregs_state itself
         layout = world.machine.xsave_layout()
         assert layout is not None
         assert layout.aligned == {3}
         assert layout.init_image == image
+
+    MANY = FEATURES.replace("XFEATURE_MAX = 5", "XFEATURE_MAX = 20")
+    OFFSETS: ClassVar = {2: 576, 9: 2688, 17: 2752, 18: 2816}
+    SIZES: ClassVar = {2: 256, 9: 8, 10: 8, 11: 16, 17: 64, 18: 8192}
+
+    def many(self, compacted: dict[int, int]) -> World:
+        """A server whose kernel has supervisor features, 10 and 11: their offsets are -1 (RHEL 8, and 5.8 on)."""
+        world = self.world(self.MANY, words=11008 // 8)
+        for name, known in (("offsets", self.OFFSETS), ("sizes", self.SIZES)):
+            self.array(world, f"xstate_{name}", *(known.get(number, 0xFFFFFFFF) for number in range(20)))
+        if compacted:
+            self.array(world, "xstate_comp_offsets", *(compacted.get(number, 0) for number in range(20)))
+        return world
+
+    @pytest.mark.parametrize("also", [{}, {10: 840, 11: 848}])
+    def test_supervisor_features_between(self, also: dict[int, int]) -> None:
+        """They have no place in the note, but one in the compacted format, whether the kernel says which or not."""
+        layout = self.many({2: 576, 9: 832, 17: 896, 18: 960} | also).machine.xsave_layout()
+        assert layout is not None
+        assert (layout.offsets, layout.sizes, layout.aligned) == (self.OFFSETS, self.SIZES, frozenset({17}))
+
+    def test_a_place_that_no_alignment_explains(self) -> None:
+        """Nothing is read from there."""
+        layout = self.many({2: 576, 9: 840, 17: 896, 18: 960}).machine.xsave_layout()
+        assert layout is not None
+        assert 9 not in layout.sizes
+
+    def test_without_xsaves(self) -> None:
+        """The standard format's offsets stand in both arrays then, and have gaps."""
+        layout = self.many(self.OFFSETS).machine.xsave_layout()
+        assert layout is not None
+        assert (layout.offsets, layout.sizes, layout.aligned) == (self.OFFSETS, self.SIZES, frozenset())
 
     def test_no_xsave(self) -> None:
         assert World("").machine.xsave_layout() is None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Read the floating-point and extended registers that x86 kernels save, and their layout in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -82,20 +82,26 @@ class X86Fpu:
             raise BrokenDump(f"NT_X86_XSTATE of {words * 8} bytes")
         count = self._target.constant("XFEATURE_MAX") or 11
         offsets = self._u32_array("xstate_offsets", count)
-        sizes = self._u32_array("xstate_sizes", count)
-        flags = self._u32_array("xstate_flags", count)
-        known = {
-            number
-            for number in range(2, count)
-            if 576 <= offsets[number] < words * 8 and 0 < sizes[number] <= words * 8 - offsets[number]
+        sizes = {
+            number: size
+            for number, size in enumerate(self._u32_array("xstate_sizes", count))
+            if number >= 2 and 0 < size <= _MAX_XSAVE
         }
+        # The kernel leaves the offsets of supervisor features at -1: they are in the compacted format only, between the
+        # others (setup_xstate_cache(), setup_xstate_features()).
+        in_note = {
+            number: offsets[number]
+            for number, size in sizes.items()
+            if 576 <= offsets[number] < words * 8 and size <= words * 8 - offsets[number]
+        }
+        aligned, strange = self._aligned(sizes, in_note, count)
         return XsaveLayout(
             user_size=words * 8,
             # update_regset_xstate_info() keeps the mask of user features in this array (regset.c, xstate.c).
             user_features=self._kernel.read_u64("xstate_fx_sw_bytes") or 0,
-            offsets={number: offsets[number] for number in sorted(known)},
-            sizes={number: sizes[number] for number in sorted(known)},
-            aligned=frozenset(self._aligned(flags, count)),
+            offsets=in_note,
+            sizes={number: size for number, size in sizes.items() if number not in strange},
+            aligned=aligned,
             init_image=self._init_image(words * 8),
         )
 
@@ -117,24 +123,32 @@ class X86Fpu:
         raw = self._prog.read(address, 4 * count)
         return [int.from_bytes(raw[at : at + 4], "little") for at in range(0, len(raw), 4)]
 
-    def _aligned(self, flags: list[int], count: int) -> Iterator[int]:
-        """Yield the features that the compacted format aligns to 64 bytes.
+    def _aligned(
+        self, sizes: Mapping[int, int], in_note: Mapping[int, int], count: int
+    ) -> tuple[frozenset[int], frozenset[int]]:
+        """Return the features that the compacted format aligns to 64 bytes, and those of which it is unknown.
 
         6.1 and later have ``xstate_flags`` (bit 1: CPUID.0xD ECX[1]); older kernels have the compacted offsets
-        instead, which show the alignment (arch/x86/kernel/fpu/xstate.c).
+        instead, which show the alignment (arch/x86/kernel/fpu/xstate.c), if not of all features: 4.18 leaves those of
+        supervisor features out.
         """
         if self._target.symbol_address("xstate_flags") is not None:
-            yield from (number for number in range(2, count) if flags[number] & 2)
-            return
+            flags = self._u32_array("xstate_flags", count)
+            return frozenset(number for number in range(2, count) if flags[number] & 2), frozenset()
         offsets = self._u32_array("xstate_comp_offsets", count)
-        sizes = self._u32_array("xstate_sizes", count)
+        aligned: set[int] = set()
+        strange: set[int] = set()
         end = 576
-        for number in range(2, count):
-            if not 576 <= offsets[number] <= _MAX_XSAVE:
-                continue
-            if offsets[number] != end:
-                yield number
-            end = offsets[number] + sizes[number]
+        for number, size in sizes.items():
+            at = offsets[number]
+            if not 576 <= at <= _MAX_XSAVE:
+                at = end
+            elif at != end:
+                (aligned if at == (end + 63) & ~63 else strange).add(number)
+            end = at + size
+        if strange and all(offsets[number] == at for number, at in in_note.items()):
+            return frozenset(), frozenset()  # no XSAVES, no compacted format: these are the places in the note
+        return frozenset(aligned), frozenset(strange)
 
     def _init_image(self, size: int) -> bytes:
         """Return ``init_fpstate``, the state of components that were never used; b"" if it is not in the dump."""
