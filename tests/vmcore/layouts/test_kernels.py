@@ -13,6 +13,7 @@ from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_READ, TaskIds, Vma
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.dumpfile.frames import FrameState
+from kgcore.sources.vmcore.kernel.dumplayouts import layouts_of
 from kgcore.sources.vmcore.kernel.trees import XArrays
 from kgcore.sources.vmcore.memory.backing import Backing, UserFiles
 from kgcore.sources.vmcore.memory.doubts import Doubts
@@ -369,3 +370,31 @@ def test_trees_of_the_other_kind() -> None:
     machine = Machine(next(kernel for kernel in KERNELS if kernel.name == "RHEL 8"))
     assert XArrays.of(machine.prog, "struct idr", "idr_rt").radix
     assert not XArrays.of(machine.prog, "struct address_space", "i_pages").radix
+
+
+def test_auditor(machine: Machine) -> None:
+    """``kgcore info --layouts`` finds each thing that is declared, and by which way this kernel has it."""
+    it, old = machine.declared, "4.18 and later"
+    lock = "5.8 (da1c55f1b272)" if it.lock == "mmap_lock" else old
+    memory = "5.14 (c1e3dbe9818e)" if it.memory == "ram_aops" else old
+    moved = "5.19 (6c287605fd56)" if "PG_anon_exclusive" in it.text else old
+    markers = "6.6 (8a13897fb0da)" if "MFILL_ATOMIC_POISON" in it.text else "5.19 (679d10331910)"
+    exclusive = "make_device_exclusive_range" in it.swap.functions
+    expected = {
+        "the list of processes": old,
+        "the table of ids": "4.15 (95846ecf9dac)" if it.idr_radix else "4.20 (f8d5d0cc145c)",
+        "ids, in each pid namespace": "4.19 (2c4704756cab)" if it.links else old,
+        "the state of a thread": "5.14 (2f064a59a11f)" if it.state == "__state" else old,
+        "the auxiliary vector": old if it.saved_auxv == "saved_auxv" else "RHEL 8.6",
+        "the mappings of a process": "6.1 (763ecb035029)" if it.maple else old,
+        "how many use an address space, and who was changing it": lock,
+        "pages in memory: which file, which place in it": "5.16 (7b230db3b8d3)" if it.folios else old,
+        "the page cache of a file": "4.18" if it.radix else "4.20 (eb797a8ee0ab)",
+        "files that are only in memory (tmpfs, memfd, ramfs)": memory,
+        "entries of page tables: pages that are moved": moved,
+        "entries of page tables: markers": markers if "pte_marker" in it.text else old,
+    }
+    if exclusive:
+        expected["entries of page tables: pages in device memory"] = "5.14 (b756a3b5e7ea)"
+    found = {layout.what: (layout.state, layout.since) for layout in layouts_of(machine.target)}
+    assert {what: found[what] for what in expected} == {what: ("found", since) for what, since in expected.items()}

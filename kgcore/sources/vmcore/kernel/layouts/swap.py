@@ -260,7 +260,7 @@ ROWS = (
                 (
                     *members("struct zspage", "magic class list first_zpdesc"),
                     *members("struct zpdesc", "zspage next"),
-                    *members("struct size_class", "size objs_per_zspage pages_per_zspage fullness_list"),
+                    *members("struct size_class", "index size objs_per_zspage pages_per_zspage fullness_list"),
                     *members("struct zs_pool", "size_class"),
                 ),
             ),
@@ -268,7 +268,7 @@ ROWS = (
                 EVERYWHERE,
                 (
                     *members("struct zspage", "magic class list first_page"),
-                    *members("struct size_class", "size objs_per_zspage pages_per_zspage fullness_list"),
+                    *members("struct size_class", "index size objs_per_zspage pages_per_zspage fullness_list"),
                     *members("struct zs_pool", "size_class"),
                     *members("struct page", "index private"),
                 ),

@@ -56,7 +56,7 @@ ROWS = (
                 (
                     *symbols("init_pid_ns"),
                     *members("struct pid_namespace", "idr"),
-                    *members("struct idr", "idr_rt idr_base"),
+                    *members("struct idr", "idr_rt idr_base idr_rt.xa_head"),
                     *members("struct xarray", "xa_head"),
                     *members("struct xa_node", "shift offset parent slots marks"),
                 ),
@@ -66,7 +66,7 @@ ROWS = (
                 (
                     *symbols("init_pid_ns"),
                     *members("struct pid_namespace", "idr"),
-                    *members("struct idr", "idr_rt idr_base"),
+                    *members("struct idr", "idr_rt idr_base idr_rt.rnode"),
                     *members("struct radix_tree_root", "rnode"),
                     *members("struct radix_tree_node", "shift offset parent slots tags"),
                 ),
