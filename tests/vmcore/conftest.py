@@ -11,6 +11,7 @@ import ctypes
 import gc
 import lzma
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,11 @@ CACHE = Path(os.environ.get("KGCORE_CACHE") or Path.home() / ".cache" / "kgcore"
 
 MAIN = ("k510", "k61", "k612", "k72")
 """One guest per kernel series, each with all ordinary victims."""
+
+KERNELS = (
+    "k510-rt", "k61-rt", "k612-rt", "k510-full", "k61-full", "k612-full", "k72-full", "k-backports", "k-experimental"
+)  # fmt: skip
+"""Further kernels, a guest each with a few victims: real-time, not the cloud flavour, and the newest that there are."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,15 @@ class Victim:
         """/proc/PID as it was just before the dump."""
         return self.fixture.path / "truth" / "proc" / str(self.pid)
 
+    @property
+    def vvar(self) -> int | None:
+        """The address of [vvar]; None before 7.3, where no core has it."""
+        if self.fixture.version < (7, 3):
+            return None
+        found = re.search(r"^([0-9a-f]+)-.* \[vvar\]$", (self.proc / "maps").read_text(errors="replace"), re.MULTILINE)
+        assert found
+        return int(found[1], 16)
+
 
 @dataclass(frozen=True)
 class Fixture:
@@ -77,8 +92,9 @@ class Fixture:
 
     @property
     def version(self) -> tuple[int, int]:
-        major, minor = str(self.manifest["release"]).split(".")[:2]
-        return int(major), int("".join(c for c in minor if c.isdigit()))
+        found = re.match(r"(\d+)\.(\d+)", str(self.manifest["release"]))
+        assert found
+        return int(found[1]), int(found[2])
 
     @cached_property
     def victims(self) -> dict[str, Victim]:

@@ -34,8 +34,9 @@ PSINFO_BY_SIGNAL = {
     "zomb": "follows from sname; a traced process counts as a zombie there",
 }
 # What "flag" may gain: PF_DUMPCORE and PF_SIGNALED; PF_EXITING (before 5.16) or PF_POSTCOREDUMP when a thread other
-# than the leader took the signal. What it may lose: PF_FREEZER_SKIP, which a task has while it sleeps (before 6.1).
-PF_BY_SIGNAL = 0x200 | 0x400 | 0x4 | 0x8 | 0x40000000
+# than the leader took the signal; PF_NO_NOTIFY_SIGNAL, while nothing may interrupt the dump (7.3). What it may lose:
+# PF_FREEZER_SKIP, which a task has while it sleeps (before 6.1).
+PF_BY_SIGNAL = 0x200 | 0x400 | 0x4 | 0x8 | 0x800000 | 0x40000000
 # linux/errno.h: what a system call that a signal interrupts puts into ax, before it is known whether it is restarted
 INTERRUPTED = {-4, -512, -513, -514, -516}
 ENOSYS = -38
@@ -49,6 +50,7 @@ class Expected:
     :ivar running: ids of threads that ran in user mode when the dump was made: all their registers have moved on.
     :ivar tracer_died: the tracer had to be killed first, which gave its tracees a new parent.
     :ivar pages: addresses of pages that change while the process dies.
+    :ivar vvar: the address of [vvar], in which the time goes on.
     :ivar from_disk: mappings (start, end) that the kernel read from the disk to write them; a vmcore has no disk.
     :ivar returned: the blocked system calls came to an end of their own before the signal.
     :ivar loses_tls: before 5.16 the kernel clears FS and GS of all threads but the first on the way to the core
@@ -68,6 +70,7 @@ class Expected:
     running: frozenset[int] = frozenset()
     tracer_died: bool = False
     pages: frozenset[int] = frozenset()
+    vvar: int | None = None
     from_disk: frozenset[tuple[int, int]] = frozenset()
     returned: bool = False
     loses_tls: bool = False
@@ -240,5 +243,28 @@ def _memory(kernel: Core, ours: Core, expected: Expected, disk: list[tuple[int, 
             if mine == theirs:
                 continue
             for at in range(0, len(theirs), 4096):
-                if theirs[at : at + 4096] != mine[at : at + 4096] and address + at not in expected.pages:
+                if expected.vvar is not None and address + at - expected.vvar in VVAR:
+                    yield from VVAR[address + at - expected.vvar](theirs[at : at + 4096], mine[at : at + 4096])
+                elif theirs[at : at + 4096] != mine[at : at + 4096] and address + at not in expected.pages:
                     yield f"the page at {address + at:#x} differs"
+
+
+def _time(theirs: bytes, ours: bytes) -> Iterator[str]:
+    """``struct vdso_clock`` (include/vdso/datapage.h) at the start of a page: what does not go on, and the seconds."""
+    if theirs[4:8] != ours[4:8] or theirs[0x10:0x28] != ours[0x10:0x28] or not any(ours[0x10:0x28]):
+        yield "the clock of [vvar] is another one"
+    before, after = (int.from_bytes(page[0x28:0x30], "little") for page in (ours, theirs))
+    if not 0 < before <= after <= before + 3600:
+        yield f"the clock of [vvar] stands at {after}, ours at {before}"
+
+
+def _seeds(theirs: bytes, ours: bytes) -> Iterator[str]:
+    """``struct vdso_rng_data``: how often the kernel's random numbers got a new seed, and whether they ever did."""
+    before, after = (int.from_bytes(page[:8], "little") for page in (ours, theirs))
+    if not before <= after <= before + 100 or theirs[8] < ours[8] or theirs[9:] != ours[9:]:
+        yield f"the random numbers of [vvar] have had {after} seeds, ours {before}"
+
+
+# enum vdso_pages
+VVAR = {0: _time, 2 * 4096: _seeds}
+"""What goes on in [vvar], by the page's offset."""

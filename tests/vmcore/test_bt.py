@@ -21,7 +21,7 @@ from kgcore.model.traces import Frame, grouped
 from kgcore.sources.base import TaskRef
 from kgcore.sources.vmcore.kernel.machine import orc
 from kgcore.views.backtrace import Backtrace, backtrace
-from tests.vmcore.conftest import COMMITTED, MAIN, Extractor, Fixture, Victim, main_dump, need
+from tests.vmcore.conftest import COMMITTED, KERNELS, MAIN, Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.tools import ROOT, gdb, kgcore, lwps, serving
 
 SCHEMA = json.loads((ROOT / "kgcore" / "schemas" / "bt.schema.json").read_text())
@@ -75,7 +75,7 @@ def gdbs(victim: Victim, *, skip: int = 0) -> Mapping[int, list[tuple[int, str]]
 # User stacks
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", [*MAIN, *KERNELS])
 def test_the_same_calls_as_in_the_kernels_core(name: str, extract: Extractor) -> None:
     victim = need(name).victims["dynamic"]
     found, truth = ours(extract, victim), gdbs(victim)
@@ -93,7 +93,7 @@ def test_the_same_calls_as_in_the_kernels_core(name: str, extract: Extractor) ->
         assert None not in lines
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", [*MAIN, *KERNELS])
 def test_as_far_as_there_is_unwind_information(name: str, extract: Extractor) -> None:
     """Assembly without any: gdb goes on from there, by looking at the code. We say so, and stop."""
     victim = need(name).victims["threads"]
@@ -143,7 +143,7 @@ def test_many_threads(extract: Extractor) -> None:
     assert len(victim.tids) == 2000
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", [*MAIN, *KERNELS])
 def test_which_thread_was_running(name: str, extract: Extractor) -> None:
     victim = need(name).victims["spin"]
     found = {thread.tid: thread for thread in ours(extract, victim, kernel=True).threads}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, find, need
+from tests.vmcore.conftest import KERNELS, MAIN, Extractor, Fixture, Victim, find, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
 from tests.vmcore.patterns import contents
@@ -22,12 +22,16 @@ FIXTURES = [f"{name}-{kind}" for name in MAIN for kind in ("zram", "zswap")]
 LEVEL_31 = [name for name in FIXTURES if not name.startswith("k72")]
 """Not 7.2: no makedumpfile that there is leaves its slab pages alone (LOSES_KERNEL_MEMORY in test_dumps.py)."""
 
+ORDINARY = ("memory", "threads", "dynamic", "identity", "spin")
+"""Victims of KERNELS that are not swapped out: test_truth.py looks at them."""
+
 
 def _victims() -> Iterator[tuple[str, str]]:
     """Of the fixtures that there are, each victim; of the others one, for the test to say that they are not there."""
-    for name in FIXTURES:
+    for name in (*FIXTURES, *KERNELS):
         fixture = find(name)
-        yield from ((name, victim) for victim in (fixture.victims if fixture else ("any",)))
+        victims = list(fixture.victims) if fixture else ["any"]
+        yield from ((name, victim) for victim in victims if name not in KERNELS or victim not in ORDINARY)
     yield from ((name, "pagecache") for name in MAIN)
 
 
@@ -96,7 +100,7 @@ def test_equals_the_kernels_core(name: str, victim_name: str, extract: Extractor
     assert len(pages(report)) == len(nowhere(victim)) or victim_name == "pagecache"
     # A child's parent had to die before it.
     differ = frozenset(pages(report)) | denied(victim)
-    expected = Expected(tracer_died=victim_name.endswith("_child"), pages=differ)
+    expected = Expected(tracer_died=victim_name.endswith("_child"), pages=differ, vvar=victim.vvar)
     assert list(compare(Core(victim.core), core, expected)) == []
 
 
@@ -120,15 +124,16 @@ def test_patterns(name: str, victim_name: str, extract: Extractor) -> None:
     assert checked
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@pytest.mark.parametrize("name", [*FIXTURES, *KERNELS])
 def test_every_place(name: str, extract: Extractor) -> None:
     """Each place that the fixture is about gave something."""
     fixture = need(name)
+    kinds = {"zram", "zswap"} if name in KERNELS else {name.rpartition("-")[2]}
     recovered: Counter[str] = Counter()
     for victim in fixture.victims.values():
         _, report = whole(fixture, victim, extract)
         recovered.update(report.recovered)
-    wanted = {"page-cache", "swap-cache", "swap-image", name.rpartition("-")[2]}
+    wanted = {"page-cache", "swap-cache", "swap-image", *kinds}
     assert wanted <= set(recovered)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, main_dump, need
+from tests.vmcore.conftest import KERNELS, MAIN, Extractor, Fixture, Victim, main_dump, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
 from tests.vmcore.patterns import pattern
@@ -18,6 +18,7 @@ VICTIMS = (
 ).split()
 SMALL = [f"{name}-small" for name in MAIN]
 SMALL_VICTIMS = "memory threads dynamic zleader nspid identity iouring spin".split()
+OF_KERNELS = [(name, victim) for name in KERNELS for victim in "memory threads dynamic identity spin".split()]
 OTHER = (("k61", "python"), ("k61-la57", "memory"), ("k61-la57", "threads"), ("k61-novmcoreinfo", "memory"),
          ("k61-novmcoreinfo", "threads"), ("k61-huge1g", "huge1g"), ("k61-many", "manyvmas"),
          ("k61-many", "manythreads"))  # fmt: skip
@@ -28,6 +29,7 @@ def expected(fixture: Fixture, victim: Victim) -> Expected:
     name = victim.name
     said = victim.said
     return Expected(
+        vvar=victim.vvar,
         running=frozenset(thread["tid"] for thread in said.get("threads", ()) if thread["role"] == "spin"),
         tracer_died=name in ("tracee", "tracee_sys"),
         # The kernel completes the requests in the rings as the process dies.
@@ -53,7 +55,7 @@ def _ring_pages(core: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize(
     ("name", "victim_name"),
-    [*((k, v) for k in MAIN for v in VICTIMS), *((k, v) for k in SMALL for v in SMALL_VICTIMS), *OTHER],
+    [*((k, v) for k in MAIN for v in VICTIMS), *((k, v) for k in SMALL for v in SMALL_VICTIMS), *OF_KERNELS, *OTHER],
 )
 def test_equals_the_kernels_core(name: str, victim_name: str, extract: Extractor) -> None:
     fixture = need(name)
@@ -92,11 +94,22 @@ def test_same_bytes_every_time(name: str, extract: Extractor, tmp_path: Path) ->
     assert same_bytes(first, second)
 
 
+@pytest.mark.parametrize("victim_name", ["memory", "threads", "spin"])
+def test_with_vmlinux(victim_name: str, extract: Extractor) -> None:
+    """The newest kernel's own types say the same as its vmlinux. (Of others: test_zram.py.)"""
+    fixture = need("k-backports")
+    victim = fixture.victims[victim_name]
+    modes = ((), (str(fixture.vmlinux),))
+    bare, full = (extract(fixture.dump(), victim.pid, symbols=files, mask=None)[0] for files in modes)
+    assert same_bytes(bare, full)
+
+
 # What the victims said of themselves
 
 
 @pytest.mark.parametrize(
-    ("name", "victim_name"), [*((k, v) for k in MAIN for v in ("memory", "memory33")), *((k, "memory") for k in SMALL)]
+    ("name", "victim_name"),
+    [*((k, v) for k in MAIN for v in ("memory", "memory33")), *((k, "memory") for k in (*SMALL, *KERNELS))],
 )
 def test_patterns(name: str, victim_name: str, extract: Extractor) -> None:
     """Every word that the victim wrote and that the filter keeps is in the core."""

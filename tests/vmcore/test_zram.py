@@ -25,7 +25,7 @@ from kgcore.sources.vmcore.memory.swap.layers import Slots
 from kgcore.sources.vmcore.memory.swap.spaces import Spaces, SwapSpace
 from kgcore.sources.vmcore.memory.swap.zram import Zram
 from kgcore.sources.vmcore.opening.target import Target, open_target
-from tests.vmcore.conftest import MAIN, Extractor, Fixture, Victim, find, need
+from tests.vmcore.conftest import KERNELS, MAIN, Extractor, Fixture, Victim, find, need
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
 from tests.vmcore.patterns import contents
@@ -46,7 +46,7 @@ def of_zram(names: list[str]) -> Iterator[tuple[str, str]]:
         yield from ((name, victim) for victim in victims)
 
 
-EVERY_VICTIM = [*of_zram(FIXTURES)]
+EVERY_VICTIM = [*of_zram([*FIXTURES, *KERNELS])]
 COMPRESSORS = [case for case in EVERY_VICTIM if not re.search("states|shared|writeback|everything", case[1])]
 STATES = [case for case in EVERY_VICTIM if re.search("states|shared|everything|any", case[1])]
 
@@ -198,7 +198,7 @@ def test_compressors(name: str, victim_name: str, extract: Extractor) -> None:
     core = Core(path)
     assert report.missing_bytes == 0
     assert victim.core is not None
-    assert list(compare(Core(victim.core), core)) == []
+    assert list(compare(Core(victim.core), core, Expected(vvar=victim.vvar))) == []
     for mapping in victim.said["mappings"]:
         for offset, length in mapping["ranges"]:
             assert core.read(mapping["addr"] + offset, length) == contents(mapping, offset, length), mapping["name"]
@@ -223,7 +223,7 @@ def test_states(name: str, victim_name: str, extract: Extractor) -> None:
     victim = fixture.victims[victim_name]
     path, report = extract(fixture.dump(), victim.pid, mask=None, vendor_note=False)
     assert victim.core is not None
-    expected = Expected(tracer_died=victim_name.endswith("_child"))  # its parent had to die first
+    expected = Expected(tracer_died=victim_name.endswith("_child"), vvar=victim.vvar)  # its parent had to die first
     assert list(compare(Core(victim.core), Core(path), expected)) == []
     assert report.missing_bytes == 0
     assert report.recovered["zram"]
@@ -256,19 +256,19 @@ def test_written_back(name: str, extract: Extractor) -> None:
     assert missing == gone
     assert len(gone) > 20
     assert victim.core is not None
-    assert list(compare(Core(victim.core), Core(path), Expected(pages=frozenset(gone)))) == []
+    assert list(compare(Core(victim.core), Core(path), Expected(pages=frozenset(gone), vvar=victim.vvar))) == []
     for gap in report.missing:
         assert gap.reason == "swapped"
         blocks = r"blocks? \d+(-\d+)?(, \d+(-\d+)?)*(, \.\.\.)?"
         assert re.match(rf"written back to /dev/loop0, {blocks}, slots? \d", gap.detail)
 
 
-@pytest.mark.parametrize("name", FIXTURES)
+@pytest.mark.parametrize("name", [*FIXTURES, "k-backports"])
 def test_with_dwarf(name: str, extract: Extractor) -> None:
     """Types from vmlinux and the modules' debug files lead to the same."""
     fixture = need(name)
     modes = ((), with_modules(fixture))
-    for victim_name in ("zram_lz4", "zram_states", "zram_writeback"):
+    for victim_name in ("zram_lz4", "zram_states", *(("zram_writeback",) if name in FIXTURES else ())):
         victim = fixture.victims[victim_name]
         one, two = (
             check_provenances(extract.source(fixture.dump(), symbols=files), victim, fixture) for files in modes

@@ -6,6 +6,7 @@ from __future__ import annotations
 from .file_guests import files_guest
 from .guests import ABI_SMALL, SPECIAL, abi_guest, disk_guest, main_guest, numa_guest, small_guest
 from .i386_guests import I386_SMALL, i386_fpu_guest, i386_guest
+from .kernel_guests import RECIPES as KERNELS
 from .recipes import DERIVED_61, FULL, PYTHON, derived, simple
 from .swap_guests import zram_guest, zswap_guest
 
@@ -65,5 +66,6 @@ RECIPES = {
         files_guest("k72-files", "sid"),
         files_guest("k61-686pae-files", "bookworm", "686-pae", "-ia32"),
         *SPECIAL,
+        *KERNELS,
     )
 }

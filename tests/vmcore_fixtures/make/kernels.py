@@ -15,7 +15,7 @@ from pathlib import Path
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import Package, Suite, locked
 
-FLAVOURS = {"cloud": "cloud-amd64", "full": "amd64", "686-pae": "686-pae", "686": "686"}
+FLAVOURS = {"cloud": "cloud-amd64", "full": "amd64", "rt": "rt-amd64", "686-pae": "686-pae", "686": "686"}
 ARCHITECTURES = {"686-pae": "i386", "686": "i386"}
 # The cloud kernels come with DWARF. That of the full ones is too big a download; and so is what they have of drivers.
 # The 32-bit ones have no BTF, so there it must be.
@@ -23,8 +23,8 @@ DEBUG_FLAVOURS = frozenset({"cloud", "686-pae", "686"})
 # zram and zsmalloc (a module up to 6.12): their types are of use. One pattern, because tar wants each to match.
 DEBUG_MODULES = "./usr/lib/debug/lib/modules/*/z[rs][am]*.ko*"
 WITHOUT = ("gpu/*", "net/*", "media/*", "staging/*", "sound/*")
-# A suite whose kernel comes and goes: its absence must not fail a build.
-MOVING_SUITES = frozenset({"sid"})
+# Suites whose kernel comes and goes: its absence must not fail a build.
+MOVING_SUITES = frozenset({"sid", "trixie-backports", "experimental"})
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ DERIVED_61 = (
 
 SMALL_DUMP = (Derived("vmcore.d1-zlib", 1, "zlib"),)
 # The host's makedumpfile takes slab pages of later kernels for user memory.
-NEW_ENOUGH = {"trixie": "trixie", "sid": "sid"}
+NEW_ENOUGH = {"trixie": "trixie", "trixie-backports": "sid", "experimental": "sid", "sid": "sid"}
 
 
 def derived_31(suite: str) -> Derived:
