@@ -5,6 +5,7 @@ Truth is what the victims wrote.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from kgcore.model.memory import Provenance
 from kgcore.sources.location import DumpLocation
 from kgcore.sources.vmcore.kernel import kernel, trees
 from kgcore.sources.vmcore.kernel.kernel import Kernel
+from kgcore.sources.vmcore.kernel.swapnumbers import Purpose
 from kgcore.sources.vmcore.memory.swapentry import SwapTypes
 from kgcore.sources.vmcore.opening.target import open_target
 from kgcore.sources.vmcore.source import VmcoreSource
@@ -57,6 +59,11 @@ def kinds_of(fixture: Fixture, victims: list[Victim]) -> Counter[Provenance]:
 WITH_DATA = (Provenance.PRESENT, Provenance.PAGE_CACHE, Provenance.ZRAM, Provenance.ZERO)
 
 
+def force(monkeypatch: pytest.MonkeyPatch, change: Callable[[SwapTypes], SwapTypes]) -> None:
+    of: Callable[[type[SwapTypes], Kernel], SwapTypes] = SwapTypes.of.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(SwapTypes, "of", classmethod(lambda cls, of_dump: change(of(cls, of_dump))))
+
+
 @pytest.mark.parametrize("name", MAIN)
 def test_kind_of_trees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Xarrays, and radix trees before 4.20: these also decide SWP_TYPE_SHIFT, 58 and 57, and which entries are values.
@@ -78,16 +85,26 @@ def test_numbers_of_swap_entries(name: str, kind: str, by: int, monkeypatch: pyt
     fixture = need(f"{name}-{kind}")
     victims = [victim for victim in fixture.victims.values() if victim.name in ("migrating", "zram_lzo", "zram_shared")]
     assert victims
-    of = SwapTypes.of.__func__  # type: ignore[attr-defined]
     before = kinds_of(fixture, victims)
 
-    def forced(cls: type[SwapTypes], of_dump: Kernel) -> SwapTypes:
-        true: SwapTypes = of(cls, of_dump)
+    def shifted(true: SwapTypes) -> SwapTypes:
         purposes = (*true.purposes[by:], *[true.purposes[-1]] * by) if by > 0 else (
             *[true.purposes[0]] * -by, *true.purposes[:by])  # fmt: skip
         return replace(true, max_swapfiles=true.max_swapfiles - by, purposes=purposes)
 
-    monkeypatch.setattr(SwapTypes, "of", classmethod(forced))
+    force(monkeypatch, shifted)
     after = kinds_of(fixture, victims)
     assert after.total() == before.total()
     assert all(after[kind] <= before[kind] for kind in WITH_DATA)
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_swap_spaces_taken_for_pages_on_their_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the kernel had no swap spaces: a slot is then a page frame, of somebody, but of no page that is moved."""
+    fixture = need(f"{name}-zram")
+    victims = [victim for victim in fixture.victims.values() if victim.name in ("zram_lzo", "zram_shared")]
+    before = kinds_of(fixture, victims)
+    force(monkeypatch, lambda true: replace(true, purposes=(frozenset({Purpose.MIGRATION}),) * 32))
+    after = kinds_of(fixture, victims)
+    assert after.total() == before.total()
+    assert after[Provenance.UNREADABLE] > before[Provenance.UNREADABLE]
