@@ -371,9 +371,7 @@ class _FakeMemory(Memory):
 
 
 @contextlib.contextmanager
-def opened(
-    place: Location, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES
-) -> Iterator[Source]:
+def opened(place: Location, show: Channel, console: Console, user_files: UserFiles = NO_USER_FILES) -> Iterator[Source]:
     """In the place of ``kgcore.cli.commands.opening.opened``."""
     yield FakeSource(current=COMPLETE)
 

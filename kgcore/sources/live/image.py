@@ -138,9 +138,7 @@ class Reader:
         for view in views:
             if first is None or len(first) == len(view.greg_names) * view.greg_size:
                 return view
-        raise TargetError(
-            f"process {self._pid}: its {8 * self._word_size}-bit program is not supported", pid=self._pid
-        )
+        raise TargetError(f"process {self._pid}: its {8 * self._word_size}-bit program is not supported", pid=self._pid)
 
     def _thread(self, tid: int, arch: Arch, given: tuple[bytes | None, ...] | None, process: Stat) -> Thread:
         where = f"/proc/{self._pid}/task/{tid}"

@@ -20,6 +20,7 @@ __all__ = ("LiveMemory",)
 
 _libc = ctypes.CDLL(None)
 
+
 class LiveMemory(Memory):
     """The memory of a process that stands still, or goes on while it is read.
 

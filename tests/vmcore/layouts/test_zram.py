@@ -612,6 +612,21 @@ class TestDeclaredLayout:
             disk.write(handle, bytes(8))
         assert "none of its compressed pages is in the dump: no memory there" in self.refused(disk)
 
+    def test_sample_without_a_decompressor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether a page is where its handle says needs none."""
+
+        def decompressor(_name: str, _dictionary: bytes | None = None) -> object:
+            raise NoDecompressor("to unpack zstd, install it")
+
+        monkeypatch.setattr(module, "decompressor", decompressor)
+        disk = self.disk()
+        assert self.seen(disk, 0, 2) == [(1, LOST, "zram: to unpack zstd, install it"), (1, ZRAM, "same")]
+        place = disk.at("struct zram_table_entry", disk.table + 3 * disk.entry_size, "handle").value_()
+        for page in range(0, 800, 40):
+            handle = disk.at("struct zram_table_entry", disk.table + page * disk.entry_size, "handle").value_()
+            disk.write(handle, disk.prog.read(place, 8))
+        assert "20 of 21 compressed pages cannot be unpacked: the compressed page is not where" in self.refused(disk)
+
     def test_table_left_out(self) -> None:
         disk = self.disk()
         disk.lacks(*(physical(disk.table + PAGE * page) >> 12 for page in range(4)))

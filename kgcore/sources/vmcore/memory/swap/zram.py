@@ -167,12 +167,14 @@ class Zram:
         return b"" if isinstance(codec, Lost) else self._zsmalloc.read(disk.pool, handle, size), codec
 
     def _unpack(self, disk: Disk, handle: int, flags: int) -> None:
-        """Decompress an object, if there is a decompressor.
+        """Decompress an object; without a decompressor, only look whether it is there.
 
         :raises BrokenDump, FaultError: it does not decompress, or is not where the handle points.
         """
         data, codec = self._packed(disk, handle, flags)
-        if codec is not None and not isinstance(codec, Lost):
+        if isinstance(codec, Lost):
+            self._zsmalloc.read(disk.pool, handle, flags & disk.entries.sizes)
+        elif codec is not None:
             try:
                 codec(data, self._page_size)
             except CannotDecompress as error:
