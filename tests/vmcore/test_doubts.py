@@ -18,7 +18,7 @@ from kgcore.coredump.pipeline import Prepared, write
 from kgcore.model.memory import Provenance, Run
 from kgcore.model.process import VM_HUGETLB, VM_SHARED, Vma
 from kgcore.sinks.files import FileSink
-from tests.vmcore.conftest import MAIN, Victim, need
+from tests.vmcore.conftest import MAIN, Victim, find, need
 from tests.vmcore.doctored import Doctored
 from tests.vmcore.hostile import PAGE
 
@@ -174,7 +174,10 @@ class TestWriter:
         assert details == {"an unknown thread was changing the address space"}
 
 
-@pytest.mark.parametrize("name", MAIN)
+REAL_TIME = [name for name in ("k510-rt", "k61-rt", "k612-rt") if find(name, committed=False)]
+
+
+@pytest.mark.parametrize("name", [*MAIN, *REAL_TIME])
 def test_page_table_whose_lock_was_held(name: str) -> None:
     """Its empty entries may be about to be written anew (ptlock_ptr(), include/linux/mm.h). All other tables, and what
     lies in files, are as before."""
@@ -187,8 +190,12 @@ def test_page_table_whose_lock_was_held(name: str) -> None:
     assert at is not None
     kind = "struct ptdesc" if doctored.machine.fixture.version >= (6, 6) else "struct page"
     page = Object(doctored.prog, kind, address=doctored.source()._machine.kernel.machine.frame_to_page(at // PAGE))
-    assert page.ptl.rlock.raw_lock.val.counter == 0
-    doctored.set(page.ptl.rlock.raw_lock.val.counter, 1)
+    if name in REAL_TIME:  # a lock of its own, which a task owns
+        word = page.ptl[0].lock.owner
+    else:
+        word = page.ptl.rlock.raw_lock.val.counter
+    assert word.value_() == 0
+    doctored.set(word, int(mm.owner.value_()) if name in REAL_TIME else 1)
 
     after = doctored.prepared(victim.pid)
     first = max(stack.start, stack.end - PAGE & -(1 << 21))

@@ -679,6 +679,27 @@ class TestCollapse:
     def test_of_others_it_is_not_known_what_they_do(self, process: Process, flags: int, comm: bytes) -> None:
         assert self.holding(process, flags, comm) == [(START, 8 << 21, Provenance.UNSTABLE)]
 
+    @pytest.mark.parametrize(
+        ("lock", "owner"),
+        [
+            ("struct rwbase_rt { int readers; struct rt_mutex_base rtmutex; }; struct rw_semaphore { struct rwbase_rt "
+             "rwbase; };", "rwbase.rtmutex.owner"),
+            ("struct rw_semaphore { int readers; struct rt_mutex_base rtmutex; };", "rtmutex.owner"),
+        ],
+        ids=["5.15", "5.10"],
+    )  # fmt: skip
+    def test_real_time_kernels_have_another_lock(self, lock: str, owner: str) -> None:
+        """include/linux/rwbase_rt.h; its lowest bit says that somebody waits."""
+        mutex = "struct rt_mutex_base { int wait_lock; void *owner; };"
+        types = TYPES.replace("struct rw_semaphore { struct owner_word owner; };", f"{mutex} {lock}")
+        assert mutex in types
+        for bits in (0, 1):
+            process = Process(types=types)
+            task = process.new("struct task_struct", comm=b"x".ljust(16, b"\0"))
+            assert process.runs(2, anon=True) == [(2, ZERO, "")]
+            process.set("struct mm_struct", process.mm, {f"mmap_lock.{owner}": task | bits})
+            assert process.runs(2, anon=True)[0][1] is Provenance.UNSTABLE
+
     def test_files_and_untouched_mappings_do_not_care(self, process: Process) -> None:
         task = process.new("struct task_struct", comm=b"x".ljust(16, b"\0"))
         process.set("struct mm_struct", process.mm, {"mmap_lock.owner.counter": task})

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
-from drgn import FaultError, Object, TypeKind
+from drgn import FaultError, Object, Type, TypeKind, offsetof
 
 from kgcore.errors import BrokenDump
 from kgcore.model.process import VM_HUGETLB, VM_SHARED, Vma
@@ -33,7 +33,9 @@ _MMF_UNSTABLE = 1 << 22
 # kernel/locking/rwsem.c: RWSEM_READER_OWNED, and with it the flags below the owner's address
 _READER_OWNED = 1
 _OWNER_FLAGS = 7
-_LOCK = "ptl.rlock.raw_lock.val.counter"
+_HAS_WAITERS = 1  # kernel/locking/rtmutex_common.h: RT_MUTEX_HAS_WAITERS
+# Members of spinlock_t, each with the flags in it; the second with CONFIG_PREEMPT_RT, where a task owns it
+_LOCKS = {"rlock.raw_lock.val.counter": 0, "lock.owner": _HAS_WAITERS}
 _MADV_COLLAPSE = 25
 
 
@@ -125,22 +127,38 @@ class Doubts:
     def _writer(self) -> _Doubt | None:
         """Return the doubt that a writer of the address space casts, if there was one."""
         try:
-            # da1c55f1b272 "mmap locking API: rename mmap_sem to mmap_lock" (5.8)
-            new = self._kernel.target.has_member("struct mm_struct", "mmap_lock")
-            holder = (self._mm.mmap_lock if new else self._mm.mmap_sem).owner
-            # 94a9717b3c40 "locking/rwsem: Make rwsem->owner an atomic_long_t" (5.3)
-            pointer = holder.type_.kind is TypeKind.POINTER
-            owner = (holder if pointer else holder.counter).value_() & _END - 1
+            owner = self._owner
         except (LookupError, AttributeError, FaultError):
             return None
-        # A writer clears the word when it is done; a reader leaves it.
-        if not owner or owner & _READER_OWNED:
+        if not owner:
             return None
         task = Object(self._kernel.prog, "struct task_struct *", owner & ~_OWNER_FLAGS)
         try:
             return self._changed_by(task)
         except (FaultError, BrokenDump, LookupError, AttributeError, KeyError):
             return _Doubt(0, _END, "an unknown thread was changing the address space")
+
+    @property
+    def _owner(self) -> int:
+        """The address of the task that holds mmap_lock for writing, with flags below it; 0: none.
+
+        :raises LookupError, AttributeError, FaultError: it is not known.
+        """
+        has = self._kernel.target.has_member
+        # da1c55f1b272 "mmap locking API: rename mmap_sem to mmap_lock" (5.8)
+        lock = self._mm.mmap_lock if has("struct mm_struct", "mmap_lock") else self._mm.mmap_sem
+        if not has("struct rw_semaphore", "owner"):
+            # CONFIG_PREEMPT_RT: a writer holds a mutex (kernel/locking/rwbase_rt.c), in a struct rwbase_rt since
+            # 943f0edb754f "locking/rt: Add base code for RT rw_semaphore and rwlock" (5.15). So does a reader for a
+            # moment, when it has to wait.
+            mutex = lock.rwbase.rtmutex if has("struct rw_semaphore", "rwbase") else lock.rtmutex
+            return int(mutex.owner.value_()) & _END - 1 & ~_HAS_WAITERS
+        holder = lock.owner
+        # 94a9717b3c40 "locking/rwsem: Make rwsem->owner an atomic_long_t" (5.3)
+        pointer = holder.type_.kind is TypeKind.POINTER
+        owner = int((holder if pointer else holder.counter).value_()) & _END - 1
+        # A writer clears the word when it is done; a reader leaves it.
+        return 0 if owner & _READER_OWNED else owner
 
     def _changed_by(self, task: Object) -> _Doubt | None:
         """Return the doubt that this writer casts.
@@ -189,18 +207,44 @@ class Doubts:
             known = False
             with suppress(FaultError, LookupError, AttributeError):
                 page = self._kernel.machine.frame_to_page(table >> self._kernel.page_shift)
-                known = bool(self._locks.read(page)[_LOCK])
+                known = self._is_locked(page)
             self._locked[table] = known
         return known
 
-    @cached_property
-    def _locks(self) -> Structs:
-        """Return the reader of page-table locks.
+    def _is_locked(self, page: int) -> bool:
+        """Tell whether the lock of a page table is taken.
 
-        :raises LookupError, FaultError: the kernel has no locks, or keeps them elsewhere (with lock debugging).
+        :param page: address of its ``struct page``.
+        :raises LookupError, FaultError: the kernel has no locks, or this one is not in the dump.
+        """
+        holders, locks = self._locks
+        lock = page + self._ptl[1] if holders is None else int(holders.read(page)["ptl"])
+        if not lock:
+            return False
+        found = locks.read(lock)
+        return any(int(found[name]) & ~flags for name, flags in _LOCKS.items() if name in found)
+
+    @cached_property
+    def _ptl(self) -> tuple[str, int, Type]:
+        """The structure that has the member ``ptl``, its offset there, and its type.
+
+        :raises LookupError: the kernel has no such locks.
         """
         # 7e5f42ae4a93 "mm: create ptdesc equivalents for pgtable_{pte,pmd}_page_{ctor,dtor}" (6.6) and its series
         name = "struct ptdesc" if self._kernel.target.has_type("struct ptdesc") else "struct page"
-        if Object(self._kernel.prog, name, address=0).ptl.type_.kind is TypeKind.POINTER:
-            raise LookupError("locks with debugging are kept elsewhere")
-        return self._kernel.structs(name, _LOCK)
+        kind = self._kernel.prog.type(name)
+        return name, offsetof(kind, "ptl"), Object(self._kernel.prog, name, address=0).ptl.type_
+
+    @cached_property
+    def _locks(self) -> tuple[Structs | None, Structs]:
+        """Return the reader of pointers to page-table locks, and that of the locks.
+
+        A lock that is larger than a long is apart (ALLOC_SPLIT_PTLOCKS, include/linux/mm_types_task.h): with lock
+        debugging, and with CONFIG_PREEMPT_RT.
+
+        :raises LookupError, FaultError: the kernel has no locks.
+        """
+        name, _, kind = self._ptl
+        apart = kind.kind is TypeKind.POINTER
+        lock = kind.type if apart else kind
+        return self._kernel.structs(name, "ptl") if apart else None, self._kernel.structs(lock.type_name(), *_LOCKS)

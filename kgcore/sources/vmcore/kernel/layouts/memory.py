@@ -93,6 +93,23 @@ ROWS = (
         Use.MEMORY,
         (
             Way("5.8 (da1c55f1b272)", (*members(_MM, "mm_users mmap_lock"), *members("struct rw_semaphore", "owner"))),
+            Way(
+                "5.15 (943f0edb754f), PREEMPT_RT",
+                (
+                    *members(_MM, "mm_users mmap_lock"),
+                    *members("struct rw_semaphore", "rwbase"),
+                    *members("struct rwbase_rt", "rtmutex"),
+                    *members("struct rt_mutex_base", "owner"),
+                ),
+            ),
+            Way(
+                "5.10, PREEMPT_RT",
+                (
+                    *members(_MM, "mm_users mmap_lock"),
+                    *members("struct rw_semaphore", "rtmutex"),
+                    *members("struct rt_mutex", "owner"),
+                ),
+            ),
             Way(EVERYWHERE, (*members(_MM, "mm_users mmap_sem"), *members("struct rw_semaphore", "owner"))),
         ),
         "pages of an address space that was being changed may be taken for zeros",
@@ -116,8 +133,10 @@ ROWS = (
         "",
         also=(
             *types("struct ptdesc"),
-            *members("spinlock_t", "rlock"),
-            *members("struct spinlock", "rlock"),
+            *members("spinlock_t", "rlock lock"),
+            *members("struct spinlock", "rlock lock"),
+            *members("struct rt_mutex_base", "owner"),
+            *members("struct rt_mutex", "owner"),
             *members("struct raw_spinlock", "raw_lock"),
             *members("struct qspinlock", "val"),
         ),
