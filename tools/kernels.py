@@ -29,11 +29,14 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[Use, ...]]] = {
     "opens": ((ANY,), (Use.OPENING, Use.PROCESSES)),
     "without vmlinux": ((OWN_TYPES,), (Use.OPENING, Use.OWN_TYPES)),
     "cores": (
-        ("test_truth.py", "test_abi.py", "test_i386.py"),
+        ("test_truth.py", "test_abi.py", "test_i386.py", "test_built_kernels.py"),
         (Use.CORES, Use.REGISTERS, Use.MEMORY, Use.NAMES),
     ),
-    "stacks": (("test_bt.py",), (Use.STACKS,)),
-    "swap": (("test_recovery.py", "test_zram.py", "test_zswap.py", "test_swap_images.py"), (Use.SWAP,)),
+    "stacks": (("test_bt.py", "test_built_kernels.py::test_kernel_stacks"), (Use.STACKS,)),
+    "swap": (
+        ("test_recovery.py", "test_zram.py", "test_zswap.py", "test_built_kernels.py::test_patterns"),
+        (Use.SWAP,),
+    ),
 }
 """What a column says: the tests that show it, and what of the table of layouts it takes."""
 
@@ -83,7 +86,11 @@ def merged(known: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], today: s
             continue
         key = f"{recipe.suite} {recipe.flavour}"
         for column, (tests, _) in COLUMNS.items():
-            if row["test"] in tests or ANY in tests or (OWN_TYPES in tests and row["own_types"]):
+            if column == "swap" and not recipe.swap_mib:
+                continue
+            if {row["test"], f"{row['test']}::{row['function']}"} & {*tests} or (
+                ANY in tests or (OWN_TYPES in tests and row["own_types"])
+            ):
                 if row["passed"]:
                     passed.setdefault(key, {}).setdefault(row["release"], set()).add(column)
                 elif ANY not in tests:
@@ -118,8 +125,10 @@ def audited(known: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(known)
     for key in kernels():
         suite, flavour = key.split()
-        name = suite if flavour == "cloud" else f"{suite}-{flavour}"
-        record = cache_dir() / "kernels" / f"suite-{name}.json"
+        name = f"suite-{suite}" if flavour == "cloud" else f"suite-{suite}-{flavour}"
+        if flavour.startswith(PREFIX):
+            name = f"built-{flavour.removeprefix(PREFIX)}"
+        record = cache_dir() / "kernels" / f"{name}.json"
         if not record.exists():
             continue
         release = json.loads(record.read_text())["release"]

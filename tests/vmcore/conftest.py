@@ -171,7 +171,7 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     skipped = call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception)
     if call.when == "call" and not skipped:
-        RECORD.end(item.path.name, passed=call.excinfo is None)
+        RECORD.end(item.path.name, item.name.partition("[")[0], passed=call.excinfo is None)
 
 
 def pytest_sessionfinish() -> None:

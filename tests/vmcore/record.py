@@ -23,7 +23,7 @@ class Record:
     def __init__(self) -> None:
         self.fixtures: dict[str, tuple[str, str]] = {}
         self.own_types = False
-        self._found: Counter[tuple[str, str, str, str, bool, bool]] = Counter()
+        self._found: Counter[tuple[str, str, str, str, str, bool, bool]] = Counter()
 
     def begin(self) -> None:
         """Begin with a test."""
@@ -38,14 +38,14 @@ class Record:
         """Note an opened dump."""
         self.own_types = target.types == "the kernel's own BTF and kallsyms"
 
-    def end(self, file: str, *, passed: bool) -> None:
+    def end(self, file: str, function: str, *, passed: bool) -> None:
         """Note how a test ended."""
         for name, (suite, release) in self.fixtures.items():
-            self._found[name, suite, release, file, self.own_types, passed] += 1
+            self._found[name, suite, release, file, function, self.own_types, passed] += 1
 
     def write(self) -> None:
         """Write it all down."""
-        keys = ("fixture", "suite", "release", "test", "own_types", "passed")
+        keys = ("fixture", "suite", "release", "test", "function", "own_types", "passed")
         rows = [dict(zip(keys, key, strict=True)) | {"count": count} for key, count in sorted(self._found.items())]
         folder = os.environ.get("KGCORE_RECORD")
         if folder and rows:
