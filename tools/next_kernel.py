@@ -13,21 +13,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from kgcore.errors import KgcoreError
 from kgcore.views.backtrace import backtrace
-from tests.vmcore.conftest import CACHE, Extractor, Fixture
+from tests.vmcore import test_recovery as recovery
+from tests.vmcore.conftest import CACHE, Extractor, Fixture, Victim
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import compare
 from tests.vmcore.test_truth import expected
+from tests.vmcore_fixtures.make import kernel_guests
 from tests.vmcore_fixtures.make import kernels as debian
 from tests.vmcore_fixtures.make.__main__ import build
 from tests.vmcore_fixtures.make.common import BuildError, Unavailable
 from tests.vmcore_fixtures.make.packages import Suite, install_host_tools
-from tests.vmcore_fixtures.make.recipes import DYNAMIC, MEMORY, SPIN, THREADS, Recipe, simple
+from tests.vmcore_fixtures.make.recipes import Recipe
 from tests.vmcore_fixtures.make.supplies import Supplies
-from tests.vmcore_fixtures.make.swap_guests import SWAP_STATES, ZRAM_MODULES, ZSWAP_MODULES, swap_guest, swapper
 from tools import kernels
 from tools.audit import audited, changes
 
@@ -35,7 +37,6 @@ __all__ = ("guest", "main", "newest")
 
 SUITES = ("sid", "experimental")
 FLAVOUR = "full"  # experimental has no other
-NAME = "next-kernel"
 
 
 def newest() -> str:
@@ -61,25 +62,9 @@ def newest() -> str:
 
 
 def guest(suite: str) -> Recipe:
-    """Return the recipe of a guest: what says most about a kernel."""
-    victims = [
-        *(*MEMORY[:1], *THREADS, *DYNAMIC, simple("identity", "0x33")),
-        *(swapper(f"zram_{name}", "content", "gaps", before=f"zram {name}") for name in ("lz4", "zstd")),
-        swapper("zram_states", *SWAP_STATES),
-        swapper("swap_disk", "content:200", before="swap_disk"),
-        swapper("zswap_zsmalloc_zstd", "content", "gaps", before="zswap zsmalloc zstd"),
-        *SPIN,
-    ]
-    return swap_guest(
-        NAME,
-        suite,
-        victims,
-        flavour=FLAVOUR,
-        append="isolcpus=1",
-        modules=tuple(dict.fromkeys((*ZRAM_MODULES, *ZSWAP_MODULES))),
-        swap_mib=256,
-        note="the newest kernel",
-    )
+    """Return the recipe of a guest: that of the fixtures, if they have one with this kernel."""
+    known = (recipe for recipe in kernel_guests.RECIPES if (recipe.suite, recipe.flavour) == (suite, FLAVOUR))
+    return next(known, None) or kernel_guests.kernel_guest(f"k-{suite}", suite, FLAVOUR, "the newest kernel")
 
 
 def compared(fixture: Fixture) -> Iterator[tuple[bool, str]]:
@@ -93,9 +78,7 @@ def compared(fixture: Fixture) -> Iterator[tuple[bool, str]]:
                 if victim.core is None:
                     continue
                 try:
-                    path, report = extractor(fixture.dump(), victim.pid, mask=None, vendor_note=False)
-                    found = list(compare(Core(victim.core), Core(path), expected(fixture, victim)))
-                    found += [f"{report.missing_bytes} bytes are missing"] if report.missing_bytes else []
+                    found = list(_differences(fixture, victim, extractor))
                     source = extractor.source(fixture.dump())
                     for trace in backtrace(source, victim.pid, all_threads=True, kernel=True).threads:
                         threads += 1
@@ -113,6 +96,24 @@ def compared(fixture: Fixture) -> Iterator[tuple[bool, str]]:
     yield complete == threads, f"{complete} of {threads} kernel stacks are complete"
 
 
+def _differences(fixture: Fixture, victim: Victim, extractor: Extractor) -> Iterator[object]:
+    """Compare a core with the kernel's, as tests/vmcore/test_built_kernels.py does."""
+    special = expected(fixture, victim)
+    assert victim.core is not None
+    if special.from_disk:
+        path, _ = extractor(fixture.dump(), victim.pid, mask=None, vendor_note=False)
+    else:
+        path, report = extractor(
+            fixture.dump(), victim.pid, swap=fixture.swaps, mask=None, missing="zero", vendor_note=False
+        )
+        missing = recovery.pages(report)
+        if missing != recovery.nowhere(victim):
+            yield f"{len(missing)} pages are missing"
+        pages = special.pages | frozenset(missing)
+        special = replace(special, pages=pages, tracer_died=victim.name.endswith("_child"))
+    yield from compare(Core(victim.core), Core(path), special)
+
+
 def booted(suite: str) -> Fixture:
     """Make the guest, with the newest kernel.
 
@@ -123,9 +124,9 @@ def booted(suite: str) -> Fixture:
     done: list[bool] = []
     supplies = Supplies(update=True)
     supplies.as_ready([recipe], lambda recipe, lacking: done.append(build(recipe, lacking, force=False)))
-    if not all(done) or not (CACHE / NAME / "manifest.toml").exists():
+    if not all(done) or not (CACHE / recipe.name / "manifest.toml").exists():
         raise BuildError("the guest could not be made: its log is in the fixtures' cache")
-    return Fixture(CACHE / NAME)
+    return Fixture(CACHE / recipe.name)
 
 
 def said(suite: str, *, boot: bool) -> Iterator[tuple[bool, str]]:
@@ -135,7 +136,7 @@ def said(suite: str, *, boot: bool) -> Iterator[tuple[bool, str]]:
     found = audited(kernel.directory / "vmlinuz")
     lost = [f"{one.what}: {one.lost}" for one in found if one.state == "absent" and one.lost]
     yield True, f"kernel {kernel.release}, compared with {before.release}"
-    yield not lost, f"the audit finds {len(found)} things; without {len(lost)} of them something does not work"
+    yield not lost, f"{len(lost)} of the {len(found)} things that kgcore needs are absent with a loss"
     yield from ((False, f"lacks {line}") for line in lost)
     yield from ((True, line) for line in changes(audited(before.directory / "vmlinuz"), found))
     if boot:
