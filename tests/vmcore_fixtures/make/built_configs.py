@@ -82,6 +82,7 @@ CONFIGURATIONS = {
                 "-PTE_MARKER_UFFD_WP USERFAULTFD MEMORY_HOTPLUG MEMORY_HOTREMOVE ZONE_DEVICE DEVICE_PRIVATE",
                 "X86_MCE MEMORY_FAILURE HWPOISON_INJECT OVERLAY_FS",
             ),
+            quick=True,
         ),
         # And none at all but for markers.
         Configuration(
