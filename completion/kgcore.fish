@@ -11,7 +11,7 @@ function __kgcore_command
             continue
         end
         switch $word
-            case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --progress --swap --root
+            case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --exclude --only --redact --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --progress --swap --root
                 set skip 1
             case '-*'
             case live ps files info map check bt debug completion
@@ -81,6 +81,9 @@ complete -c kgcore -n '__kgcore_has default' -l uid -x -d 'those of this real us
 complete -c kgcore -n '__kgcore_has default' -s f -x -a 'process' -d 'which memory: sum of the bits below, or \'process\' (default 51)'
 complete -c kgcore -n '__kgcore_has default' -l dontdump -d 'also memory marked MADV_DONTDUMP'
 complete -c kgcore -n '__kgcore_has default' -l dax -d 'also DAX mappings'
+complete -c kgcore -n '__kgcore_has default' -l exclude -x -d 'leave out memory: name:GLOB ([heap] or a file\'s name), file:GLOB, size:>1G or addr:START-END; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has default' -l only -x -d 'leave out all memory that no rule names; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has default' -l redact -x -d 'write zeros in the place of memory, and say so in the report; may be repeated, the first rule that fits decides'
 complete -c kgcore -n '__kgcore_has default' -l missing -x -a 'omit zero' -d 'what to do with memory that the dump lacks: omit it, so that debuggers cannot read it, or write zeros (default: omit)'
 complete -c kgcore -n '__kgcore_has default' -l no-kgcore-note -d 'omit the note that lists what is missing and why'
 complete -c kgcore -n '__kgcore_has default' -l share-zeros -d 'let long ranges that were never touched share one range of zeros in the file (done unasked where the file would be longer than file systems allow)'
@@ -110,6 +113,9 @@ complete -c kgcore -n '__kgcore_has live' -l uid -x -d 'those of this real user 
 complete -c kgcore -n '__kgcore_has live' -s f -x -a 'process' -d 'which memory: sum of the bits below, or \'process\' (default 51)'
 complete -c kgcore -n '__kgcore_has live' -l dontdump -d 'also memory marked MADV_DONTDUMP'
 complete -c kgcore -n '__kgcore_has live' -l dax -d 'also DAX mappings'
+complete -c kgcore -n '__kgcore_has live' -l exclude -x -d 'leave out memory: name:GLOB ([heap] or a file\'s name), file:GLOB, size:>1G or addr:START-END; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has live' -l only -x -d 'leave out all memory that no rule names; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has live' -l redact -x -d 'write zeros in the place of memory, and say so in the report; may be repeated, the first rule that fits decides'
 complete -c kgcore -n '__kgcore_has live' -l missing -x -a 'omit zero' -d 'what to do with memory that the dump lacks: omit it, so that debuggers cannot read it, or write zeros (default: omit)'
 complete -c kgcore -n '__kgcore_has live' -l no-kgcore-note -d 'omit the note that lists what is missing and why'
 complete -c kgcore -n '__kgcore_has live' -l share-zeros -d 'let long ranges that were never touched share one range of zeros in the file (done unasked where the file would be longer than file systems allow)'
@@ -197,6 +203,9 @@ complete -c kgcore -n '__kgcore_has map' -l architecture -x -a 'x86_64 i386' -d 
 complete -c kgcore -n '__kgcore_has map' -s f -x -a 'process' -d 'which memory: sum of the bits below, or \'process\' (default 51)'
 complete -c kgcore -n '__kgcore_has map' -l dontdump -d 'also memory marked MADV_DONTDUMP'
 complete -c kgcore -n '__kgcore_has map' -l dax -d 'also DAX mappings'
+complete -c kgcore -n '__kgcore_has map' -l exclude -x -d 'leave out memory: name:GLOB ([heap] or a file\'s name), file:GLOB, size:>1G or addr:START-END; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has map' -l only -x -d 'leave out all memory that no rule names; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has map' -l redact -x -d 'write zeros in the place of memory, and say so in the report; may be repeated, the first rule that fits decides'
 complete -c kgcore -n '__kgcore_has map' -l swap -r -F -d 'image of a swap device or swap file, named as in /proc/swaps; may be repeated'
 complete -c kgcore -n '__kgcore_has map' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take missing pages of mapped files from the same files under DIR'
 complete -c kgcore -n '__kgcore_has map' -l json -d 'as JSON (docs/map.md, map.schema.json)'

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from kgcore.filters.base import Keep
+    from kgcore.filters.rules import Rule
     from kgcore.library import open_live, open_qemu, open_running_kernel, open_vmcore
     from kgcore.model.account import Account
     from kgcore.model.dying import Dying
@@ -168,6 +169,7 @@ __all__ = (
     "RegisterSource",
     "Remark",
     "Report",
+    "Rule",
     "Run",
     "Segment",
     "SigInfo",
@@ -227,6 +229,7 @@ _NAMES = {
     "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
     "NoUserMemory OutputError TargetError",
     "kgcore.filters.base": "Keep",
+    "kgcore.filters.rules": "Rule",
     "kgcore.library": "open_live open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
     "kgcore.model.dying": "Dying",

@@ -146,7 +146,7 @@ def open_live(*, registers: bool = True, max_freeze: float | None = None) -> Abs
     :param registers: False: stop nothing and read no registers.
     :param max_freeze: seconds that the threads of a process may take to stop; None: 5.
     :return: a context manager, which gives a :class:`kgcore.Source`.
-    :raises TargetError: there is no /proc.
+    :raises KgcoreError: there is no /proc.
     """
     location = LiveLocation(registers=registers, max_freeze=max_freeze)
     return open_source(location, NO_USER_FILES, warnings.warn)

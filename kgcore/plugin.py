@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
@@ -22,6 +22,7 @@ from kgcore.sources.base import NO_USER_FILES, Source, TaskRef, UserFiles
 
 if TYPE_CHECKING:
     from kgcore.coredump.report import Report
+    from kgcore.filters.rules import Rule
 
 __all__ = ("gcore", "load_types")
 
@@ -35,6 +36,7 @@ def gcore(
     missing: Literal["omit", "zero"] = "omit",
     dontdump: bool = False,
     dax: bool = False,
+    rules: Iterable["Rule"] = (),
     note: bool = True,
     share_zeros: bool = False,
     swap: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -64,6 +66,8 @@ def gcore(
         "zero" bytes.
     :param dontdump: Also memory marked ``MADV_DONTDUMP``.
     :param dax: Also DAX mappings.
+    :param rules: ``Rule("exclude", "name:[heap]")`` and the like: which memory to leave out, or to write as zeros. The
+        first that fits a mapping decides.
     :param note: Add the vendor note that lists what is missing.
     :param share_zeros: Let long ranges that were never touched share one range of zeros in the file. Otherwise the
         file is as long as all its memory. Automatic if the file would be longer than file systems allow.
@@ -87,7 +91,13 @@ def gcore(
     from kgcore.saving import CoreWriter, destination
 
     options = Options(
-        mask=_mask(filter), dontdump=dontdump, dax=dax, missing=missing, vendor_note=note, share_zeros=share_zeros
+        mask=_mask(filter),
+        dontdump=dontdump,
+        dax=dax,
+        rules=tuple(rules),
+        missing=missing,
+        vendor_note=note,
+        share_zeros=share_zeros,
     )
     for name, limit in (("max_size", max_size), ("max_time", max_time)):
         if limit is not None and limit <= 0:

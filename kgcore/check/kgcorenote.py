@@ -115,6 +115,8 @@ def check_kgcore(desc: bytes | None, loads: Sequence[Load], findings: Findings) 
     findings.lacks += content.warnings
     if content.account is not None:
         findings.facts["recovered"] = content.account.recovered
+        if redacted := content.account.parts.get("redacted"):
+            findings.facts["redacted"] = redacted
         _check_accounts(content, content.account, loads, findings)
         _check_missing(content.mappings, content.missing, findings)
     return KgcoreNote(

@@ -21,8 +21,8 @@ class Verdict:
     :ivar lacks: why it is not complete, as sentences.
     :ivar facts: contents: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
         ``notes``, ``files``, ``kgcore`` (the KGCORE note), ``recovered`` (bytes by source, if the note has an account
-        of them), ``shared_zeros`` (bytes of memory that share one range of zeros in the file). Unreadable facts are
-        absent.
+        of them), ``shared_zeros`` (bytes of memory that share one range of zeros in the file), ``redacted`` (bytes).
+        Unreadable facts are absent.
     :ivar cut_short: its only problem is that the file ends before the end of its memory.
     """
 
@@ -65,6 +65,8 @@ class Verdict:
         if facts.get("recovered"):
             found = ", ".join(f"{human_size(size)} {printable(where)}" for where, size in facts["recovered"].items())
             lines.append(f"recovered: {found}")
+        if facts.get("redacted"):
+            lines.append(f"redacted: {human_size(facts['redacted'])} of memory are zeros in its place")
         for title, texts in (("problem", self.problems), ("lacks", self.lacks)):
             lines += (f"{title}: {line}" for line in first_lines(texts, limit, printable, "... and {} more"))
         return lines

@@ -9,13 +9,15 @@ import glob
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from kgcore._version import __version__
 from kgcore.cli.parser import Answering, Parser, UsageError, flag, option
 from kgcore.cli.request import Channel
-from kgcore.cli.values import architecture, file_name, filter_mask, level, swap_image
+from kgcore.cli.values import architecture, file_name, filter_mask, level, rule, swap_image
 from kgcore.errors import KgcoreError
+from kgcore.filters.rules import Action
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sources.base import TaskRef, UserFiles
 from kgcore.sources.location import DumpLocation, LiveLocation, Location
@@ -163,6 +165,30 @@ def add_filter_options(group: argparse._ActionsContainer) -> None:
     add_mask_option(group)
     flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
     flag(group, "--dax", help="also DAX mappings")
+    group.set_defaults(rules=())
+    actions: tuple[tuple[Action, str], ...] = (
+        ("exclude", "leave out memory: name:GLOB ([heap] or a file's name), file:GLOB, size:>1G or addr:START-END"),
+        ("only", "leave out all memory that no rule names"),
+        ("redact", "write zeros in the place of memory, and say so in the report"),
+    )
+    for action, what in actions:
+        group.add_argument(
+            f"--{action}",
+            dest="rules",
+            metavar="RULE",
+            type=partial(rule, action),
+            action=_Rules,
+            help=f"{what}; may be repeated, the first rule that fits decides",
+        )
+
+
+class _Rules(argparse.Action):
+    """Keeps all rules in the order of the command line, of whichever option."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
+    ) -> None:
+        namespace.rules = (*namespace.rules, value)
 
 
 def add_supply_options(group: argparse._ActionsContainer) -> None:

@@ -116,6 +116,7 @@ class _Extraction:
                 missing=request.missing,
                 vendor_note=request.note,
                 share_zeros=request.share_zeros,
+                rules=request.rules,
             ),
             directory=request.directory,
             output=request.output,

@@ -333,6 +333,7 @@ _INKS = {
     Kind.PRESENT: _Ink("\N{FULL BLOCK}", "#", "blue", "present"),
     Kind.RECOVERED: _Ink("\N{DARK SHADE}", "+", "green", "recovered"),
     Kind.ZERO: _Ink("\N{LIGHT SHADE}", "0", "bright_black", "zeros"),
+    Kind.REDACTED: _Ink("\N{IDENTICAL TO}", "-", "yellow", "redacted"),
     Kind.MISSING: _Ink("\N{BOX DRAWINGS LIGHT DIAGONAL CROSS}", "x", "bold red", "missing"),
     Kind.FILTERED: _Ink("\N{MIDDLE DOT}", ".", "bright_black", "left out by the filter"),
 }
@@ -382,7 +383,9 @@ def show_map(found: AddressMap, out: TextIO) -> None:
         ),
         out,
     )
-    legend = [(_mark(kind, 2, blocks), (f" {ink.word}   ", "")) for kind, ink in _INKS.items()]
+    sizes = by_kind(total)
+    shown = {kind: ink for kind, ink in _INKS.items() if kind is not Kind.REDACTED or kind in sizes}  # few redact
+    legend = [(_mark(kind, 2, blocks), (f" {ink.word}   ", "")) for kind, ink in shown.items()]
     _print(Painted(*(piece for pieces in legend for piece in pieces)), out)
     for line in found.lines():
         print(line, file=out)

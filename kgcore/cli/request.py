@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Literal
 
+from kgcore.filters.rules import Rule
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sources.base import NO_USER_FILES, TaskRef, UserFiles
 
@@ -45,6 +46,7 @@ class DumpRequest:
 
     :ivar tasks: in the order given; empty only if ``select`` is not.
     :ivar mask: sum of the coredump_filter bits; None: each process's own.
+    :ivar rules: which memory to leave out, or to write as zeros.
     :ivar share_zeros: store long ranges of zeros once in the file.
     :ivar output: a file name, "-" for standard output, or None for ``core.<tgid>`` in ``directory``.
     :ivar user_files: what else memory may be taken from.
@@ -60,6 +62,7 @@ class DumpRequest:
     mask: int | None = DEFAULT_MASK
     dontdump: bool = False
     dax: bool = False
+    rules: tuple[Rule, ...] = ()
     missing: Literal["omit", "zero"] = "omit"
     note: bool = True
     share_zeros: bool = False

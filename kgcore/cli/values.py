@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from kgcore.cli.request import Channel
+from kgcore.filters.rules import Action, Rule
 from kgcore.sinks.outputs import standard
 
 __all__ = (
@@ -16,6 +17,7 @@ __all__ = (
     "level",
     "number",
     "output_name",
+    "rule",
     "size",
     "swap_image",
     "user_id",
@@ -120,6 +122,14 @@ def output_name(text: str) -> str:
         return standard(file_name(text))
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
+
+
+def rule(action: Action, text: str) -> Rule:
+    """Return a rule on memory."""
+    try:
+        return Rule(action, text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def swap_image(text: str) -> tuple[str, str]:

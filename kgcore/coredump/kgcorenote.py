@@ -19,8 +19,9 @@ the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses 
 ``vmas``           array of [start, end, vm_flags, decision, bytes kept]
 ``accounts``       array, one per VMA in the same order: all parts add up to end - start.
                    Objects with ``present`` (mapped by the page tables), ``recovered`` (object: where they were
-                   found instead, to bytes), ``zero`` (certainly zeros), ``filtered`` (not asked for), ``missing``
-                   (object: reason to bytes), without zero and empty parts. Places: values of Provenance, too
+                   found instead, to bytes), ``zero`` (certainly zeros), ``redacted`` (zeros in their place, by a
+                   rule of the user's), ``filtered`` (not asked for), ``missing`` (object: reason to bytes),
+                   without zero and empty parts. Places: values of Provenance, too
 ``shared_zeros``   bytes of memory that share one range of zeros in the file, in PT_LOADs with the same p_offset;
                    only if there are any
 ``account``        the sum of them, an object of the same kind

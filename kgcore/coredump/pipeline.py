@@ -17,7 +17,9 @@ from kgcore.coredump.plan import CorePlan, make_plan
 from kgcore.coredump.report import Report
 from kgcore.coredump.writer import Progress, write_core
 from kgcore.errors import no_memory
+from kgcore.filters.base import Filter
 from kgcore.filters.coredump import CoredumpFilter, Dump
+from kgcore.filters.rules import Rule, RuledFilter, cut_at_rules, redactions
 from kgcore.model.memory import Memory, Provenance, Run, Without
 from kgcore.model.process import DEFAULT_MASK, ProcessImage
 from kgcore.sinks.base import Sink
@@ -37,6 +39,7 @@ class Options:
     :ivar vendor_note: write the KGCORE note.
     :ivar important_first: put the most important memory first, in case the file is cut off (see ``make_plan``).
     :ivar share_zeros: let long ranges of certain zeros share one range of the file (see ``make_plan``).
+    :ivar rules: which memory to leave out, or to write as zeros, besides; the first that fits a mapping decides.
     """
 
     mask: int | None = DEFAULT_MASK
@@ -46,6 +49,7 @@ class Options:
     vendor_note: bool = True
     important_first: bool = False
     share_zeros: bool = False
+    rules: tuple[Rule, ...] = ()
 
 
 _AGAIN = 3  # a disk that fails more and more
@@ -59,11 +63,13 @@ class Prepared:
     read. A process of a vmcore does not mind if it is left open.
 
     :ivar process: where its memory and its files come from.
+    :ivar memory: its memory, without what the rules redact.
     :ivar plan: its core, except the memory.
     :ivar plan_again: makes the plan for different memory.
     """
 
     process: Process
+    memory: Memory
     plan: CorePlan
     plan_again: Callable[[Memory], CorePlan]
 
@@ -71,11 +77,6 @@ class Prepared:
     def image(self) -> ProcessImage:
         """The process as plain values, with all warnings that planning brought."""
         return self.plan.image
-
-    @property
-    def memory(self) -> Memory:
-        """Its memory."""
-        return self.process.memory
 
     def close(self) -> None:
         """Let the process go: it cannot be written any more."""
@@ -118,13 +119,19 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
     if options.dax:
         mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
 
-    choose = CoredumpFilter(
+    choose: Filter = CoredumpFilter(
         int(mask),
         options.dontdump,
         page_size=image.page_size,
         header_by_mode=image.dialect.header_by_mode,
         header_by_magic=image.dialect.header_by_magic,
     )
+
+    memory: Memory = process.memory
+    if options.rules:
+        image = cut_at_rules(image, options.rules)
+        choose = ruled = RuledFilter(choose, options.rules, image)
+        memory = Without(memory, redactions(ruled))
 
     def plan_of(memory: Memory) -> CorePlan:
         return make_plan(
@@ -139,7 +146,7 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
             share_zeros=options.share_zeros,
         )
 
-    return Prepared(process=process, plan=plan_of(process.memory), plan_again=plan_of)
+    return Prepared(process=process, memory=memory, plan=plan_of(memory), plan_again=plan_of)
 
 
 def write(

@@ -155,7 +155,7 @@ class Report(Accounted):
         """The account as a table, for notebooks."""
         account = self.account
         parts = [("from page tables", account.present), *account.recovered.items(), ("zeros", account.zero)]
-        parts += (("left out by the filter", account.filtered),)
+        parts += (("redacted", account.redacted), ("left out by the filter", account.filtered))
         parts += ((f"missing: {reason}", size) for reason, size in account.missing.items())
         rows = "".join(f"<tr><th>{escape(what)}</th><td>{human_size(size)}</td></tr>" for what, size in parts if size)
         notes = "".join(f"<li>{escape(line)}</li>" for line in self.doubts())

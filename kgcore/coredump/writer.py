@@ -280,7 +280,7 @@ def _copy(
         promised = 0
         for part in without(run, planned) if planned else (run,):
             found.add(part)
-            promised += 0 if part.provenance is Provenance.ZERO else part.length
+            promised += part.length if part.provenance.stored or part.provenance.missing else 0
         if not run.provenance.stored:
             output.skip(run.length)
         elif len(data) != run.length:

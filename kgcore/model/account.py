@@ -55,6 +55,11 @@ class Account:
         return self.parts.get(Provenance.ZERO, 0)
 
     @property
+    def redacted(self) -> int:
+        """Bytes that have zeros in their place, since the user wants it so."""
+        return self.parts.get(Provenance.REDACTED, 0)
+
+    @property
     def missing(self) -> dict[str, int]:
         """Missing bytes, by the value of their provenance."""
         return self._by_name([provenance for provenance in self.parts if provenance.missing])
@@ -79,6 +84,7 @@ class Account:
             "present": self.present,
             "recovered": self.recovered,
             "zero": self.zero,
+            "redacted": self.redacted,
             "filtered": self.filtered,
             "missing": self.missing,
             "total": self.total,
@@ -92,6 +98,8 @@ class Account:
             content["recovered"] = recovered
         if zero:
             content["zero"] = zero
+        if redacted := self.redacted:
+            content["redacted"] = redacted
         if self.filtered:
             content["filtered"] = self.filtered
         if missing := self.missing:
@@ -104,6 +112,8 @@ class Account:
         if self.recovered:
             sizes.append(f"{human_size(sum(self.recovered.values()))} recovered ({amounts(self.recovered)})")
         sizes += [f"{human_size(self.zero)} zeros", f"{human_size(self.filtered)} left out by the filter"]
+        if self.redacted:
+            sizes.append(f"{human_size(self.redacted)} redacted")
         missing = f"{human_size(sum(self.missing.values()))} missing"
         sizes.append(f"{missing} ({amounts(self.missing)})" if self.missing else missing)
         return ", ".join(sizes)

@@ -34,6 +34,7 @@ class Provenance(Enum):
     ROOT = "root"  # from a file of the user's that is proven to be the one that was mapped
     # Nothing to be written
     ZERO = "zero"  # certainly zeros, or what the kernel's own core has as a hole
+    REDACTED = "redacted"  # zeros stand in the place of what the user does not want in the core (--redact)
     # Missing
     SWAPPED = "swapped"  # in a swap space that is not in memory
     FILE = "file"  # a page of a file that was not in memory
@@ -45,7 +46,7 @@ class Provenance(Enum):
     def __init__(self, value: str) -> None:
         # Attributes, not properties that look into a set: they are asked for every run.
         self.missing = value in ("swapped", "file", "excluded", "unreadable", "unstable", "limit")
-        self.stored = not self.missing and value != "zero"
+        self.stored = not self.missing and value not in ("zero", "redacted")
         self.recovered = self.stored and value != "present"
 
     __hash__ = object.__hash__  # Enum's own is written in Python
@@ -122,9 +123,9 @@ def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:
 
 
 class Without:
-    """A :class:`Memory` with further missing ranges, which were found while reading.
+    """A :class:`Memory` without some ranges: missing ones, which were found while reading, or redacted ones.
 
-    :param lost: missing ranges, ascending, whole pages, none of them touching two mappings.
+    :param lost: these ranges, none of them ``stored``; ascending, whole pages, none of them touching two mappings.
     """
 
     def __init__(self, memory: Memory, lost: Sequence[Run]) -> None:

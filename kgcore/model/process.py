@@ -401,6 +401,19 @@ class ProcessImage:
         index = bisect_right(self.vmas, address, key=attrgetter("start")) - 1
         return self.vmas[index] if index >= 0 and address < self.vmas[index].end else None
 
+    def name_of(self, vma: Vma) -> bytes:
+        """Return what /proc/PID/maps shows of a mapping: its file, ``[heap]``, ``[stack]``, ``[vdso]`` ..., or nothing.
+
+        As fs/proc/task_mmu.c has it since 6.6 (vma_is_initial_heap(), vma_is_initial_stack()).
+        """
+        if vma.file is not None:
+            return vma.file.path or b""
+        if vma.name:
+            return vma.name.encode()
+        if vma.start < self.brk and vma.end > self.start_brk:
+            return b"[heap]"
+        return b"[stack]" if vma.start <= self.start_stack <= vma.end else b""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSummary:

@@ -17,7 +17,7 @@ from kgcore.coredump.plan import CorePlan
 from kgcore.coredump.report import Report, VmaAccount, make_report
 from kgcore.model.account import Account, Gaps, amounts
 from kgcore.model.memory import Memory, Provenance, Run
-from kgcore.model.process import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, ProcessImage, Vma
+from kgcore.model.process import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, Vma
 from kgcore.sources.base import Source, TaskRef
 from kgcore.text import first_names, human_size, plain, printable
 
@@ -46,6 +46,7 @@ class Kind(Enum):
     PRESENT = "present"
     RECOVERED = "recovered"
     ZERO = "zero"
+    REDACTED = "redacted"
     MISSING = "missing"
     FILTERED = "filtered"
 
@@ -55,7 +56,9 @@ class Kind(Enum):
             return cls.MISSING
         if provenance.recovered:
             return cls.RECOVERED
-        return cls.PRESENT if provenance.stored else cls.ZERO
+        if provenance.stored:
+            return cls.PRESENT
+        return cls.REDACTED if provenance is Provenance.REDACTED else cls.ZERO
 
 
 class StackPointer(NamedTuple):
@@ -179,7 +182,7 @@ def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> Address
     areas = tuple(
         Area(
             told,
-            _name(image, vma, told.name),
+            image.name_of(vma) or told.name,
             _permissions(vma.flags),
             vma.pgoff * image.page_size if vma.file is not None else 0,
             _kept(vma, planned.keep.length),
@@ -188,15 +191,6 @@ def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> Address
         for vma, planned, told in zip(image.vmas, plan.vmas, report.vmas, strict=True)
     )
     return AddressMap(report, areas, source or {}, plan.filter_settings)
-
-
-def _name(image: ProcessImage, vma: Vma, name: bytes) -> bytes:
-    """As fs/proc/task_mmu.c has it since 6.6 (vma_is_initial_heap(), vma_is_initial_stack())."""
-    if name or vma.file is not None:
-        return name
-    if vma.start < image.brk and vma.end > image.start_brk:
-        return b"[heap]"
-    return b"[stack]" if vma.start <= image.start_stack <= vma.end else b""
 
 
 def _permissions(flags: int) -> str:

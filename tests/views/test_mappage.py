@@ -201,7 +201,7 @@ def test_any_address_space(space: tuple[ProcessImage, FakeMemory], mask: int) ->
     assert [row[1] for row in rows] == [human_size(area.size) for area in found.areas]
     for row, area in zip(rows, found.areas, strict=True):
         account = area.vma.account
-        sizes = [account.present, sum(account.recovered.values()), account.zero]
+        sizes = [account.present, sum(account.recovered.values()), account.zero, account.redacted]
         sizes += [sum(account.missing.values()), account.filtered]
         assert row[7:] == [human_size(size) if size else "" for size in sizes]
     ids = {element.attributes["id"] for element in every(root) if "id" in element.attributes}

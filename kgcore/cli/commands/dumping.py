@@ -194,6 +194,7 @@ def request_of(parsed: argparse.Namespace) -> DumpRequest:
         mask=parsed.mask,
         dontdump=parsed.dontdump,
         dax=parsed.dax,
+        rules=parsed.rules,
         missing=parsed.missing,
         note=not parsed.no_kgcore_note,
         share_zeros=parsed.share_zeros,

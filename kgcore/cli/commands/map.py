@@ -22,6 +22,7 @@ from kgcore.cli.console import Console, Status
 from kgcore.cli.parser import Parser, UsageError, flag, option
 from kgcore.cli.request import Channel
 from kgcore.cli.values import output_name
+from kgcore.filters.rules import Rule
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef, UserFiles
@@ -50,6 +51,7 @@ class MapCommand:
     """The arguments of ``kgcore map``.
 
     :ivar mask: sum of the coredump_filter bits; None: the process's own.
+    :ivar rules: which memory to leave out, or to write as zeros.
     :ivar html: the file to write the page to, "-" for standard output; None: print a table, or JSON.
     """
 
@@ -59,6 +61,7 @@ class MapCommand:
     mask: int | None
     dontdump: bool
     dax: bool
+    rules: tuple[Rule, ...]
     user_files: UserFiles
     json: bool
     html: str | None
@@ -80,6 +83,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> MapCommand:
         mask=parsed.mask,
         dontdump=parsed.dontdump,
         dax=parsed.dax,
+        rules=parsed.rules,
         user_files=user_files_of(parsed),
         json=parsed.json,
         html=parsed.html,
@@ -122,7 +126,7 @@ def run(command: MapCommand, console: Console) -> int:
     from kgcore.coredump.pipeline import Options
     from kgcore.views.addressmap import address_map
 
-    options = Options(mask=command.mask, dontdump=command.dontdump, dax=command.dax)
+    options = Options(mask=command.mask, dontdump=command.dontdump, dax=command.dax, rules=command.rules)
     with opening.opened(command.place, command.show, console, command.user_files) as source:
         if command.html is not None:
             from kgcore.views.mappage import map_html
