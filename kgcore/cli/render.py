@@ -383,9 +383,8 @@ def show_map(found: AddressMap, out: TextIO) -> None:
         ),
         out,
     )
-    sizes = by_kind(total)
-    shown = {kind: ink for kind, ink in _INKS.items() if kind is not Kind.REDACTED or kind in sizes}  # few redact
-    legend = [(_mark(kind, 2, blocks), (f" {ink.word}   ", "")) for kind, ink in shown.items()]
+    inks = [(kind, ink) for kind, ink in _INKS.items() if kind is not Kind.REDACTED or total.redacted]  # few redact
+    legend = [(_mark(kind, 2, blocks), (f" {ink.word}   ", "")) for kind, ink in inks]
     _print(Painted(*(piece for pieces in legend for piece in pieces)), out)
     for line in found.lines():
         print(line, file=out)

@@ -46,10 +46,12 @@ _TITLE = 160  # characters of a name in a picture; the table has all of it
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --soft: #5b6675; --edge: #d9dee5;
-  --present: #2f6fde; --recovered: #0aa8a0; --zero: #c3cad4; --redacted: #e0a92f; --missing: #e03a2f; --filtered: #eceff3; --hatch: #b6bfca;
+  --present: #2f6fde; --recovered: #0aa8a0; --zero: #c3cad4; --redacted: #e0a92f;
+  --missing: #e03a2f; --filtered: #eceff3; --hatch: #b6bfca;
   --hole: #ffffff; --mark: #b3009e; --target: #fff3c9; }
 @media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1a2029; --ink: #e4e9f0; --soft: #97a3b3;
-  --edge: #313a47; --present: #5b93f5; --recovered: #35cdc3; --zero: #4c5766; --redacted: #c9952b; --missing: #ff6a5c; --filtered: #222a35;
+  --edge: #313a47; --present: #5b93f5; --recovered: #35cdc3; --zero: #4c5766; --redacted: #c9952b;
+  --missing: #ff6a5c; --filtered: #222a35;
   --hatch: #414c5b; --hole: #12161c; --mark: #ff7ae8; --target: #4a4118; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 92rem; background: var(--page); color: var(--ink);

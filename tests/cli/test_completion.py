@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 Complete = Callable[..., list[str]]
 
-TEXT = {"GLOB", "RULE", "UID", "LEVEL", "FILTER", "N", "SIZE", "DURATION", "ARCH", "FD", "SHELL", "TASK", "PROGRAM", "COLUMN"}
+TEXT = {"GLOB", "RULE", "UID", "LEVEL", "FILTER", "N", "SIZE", "DURATION", "ARCH", "FD", "SHELL", "TASK", "PROGRAM"}
+TEXT |= {"COLUMN"}
 """Values that are no files, and that nobody but the user knows."""
 
 

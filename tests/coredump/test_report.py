@@ -139,6 +139,7 @@ def test_json() -> None:
         "present": PAGE,
         "recovered": {"zram": PAGE},
         "zero": PAGE,
+        "redacted": 0,
         "filtered": 0,
         "missing": {"swapped": PAGE},
         "total": 4 * PAGE,
@@ -174,7 +175,8 @@ def reports() -> Iterator[dict[str, Any]]:
     plan = make_plan(make_image(vmas=vmas, threads=threads, warnings=("w",)), CoredumpFilter(page_size=PAGE), memory)
     sink = MemorySink()
     failures = [Failure("4711", "no thread has the id 4711")]
-    sources = {place.value: 1 for place in Provenance if not place.missing}
+    # Rules are about memory: no file is redacted.
+    sources = {place.value: 1 for place in Provenance if not place.missing and place is not Provenance.REDACTED}
     gaps = tuple(FileGap(0, 1, place.value, "why") for place in Provenance if place.missing)
     files = (SysrootFile(b"/bin/x", 9, "ab", gaps, sources), SysrootFile(b"/bin/\xff", 9, None, (), {}))
     sysroot = SysrootReport("sysroot", files, ("r",), ("l",), ("p",))
