@@ -34,6 +34,11 @@ ZRAM_WRITEBACK ZRAM_MEMORY_TRACKING ZRAM_MULTI_COMP
 ?ZRAM_BACKEND_LZ4 ?ZRAM_BACKEND_LZ4HC ?ZRAM_BACKEND_ZSTD ?ZRAM_BACKEND_DEFLATE ?ZRAM_BACKEND_842 ?ZRAM_BACKEND_LZO
 """
 USUAL = (GUEST, MEMORY, KASLR, DWARF, BTF, SMP)
+MARKERS = (
+    *USUAL,
+    "-PTE_MARKER_UFFD_WP USERFAULTFD MEMORY_HOTPLUG MEMORY_HOTREMOVE ZONE_DEVICE DEVICE_PRIVATE",
+    "X86_MCE MEMORY_FAILURE HWPOISON_INJECT OVERLAY_FS",
+)
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,7 @@ CONFIGURATIONS = {
         Configuration(
             "markers",
             "bookworm",
-            (
-                *USUAL,
-                "-PTE_MARKER_UFFD_WP USERFAULTFD MEMORY_HOTPLUG MEMORY_HOTREMOVE ZONE_DEVICE DEVICE_PRIVATE",
-                "X86_MCE MEMORY_FAILURE HWPOISON_INJECT OVERLAY_FS",
-            ),
+            MARKERS,
             quick=True,
         ),
         # And none at all but for markers.
@@ -124,10 +125,10 @@ CONFIGURATIONS = {
             (*USUAL, "LTO_CLANG_THIN CFI_CLANG RANDSTRUCT_FULL SHADOW_CALL_STACK=n INIT_STACK_ALL_ZERO"),
             clang="16",
         ),
-        # The ladder without vmlinux, rung by rung.
-        Configuration("nobtf", "bookworm", (*USUAL, "-DEBUG_INFO_BTF KALLSYMS_ALL")),
-        Configuration("fewsyms", "bookworm", (*USUAL, "-KALLSYMS_ALL")),
-        Configuration("nokallsyms", "bookworm", (*USUAL, "-KALLSYMS -KALLSYMS_ALL")),
+        # The ladder without vmlinux, rung by rung: compiled as "markers", so that ccache has nearly all of it.
+        Configuration("nobtf", "bookworm", (*MARKERS, "-DEBUG_INFO_BTF KALLSYMS_ALL")),
+        Configuration("fewsyms", "bookworm", (*MARKERS, "-KALLSYMS_ALL")),
+        Configuration("nokallsyms", "bookworm", (*MARKERS, "-KALLSYMS -KALLSYMS_ALL")),
         # zram with all that it can do; objects of up to 4 pages, of up to 16.
         Configuration(
             "swap4",
