@@ -144,7 +144,8 @@ def open_live(*, registers: bool = True, max_freeze: float | None = None) -> Abs
     They go on, but for a process that is taken: all its threads stand still until that is closed.
 
     :param registers: False: stop nothing and read no registers.
-    :param max_freeze: seconds that the threads of a process may take to stop; None: 5.
+    :param max_freeze: seconds that a process may stand still; if reading it takes longer, it goes on, and the call that
+        reads raises KgcoreError. None: as long as that takes, and 5 for its threads to stop.
     :return: a context manager, which gives a :class:`kgcore.Source`.
     :raises KgcoreError: there is no /proc.
     """

@@ -49,7 +49,7 @@ class LiveLocation:
     """The processes of this machine, while they run.
 
     :ivar registers: stop a process while it is read, and read its registers; else it goes on meanwhile.
-    :ivar max_freeze: seconds that its threads may take to stop; None: a usual time.
+    :ivar max_freeze: seconds that it may stand still; None: as long as reading takes, and 5 for its threads to stop.
     """
 
     registers: bool = True

@@ -23,7 +23,7 @@ examples:
   kgcore live --match 'nginx*' -D /var/tmp every process of that name
   kgcore live -o - 12345 | zstd > core.zst into a pipe
   kgcore live --no-registers 12345         without stopping it: memory alone, and it may be torn
-  kgcore live --max-freeze 200ms 12345     give up if its threads do not stop in that time
+  kgcore live --max-freeze 200ms 12345     give up if it has to stand still for longer
 
 exit status: 0 complete; 1 a process could not be dumped; 2 usage; 3 written, but incomplete.
 """
@@ -69,7 +69,8 @@ def make_parser() -> Parser:
         "--max-freeze",
         metavar="DURATION",
         type=duration,
-        help="give up if its threads do not all stop within so many seconds (or ms, m, h; default 5)",
+        help="give up, and write nothing, if it has to stand still for more than so many seconds (or ms, m, h); "
+        "default: as long as it takes, but 5 until all its threads have stopped",
     )
     add_dump_options(parser)
     add_pids(parser)

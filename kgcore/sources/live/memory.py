@@ -26,13 +26,21 @@ class LiveMemory(Memory):
 
     :param pid: id of a thread of it that has not exited.
     :param file_of: gives a descriptor of the file behind a mapping, and its size; None: it cannot be opened.
+    :param go_on: called now and then; what it raises ends the reading.
     :raises OSError: its memory cannot be opened.
     """
 
     parallel = True  # the kernel has checked the permission when the files were opened
 
-    def __init__(self, pid: int, page_size: int, file_of: Callable[[Vma], tuple[int, int] | None]) -> None:
+    def __init__(
+        self,
+        pid: int,
+        page_size: int,
+        file_of: Callable[[Vma], tuple[int, int] | None],
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:
         self._pid = pid
+        self._go_on = go_on
         self.page_size = page_size
         self._file_of = file_of
         self._mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -67,6 +75,7 @@ class LiveMemory(Memory):
             return
         at = start
         for low, high, found in self._table.mapped(start, end):
+            self._go_on()
             if at < low:
                 yield from self._absent(vma, at, low)
             yield Run(low, high - low, Provenance.ZERO if found & NO_CONTENT else Provenance.PRESENT)
@@ -117,6 +126,7 @@ class LiveMemory(Memory):
                 yield from self._from_file(vma, run)
                 continue
             for address in range(run.address, run.end, CHUNK):
+                self._go_on()
                 yield from self._present(Run(address, min(CHUNK, run.end - address), run.provenance))
 
     def _from_file(self, vma: Vma, run: Run) -> Iterator[Piece]:

@@ -4,6 +4,8 @@
 import os
 from collections.abc import Iterator
 from functools import cached_property
+from math import inf
+from time import monotonic
 
 from kgcore.errors import KgcoreError
 from kgcore.model.lost import Lost
@@ -27,10 +29,13 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
     :param pid: id of the process.
     :param first: id of the thread that comes first in its image.
     :param seconds: how long to wait for its threads to stop; None: do not stop it, and read no registers.
+    :param most: seconds that it may stand still; None: as long as reading takes.
     :raises KgcoreError: it cannot be stopped.
     """
 
-    def __init__(self, pid: int, first: int, seconds: float | None) -> None:
+    def __init__(self, pid: int, first: int, seconds: float | None, most: float | None) -> None:
+        self._most = most
+        self._deadline = inf if most is None else monotonic() + most
         self._pid = pid
         self._first = first
         self._tracee: Tracee | None = None
@@ -73,10 +78,21 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
         if self._memory is None:
             image = self.image  # finds the files behind the mappings
             try:
-                self._memory = LiveMemory(self._view, image.page_size, self._files.open)
+                self._memory = LiveMemory(self._view, image.page_size, self._files.open, self._go_on)
             except OSError as error:
                 raise refused(self._pid, error) from error
         return self._memory
+
+    def _go_on(self) -> None:
+        """
+        :raises KgcoreError: it has stood still for long enough.
+        """
+        if self._tracee is not None and monotonic() > self._deadline:
+            raise KgcoreError(
+                f"process {self._pid} stood still for {self._most:g} s and is not read yet: nothing is written",
+                hint="--max-freeze allows more; --exclude, --only and -f leave memory out",
+                pid=self._pid,
+            )
 
     def remarks(self, missing: frozenset[Provenance] = frozenset()) -> Iterator[str]:
         """See :meth:`kgcore.sources.base.Process.remarks`."""

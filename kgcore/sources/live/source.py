@@ -58,7 +58,7 @@ class LiveSource(Source):
         seconds = None
         if self._location.registers:
             seconds = _PATIENCE if self._location.max_freeze is None else self._location.max_freeze
-        return LiveProcess(tgid, found.pid, seconds)
+        return LiveProcess(tgid, found.pid, seconds, self._location.max_freeze)
 
 
 def _summary(pid: int) -> ProcessSummary:

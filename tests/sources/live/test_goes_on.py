@@ -217,3 +217,22 @@ def test_it_may_end_meanwhile(program: Path, tmp_path: Path) -> None:
             assert dump.returncode in (0, 1, 3)
             assert "Traceback" not in message
             assert "unexpected" not in message
+
+
+def test_a_limit_of_standing_still(tmp_path: Path) -> None:
+    """Reading 512 MiB takes longer than 20 ms: there is no core, and the program goes on."""
+    program = "import time; data = bytearray(b'x' * (512 << 20)); print('ready', flush=True); time.sleep(1000)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            for jobs in ("1", "2"):
+                core = tmp_path / "core"
+                dump = live(process.pid, "--max-freeze", "20ms", "--jobs", jobs, "-o", str(core))
+                message = dump.communicate()[1].decode()
+                assert dump.returncode == 1, message
+                assert "stood still for 0.02 s" in message or "does not stop" in message
+                assert list(tmp_path.iterdir()) == []
+                assert tracer_of(process.pid) == {"0"}
+        finally:
+            process.kill()
