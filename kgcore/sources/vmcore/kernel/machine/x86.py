@@ -116,22 +116,31 @@ class X86(Machine):
 
     @cached_property
     def entry_frames_fit(self) -> bool:
-        found = []
+        found: list[bool] = []
+        blank = False
         with suppress(FaultError, LookupError, AttributeError):
             for task in self._some_tasks(_MANY):
                 if not int(task.flags) & PF_KTHREAD and task.mm:
                     with suppress(FaultError):  # some stacks are not in the dump
-                        found.append(self._from_user_mode(int(task.stack)))
+                        fits = self._from_user_mode(int(task.stack))
+                        if fits is None:
+                            blank = True
+                        else:
+                            found.append(fits)
                 if len(found) == _SAMPLE:
                     break
-        return 2 * sum(found) >= len(found)
+        return 2 * sum(found) >= len(found) and (any(found) or not blank)
 
-    def _from_user_mode(self, stack: int) -> bool:
-        """Tell whether a kernel stack has a ``struct pt_regs`` of user mode at its end."""
+    def _from_user_mode(self, stack: int) -> bool | None:
+        """Tell whether a kernel stack has a ``struct pt_regs`` of user mode at its end; None: it has zeros there, which
+        in raw memory may stand for a page that the dump lacks."""
         names = self.architecture.entry_frame
         size = self._kernel.word_size * len(names)
         at = stack + self._kernel.thread_size - self.pt_regs_padding - size
-        raw = named_words(names, self._kernel.word_size, kernel_bytes(self._prog, at, size))
+        data = kernel_bytes(self._prog, at, size)
+        if not any(data):
+            return None
+        raw = named_words(names, self._kernel.word_size, data)
         values = self.architecture.notes.cleaned(raw)
         return (
             self.architecture.notes.user_mode(values)
