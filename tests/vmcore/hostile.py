@@ -243,6 +243,9 @@ class Baseline:
         threads = {thread.task: thread for thread in clean.threads}
         for thread in image.threads:
             known_thread = threads[thread.task]
+            if thread.fpu and thread.fpu.stale and known_thread.fpu:
+                # Without the kernel's code it is unknown whether they are: the core says that they may be.
+                known_thread = replace(known_thread, fpu=replace(known_thread.fpu, stale=True))
             if thread != known_thread and not any(
                 re.search(rf"thread {thread.tid}\b|the list of threads", text) for text in image.warnings
             ):

@@ -383,7 +383,7 @@ def test_a_vmlinux(disk: Disk, tmp_path: Path) -> None:
         )
     mine = tmp_path / "vmlinux"
     shutil.copy(vmlinux, mine)
-    disk.is_cut(mine, 40, vmlinux.stat().st_size // 2)
+    disk.is_cut(mine, 120, vmlinux.stat().st_size // 2)
     done = kgcore(*words, mine, cwd=tmp_path)
     assert done.status == 1
     assert done.remarks == [f"kgcore: symbol file {mine} has become shorter while it is read (try again)"]
