@@ -9,14 +9,16 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from operator import index
 from os import PathLike, fspath
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from kgcore.errors import KgcoreError
-from kgcore.model.layouts import Layout
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
 from kgcore.model.traces import KernelStack
+
+if TYPE_CHECKING:
+    from kgcore.model.layouts import Layout  # every start of drgn imports this module
 
 __all__ = (
     "NO_USER_FILES",
@@ -304,7 +306,7 @@ class HasKernelStacks(Protocol):
 class KnowsLayouts(Protocol):
     """A source that reads a kernel's structures, and knows which of what it needs this kernel has."""
 
-    def layouts(self) -> tuple[Layout, ...]:
+    def layouts(self) -> tuple["Layout", ...]:
         """Return all that is needed of kernels, each thing with how this kernel has it."""
 
 
