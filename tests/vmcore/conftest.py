@@ -13,7 +13,7 @@ import lzma
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -143,6 +143,11 @@ def find(name: str, *, committed: bool = True) -> Fixture | None:
         if (root / name / "manifest.toml").exists():
             return Fixture(root / name)
     return None
+
+
+def some(every: Iterable[str], usually: Iterable[str]) -> tuple[str, ...]:
+    """The fixtures for a slow test: some that differ most, or with ``KGCORE_THOROUGH`` in the environment every one."""
+    return tuple(every if os.environ.get("KGCORE_THOROUGH") else usually)
 
 
 def need(name: str, *, committed: bool = True) -> Fixture:

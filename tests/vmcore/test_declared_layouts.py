@@ -28,7 +28,7 @@ from kgcore.sources.vmcore.memory.swap.zram import Zram
 from kgcore.sources.vmcore.memory.swap.zramtable import Proof
 from kgcore.sources.vmcore.memory.swap.zswap import Zswap
 from kgcore.sources.vmcore.opening.target import Target, open_target
-from tests.vmcore.conftest import Fixture, need
+from tests.vmcore.conftest import Fixture, need, some
 
 PAGE = 4096
 ZERO = Provenance.ZERO
@@ -146,7 +146,7 @@ def judge(found: Found, right: Found) -> list[str]:
     return wrong + [f"{slot}: nothing" for slot in right.keys() - found.keys()]
 
 
-@pytest.fixture(scope="module", params=ZRAM)
+@pytest.fixture(scope="module", params=some(ZRAM, ("k510-rt",)))
 def zram(request: pytest.FixtureRequest) -> Iterator[tuple[str, Reader]]:
     fixture = need(request.param)
     with open_target(DumpLocation(core=str(fixture.dump()), symbols_from="btf")) as target:

@@ -119,8 +119,8 @@ int main(void)
     return 42;
 }
 """
-ROUNDS = int(os.environ.get("KGCORE_LIVE_ROUNDS", "10"))  # by hand: 1000
-KILLS = int(os.environ.get("KGCORE_LIVE_KILLS", "25"))  # by hand: 500
+ROUNDS = int(os.environ.get("KGCORE_LIVE_ROUNDS", "5"))  # by hand: 1000
+KILLS = int(os.environ.get("KGCORE_LIVE_KILLS", "12"))  # by hand: 500
 
 
 @pytest.fixture(scope="module")
