@@ -189,7 +189,6 @@ def test_what_has_no_types_to_give_stays_as_it_is(monkeypatch: pytest.MonkeyPatc
         load_types(_on_platform(need("k61-686pae-small").dump("vmcore"), drgn.Platform(drgn.Architecture.I386)))
     prog = opened(CRASHED)
     before = state(prog)
-    monkeypatch.setattr(symbols, "MAGIC", b"none")
     monkeypatch.setattr(symbols, "_read_btf", lambda *_: b"no BTF at all")
     with pytest.raises(KgcoreError, match="does not start with a BTF header"):
         load_types(prog)
