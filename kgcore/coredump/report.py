@@ -19,7 +19,6 @@ from kgcore.coredump.plan import CorePlan
 from kgcore.model.account import Account, Accounted, Gaps, without
 from kgcore.model.dying import Dying
 from kgcore.model.memory import Provenance, Run
-from kgcore.model.process import Vma
 from kgcore.text import counted, first_lines, human_size, plain, printable
 
 __all__ = ("Gap", "Read", "Report", "VmaAccount", "make_report")
@@ -301,7 +300,7 @@ def make_report(
             run = Run(piece.address, piece.filesz, Provenance.LIMIT, limit)
             cut.setdefault(piece.vma, []).append(run)
     for index, (vma, planned) in enumerate(zip(plan.image.vmas, plan.vmas, strict=True)):
-        name = _name(vma)
+        name = vma.mapped
         runs = [(run, False) for run in planned.missing]
         account = planned.account
         found, beyond = read.get(index), _joined(cut.get(index, []), planned.missing)
@@ -343,12 +342,6 @@ def _joined(runs: Sequence[Run], planned: Sequence[Run]) -> list[Run]:
         for part in without(run, planned):
             gaps.add(part)
     return gaps.runs
-
-
-def _name(vma: Vma) -> bytes:
-    if vma.name:
-        return vma.name.encode("utf-8", "surrogateescape")
-    return vma.file.path or b"" if vma.file is not None else b""
 
 
 def _gap_line(gap: Gap, policy: str) -> str:

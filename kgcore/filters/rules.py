@@ -122,8 +122,7 @@ def _pages(addresses: tuple[int, int] | None, page: int) -> tuple[int, ...]:
 def _cut(vma: Vma, borders: Sequence[int], page: int) -> Iterator[Vma]:
     at = vma.start
     for border in (*(border for border in borders if vma.start < border < vma.end), vma.end):
-        pgoff = vma.pgoff + (at - vma.start) // page if vma.file is not None else vma.pgoff
-        yield replace(vma, start=at, end=border, pgoff=pgoff) if (at, border) != (vma.start, vma.end) else vma
+        yield vma.part(at, border, page)
         at = border
 
 

@@ -3,7 +3,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kgcore.filters.base import Keep, Peek
 from kgcore.filters.coredump import CoredumpFilter
@@ -67,12 +67,12 @@ def cut_out_stacks(
         at = vma.start
         for low, high in _joined(windows.get(index, [])):
             if at < low:
-                cut.append(_part(vma, at, low, page_size))
-            cut.append(_part(vma, low, high, page_size))
+                cut.append(vma.part(at, low, page_size))
+            cut.append(vma.part(low, high, page_size))
             stacks.add(low)
             at = high
         if at < vma.end:
-            cut.append(_part(vma, at, vma.end, page_size))
+            cut.append(vma.part(at, vma.end, page_size))
     return tuple(cut), frozenset(stacks)
 
 
@@ -84,7 +84,3 @@ def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             joined.append((low, high))
     return joined
-
-
-def _part(vma: Vma, start: int, end: int, page_size: int) -> Vma:
-    return replace(vma, start=start, end=end, pgoff=vma.pgoff + (start - vma.start) // page_size)

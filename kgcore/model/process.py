@@ -7,7 +7,7 @@ the kernel's. Integers are unsigned unless a comment says otherwise; times are n
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 from operator import attrgetter
 from typing import Literal, NamedTuple
@@ -338,6 +338,17 @@ class Vma:
     name: str = ""
     struct: int = field(default=0, compare=False)
 
+    @property
+    def mapped(self) -> bytes:
+        """What is mapped there: what ``vm_ops->name`` says, else the path of its file; raw, or empty."""
+        if self.name:
+            return self.name.encode("utf-8", "surrogateescape")
+        return self.file.path or b"" if self.file is not None else b""
+
+    def part(self, start: int, end: int, page_size: int) -> "Vma":
+        """Return a part of it as a mapping, as the kernel splits one: whole pages from one address up to another."""
+        return replace(self, start=start, end=end, pgoff=self.pgoff + (start - self.start) // page_size)
+
 
 @dataclass(frozen=True, slots=True)
 class CoreDialect:
@@ -406,10 +417,8 @@ class ProcessImage:
 
         As fs/proc/task_mmu.c has it since 6.6 (vma_is_initial_heap(), vma_is_initial_stack()).
         """
-        if vma.file is not None:
-            return vma.file.path or b""
-        if vma.name:
-            return vma.name.encode()
+        if vma.mapped or vma.file is not None:
+            return vma.mapped
         if vma.start < self.brk and vma.end > self.start_brk:
             return b"[heap]"
         return b"[stack]" if vma.start <= self.start_stack <= vma.end else b""

@@ -182,7 +182,7 @@ def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> Address
     areas = tuple(
         Area(
             told,
-            image.name_of(vma) or told.name,
+            image.name_of(vma),
             _permissions(vma.flags),
             vma.pgoff * image.page_size if vma.file is not None else 0,
             _kept(vma, planned.keep.length),
