@@ -5,6 +5,7 @@ Nothing here depends on the source of the process (a vmcore today; a live proces
 the kernel's. Integers are unsigned unless a comment says otherwise; times are nanoseconds.
 """
 
+import stat
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -28,6 +29,7 @@ __all__ = (
     "VM_SHARED",
     "VM_WRITE",
     "CoreDialect",
+    "FileType",
     "FpuState",
     "MappedFile",
     "OpenFile",
@@ -43,6 +45,7 @@ __all__ = (
     "Thread",
     "Vma",
     "XsaveLayout",
+    "file_type",
 )
 
 # include/linux/mm.h; these have had the same values in every kernel with the fields we read.
@@ -273,6 +276,25 @@ class Socket:
     remote: bytes = b""
 
 
+FileType = Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
+
+_FILE_TYPES: dict[int, FileType] = {
+    stat.S_IFREG: "regular",
+    stat.S_IFDIR: "directory",
+    stat.S_IFCHR: "character",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFLNK: "symlink",
+    0: "anon_inode",
+}
+
+
+def file_type(mode: int) -> FileType:
+    """Return the type of a file by its ``i_mode``."""
+    return _FILE_TYPES.get(stat.S_IFMT(mode), "unknown")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFile:
     """A file descriptor.
@@ -293,7 +315,7 @@ class OpenFile:
     fd: int
     file: int
     path: bytes | None
-    type: Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
+    type: FileType
     flags: int
     offset: int
     mode: int

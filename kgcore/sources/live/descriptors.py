@@ -3,14 +3,12 @@
 
 import ctypes
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Literal
 
 from kgcore.errors import KgcoreError
 from kgcore.model.memory import Piece, Provenance, Run
-from kgcore.model.process import DELETED, OpenFile, Socket
+from kgcore.model.process import DELETED, OpenFile, Socket, file_type
 from kgcore.sources.base import Contents, OpenFiles
 from kgcore.sources.live.filepieces import file_pieces, whole_pages
 from kgcore.sources.live.image import architecture_here
@@ -24,18 +22,6 @@ _KCMP_FILE = 0  # include/uapi/linux/kcmp.h
 _IN_MEMORY = (b"tmpfs", b"ramfs", b"hugetlbfs", b"devtmpfs")
 _MEMORY_NAMES = (b"/memfd:", b"/SYSV", b"/dev/zero" + DELETED, b"/anon_hugepage")  # of mounts that no namespace shows
 _ANON_INODE = b"anon_inode:"
-
-_Type = Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
-_TYPES: dict[int, _Type] = {
-    stat.S_IFREG: "regular",
-    stat.S_IFDIR: "directory",
-    stat.S_IFCHR: "character",
-    stat.S_IFBLK: "block",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFLNK: "symlink",
-    0: "anon_inode",
-}
 
 
 def open_files(pid: int, view: int) -> OpenFiles:
@@ -65,7 +51,7 @@ def _open_file(pid: int, number: int, memory: frozenset[int], sockets: Sockets, 
     path = os.readlink(os.fsencode(link))
     info = dict(line.split(b":\t", 1) for line in read(f"/proc/{pid}/fdinfo/{number}").splitlines() if b":\t" in line)
     held = os.stat(link)
-    kind = "anon_inode" if path.startswith(_ANON_INODE) else _TYPES.get(stat.S_IFMT(held.st_mode), "unknown")
+    kind = "anon_inode" if path.startswith(_ANON_INODE) else file_type(held.st_mode)
     offset, flags = int(info[b"pos"]), int(info[b"flags"], 8)
     socket: Socket | None = sockets.of(held.st_ino) if kind == "socket" else None
     return OpenFile(

@@ -3,13 +3,12 @@
 
 import stat
 from collections.abc import Iterator
-from typing import Literal
 
 from drgn import FaultError, Object
 
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.model.memory import Piece, Run
-from kgcore.model.process import MappedFile, OpenFile, Socket
+from kgcore.model.process import MappedFile, OpenFile, Socket, file_type
 from kgcore.sources.base import OpenFiles
 from kgcore.sources.vmcore.damage import guarding_each
 from kgcore.sources.vmcore.kernel.kernel import Kernel
@@ -37,18 +36,6 @@ _OVERLAYFS = 0x794C7630
 _HUGETLBFS = 0x958458F6
 _IN_MEMORY = 0x01021994, 0x858458F6, _HUGETLBFS  # tmpfs, ramfs
 _FILE = "f_mode", "f_flags", "f_pos", "f_inode", "private_data"
-
-_Type = Literal["regular", "directory", "character", "block", "fifo", "socket", "symlink", "anon_inode", "unknown"]
-_TYPES: dict[int, _Type] = {
-    stat.S_IFREG: "regular",
-    stat.S_IFDIR: "directory",
-    stat.S_IFCHR: "character",
-    stat.S_IFBLK: "block",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFLNK: "symlink",
-    0: "anon_inode",
-}
 
 
 def open_files(backing: Backing, task: Object) -> OpenFiles:
@@ -161,7 +148,7 @@ class _Reader:
                 nlink=1,
                 inode=0,
             )
-        kind = _TYPES.get(stat.S_IFMT(named.mode), "unknown")
+        kind = file_type(named.mode)
         if named.path is not None and named.path.startswith(_ANON_INODE):
             kind = "anon_inode"  # some have the mode of a regular file
         return OpenFile(
