@@ -31,8 +31,9 @@ _ADDRESSES = 1 << 64
 class Rule:
     """What to do with some mappings: ``name:GLOB``, ``file:GLOB``, ``size:>1G`` or ``addr:START-END``.
 
-    A name is what /proc/PID/maps shows: the path of a file, ``[heap]``, ``[stack]``; a pattern without a slash is
-    compared with the last part of a path. An address rule is about the part of a mapping that lies in the range.
+    A name is what /proc/PID/maps shows: the path of a file, ``[heap]``, ``[stack]``, ``[anon:NAME]``; a pattern without
+    a slash is compared with the last part of a path. An address rule is about the part of a mapping that lies in the
+    range.
 
     :ivar action: ``exclude`` leaves the memory out, ``redact`` puts zeros in its place, ``only`` leaves out what no
         rule names.
@@ -82,7 +83,7 @@ class Rule:
 
 def _matches(name: bytes, pattern: str) -> bool:
     text = name.decode("utf-8", "surrogateescape")
-    if "/" not in pattern:
+    if "/" not in pattern and not text.startswith("["):  # what a process calls its memory may have slashes
         text = text.rpartition("/")[2]
     # [heap] is a name, not a choice of four letters: brackets only stand for themselves.
     return fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))

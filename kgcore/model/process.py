@@ -347,6 +347,7 @@ class Vma:
     :ivar pgoff: offset in the file, in pages (:attr:`ProcessImage.page_size`).
     :ivar anon: it has an ``anon_vma``, that is, private pages were made.
     :ivar name: what ``vm_ops->name`` says (``[vdso]``, ``[vvar]``, ``[vsyscall]``), else "".
+    :ivar anon_name: what its process called anonymous memory, raw: ``prctl(PR_SET_VMA)``; empty: nothing.
     :ivar struct: address of its ``struct vm_area_struct``; 0: it has none of its own.
     """
 
@@ -358,6 +359,7 @@ class Vma:
     file: MappedFile | None = None
     anon: bool = False
     name: str = ""
+    anon_name: bytes = b""
     struct: int = field(default=0, compare=False)
 
     @property
@@ -437,13 +439,18 @@ class ProcessImage:
     def name_of(self, vma: Vma) -> bytes:
         """Return what /proc/PID/maps shows of a mapping: its file, ``[heap]``, ``[stack]``, ``[vdso]`` ..., or nothing.
 
-        As fs/proc/task_mmu.c has it since 6.6 (vma_is_initial_heap(), vma_is_initial_stack()).
+        As fs/proc/task_mmu.c has it since 6.6 (vma_is_initial_heap(), vma_is_initial_stack()). A name that the process
+        gave (``[anon:NAME]``, ``[anon_shmem:NAME]``) stands for that of /dev/zero, but not for ``[heap]``.
         """
-        if vma.mapped or vma.file is not None:
+        if vma.file is not None:
+            return b"[anon_shmem:%b]" % vma.anon_name if vma.anon_name else vma.mapped
+        if vma.mapped:
             return vma.mapped
         if vma.start < self.brk and vma.end > self.start_brk:
             return b"[heap]"
-        return b"[stack]" if vma.start <= self.start_stack <= vma.end else b""
+        if vma.start <= self.start_stack <= vma.end:
+            return b"[stack]"
+        return b"[anon:%b]" % vma.anon_name if vma.anon_name else b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

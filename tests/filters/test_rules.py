@@ -25,6 +25,8 @@ HEAP = make_vma(0x10000, 4, anon=True)
 LIBRARY = make_vma(0x40000, 8, file=make_file(b"/usr/lib/libc.so.6"))
 DELETED = make_vma(0x80000, 2, file=make_file(b"/dev/shm/pool (deleted)", nlink=0))
 STACK = make_vma(0xA0000, 3, anon=True)
+CALLED = make_vma(0xC0000, 4, anon=True, anon_name=b"glibc: malloc/arena")
+SHARED = make_vma(0xD0000, 4, file=make_file(b"/dev/zero (deleted)", nlink=0), anon_name=b"my memory")
 
 
 def image() -> ProcessImage:
@@ -86,6 +88,25 @@ def test_what_is_no_rule(text: str) -> None:
     )
     assert done.returncode == 2
     assert "is not a rule: expected " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "vmas"),
+    [
+        ("name:[anon:*]", [CALLED]),
+        ("name:[anon:glibc: malloc/arena]", [CALLED]),
+        ("name:[anon*]", [CALLED, SHARED]),
+        ("name:[anon_shmem:my*]", [SHARED]),
+        ("name:arena]", []),
+        ("name:my memory", []),
+        ("file:[anon*]", []),
+        ("file:/dev/zero*", [SHARED]),
+        ("name:zero*", [SHARED]),
+    ],
+)
+def test_what_a_process_called_its_memory(text: str, vmas: list[Vma]) -> None:
+    rule, process = Rule("exclude", text), make_image(vmas=(*image().vmas, CALLED, SHARED))
+    assert [vma for vma in process.vmas if rule.fits(vma, process.name_of(vma))] == vmas
 
 
 def decisions(*rules: Rule) -> dict[int, str]:

@@ -66,6 +66,22 @@ def test_a_file_in_the_place_of_the_heap_keeps_its_name() -> None:
     assert [area.name for area in areas] == [b"/x", b""]
 
 
+def test_what_the_process_called_its_memory() -> None:
+    """As show_map_vma() has it (fs/proc/task_mmu.c): heap and stack keep their names, shared memory differs."""
+    zero = make_file(b"/dev/zero (deleted)", nlink=0)
+    vmas = (
+        make_vma(0x600000, 4, anon=True, anon_name=b"not the heap"),
+        make_vma(0x604000, 4, anon=True, anon_name=b"the heap"),
+        make_vma(START, 4, anon_name=b"a/b \xe9"),
+        make_vma(START + 8 * PAGE, 4, file=zero, anon_name=b"shared"),
+        make_vma(0x7FFD00000000, 8, anon=True, anon_name=b"the stack"),
+    )
+    areas = map_of(vmas=vmas, start_brk=0x604100, brk=0x606000, start_stack=0x7FFD00007F00, threads=()).areas
+    names = [b"[anon:not the heap]", b"[heap]", b"[anon:a/b \xe9]", b"[anon_shmem:shared]", b"[stack]"]
+    assert [area.name for area in areas] == names
+    assert areas[2].to_json()["name"] == "[anon:a/b \\xe9]"
+
+
 def test_nothing_is_known_of_heap_and_stack() -> None:
     assert {area.name for area in map_of(vmas=(make_vma(PAGE, 4, anon=True),)).areas} == {b""}
 

@@ -120,4 +120,11 @@ def vmas(
             file=file,
             anon=found is not None and found[1],
             name=line.name.decode("ascii", "replace") if named else "",
+            anon_name=_anon_name(line.name),
         )
+
+
+def _anon_name(name: bytes) -> bytes:
+    """Return what the process called its memory, out of a name in maps; empty: that is no such name."""
+    kind = next((kind for kind in _ANONYMOUS if name.startswith(kind)), None)
+    return b"" if kind is None else name.removeprefix(kind).removesuffix(b"]")

@@ -319,6 +319,56 @@ class TestNames:
             assert Paths(files.kernel, files.task).mapped_file(it).dax is dax
 
 
+IN_UNION = "union { struct { unsigned long rb, last; } shared; struct anon_vma_name *anon_name; };"
+BESIDE = "struct { unsigned long rb, last; } shared; struct anon_vma_name *anon_name;"
+ANON_NAMES = "struct anon_vma_name { int kref; char name[0]; };"
+
+
+class TestAnonNames:
+    """PR_SET_VMA_ANON_NAME."""
+
+    def world(self, member: str, types: str = ANON_NAMES) -> Files:
+        return Files(types + LIST.replace("void *anon_vma;", f"void *anon_vma; {member}"), "6.1.0")
+
+    def read(self, files: Files, mapping: int) -> tuple[bytes, tuple[str, ...]]:
+        (vma,), warnings = read_vmas(files.kernel, files.task, files.chain(mapping))
+        return vma.anon_name, warnings
+
+    @pytest.mark.parametrize("member", [IN_UNION, BESIDE])
+    def test_of_private_memory(self, member: str) -> None:
+        files = self.world(member)
+        name = files.data(b"\x01\0\0\0an arena\0behind it")
+        assert self.read(files, files.vma(0x1000, 0x2000, anon_name=name)) == (b"an arena", ())
+        assert self.read(files, files.vma(0x1000, 0x2000)) == (b"", ())
+
+    def test_of_shared_memory(self) -> None:
+        """d09e8ca6cb93 (6.2): before, the pointer of a mapping of a file is none."""
+        for member, expected in ((BESIDE, b"pool"), (IN_UNION, b"")):
+            files = self.world(member)
+            file = files.file(files.dentry(b"dev/zero", 0, "simple_dname"))
+            name = files.data(b"\x01\0\0\0pool\0")
+            assert self.read(files, files.vma(0x1000, 0x2000, vm_file=file, anon_name=name)) == (expected, ())
+
+    def test_a_name_without_end(self) -> None:
+        files = self.world(BESIDE)
+        mapping = files.vma(0x1000, 0x2000, anon_name=files.data(b"x" * 4096))
+        assert self.read(files, mapping) == (b"x" * 80, ())
+
+    def test_lost(self) -> None:
+        """The mapping stays, and the loss of its name is told."""
+        files = self.world(BESIDE)
+        name = files.data(b"\x01\0\0\0pool\0")
+        files.lost = {physical(name) >> 12}
+        found, (warning,) = self.read(files, files.vma(0x1000, 0x2000, anon_name=name))
+        assert found == b""
+        assert warning.startswith("mapping 0x1000-0x2000: its name is not in the dump: ")
+
+    def test_a_pointer_to_user_memory(self) -> None:
+        """Android's, before 5.17: where it leads to is not the kernel's memory."""
+        files = self.world("char *anon_name;", "")
+        assert self.read(files, files.vma(0x1000, 0x2000, anon_name=0x7F0000001000)) == (b"", ())
+
+
 class TestList:
     """Kernels before 6.1: ``mm->mmap`` and ``vm_next``."""
 

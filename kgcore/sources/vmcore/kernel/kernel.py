@@ -183,6 +183,33 @@ class Kernel:
         raw = struct.pack(f"<{len(values)}{'Q' if self.word_size == 8 else 'I'}", *values)
         return struct.unpack(f"<{len(raw) // word_size}{'Q' if word_size == 8 else 'I'}", raw)
 
+    def anon_name(self, vma: Members) -> int:
+        """Return the address of what a process called anonymous memory, as a string; 0: it has no such name.
+
+        9a10064f5625 "mm: add a field to store names for private anonymous memory" (5.17) put a pointer in a union with
+        what mappings of files have there; d09e8ca6cb93 "mm: anonymous shared memory naming" (6.2) took it out.
+
+        :param vma: ``anon_name`` and ``vm_file`` of a ``struct vm_area_struct``.
+        :raises FaultError: it is not in the dump.
+        """
+        if self._anon_names is None:
+            return 0
+        of_files, name = self._anon_names
+        if vma["vm_file"] and not of_files:
+            return 0
+        return vma["anon_name"] + name if vma["anon_name"] else 0
+
+    @cached_property
+    def _anon_names(self) -> tuple[bool, int] | None:
+        """Whether mappings of files have names, too, and the offset of a name; None: the kernel has none at all."""
+        area = "struct vm_area_struct"
+        # Android had it before: a pointer to user memory, and no such type.
+        if not self.target.has_member(area, "anon_name") or not self.target.has_member("struct anon_vma_name", "name"):
+            return None
+        vma, name = self.prog.type(area), self.prog.type("struct anon_vma_name")
+        shared = self.target.has_member(area, "shared") and offsetof(vma, "anon_name") == offsetof(vma, "shared")
+        return not shared, offsetof(name, "name")
+
     # struct page
 
     @cached_property

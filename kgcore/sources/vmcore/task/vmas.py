@@ -19,10 +19,11 @@ __all__ = ("Paths", "read_vmas", "vma_members")
 
 _PATH_MAX_DEPTH = 2048  # components; PATH_MAX would be 4096 bytes
 _NAME_MAX = 4096
+_ANON_NAME_MAX = 80  # bytes, ANON_VMA_NAME_MAX_LEN
 _S_DAX = 1 << 13  # include/linux/fs.h; 5.8 and later, 4.9 to 5.7 alike
 _VMA = (
     "vm_start", "vm_end", "vm_next", "vm_mm", "vm_flags", "vm_pgoff", "vm_file", "vm_ops", "anon_vma",
-    "vm_private_data",
+    "vm_private_data", "anon_name",
 )  # fmt: skip
 _FILE = "f_path.mnt", "f_path.dentry", "f_inode", "f_mapping"
 _INODE = "i_mode", "i_nlink", "i_size", "i_flags", "i_ino"
@@ -139,6 +140,12 @@ def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, w
     else:
         if file is not None and file.path is None:
             warnings.append(f"mapping {start:#x}-{end:#x}: the name of its file was not found")
+    anon_name = b""
+    try:
+        if given := kernel.anon_name(found):
+            anon_name = kernel_string(kernel.prog, given, _ANON_NAME_MAX)
+    except FaultError as error:
+        warnings.append(f"mapping {start:#x}-{end:#x}: its name is not in the dump: {in_words(error)}")
     return Vma(
         start=start,
         end=end,
@@ -147,6 +154,7 @@ def _read_vma(kernel: Kernel, paths: "Paths", names: "_Names", found: Members, w
         file=file,
         anon=bool(found["anon_vma"]),
         name=name,
+        anon_name=anon_name,
         struct=found.address,
     )
 

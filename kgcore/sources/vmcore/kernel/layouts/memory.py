@@ -89,6 +89,19 @@ ROWS = (
         also=(*types(_VMA, "struct vm_operations_struct"), *members("struct vm_operations_struct", "name fault")),
     ),
     Row(
+        "what a process called anonymous memory (PR_SET_VMA_ANON_NAME)",
+        Use.NAMES,
+        (
+            Way(
+                "5.17 (9a10064f5625)",
+                (*members(_VMA, "anon_name shared"), *members("struct anon_vma_name", "name")),
+                how="where it lies in the place of shared (until 6.2, d09e8ca6cb93), mappings of files have none",
+            ),
+        ),
+        "",
+        also=types("struct anon_vma_name"),
+    ),
+    Row(
         "how many use an address space, and who was changing it",
         Use.MEMORY,
         (
