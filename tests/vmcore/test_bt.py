@@ -241,8 +241,11 @@ def test_kernel_stacks(name: str, types: str) -> None:
     assert compare_kernel_stacks(fixture, types) > 40
 
 
-def compare_kernel_stacks(fixture: Fixture, types: str) -> int:
-    """All kernel stacks with what drgn makes of them by DWARF; how many there were to compare."""
+def compare_kernel_stacks(fixture: Fixture, types: str, given: tuple[str, ...] = ()) -> int:
+    """All kernel stacks with what drgn makes of them by DWARF; how many there were to compare.
+
+    :param given: what to give with -s if the types are not those of DWARF.
+    """
     from drgn import FaultError, Object
     from drgn.helpers.linux.pid import for_each_task
 
@@ -254,9 +257,10 @@ def compare_kernel_stacks(fixture: Fixture, types: str) -> int:
 
     core = str(fixture.dump(main_dump(fixture)))
     vmlinux = (str(fixture.vmlinux),)
+    mine = vmlinux if types == "dwarf" else given
     with (
         open_target(DumpLocation(core=core, symbols=vmlinux)) as full,
-        open_target(DumpLocation(core=core, symbols=vmlinux if types == "dwarf" else (), symbols_from=types)) as other,  # type: ignore[arg-type]
+        open_target(DumpLocation(core=core, symbols=mine, symbols_from=types)) as other,  # type: ignore[arg-type]
     ):
         kernel = Kernel(other)
         stacks = KernelStacks(kernel, Cpus(kernel))
@@ -276,10 +280,10 @@ def compare_kernel_stacks(fixture: Fixture, types: str) -> int:
             truth = [call for call in truth if call[0] >> 63]
             # drgn looks for the name in front of a function's first instruction, where a task begins that never ran.
             truth = [(ip, full.prog.symbol(ip).name if name == hex(ip) else name, inline) for ip, name, inline in truth]
-            mine = [(frame.ip, frame.function, frame.inline) for frame in found.frames]
+            calls = [(frame.ip, frame.function, frame.inline) for frame in found.frames]
             if types == "btf":
-                mine, truth = [call[:1] for call in mine], [call[:1] for call in truth if not call[2]]  # type: ignore[misc]
-            assert mine == truth, task.comm
+                calls, truth = [call[:1] for call in calls], [call[:1] for call in truth if not call[2]]  # type: ignore[misc]
+            assert calls == truth, task.comm
             assert found.end.kind == "outermost"
             compared += 1
     return compared

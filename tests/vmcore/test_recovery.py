@@ -8,6 +8,7 @@ is zero that the kernel's core has not as zero.
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,8 @@ def nowhere(victim: Victim) -> dict[int, str]:
         ):
             if slot in written_back(victim.fixture, kind):
                 found[start + number * PAGE] = "swapped"
+            if slot in packed_842(victim.fixture, kind):
+                found[start + number * PAGE] = "unreadable"
         # What the hardware lost, or UFFDIO_POISON
         lost = mapping.get("poisoned", range(mapping["length"] // PAGE) if mapping["name"] == "uffd-poison" else ())
         found |= {start + number * PAGE: "unreadable" for number in lost}
@@ -77,15 +80,26 @@ def denied(victim: Victim) -> frozenset[int]:
     return frozenset(page for m in mappings for page in range(m["addr"], m["addr"] + m["length"], PAGE))
 
 
+def block_state(fixture: Fixture, number: int) -> tuple[dict[int, str], str]:
+    """What the zram device behind a swap space says of its pages, and of its compressors; nothing if it is no zram."""
+    device = fixture.path / "truth/system" / Path(fixture.swap_devices[number]).name
+    if not (device / "block_state").exists():
+        return {}, ""
+    rows = (line.split() for line in (device / "block_state").read_text().splitlines())
+    return {int(row[0]): row[2] for row in rows}, (device / "comp_algorithm").read_text()
+
+
 def written_back(fixture: Fixture, number: int) -> set[int]:
     """Pages of the zram device behind a swap space that are on its backing device."""
-    names = (fixture.path / "truth/system/swaps").read_text().splitlines()[1:]
-    device = next((line.split()[0] for line in names if f"zram{number}" in line.split()[0]), "")
-    state = fixture.path / "truth/system" / device.rpartition("/")[2] / "block_state"
-    if not device or not state.exists():
+    return {page for page, letters in block_state(fixture, number)[0].items() if "w" in letters}
+
+
+def packed_842(fixture: Fixture, number: int) -> set[int]:
+    """Pages of the zram device behind a swap space that 842 compressed, and that nothing unpacks."""
+    pages, compressors = block_state(fixture, number)
+    if "[842]" not in compressors:
         return set()
-    rows = (line.split() for line in state.read_text().splitlines())
-    return {int(row[0]) for row in rows if "w" in row[2]}
+    return {page for page, letters in pages.items() if not {*"swhr"} & {*letters}}
 
 
 @pytest.mark.parametrize(("name", "victim_name"), VICTIMS)

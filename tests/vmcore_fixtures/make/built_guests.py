@@ -99,6 +99,7 @@ RECIPES = {
         built_guest(
             "b72-flags",
             "flags",
+            simple("named"),
             *SWAP_DISK,
             SPINS,
             cpu="max,-cx16",
