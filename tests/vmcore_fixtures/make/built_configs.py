@@ -104,6 +104,7 @@ CONFIGURATIONS = {
                 "KASAN KASAN_OUTLINE KASAN_VMALLOC DEBUG_PAGEALLOC DEBUG_PAGEALLOC_ENABLE_DEFAULT PAGE_POISONING",
                 "PAGE_OWNER PAGE_EXTENSION LOCKDEP PROVE_LOCKING DEBUG_LIST DEBUG_VM DEBUG_SPINLOCK DEBUG_MUTEXES",
                 "SLUB_DEBUG_ON DEBUG_RWSEMS DEBUG_OBJECTS DEBUG_OBJECTS_WORK SCHED_DEBUG LATENCYTOP SCHEDSTATS",
+                "USERFAULTFD",
             ),
         ),
         # All that gives mappings names and page table entries further bits.
@@ -122,7 +123,7 @@ CONFIGURATIONS = {
         Configuration(
             "thinlto",
             "trixie",
-            (*USUAL, "LTO_CLANG_THIN CFI_CLANG RANDSTRUCT_FULL SHADOW_CALL_STACK=n INIT_STACK_ALL_ZERO"),
+            (*USUAL, "LTO_CLANG_THIN CFI_CLANG RANDSTRUCT_FULL SHADOW_CALL_STACK=n INIT_STACK_ALL_ZERO USERFAULTFD"),
             clang="16",
         ),
         # The ladder without vmlinux, rung by rung: compiled as "markers", so that ccache has nearly all of it.

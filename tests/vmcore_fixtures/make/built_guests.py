@@ -32,7 +32,8 @@ def built_guest(name: str, kernel: str, *victims: Victim, **more: Any) -> Recipe
     )
 
 
-# It asks for no huge pages, and kernels without them take that for a mistake. With one swap space it has nothing to do.
+# Swapfirst asks for no huge pages, and kernels without them take that for a mistake. With one swap space it has nothing
+# to do.
 ONE_SPACE = "swapfirst() { :; }"
 SWAP_DISK = (
     swapper("swap_disk", *DISK_STATES, before="swap_disk"),
@@ -79,6 +80,7 @@ RECIPES = {
             "nomigration",
             *SWAP_DISK,
             SPINS,
+            setup=HUGE_PAGES + ONE_SPACE,
             swap_mib=256,
             note="no migration, no memory errors: no swap entries but of swap and markers",
         ),
