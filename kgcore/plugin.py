@@ -38,6 +38,7 @@ def gcore(
     dax: bool = False,
     rules: Iterable["Rule"] = (),
     note: bool = True,
+    state: bool = True,
     share_zeros: bool = False,
     swap: Mapping[str, str | os.PathLike[str]] | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -69,6 +70,8 @@ def gcore(
     :param rules: ``Rule("exclude", "name:[heap]")`` and the like: which memory to leave out, or to write as zeros. The
         first that fits a mapping decides.
     :param note: Add the vendor note that lists what is missing.
+    :param state: Let that note also say what the process had of the kernel: signal actions, timers, limits, what is in
+        pipes and other descriptors.
     :param share_zeros: Let long ranges that were never touched share one range of zeros in the file. Otherwise the
         file is as long as all its memory. Automatic if the file would be longer than file systems allow.
     :param swap: Images of swap devices and swap files: path as in /proc/swaps, to path of the image.
@@ -97,6 +100,7 @@ def gcore(
         rules=tuple(rules),
         missing=missing,
         vendor_note=note,
+        state=state,
         share_zeros=share_zeros,
     )
     for name, limit in (("max_size", max_size), ("max_time", max_time)):

@@ -10,6 +10,7 @@ from kgcore.check.findings import Findings
 from kgcore.check.notes import parsed
 from kgcore.check.segments import Load
 from kgcore.check.spans import Spans, merged, overlaps
+from kgcore.check.state import check_state
 from kgcore.text import human_size, plain
 
 __all__ = ("KgcoreNote", "check_kgcore")
@@ -99,6 +100,7 @@ def check_kgcore(desc: bytes | None, loads: Sequence[Load], findings: Findings) 
             findings.problem(f"the KGCORE note has format {whole['format']!r}; this kgcore reads {_FORMAT}")
             return None
         content = _content(whole)
+        contradictions = _of_state(whole, content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         findings.problem(f"the KGCORE note cannot be read: {type(error).__name__}: {error}")
         return None
@@ -112,6 +114,8 @@ def check_kgcore(desc: bytes | None, loads: Sequence[Load], findings: Findings) 
     for start, end in missing:
         if content.omitted and overlaps(in_file, start, end):
             findings.problem(f"{start:#x}-{end:#x} is listed as missing, but a segment holds it")
+    for sentence in contradictions:
+        findings.problem(f"the KGCORE note: {sentence}")
     findings.lacks += content.warnings
     if content.account is not None:
         findings.facts["recovered"] = content.account.recovered
@@ -137,6 +141,16 @@ def _content(whole: Any) -> _Content:
     mappings, account = _accounts(whole)
     mapped = [_span(start, end) for start, end, *_ in whole["vmas"]]
     return _Content(threads, mapped, missing, omitted, warnings, mappings, account)
+
+
+def _of_state(whole: Any, content: _Content) -> list[str]:
+    """What contradicts the rest in what the note says of the process's state; early versions say nothing of it.
+
+    :raises ValueError, TypeError, KeyError: it cannot be read.
+    """
+    if "state" not in whole:
+        return []
+    return list(check_state(whole["state"], [thread["tid"] for thread in whole["threads"]], content.mapped))
 
 
 def _accounts(whole: Any) -> tuple[list[_Mapping], _Account | None]:

@@ -115,6 +115,7 @@ class _Extraction:
                 dax=request.dax,
                 missing=request.missing,
                 vendor_note=request.note,
+                state=request.state,
                 share_zeros=request.share_zeros,
                 rules=request.rules,
             ),

@@ -65,6 +65,7 @@ class DumpRequest:
     rules: tuple[Rule, ...] = ()
     missing: Literal["omit", "zero"] = "omit"
     note: bool = True
+    state: bool = True
     share_zeros: bool = False
     directory: str = ""
     output: str | None = None

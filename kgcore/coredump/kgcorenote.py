@@ -3,30 +3,8 @@
 
 Owner ``KGCORE``, type NT_KGCORE, description: compact ASCII JSON with sorted keys, an object. All known readers
 skip it. Linux does not use this type number, since libbfd (gdb, readelf) looks at the type of a core's notes before
-the owner, and would take a type 1 for NT_PRSTATUS. Keys of format 1; addresses are strings such as ``"0x7f00"``:
-
-``format``         1. Keys may be added without a new number; none changes its meaning or goes without one.
-``kgcore``         version of kgcore
-``source``         object of strings: the dump and its kernel
-``kernel``         release of the kernel
-``tgid``           the process
-``filter``         object: the filter's name and settings
-``missing_policy`` ``omit``: missing ranges are in no PT_LOAD; ``zero``: they are zeros in the file
-``missing``        array of [start, end, reason, detail]: memory that the core should hold but lacks.
-                   Reasons: the values of :class:`kgcore.model.memory.Provenance`
-``threads``        array of objects: ``tid``, ``registers`` (their source), ``unknown`` (names), ``fpu`` (``saved``,
-                   ``stale``, ``none``), ``cpu`` (null: not running)
-``vmas``           array of [start, end, vm_flags, decision, bytes kept]
-``accounts``       array, one per VMA in the same order: all parts add up to end - start.
-                   Objects with ``present`` (mapped by the page tables), ``recovered`` (object: where they were
-                   found instead, to bytes), ``zero`` (certainly zeros), ``redacted`` (zeros in their place, by a
-                   rule of the user's), ``filtered`` (not asked for), ``missing`` (object: reason to bytes),
-                   without zero and empty parts. Places: values of Provenance, too
-``shared_zeros``   bytes of memory that share one range of zeros in the file, in PT_LOADs with the same p_offset;
-                   only if there are any
-``account``        the sum of them, an object of the same kind
-``dying``          null, or the signal that the process was dying of: an object as docs/report.md has it
-``warnings``       array of strings
+the owner, and would take a type 1 for NT_PRSTATUS. docs/vendor-note.md and note.schema.json in
+kgcore/schemas describe its keys: keys may be added without a new format; none changes its meaning or goes without one.
 
 It is the same for the same dump and options: no time, no host, no output path. A read that fails after the headers were
 written appears only in the report.
@@ -43,6 +21,8 @@ from kgcore.filters.base import Keep
 from kgcore.model.account import Account
 from kgcore.model.memory import Run
 from kgcore.model.process import ProcessImage, Thread
+from kgcore.model.state import ProcessState
+from kgcore.model.statejson import to_json
 from kgcore.text import plain
 
 __all__ = ("FORMAT", "NT_KGCORE", "OWNER", "vendor_note")
@@ -62,12 +42,14 @@ def vendor_note(
     missing: Iterable[Run],
     warnings: Iterable[str],
     shared_zeros: int = 0,
+    state: ProcessState | None = None,
 ) -> Note:
     """Build the KGCORE note.
 
     :param decisions: one per VMA of the image.
     :param warnings: those of the image and all others.
     :param shared_zeros: bytes of memory that share one range of zeros in the file.
+    :param state: None: it is left out.
     """
     content: dict[str, object] = {
         "format": FORMAT,
@@ -90,6 +72,8 @@ def vendor_note(
     }
     if shared_zeros:
         content["shared_zeros"] = shared_zeros
+    if state is not None:
+        content["state"] = to_json(state)
     members = b",".join(_json(key) + b":" + _json(content[key]) for key in sorted(content))
     return Note(OWNER, NT_KGCORE, b"{%b}" % members)
 

@@ -23,7 +23,7 @@ from kgcore.filters.rules import Rule, RuledFilter, cut_at_rules, redactions
 from kgcore.model.memory import Memory, Provenance, Run, Without
 from kgcore.model.process import DEFAULT_MASK, ProcessImage
 from kgcore.sinks.base import Sink
-from kgcore.sources.base import Process, Source, TaskRef
+from kgcore.sources.base import HasState, Process, Source, TaskRef
 
 __all__ = ("Options", "Prepared", "dump", "prepare", "write")
 
@@ -37,6 +37,7 @@ class Options:
     :ivar dax: also DAX mappings, private and shared, for any ``mask``.
     :ivar missing: what to do with missing memory: omit it from the segments, or write zeros.
     :ivar vendor_note: write the KGCORE note.
+    :ivar state: that note also says what the process had of its kernel: signal actions, timers, descriptors ...
     :ivar important_first: put the most important memory first, in case the file is cut off (see ``make_plan``).
     :ivar share_zeros: let long ranges of certain zeros share one range of the file (see ``make_plan``).
     :ivar rules: which memory to leave out, or to write as zeros, besides; the first that fits a mapping decides.
@@ -47,6 +48,7 @@ class Options:
     dax: bool = False
     missing: MissingPolicy = "omit"
     vendor_note: bool = True
+    state: bool = True
     important_first: bool = False
     share_zeros: bool = False
     rules: tuple[Rule, ...] = ()
@@ -127,6 +129,7 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
         header_by_magic=image.dialect.header_by_magic,
     )
 
+    state = process.state() if options.vendor_note and options.state and isinstance(process, HasState) else None
     memory: Memory = process.memory
     if options.rules:
         image = cut_at_rules(image, options.rules)
@@ -144,6 +147,7 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
             remarks_of=process.remarks,
             important_first=options.important_first,
             share_zeros=options.share_zeros,
+            state=state,
         )
 
     return Prepared(process=process, memory=memory, plan=plan_of(memory), plan_again=plan_of)

@@ -67,6 +67,7 @@ from kgcore.errors import KgcoreError
 from kgcore.filters.base import Filter
 from kgcore.model.memory import Memory, Provenance
 from kgcore.model.process import ProcessImage
+from kgcore.model.state import ProcessState
 
 __all__ = ("CorePlan", "Part", "make_plan")
 
@@ -197,6 +198,7 @@ def make_plan(
     remarks_of: Callable[[frozenset[Provenance]], Iterable[str]] | None = None,
     important_first: bool = False,
     share_zeros: bool = False,
+    state: ProcessState | None = None,
 ) -> CorePlan:
     """Plan a core.
 
@@ -209,6 +211,7 @@ def make_plan(
         early lacks the least important ones. (The headers stay in the order of addresses, as ELF wants them.)
     :param share_zeros: long ranges that are certainly zeros have one place in the file; always if the file would be
         longer than file systems allow (:data:`kgcore.coredump.sharing.LARGEST`).
+    :param state: what the KGCORE note says of the process besides; None: nothing.
     :raises KgcoreError: the architecture is not supported, or the core is larger than its ELF class allows.
     """
     arch = _arch_of(image)
@@ -230,6 +233,7 @@ def make_plan(
                 (run for plan in vmas for run in plan.missing),
                 (*image.warnings, *(f"thread {tid}: {text}" for tid, text in remarks_)),
                 sum(load.filesz for load in loads if load.shared),
+                state,
             )
         )
     headers = 1 + len(loads) + bool(vendor)

@@ -19,6 +19,7 @@ from kgcore.model.traces import KernelStack
 
 if TYPE_CHECKING:
     from kgcore.model.layouts import Layout  # every start of drgn imports this module
+    from kgcore.model.state import ProcessState
 
 __all__ = (
     "NO_USER_FILES",
@@ -27,6 +28,7 @@ __all__ = (
     "HasKernelStacks",
     "HasMappedFiles",
     "HasOpenFiles",
+    "HasState",
     "KnowsCrash",
     "KnowsLayouts",
     "OpenFiles",
@@ -291,6 +293,17 @@ class HasOpenFiles(Protocol):
         """Give the content of a regular file that :meth:`open_files` gave.
 
         :raises KgcoreError: it has none, or what would lead to it is missing.
+        """
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """A process of which it is known what it has of its kernel besides memory, registers and files."""
+
+    def state(self) -> "ProcessState":
+        """Return its signal actions, timers, limits and the rest. What is not known is None, with a reason.
+
+        :raises BrokenDump: the source's own records of the process are damaged or missing.
         """
 
 

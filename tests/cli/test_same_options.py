@@ -47,6 +47,7 @@ KEYWORDS = {
     "--only": "rules",
     "--redact": "rules",
     "--no-kgcore-note": "note",
+    "--no-state": "state",
     "--share-zeros": "share_zeros",
     "--swap": "swap",
     "--root": "root",

@@ -103,6 +103,12 @@ def add_dump_options(parser: Parser) -> None:
     flag(group, "--no-kgcore-note", help="omit the note that lists what is missing and why")
     flag(
         group,
+        "--no-state",
+        help="omit from that note what the process had of the kernel: signal actions, timers, limits, what is in pipes "
+        "and other descriptors",
+    )
+    flag(
+        group,
         "--share-zeros",
         help="let long ranges that were never touched share one range of zeros in the file (done unasked where the "
         "file would be longer than file systems allow)",
@@ -197,6 +203,7 @@ def request_of(parsed: argparse.Namespace) -> DumpRequest:
         rules=parsed.rules,
         missing=parsed.missing,
         note=not parsed.no_kgcore_note,
+        state=not parsed.no_state,
         share_zeros=parsed.share_zeros,
         directory=parsed.directory or "",
         output=parsed.output,

@@ -7,7 +7,7 @@ from drgn import FaultError, Program, Thread
 
 from kgcore.arch import SMALLEST_PAGE
 
-__all__ = ("crashed_thread", "in_words", "kernel_bytes", "kernel_string")
+__all__ = ("crashed_thread", "in_words", "kernel_bytes", "kernel_string", "why_lost")
 
 """Bytes of a page where pages are smallest: what lies within this block never crosses the end of a page."""
 _LIBRARIES = logging.getLogger("kgcore.libraries")
@@ -32,6 +32,12 @@ def in_words(error: BaseException | str) -> str:
         return text
     _LIBRARIES.warning("%s", text)
     return f"{words}: {error.address:#x}"
+
+
+def why_lost(error: Exception) -> str:
+    """Return why a value of the kernel's is not known, as a sentence without its end."""
+    text = in_words(error)
+    return f"not in the dump: {text}" if isinstance(error, FaultError) and "kernel has no" not in text else text
 
 
 def kernel_bytes(prog: Program, address: int, size: int) -> bytes:

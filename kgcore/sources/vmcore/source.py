@@ -24,6 +24,7 @@ from kgcore.model.process import (
     Thread,
     Vma,
 )
+from kgcore.model.state import ProcessState
 from kgcore.model.traces import KernelStack
 from kgcore.sources.base import (
     NO_USER_FILES,
@@ -32,6 +33,7 @@ from kgcore.sources.base import (
     HasKernelStacks,
     HasMappedFiles,
     HasOpenFiles,
+    HasState,
     KnowsCrash,
     KnowsLayouts,
     OpenFiles,
@@ -52,6 +54,7 @@ from kgcore.sources.vmcore.memory.pages import VmcoreMemory
 from kgcore.sources.vmcore.opening.target import Target
 from kgcore.sources.vmcore.process.files import mapped_programs
 from kgcore.sources.vmcore.process.openfiles import file_contents, open_files
+from kgcore.sources.vmcore.process.state import StateReader
 from kgcore.sources.vmcore.process.summaries import Summaries
 from kgcore.sources.vmcore.task import registers, vmas
 from kgcore.sources.vmcore.task.cpus import Cpus
@@ -127,7 +130,7 @@ class VmcoreSource(Source, KnowsCrash, KnowsLayouts):
         return layouts_of(self._machine.target)
 
 
-class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
+class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks, HasState):
     """A process of a dump, readable as long as the dump is open. It needs no closing.
 
     :param ref: how the caller named the process.
@@ -210,6 +213,12 @@ class VmcoreProcess(Process, HasMappedFiles, HasOpenFiles, HasKernelStacks):
     def contents(self, file: OpenFile) -> Contents:
         """See :meth:`kgcore.sources.base.HasOpenFiles.contents`."""
         return file_contents(self._backing, file)
+
+    @guarded("cannot read the state of the process")
+    def state(self) -> ProcessState:
+        """See :meth:`kgcore.sources.base.HasState.state`."""
+        image, first = self._read
+        return StateReader(self._backing, image, first, self.open_files).read()
 
     @guarded("cannot read the kernel stack")
     def kernel_stack(self, thread: Thread) -> KernelStack:

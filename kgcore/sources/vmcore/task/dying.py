@@ -5,9 +5,8 @@ As in kernel/signal.c and fs/coredump.c, the same from 5.10 to 7.2 except two pl
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property
 
 from drgn import FaultError, Object, offsetof
 
@@ -17,6 +16,7 @@ from kgcore.model.siginfo import SigInfo
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
+from kgcore.sources.vmcore.task.sigqueues import NSIG, SigQueues, bits_of, numbers_of
 
 __all__ = ("Deaths",)
 
@@ -28,8 +28,6 @@ _SIGKILL = 9
 _HARMLESS = frozenset({17, 18, 19, 20, 21, 22, 23, 28})
 # SYNCHRONOUS_MASK: SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS are taken before others
 _SYNCHRONOUS = frozenset({11, 7, 4, 5, 8, 31})
-_NSIG = 64
-_MAX_QUEUED = 1 << 16
 _TASK = ("blocked", "mm", "pending.signal", "pending.list", "pid", "ptrace", "sighand", "signal", "stack")  # fmt: skip
 _SIGNAL = ("core_state", "flags", "group_exec_task", "group_exit_code", "group_exit_task",
            "shared_pending.signal", "shared_pending.list")  # fmt: skip
@@ -44,7 +42,7 @@ class Deaths:
         self._tasks = structs("struct task_struct", *_TASK, *kernel.machine.fault_members)
         self._pendings = structs("struct task_struct", "blocked", "pending.signal", "signal")  # in one page
         self._signals = structs("struct signal_struct", *_SIGNAL)
-        self._words = structs("struct list_head", "next")
+        self._queues = SigQueues(kernel)
         # 0258b5fd7c71 "coredump: Limit coredumps to a single thread group" (5.16)
         self._of_the_mm = not kernel.target.has_member("struct signal_struct", "core_state")
         self._mms = structs("struct mm_struct", "core_state")
@@ -90,7 +88,7 @@ class Deaths:
         try:
             kind = self._kernel.prog.type("struct coredump_params")
             pointer, flags = offsetof(kind, "siginfo"), offsetof(kind, "mm_flags")
-            size = self._siginfo_size
+            size = self._queues.info_size
             stack = kernel_bytes(self._kernel.prog, task["stack"], self._kernel.thread_size)
             mask = self._kernel.dump_filter(Object(self._kernel.prog, "struct mm_struct *", task["mm"]))
         except (LookupError, FaultError):
@@ -110,28 +108,24 @@ class Deaths:
         (place,) = found
         return siginfo.parse(stack[place : place + size], word)
 
-    @cached_property
-    def _siginfo_size(self) -> int:
-        return min(self._kernel.prog.type("struct kernel_siginfo").size or 0, siginfo.SIZE)
-
     # Pending
 
     def _pending(self, signal: Members, threads: Sequence[int], details: bool) -> Dying | None:
-        shared = _bits(signal["shared_pending.signal"])
+        shared = bits_of(signal["shared_pending.signal"])
         group = [task for task in map(self._pendings.read, threads) if task["signal"] == signal.address]
-        if not shared and not any(_bits(task["pending.signal"]) & ~_bits(task["blocked"]) for task in group):
+        if not shared and not any(bits_of(task["pending.signal"]) & ~bits_of(task["blocked"]) for task in group):
             return None
         tasks = [self._tasks.read(task.address) for task in group]
-        own = [(task, _bits(task["pending.signal"]) & ~_bits(task["blocked"])) for task in tasks]
+        own = [(task, bits_of(task["pending.signal"]) & ~bits_of(task["blocked"])) for task in tasks]
         if signal.get("group_exec_task") or signal.get("group_exit_task"):
             # execve(): the other threads get SIGKILL, the process lives (60700e38fb68 renamed the member, 5.17).
             own = [(task, bits & ~(1 << _SIGKILL - 1)) for task, bits in own]
         fatal = self._fatal(tasks[0], signal["flags"])
         candidates: list[tuple[int, Members | None]] = []
         for task, bits in own:
-            candidates += ((number, task) for number in _numbers(bits) if number in fatal and _free(task, number))
-        for number in _numbers(shared):
-            takers = (task for task in tasks if not _bits(task["blocked"]) >> number - 1 & 1)
+            candidates += ((number, task) for number in numbers_of(bits) if number in fatal and _free(task, number))
+        for number in numbers_of(shared):
+            takers = (task for task in tasks if not bits_of(task["blocked"]) >> number - 1 & 1)
             if number in fatal and any(_free(task, number) for task in takers):
                 candidates.append((number, None))
         if not candidates:
@@ -155,8 +149,8 @@ class Deaths:
         start = task["sighand"] + offsetof(kind, "action")
         if not task["sighand"]:
             return frozenset()
-        raw = kernel_bytes(self._kernel.prog, start, step * _NSIG)
-        default = (n for n in range(1, _NSIG + 1) if not self._kernel.word_at(raw, (n - 1) * step + handler))
+        raw = kernel_bytes(self._kernel.prog, start, step * NSIG)
+        default = (n for n in range(1, NSIG + 1) if not self._kernel.word_at(raw, (n - 1) * step + handler))
         return frozenset(default) - _HARMLESS
 
     def _queued(self, number: int, signal: Members, threads: Iterable[int]) -> SigInfo | None:
@@ -172,33 +166,11 @@ class Deaths:
     def _first(self, head: Members, name: str, number: int) -> SigInfo | None:
         """Return the first siginfo of a signal number in a ``struct sigpending``; None: not found."""
         with suppress(FaultError):
-            for info in self._queue(head, name):
+            for raw in self._queues.infos(head, name):
+                info = siginfo.parse(raw, self._kernel.word_size)
                 if info.signal == number:
                     return info
         return None
-
-    def _queue(self, head: Members, name: str) -> Iterator[SigInfo]:
-        (node,) = struct.unpack_from("<Q" if self._kernel.word_size == 8 else "<I", head[name])
-        start = head.address + self._place(name)
-        at = offsetof(self._kernel.prog.type("struct sigqueue"), "info")
-        for _ in range(_MAX_QUEUED):
-            if node == start:
-                return
-            yield siginfo.parse(kernel_bytes(self._kernel.prog, node + at, self._siginfo_size), self._kernel.word_size)
-            node = self._words.read(node)["next"]
-
-    def _place(self, name: str) -> int:
-        struct_name = "struct signal_struct" if name.startswith("shared") else "struct task_struct"
-        return int(offsetof(self._kernel.prog.type(struct_name), name))
-
-
-def _bits(raw: bytes) -> int:
-    """Return a ``sigset_t`` as a number: signal 1 is bit 0."""
-    return int.from_bytes(raw, "little")
-
-
-def _numbers(bits: int) -> Iterator[int]:
-    return (number for number in range(1, _NSIG + 1) if bits >> number - 1 & 1)
 
 
 def _order(number: int) -> tuple[bool, int]:

@@ -254,6 +254,16 @@ class Paths:
         """
         return self._path(self._structs.read(file))
 
+    def directory(self, mnt: int, dentry: int) -> bytes:
+        """Return the path of a directory.
+
+        :param mnt: address of its ``struct vfsmount``, and of its ``struct dentry``.
+        :raises FaultError, ValueError: the directory tree in the dump is damaged.
+        """
+        found = self._dentries.read(dentry)
+        gone = not found["d_hash.pprev"] and not _is_root(found)
+        return self._absolute(mnt, found) + (DELETED if gone else b"")
+
     def _path(self, file: Members) -> bytes:
         mnt, dentry = file["f_path.mnt"], self._dentries.read(file["f_path.dentry"])
         operations = self._kernel.structs("struct dentry_operations", "d_dname")

@@ -4,10 +4,18 @@
 What only one architecture has stands with its machine (:class:`kgcore.sources.vmcore.kernel.machine.base.Machine`).
 """
 
-from kgcore.sources.vmcore.kernel.layouts import cpus, files, memory, opening, swap, tasks
+from kgcore.sources.vmcore.kernel.layouts import cpus, files, memory, opening, state, swap, tasks
 from kgcore.sources.vmcore.kernel.layouts.base import Kind, Name, Row, Use, Way
 
 __all__ = ("ROWS", "Kind", "Name", "Row", "Use", "Way")
 
-ROWS: tuple[Row, ...] = (*opening.ROWS, *tasks.ROWS, *cpus.ROWS, *memory.ROWS, *swap.ROWS, *files.ROWS)
+ROWS: tuple[Row, ...] = (
+    *opening.ROWS,
+    *tasks.ROWS,
+    *cpus.ROWS,
+    *memory.ROWS,
+    *swap.ROWS,
+    *files.ROWS,
+    *state.ROWS,
+)
 """The rows of all architectures."""

@@ -38,6 +38,7 @@ class Use(StrEnum):
     SWAP = "swapped-out memory"
     NAMES = "names of mappings and files"
     FILES = "open files"
+    STATE = "state of processes"
     FACTS = "facts about the dump"
 
 

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read what a process has of its kernel: a :class:`kgcore.model.state.ProcessState`."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+
+from drgn import Object, offsetof
+
+from kgcore.model.process import VM_MAYSHARE, ProcessImage
+from kgcore.model.state import (
+    NO_LIMIT,
+    Descriptor,
+    ProcessState,
+    SharedMapping,
+    SignalAction,
+    ThreadState,
+    gather,
+)
+from kgcore.sources.base import OpenFiles
+from kgcore.sources.vmcore.damage import DAMAGE, broken
+from kgcore.sources.vmcore.kernel.structs import Members
+from kgcore.sources.vmcore.kernelreads import kernel_bytes, why_lost
+from kgcore.sources.vmcore.memory.backing import Backing
+from kgcore.sources.vmcore.process.descriptors import descriptors
+from kgcore.sources.vmcore.task.clock import Clock
+from kgcore.sources.vmcore.task.sigqueues import NSIG, SigQueues
+from kgcore.sources.vmcore.task.threadstate import ThreadStates
+from kgcore.sources.vmcore.task.timers import Timers
+from kgcore.sources.vmcore.task.vmas import Paths
+
+__all__ = ("StateReader",)
+
+_SIGNAL = "shared_pending.signal", "shared_pending.list", "oom_score_adj", "rlim"
+_SA_IMMUTABLE = 0x800000  # include/linux/signal_types.h: for the kernel alone
+_MMF_DUMPABLE = 3  # MMF_DUMPABLE_MASK, include/linux/mm_types.h
+_MINOR_BITS = 20  # include/linux/kdev_t.h
+_MAX_DESCRIPTORS = 1 << 16
+
+
+class StateReader:
+    """Reads one process.
+
+    :param first: ``struct task_struct *`` of the first thread of the image.
+    :param open_files: reads its open files.
+    """
+
+    def __init__(
+        self, backing: Backing, image: ProcessImage, first: Object, open_files: Callable[[], OpenFiles]
+    ) -> None:
+        self._backing = backing
+        self._kernel = backing.kernel
+        self._image = image
+        self._task = first
+        self._open_files = open_files
+        self._queues = SigQueues(self._kernel)
+        self._clock = Clock(self._kernel)
+        self._partly: dict[str, str] = {}
+
+    def read(self) -> ProcessState:
+        """Return all that is known."""
+        values, unknown = gather(
+            (
+                ("actions", self._actions),
+                ("pending", lambda: self._queues.pending(self._signal, "shared_pending")),
+                ("itimer_real", partial(self._timer, Timers.real)),
+                ("itimer_virtual", partial(self._timer, Timers.virtual)),
+                ("itimer_prof", partial(self._timer, Timers.prof)),
+                ("posix_timers", partial(self._timer, Timers.posix)),
+                ("cwd", lambda: self._directory("pwd")),
+                ("root", lambda: self._directory("root")),
+                ("umask", lambda: int(self._task.fs.umask.value_())),
+                ("limits", self._limits),
+                ("oom_score_adj", lambda: int(self._signal["oom_score_adj"])),
+                ("dumpable", self._dumpable),
+                ("subreaper", lambda: bool(self._task.signal.is_child_subreaper.value_())),
+                ("start_brk", lambda: self._image.start_brk),
+                ("brk", lambda: self._image.brk),
+                ("threads", self._threads),
+                ("shared", self._shared),
+                ("descriptors", self._descriptors),
+            ),
+            DAMAGE,
+            _why,
+        )
+        return ProcessState(unknown={**unknown, **self._partly}, **values)
+
+    @cached_property
+    def _signal(self) -> Members:
+        return self._kernel.structs("struct signal_struct", *_SIGNAL).read(self._task.signal.value_())
+
+    def _timer(self, get: Callable[[Timers], object]) -> object:
+        return get(self._timers)
+
+    @cached_property
+    def _timers(self) -> Timers:
+        threads = [thread.task for thread in self._image.threads]
+        return Timers(self._kernel, self._clock, self._task.signal.value_(), threads)
+
+    def _threads(self) -> tuple[ThreadState, ...]:
+        states = ThreadStates(self._kernel, self._queues)
+        return tuple(states.of(thread.task, thread.tid) for thread in self._image.threads)
+
+    def _actions(self) -> tuple[SignalAction, ...]:
+        kernel, prog = self._kernel, self._kernel.prog
+        kind = prog.type("struct k_sigaction")
+        step = kind.size or 0
+        start = self._task.sighand.value_() + int(offsetof(prog.type("struct sighand_struct"), "action"))
+        raw = kernel_bytes(prog, start, step * NSIG)
+        handler, flags, restorer, mask = (
+            int(offsetof(kind, f"sa.{name}")) for name in ("sa_handler", "sa_flags", "sa_restorer", "sa_mask")
+        )
+        return tuple(
+            SignalAction(
+                handler=kernel.word_at(raw, at + handler),
+                flags=kernel.word_at(raw, at + flags) & ~_SA_IMMUTABLE,
+                restorer=kernel.word_at(raw, at + restorer),
+                mask=int.from_bytes(raw[at + mask : at + mask + NSIG // 8], "little"),
+            )
+            for at in range(0, len(raw), step)
+        )
+
+    def _directory(self, name: str) -> bytes:
+        """Return the path of a directory of ``task->fs``."""
+        names = f"{name}.mnt", f"{name}.dentry"
+        found = self._kernel.structs("struct fs_struct", *names).read(self._task.fs.value_())
+        return Paths(self._kernel, None).directory(found[names[0]], found[names[1]])
+
+    def _limits(self) -> tuple[tuple[int, int], ...]:
+        raw, size = self._signal["rlim"], self._kernel.word_size
+        words = [self._kernel.word_at(raw, at) for at in range(0, len(raw), size)]
+        infinity = (1 << 8 * size) - 1
+        words = [NO_LIMIT if word == infinity else word for word in words]
+        return tuple(zip(words[::2], words[1::2], strict=True))
+
+    def _dumpable(self) -> int:
+        if self._kernel.target.has_type("struct task_exec_state"):
+            # 6b1c66c9cca9 "exec_state: relocate dumpable information" (7.2)
+            return int(self._task.exec_state.dumpable.value_())
+        return self._kernel.mm_flags(self._task.mm) & _MMF_DUMPABLE
+
+    def _shared(self) -> tuple[SharedMapping, ...]:
+        structs = self._kernel.structs
+        areas, files = structs("struct vm_area_struct", "vm_file"), structs("struct file", "f_inode")
+        inodes, superblocks = structs("struct inode", "i_ino", "i_sb"), structs("struct super_block", "s_dev")
+        found = []
+        for vma in self._image.vmas:
+            if vma.flags & VM_MAYSHARE and vma.file is not None and vma.struct:
+                inode = inodes.read(files.read(areas.read(vma.struct)["vm_file"])["f_inode"])
+                device = int(superblocks.read(inode["i_sb"])["s_dev"])
+                numbers = device >> _MINOR_BITS, device & (1 << _MINOR_BITS) - 1
+                found.append(SharedMapping(start=vma.start, end=vma.end, device=numbers, inode=int(inode["i_ino"])))
+        return tuple(found)
+
+    def _descriptors(self) -> tuple[Descriptor, ...]:
+        files = self._open_files()
+        lost = list(files.lost)
+        if len(files.files) > _MAX_DESCRIPTORS:
+            lost.append(f"only {_MAX_DESCRIPTORS} of {len(files.files)} descriptors are here")
+        if lost:
+            self._partly["descriptors"] = "; ".join(lost)
+        return descriptors(self._backing, self._clock, files.files[:_MAX_DESCRIPTORS])
+
+
+def _why(name: str, error: Exception) -> str:
+    """Say why a member is not known.
+
+    :raises Exception: that is not the dump's fault.
+    """
+    found = broken(error, name)
+    if found is None:
+        raise error
+    return why_lost(error)
