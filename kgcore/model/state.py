@@ -72,7 +72,11 @@ class PendingSignal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlternateStack:
-    """What sigaltstack(2) was given; ``flags`` is SS_*, 2 (SS_DISABLE): none."""
+    """What sigaltstack(2) was given.
+
+    :ivar address: of its lowest byte, and ``size`` in bytes.
+    :ivar flags: SS_*; 2 (SS_DISABLE): it has no such stack.
+    """
 
     address: int = field(metadata=HEX)
     size: int
@@ -81,7 +85,12 @@ class AlternateStack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rseq:
-    """What rseq(2) was given; address 0: nothing."""
+    """What rseq(2) was given.
+
+    :ivar address: of the area; 0: there is no area.
+    :ivar size: of the area in bytes.
+    :ivar signature: what stands before each abort handler.
+    """
 
     address: int = field(metadata=HEX)
     size: int
@@ -90,7 +99,11 @@ class Rseq:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimerValue:
-    """What is left of a timer (0: it does not run), and its interval (0: it runs once)."""
+    """The time of a timer.
+
+    :ivar value: what is left of it; 0: it does not run.
+    :ivar interval: how often it expires after that; 0: it runs once.
+    """
 
     value: int
     interval: int
@@ -105,7 +118,8 @@ class PosixTimer:
     :ivar notify: SIGEV_*; 4 (SIGEV_THREAD_ID) may be added to others.
     :ivar signal: number of its signal; ``sigval``: what comes with it.
     :ivar thread: the thread that gets it, in the initial pid namespace; 0: the process.
-    :ivar timer: None: see ``unknown``.
+    :ivar timer: its time.
+    :ivar unknown: member to reason.
     """
 
     id: int
@@ -123,6 +137,11 @@ class ThreadState:
     """What each thread has for itself.
 
     :ivar tid: its id in the initial pid namespace.
+    :ivar alternate_stack: for signal handlers.
+    :ivar rseq: its area of restartable sequences.
+    :ivar personality: of personality(2).
+    :ivar no_new_privs: of prctl(2), as are ``securebits``.
+    :ivar unknown: member to reason.
     :ivar pending: signals for it alone, in the order in which they were sent.
     :ivar nice: -20 to 19; ``policy`` SCHED_*, ``priority`` that of real-time policies.
     :ivar affinity: the CPUs that it may run on; CPU 0 is bit 0.
@@ -152,9 +171,10 @@ class ThreadState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedMapping:
-    """A mapping with MAP_SHARED: those of one device and inode are one object, whatever their names are.
+    """A mapping with MAP_SHARED: those of one device and inode are one object, by any name.
 
-    :ivar device: major and minor number, as /proc/PID/maps has them.
+    :ivar start: its first address, and ``end`` the one behind its last.
+    :ivar device: major and minor number, as /proc/PID/maps has them; ``inode`` likewise.
     """
 
     start: int = field(metadata=HEX)
@@ -165,7 +185,11 @@ class SharedMapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFd:
-    """An eventfd: its count, and whether it is a semaphore (EFD_SEMAPHORE)."""
+    """An eventfd.
+
+    :ivar count: what is in it.
+    :ivar semaphore: EFD_SEMAPHORE; None: not known.
+    """
 
     count: int
     semaphore: bool | None = None
@@ -175,6 +199,7 @@ class EventFd:
 class TimerFd:
     """A timerfd.
 
+    :ivar clock: CLOCK_*.
     :ivar timer: value 0: it does not run, or has expired, which ``ticks`` tells.
     :ivar ticks: expirations that nobody has read.
     :ivar flags: TFD_TIMER_* of the last timerfd_settime(2).
@@ -188,7 +213,10 @@ class TimerFd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalFd:
-    """A signalfd: the signals that it takes; signal 1 is bit 0."""
+    """A signalfd.
+
+    :ivar mask: the signals that it takes; signal 1 is bit 0.
+    """
 
     mask: int = field(metadata=HEX)
 
@@ -214,7 +242,8 @@ class Pipe:
 
     :ivar size: as F_GETPIPE_SZ tells it.
     :ivar unread: how many bytes are in it.
-    :ivar content: those bytes; None: see ``unknown``.
+    :ivar content: those bytes; only the lowest descriptor of the pipe has them.
+    :ivar unknown: member to reason.
     """
 
     size: int | None = None
@@ -228,13 +257,17 @@ class Descriptor:
     """A file descriptor.
 
     :ivar fd: its number.
-    :ivar shares: the lowest descriptor with the same ``struct file`` and so the same offset: ``fd`` if there is none.
+    :ivar shares: the lowest descriptor with the same ``struct file`` and so the same offset; its own
+        number if no lower one has it.
     :ivar close_on_exec: FD_CLOEXEC.
     :ivar path: as ``/proc/PID/fd`` has it, relative to the process's root; empty: it could not be built.
     :ivar flags: of the open file: O_*, without O_CLOEXEC.
-    :ivar seals: F_SEAL_* of a memfd.
-
-    The rest is None where it is of another kind, or where ``unknown`` says why.
+    :ivar type: of what the path leads to.
+    :ivar offset: ``f_pos``; signed. ``inode`` is ``i_ino``, ``size`` ``i_size`` in bytes.
+    :ivar eventfd: what is in an eventfd; None: it is of another kind, or ``unknown`` says why. The same for
+        ``timerfd``, ``signalfd``, ``epoll`` (what it watches) and ``pipe``.
+    :ivar seals: F_SEAL_* of a memfd; None: the same.
+    :ivar unknown: member to reason.
     """
 
     fd: int
@@ -264,6 +297,9 @@ class ProcessState:
     :ivar itimer_real: of setitimer(2), as are ``itimer_virtual`` and ``itimer_prof``.
     :ivar posix_timers: by their ids.
     :ivar cwd: path of the working directory, and ``root`` of the root directory, in the process's mount namespace.
+    :ivar umask: of the file modes of its new files.
+    :ivar oom_score_adj: -1000 to 1000.
+    :ivar start_brk: where its heap begins, and ``brk`` where it ends.
     :ivar limits: soft and hard limit for each RLIMIT_*; :data:`NO_LIMIT`: none.
     :ivar dumpable: as PR_GET_DUMPABLE tells it; ``subreaper`` as PR_GET_CHILD_SUBREAPER does.
     :ivar threads: in the order of the image.

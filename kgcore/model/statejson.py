@@ -38,7 +38,7 @@ def to_json(state: ProcessState) -> dict[str, Any]:
 def from_json(value: Any) -> ProcessState:
     """Return the state that :func:`to_json` wrote.
 
-    :raises ValueError: it is none. Keys that are not known are ignored: a later kgcore may have written them.
+    :raises ValueError: it has not that form. Keys that are not known are ignored: a later kgcore may have written them.
     """
     found: ProcessState = _read(ProcessState, value)
     return found
@@ -113,7 +113,7 @@ def _a(kind: type, value: Any) -> Any:
 
 def _one_of(words: tuple[Any, ...], value: Any) -> Any:
     if value not in words:
-        raise ValueError(f"{value!r} is none of {', '.join(words)}")
+        raise ValueError(f"{value!r} is not one of {', '.join(words)}")
     return value
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgcore.model import state as model
@@ -162,6 +162,7 @@ def test_what_is_no_state_is_refused(wrong: Any) -> None:
         from_json(wrong)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_path_comes_back(path: bytes) -> None:
     text = json.dumps(to_json(ProcessState(cwd=path)))

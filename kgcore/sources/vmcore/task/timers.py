@@ -170,7 +170,7 @@ class Timers:
             tasks = self._kernel.structs("struct task_struct", "pid", *_CPU)
             thread = next((task for task in map(tasks.read, self._threads) if task["pid"] == tid), None)
             if thread is None:
-                raise LookupError(f"it counts the time of thread {tid}, which is none of the process's")
+                raise LookupError(f"it counts the time of thread {tid}, which the process does not have")
             now = _time(thread, clock & _WHICH)
         else:
             now = self._group_time(clock & _WHICH)
