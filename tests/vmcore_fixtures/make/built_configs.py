@@ -134,7 +134,11 @@ CONFIGURATIONS = {
         Configuration(
             "swap4",
             "trixie",
-            (*USUAL, ZRAM, "ZSMALLOC_CHAIN_SIZE=4 MODULES MODULE_COMPRESS MODULE_COMPRESS_XZ ZRAM=m"),
+            (
+                *USUAL,
+                ZRAM,
+                "ZSMALLOC_CHAIN_SIZE=4 MODULES MODULE_COMPRESS MODULE_COMPRESS_XZ ZRAM=m DEBUG_INFO_BTF_MODULES",
+            ),
         ),
         Configuration("swap16", "sid", (*USUAL, ZRAM, "ZSMALLOC_CHAIN_SIZE=16 ZRAM")),
     )
