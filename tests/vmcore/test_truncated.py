@@ -79,16 +79,26 @@ def test_no_space_left(name: str, extract: Extractor, tmp_path: Path, *, flag: b
     fixture = need(name)
     victim = fixture.victims["threads"]
     whole = Core(extract(fixture.dump(main_dump(fixture)), victim.pid, mask=None, vendor_note=False)[0])
-    path = reshape.out_of_space(fixture.dump("vmcore.d1-zlib"), tmp_path / "vmcore", 0.98, flag=flag)
-    report = tmp_path / "report"
-    done = kgcore("-c", path, "-f", "process", "-o", tmp_path / "core", "--report", report, victim.pid, cwd=tmp_path)
-    assert done.status in (0, 3), done.remarks
     told = "its writer ran out of space" if flag else "pages were never written"
-    assert done.remarks[0] == f"kgcore: the dump is incomplete: {told}"
-    process = json.loads(report.read_text())["processes"][0]
-    check_core(whole, Core(tmp_path / "core"), process)
-    details = {gap["detail"] for gap in process["missing"] if gap["reason"] == "excluded"}
-    assert details <= {"never written: the dump is incomplete"}
+    report = tmp_path / "report"
+    taken = 0
+    # Which pages lie at the end of RAM is each guest's own: the process's task_struct may.
+    for share in (0.9999, 0.98):
+        path = reshape.out_of_space(fixture.dump("vmcore.d1-zlib"), tmp_path / "vmcore", share, flag=flag)
+        core = tmp_path / f"core.{share}"
+        done = kgcore("-c", path, "-f", "process", "-o", core, "--report", report, victim.pid, cwd=tmp_path)
+        assert done.status in (0, 1, 3), done.remarks
+        assert done.remarks[0] == f"kgcore: the dump is incomplete: {told}"
+        if done.status == 1:
+            assert "is not in the dump" in done.remarks[1]
+            assert len(done.remarks) == 2
+            continue
+        taken += 1
+        process = json.loads(report.read_text())["processes"][0]
+        check_core(whole, Core(core), process)
+        details = {gap["detail"] for gap in process["missing"] if gap["reason"] == "excluded"}
+        assert details <= {"never written: the dump is incomplete"}
+    assert taken > 0
 
 
 def test_no_space_for_the_kernel_itself(tmp_path: Path) -> None:
