@@ -18,18 +18,25 @@ class SystemCalls:
     """System calls of programs of one width.
 
     :ivar number: the register with the number, while a thread is in one.
+    :ivar request: the register that takes the number, and ``result`` the one that has the result.
+    :ivar instruction: what makes a call.
     :ivar ignored: bits of the number that do not count.
     :ivar arguments: the registers with the arguments, in order.
     :ivar madvise: its number, and ``kcmp`` that of kcmp(2).
+    :ivar injected: numbers of those that kgcore makes in a stopped thread, by name.
     :ivar quiet: numbers of those that hold mmap_lock for writing while pages stay where they are, or go for good as the
         process asked.
     """
 
     number: str
+    request: str
+    result: str
+    instruction: bytes
     ignored: int
     arguments: tuple[str, ...]
     madvise: int
     kcmp: int
+    injected: Mapping[str, int]
     quiet: frozenset[int]
 
 

@@ -7,24 +7,51 @@ Numbers: include/uapi/linux/ptrace.h, the same on all architectures.
 import ctypes
 import errno
 import os
+import signal
+import struct
 
 __all__ = (
+    "PTRACE_EVENT_CLONE",
     "PTRACE_EVENT_STOP",
+    "PTRACE_O_EXITKILL",
+    "PTRACE_O_TRACECLONE",
+    "PTRACE_O_TRACESYSGOOD",
+    "SYSCALL_STOP",
     "WALL",
     "cont",
     "detach",
+    "geteventmsg",
     "getregset",
+    "getsigmask",
     "interrupt",
+    "rseq_area",
     "seize",
+    "setoptions",
+    "setregset",
+    "setsigmask",
     "stop_of",
+    "syscall",
 )
 
 _PTRACE_CONT = 7
 _PTRACE_DETACH = 17
+_PTRACE_SYSCALL = 24
+_PTRACE_SETOPTIONS = 0x4200
+_PTRACE_GETEVENTMSG = 0x4201
 _PTRACE_GETREGSET = 0x4204
+_PTRACE_SETREGSET = 0x4205
 _PTRACE_SEIZE = 0x4206
 _PTRACE_INTERRUPT = 0x4207
+_PTRACE_GETSIGMASK = 0x420A
+_PTRACE_SETSIGMASK = 0x420B
+_PTRACE_GET_RSEQ_CONFIGURATION = 0x420F  # 90f093fa8ea4 "rseq, ptrace: Add PTRACE_GET_RSEQ_CONFIGURATION request" (5.13)
+PTRACE_EVENT_CLONE = 3
 PTRACE_EVENT_STOP = 128
+PTRACE_O_TRACESYSGOOD = 1
+PTRACE_O_TRACECLONE = 1 << PTRACE_EVENT_CLONE
+PTRACE_O_EXITKILL = 1 << 20
+SYSCALL_STOP = signal.SIGTRAP | 0x80
+"""The signal of a stop at the entry or the exit of a system call, with PTRACE_O_TRACESYSGOOD."""
 WALL = 0x40000000  # __WALL of wait4(2): also threads that are no children of this one
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -93,6 +120,75 @@ def getregset(tid: int, kind: int, most: int) -> bytes | None:
             return None
         raise
     return buffer.raw[: vector.iov_len]
+
+
+def setregset(tid: int, kind: int, data: bytes) -> None:
+    """Give a stopped thread a register set. (PTRACE_SETREGSET)
+
+    :param kind: NT_*.
+    :raises OSError: what ptrace(2) raises.
+    """
+    buffer = ctypes.create_string_buffer(data, len(data))
+    vector = _Iovec(ctypes.addressof(buffer), len(data))
+    _ptrace(_PTRACE_SETREGSET, tid, kind, ctypes.addressof(vector))
+
+
+def syscall(tid: int) -> None:
+    """Let a stopped thread run to the entry or the exit of its next system call. (PTRACE_SYSCALL)
+
+    :raises OSError: what ptrace(2) raises.
+    """
+    _ptrace(_PTRACE_SYSCALL, tid, 0, 0)
+
+
+def setoptions(tid: int, options: int) -> None:
+    """Set the options of a stopped thread. (PTRACE_SETOPTIONS)
+
+    :param options: sum of PTRACE_O_*.
+    :raises OSError: what ptrace(2) raises.
+    """
+    _ptrace(_PTRACE_SETOPTIONS, tid, 0, options)
+
+
+def geteventmsg(tid: int) -> int:
+    """Return what a stop for an event tells: the id of a new process. (PTRACE_GETEVENTMSG)
+
+    :raises OSError: what ptrace(2) raises.
+    """
+    message = ctypes.c_ulong()
+    _ptrace(_PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(message))
+    return message.value
+
+
+def getsigmask(tid: int) -> int:
+    """Return the signals that a stopped thread blocks, or will when its system call ends. (PTRACE_GETSIGMASK)
+
+    :raises OSError: what ptrace(2) raises.
+    """
+    mask = ctypes.c_uint64()
+    _ptrace(_PTRACE_GETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(mask))
+    return mask.value
+
+
+def setsigmask(tid: int, mask: int) -> None:
+    """Set the signals that a stopped thread blocks. (PTRACE_SETSIGMASK)
+
+    :param mask: bit n - 1 is signal n.
+    :raises OSError: what ptrace(2) raises.
+    """
+    value = ctypes.c_uint64(mask)
+    _ptrace(_PTRACE_SETSIGMASK, tid, ctypes.sizeof(value), ctypes.addressof(value))
+
+
+def rseq_area(tid: int) -> int:
+    """Return the address of a stopped thread's ``struct rseq``; 0: it has none. (PTRACE_GET_RSEQ_CONFIGURATION)
+
+    :raises OSError: what ptrace(2) raises; EIO: the kernel does not tell (before 5.13).
+    """
+    buffer = ctypes.create_string_buffer(24)  # struct ptrace_rseq_configuration
+    _ptrace(_PTRACE_GET_RSEQ_CONFIGURATION, tid, len(buffer), ctypes.addressof(buffer))
+    (address,) = struct.unpack_from("=Q", buffer)
+    return int(address)
 
 
 def stop_of(status: int) -> tuple[int, int] | None:

@@ -18,6 +18,8 @@ import time
 from typing import Any
 
 from kgcore.ptrace import calls
+from kgcore.ptrace.injection import Convention, Interrupted, borrowed, injecting, site
+from kgcore.ptrace.snapshot import Snapshot
 
 __all__ = ("LENGTH", "main", "receive", "send")
 
@@ -39,7 +41,9 @@ class Threads:
     """
 
     def __init__(self) -> None:
+        self._pid = 0
         self._seized: set[int] = set()
+        self._snapshot: Snapshot | None = None
         self.stopped: list[int] = []
 
     def stop(self, pid: int, seconds: float) -> list[int]:
@@ -47,6 +51,7 @@ class Threads:
 
         :raises OSError: what ptrace(2) raises, ETIMEDOUT if a thread does not stop in time, with its id as file name.
         """
+        self._pid = pid
         deadline = time.monotonic() + seconds
         for _ in range(_MAX_ROUNDS):
             new = [tid for tid in _threads_of(pid) if tid not in self._seized]
@@ -98,6 +103,43 @@ class Threads:
             # It is about to take a signal: it shall have it, and stop behind that.
             calls.cont(tid, number)
 
+    def snapshot(self, convention: Convention) -> tuple[int, int]:
+        """Make a copy of the process, and return its id and the nanoseconds in which registers were not a thread's own.
+
+        :raises OSError: see :class:`kgcore.ptrace.snapshot.Snapshot`.
+        """
+        self._snapshot = Snapshot(self._pid, self.stopped, convention)
+        return self._snapshot.pid, self._snapshot.window
+
+    def drop(self) -> bool:
+        """Take the copy away, and say whether the process is as if it had never been there."""
+        snapshot, self._snapshot = self._snapshot, None
+        return snapshot is None or snapshot.drop(self.stopped)
+
+    def calls(
+        self, tids: list[int], convention: Convention, requests: Any, red_zone: int, size: int
+    ) -> list[tuple[int, str]]:
+        """Make system calls in one of the stopped threads; return each result, and what is in the scratch memory then.
+
+        :param tids: the threads to choose from, in order.
+        :param requests: number and arguments of each; an argument None is the address of the scratch memory, which is
+            zeros before each call.
+        :param size: bytes of scratch memory.
+        :raises OSError: ENOTSUP: none of the threads will do; EFAULT: there is no scratch memory.
+        """
+        where = site(tids, convention)
+        found = []
+        try:
+            with injecting(where, convention) as system, borrowed(system, where.tid, red_zone, size) as scratch:
+                for number, *arguments in requests:
+                    scratch.fill(b"")
+                    words = (scratch.address if word is None else word for word in arguments)
+                    found.append((system.call(number, *words), scratch.content().hex()))
+        except Interrupted as interrupted:
+            number = errno.EINTR if interrupted.signal else errno.ESRCH
+            raise OSError(number, os.strerror(number), str(where.tid)) from None
+        return found
+
     def release(self) -> None:
         """Let all threads go on. What cannot be released now (it is in an uninterruptible sleep) the kernel releases
         when this program ends."""
@@ -134,8 +176,16 @@ def _answer(threads: Threads, request: Any) -> Any:
         case ("regsets", tid, kinds):
             found = [calls.getregset(tid, kind, _MAX_REGSET) for kind in kinds]
             return [None if desc is None else desc.hex() for desc in found]
-        case ("release",):
+        case ("snapshot", convention):
+            return threads.snapshot(Convention(*convention))
+        case ("calls", tids, convention, requests, red_zone, size):
+            return threads.calls(tids, Convention(*convention), requests, red_zone, size)
+        case ("thaw",):
             return threads.release()
+        case ("release",):
+            clean = threads.drop()
+            threads.release()
+            return clean
     return None
 
 
@@ -189,4 +239,5 @@ def main() -> None:
     except (EOFError, OSError):
         pass
     finally:
+        threads.drop()
         threads.release()

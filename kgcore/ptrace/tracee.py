@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from kgcore.ptrace import guardian
+from kgcore.ptrace.injection import Convention
 
 __all__ = ("Tracee",)
 
@@ -59,6 +60,45 @@ class Tracee:
         found = self._ask("regsets", tid, tuple(kinds))
         return tuple(None if desc is None else bytes.fromhex(desc) for desc in found)
 
+    def snapshot(self, convention: Convention) -> tuple[int, int]:
+        """Make a copy-on-write copy of the process, which never runs; :meth:`release` takes it away.
+
+        :return: its id, and the nanoseconds in which a thread of the process had registers that are not its own.
+        :raises OSError: there can be none: with ENOTSUP ``filename`` says why in words, else it is the system call that
+            failed.
+        """
+        pid, window = self._ask("snapshot", convention)
+        return pid, window
+
+    def calls(
+        self,
+        tids: Sequence[int],
+        convention: Convention,
+        requests: Sequence[tuple[int | None, ...]],
+        *,
+        red_zone: int,
+        size: int,
+    ) -> list[tuple[int, bytes]]:
+        """Make system calls in one of the threads, which is afterwards as before.
+
+        :param tids: the threads to choose from, in order.
+        :param requests: number and arguments of each; an argument None is the address of the scratch memory, which is
+            zeros before each call.
+        :param red_zone: bytes below the stack pointer that are a function's too.
+        :param size: bytes of scratch memory.
+        :return: the result of each call, -errno if it failed, and what is in the scratch memory then.
+        :raises OSError: ENOTSUP: none of the threads will do; EFAULT: there is no scratch memory; EINTR: a signal came.
+        """
+        found = self._ask("calls", tuple(tids), convention, tuple(requests), red_zone, size)
+        return [(result, bytes.fromhex(content)) for result, content in found]
+
+    def thaw(self) -> None:
+        """Let the process go on, and keep its copy.
+
+        :raises OSError: the helper program is gone.
+        """
+        self._ask("thaw")
+
     def _ask(self, *request: Any) -> Any:
         try:
             guardian.send(self._connection, request)
@@ -69,18 +109,23 @@ class Tracee:
             raise OSError(*answer)
         return answer
 
-    def release(self) -> None:
-        """Let the process go on. Doing it again does nothing."""
+    def release(self) -> bool:
+        """Let the process go on, and take its copy away. Doing it again does nothing.
+
+        :return: False: the copy is gone, but stays as a zombie child of the process, until that ends.
+        """
         if self._guardian.returncode is not None:
-            return
+            return True
+        clean = True
         with suppress(OSError):
-            self._ask("release")
+            clean = self._ask("release")
         self._connection.close()
         try:
             self._guardian.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             self._guardian.kill()
             self._guardian.wait()
+        return clean
 
     def __enter__(self) -> Self:
         return self

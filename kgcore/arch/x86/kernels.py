@@ -15,18 +15,26 @@ __all__ = ("I386_KERNEL", "X86_64_KERNEL", "i386_task", "x86_64_task")
 # mlock2, pkey_mprotect, clone3, mseal.
 _CALLS_64 = SystemCalls(
     number="orig_ax",
+    request="ax",
+    result="ax",
+    instruction=b"\x0f\x05",  # syscall
     ignored=0x40000000,  # __X32_SYSCALL_BIT
     arguments=("di", "si", "dx", "r10", "r8", "r9"),
     madvise=28,
     kcmp=312,
+    injected={"clone": 56, "wait4": 61, "close_range": 436},
     quiet=frozenset((9, 10, 11, 12, 30, 56, 57, 58, 67, 149, 150, 151, 152, 157, 158, 216, 237, 325, 329, 435, 462)),
 )
 _CALLS_32 = SystemCalls(
     number="orig_ax",
+    request="ax",
+    result="ax",
+    instruction=b"\xcd\x80",  # int $0x80
     ignored=0x40000000,
     arguments=("bx", "cx", "dx", "si", "di", "bp"),
     madvise=219,
     kcmp=349,
+    injected={"clone": 120, "wait4": 114, "close_range": 436},
     quiet=frozenset(
         (2, 45, 90, 91, 117, 120, 125, 150, 151, 152, 153, 172, 190, 192, 257, 274, 376, 380, 384, 397, 398, 435, 462)
     ),
