@@ -5,11 +5,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kgcore.sources import drgnversion
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
-from kgcore.sources.location import DumpLocation, LiveLocation, Location, SymbolsFrom
+from kgcore.sources.location import DumpLocation, Freezing, LiveLocation, Location, SymbolsFrom
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
@@ -138,18 +138,34 @@ def open_qemu(
     return open_source(location, UserFiles.of(swap, root), tell)
 
 
-def open_live(*, registers: bool = True, max_freeze: float | None = None) -> AbstractContextManager[Source]:
+def open_live(
+    *,
+    registers: bool = True,
+    max_freeze: float | None = None,
+    freeze: Freezing = "auto",
+    shared: Literal["copy", "late"] = "copy",
+) -> AbstractContextManager[Source]:
     """Give the processes of this machine, for as long as a ``with`` block lasts.
 
-    They go on, but for a process that is taken: all its threads stand still until that is closed.
+    They go on, but for a process that is taken. When a core is prepared, it is copied and goes on as well, if
+    ``freeze`` and the process allow that; else all its threads stand still until it is closed.
 
     :param registers: False: stop nothing and read no registers.
+    :param freeze: ``"fork"``: a copy of the process (fork) is read while it goes on; ``"stop"``: its threads stand
+        still until the last byte is read; ``"auto"``: a copy where one is possible and right.
+    :param shared: with a copy, when shared memory is read: ``"copy"``: while the threads stand still; ``"late"``: with
+        the rest, so that it may be newer.
     :param max_freeze: seconds that a process may stand still; if reading it takes longer, it goes on, and the call that
         reads raises KgcoreError. None: as long as that takes, and 5 for its threads to stop.
     :return: a context manager, which gives a :class:`kgcore.Source`.
     :raises KgcoreError: there is no /proc.
+    :raises ValueError: ``freeze`` or ``shared`` is another word.
     """
-    location = LiveLocation(registers=registers, max_freeze=max_freeze)
+    if freeze not in ("auto", "fork", "stop"):
+        raise ValueError(f"freeze is {freeze!r}: expected auto, fork or stop")
+    if shared not in ("copy", "late"):
+        raise ValueError(f"shared is {shared!r}: expected copy or late")
+    location = LiveLocation(registers=registers, max_freeze=max_freeze, freeze=freeze, shared=shared)
     return open_source(location, NO_USER_FILES, warnings.warn)
 
 

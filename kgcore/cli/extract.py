@@ -216,6 +216,8 @@ class _Extraction:
                 console.remark(line)
         elif report.dying is not None:  # what one came for, perhaps
             console.remark(f"process {report.tgid}: {report.dying.words()}")
+        if report.complete and report.freeze is not None and report.freeze.why:
+            console.remark(f"process {report.tgid} {report.freeze.words()}")
         return report
 
     def _progress(self, prepared: Prepared, name: str, turn: _Turn) -> AbstractContextManager[Progress | None]:

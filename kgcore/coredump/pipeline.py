@@ -8,7 +8,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from kgcore.coredump.limits import Limits
@@ -21,9 +21,9 @@ from kgcore.filters.base import Filter
 from kgcore.filters.coredump import CoredumpFilter, Dump
 from kgcore.filters.rules import Rule, RuledFilter, cut_at_rules, redactions
 from kgcore.model.memory import Memory, Provenance, Run, Without
-from kgcore.model.process import DEFAULT_MASK, ProcessImage
+from kgcore.model.process import DEFAULT_MASK, ProcessImage, Vma
 from kgcore.sinks.base import Sink
-from kgcore.sources.base import HasState, Process, Source, TaskRef
+from kgcore.sources.base import HasState, Process, Source, StandsStill, TaskRef
 
 __all__ = ("Options", "Prepared", "dump", "prepare", "write")
 
@@ -115,6 +115,11 @@ def prepare(source: Source, ref: TaskRef | int | str, options: Options | None = 
             raise
 
 
+def _nothing(vma: Vma, address: int, size: int) -> bytes | None:
+    """Memory of which a filter knows nothing yet: it keeps more rather than less."""
+    return None
+
+
 def _prepare(source: Source, process: Process, options: Options) -> Prepared:
     image = process.image
     mask = image.dump_filter if options.mask is None else options.mask
@@ -130,11 +135,16 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
     )
 
     state = process.state() if options.vendor_note and options.state and isinstance(process, HasState) else None
-    memory: Memory = process.memory
+    redacted: tuple[Run, ...] = ()
     if options.rules:
         image = cut_at_rules(image, options.rules)
         choose = ruled = RuledFilter(choose, options.rules, image)
-        memory = Without(memory, redactions(ruled))
+        redacted = tuple(redactions(ruled))
+    if isinstance(process, StandsStill):
+        process.capture([(vma, choose(vma, _nothing).length) for vma in image.vmas])
+    memory: Memory = process.memory
+    if options.rules:
+        memory = Without(memory, redacted)
 
     def plan_of(memory: Memory) -> CorePlan:
         return make_plan(
@@ -181,6 +191,8 @@ def write(
             memory = Without(memory, late)
             report = write_core(prepared.plan_again(memory), memory, sink, progress, jobs=jobs, limits=limits)
         sink.commit()
+    if isinstance(prepared.process, StandsStill):
+        report = replace(report, freeze=prepared.process.freeze())
     return report
 
 

@@ -18,6 +18,7 @@ from kgcore.coredump.notes import Remark
 from kgcore.coredump.plan import CorePlan
 from kgcore.model.account import Account, Accounted, Gaps, without
 from kgcore.model.dying import Dying
+from kgcore.model.freeze import Freeze
 from kgcore.model.memory import Provenance, Run
 from kgcore.text import counted, first_lines, human_size, plain, printable
 
@@ -102,6 +103,7 @@ class Report(Accounted):
     :ivar limit: why the file ends early; "": it does not.
     :ivar shared_zeros: bytes of memory that have the same range of zeros in the file, or would have.
     :ivar dying: the signal that it was dying of, if it was.
+    :ivar freeze: how it was held still, if it lives and was.
     """
 
     tgid: int
@@ -118,6 +120,7 @@ class Report(Accounted):
     limit: str = ""
     shared_zeros: int = 0
     dying: Dying | None = None
+    freeze: Freeze | None = None
 
     @property
     def account(self) -> Account:
@@ -194,6 +197,7 @@ class Report(Accounted):
             ],
             "threads": self.threads,
             "dying": None if self.dying is None else self.dying.to_json(),
+            "freeze": None if self.freeze is None else self.freeze.to_json(),
             "remarks": [{"tid": tid, "text": plain(text)} for tid, text in self.remarks],
             "warnings": [plain(text) for text in self.warnings],
             "vmas": [vma.to_json() for vma in self.vmas],
@@ -230,6 +234,8 @@ class Report(Accounted):
         ]
         if self.dying is not None:
             lines.append(f"dying: {self.dying.words()}")
+        if self.freeze is not None:
+            lines.append(f"it {self.freeze.words()}")
         return lines
 
     def doubts(self, limit: int = 40) -> list[str]:

@@ -180,6 +180,8 @@ def _answer(threads: Threads, request: Any) -> Any:
             return threads.snapshot(Convention(*convention))
         case ("calls", tids, convention, requests, red_zone, size):
             return threads.calls(tids, Convention(*convention), requests, red_zone, size)
+        case ("drop",):
+            return threads.drop()
         case ("thaw",):
             return threads.release()
         case ("release",):

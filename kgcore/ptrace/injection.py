@@ -36,7 +36,7 @@ _ALL_SIGNALS = (1 << 64) - 1
 _ATTEMPTS = 20  # of a call that the kernel wants to be started again
 _RESTART = frozenset((-512, -513, -514, -516))  # -ERESTARTSYS and the like, include/linux/errno.h
 _MOST_VDSO = 1 << 20  # bytes
-_MOST_REGSET = 1 << 12
+_MOST_REGSET = 1 << 16  # bytes
 _ALIGNED = 64
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
@@ -25,6 +26,7 @@ class Tracee:
     The ``with`` block, or :meth:`release`, lets it go on. If this program is killed, it goes on at once, too.
 
     :ivar threads: ids of its threads that have not exited.
+    :ivar since: when they were about to be stopped, by time.monotonic().
 
     :param pid: id of the process in our own pid namespace.
     :param seconds: how long to wait for all threads to stop.
@@ -45,6 +47,7 @@ class Tracee:
                 cwd="/",
             )
         self._connection = ours
+        self.since = time.monotonic()
         try:
             self.threads: tuple[int, ...] = tuple(self._ask("stop", pid, seconds))
         except BaseException:
@@ -91,6 +94,14 @@ class Tracee:
         """
         found = self._ask("calls", tuple(tids), convention, tuple(requests), red_zone, size)
         return [(result, bytes.fromhex(content)) for result, content in found]
+
+    def drop(self) -> bool:
+        """Take the copy away, if there is one. The process still stands still, or goes on, as before.
+
+        :return: as :meth:`release`.
+        :raises OSError: the helper program is gone.
+        """
+        return bool(self._ask("drop"))
 
     def thaw(self) -> None:
         """Let the process go on, and keep its copy.

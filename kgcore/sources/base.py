@@ -5,16 +5,17 @@ A vmcore can do all of it; live processes and a core on standard input may follo
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from operator import index
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from kgcore.errors import KgcoreError
+from kgcore.model.freeze import Freeze
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Provenance, Run
-from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread
+from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread, Vma
 from kgcore.model.traces import KernelStack
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = (
     "OpenFiles",
     "Process",
     "Source",
+    "StandsStill",
     "TaskRef",
     "UserFiles",
 )
@@ -305,6 +307,22 @@ class HasState(Protocol):
 
         :raises BrokenDump: the source's own records of the process are damaged or missing.
         """
+
+
+@runtime_checkable
+class StandsStill(Protocol):
+    """A process that lives, and stands still for as long as it must."""
+
+    def capture(self, wanted: Sequence[tuple[Vma, int]]) -> None:
+        """Make sure of the memory that will be read, so that it may go on. Without this it stands still until it is
+        closed.
+
+        :param wanted: mappings, or parts of them, and how many bytes of each, from its start.
+        :raises KgcoreError: it stood still for too long, or may not be copied as the user wants.
+        """
+
+    def freeze(self) -> Freeze | None:
+        """Say how it was held still so far; None: it was not."""
 
 
 @runtime_checkable

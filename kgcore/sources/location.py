@@ -4,8 +4,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ("DumpLocation", "LiveLocation", "Location", "SymbolsFrom")
+__all__ = ("DumpLocation", "Freezing", "LiveLocation", "Location", "SymbolsFrom")
 
+Freezing = Literal["auto", "fork", "stop"]
 SymbolsFrom = Literal["auto", "dwarf", "btf"]
 
 
@@ -50,10 +51,15 @@ class LiveLocation:
 
     :ivar registers: stop a process while it is read, and read its registers; else it goes on meanwhile.
     :ivar max_freeze: seconds that it may stand still; None: as long as reading takes, and 5 for its threads to stop.
+    :ivar freeze: ``stop``: it stands still until all is read; ``fork``: a copy of it is read while it goes on;
+        ``auto``: a copy if there can be one.
+    :ivar shared: with a copy, when shared memory is read: ``copy``: while it stands still; ``late``: afterwards.
     """
 
     registers: bool = True
     max_freeze: float | None = None
+    freeze: Freezing = "stop"
+    shared: Literal["copy", "late"] = "copy"
 
 
 Location = DumpLocation | LiveLocation

@@ -15,8 +15,9 @@ __all__ = ("make_parser", "parse", "run")
 _EPILOG = (
     FILTER_BITS
     + """
-All threads of a process stand still while it is read, and then go on: no signal is sent, no byte of it changes, and no
-page is brought into its memory. If kgcore is killed, the process goes on at once.
+A process stands still while a copy of it is made (fork), which is read while it goes on; where there can be no copy, it
+stands still until it is read, and a line says why. No signal is sent, no byte of it changes, and no page is brought
+into its memory. If kgcore is killed, it goes on at once.
 
 examples:
   kgcore live 12345                        core.12345
@@ -24,6 +25,7 @@ examples:
   kgcore live -o - 12345 | zstd > core.zst into a pipe
   kgcore live --no-registers 12345         without stopping it: memory alone, and it may be torn
   kgcore live --max-freeze 200ms 12345     give up if it has to stand still for longer
+  kgcore live --freeze stop 12345          no copy: it stands still to the end
 
 exit status: 0 complete; 1 a process could not be dumped; 2 usage; 3 written, but incomplete.
 """
@@ -44,20 +46,43 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DumpCommand:
 def _location(parsed: argparse.Namespace) -> LiveLocation:
     if parsed.no_registers and parsed.max_freeze is not None:
         raise UsageError("--no-registers stops nothing, so it has no --max-freeze")
-    return LiveLocation(registers=not parsed.no_registers, max_freeze=parsed.max_freeze)
+    if parsed.no_registers and parsed.freeze is not None:
+        raise UsageError("--no-registers stops nothing, so it has no --freeze")
+    if parsed.shared is not None and (parsed.no_registers or parsed.freeze == "stop"):
+        raise UsageError("--shared is about copies: it goes with --freeze auto and --freeze fork")
+    return LiveLocation(
+        registers=not parsed.no_registers,
+        max_freeze=parsed.max_freeze,
+        freeze=parsed.freeze or "auto",
+        shared=parsed.shared or "copy",
+    )
 
 
 def make_parser() -> Parser:
     """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore live",
-        usage="kgcore live [-f FILTER] [-D DIR | -o FILE] [--no-registers | --max-freeze DURATION] PID...",
+        usage="kgcore live [-f FILTER] [-D DIR | -o FILE] [--freeze WAY] [--max-freeze DURATION] PID...",
         description="Write processes of this machine as core files, and let them go on.",
         epilog=_EPILOG,
     )
     add_version(parser)
     add_show(parser)
     group = parser.add_argument_group("how to take them")
+    option(
+        group,
+        "--freeze",
+        choices=("auto", "fork", "stop"),
+        help="fork: read a copy of it while it goes on; stop: it stands still until the last byte is read; "
+        "auto: a copy where one is possible and right (default: auto)",
+    )
+    option(
+        group,
+        "--shared",
+        choices=("copy", "late"),
+        help="with a copy, when to read shared memory: copy: while it stands still; late: with the rest, so that it "
+        "may be newer (default: copy)",
+    )
     flag(
         group,
         "--no-registers",

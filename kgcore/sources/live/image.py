@@ -72,6 +72,7 @@ class Reader:
     :param view: id of a thread that has not exited: a leader that has exited has no memory in /proc.
     :param files: finds the files behind its mappings.
     :param states: what its threads were doing before they were stopped: ``task->__state`` by thread id.
+    :ivar forking: start of each mapping that fork(2) treats in its own way to its VmFlags that say so; with the image.
     """
 
     def __init__(self, pid: int, view: int, files: MappedFiles, states: Mapping[int, int]) -> None:
@@ -83,7 +84,7 @@ class Reader:
         self._here = architecture_here()
         self._word_size = self._here.word_size
         self._warnings: list[str] = []
-        self._namespaces: dict[str, str | None] = {}
+        self.forking: dict[int, frozenset[bytes]] = {}
 
     def image(self, first: int, tracee: Tracee | None) -> ProcessImage:
         """Read the process.
@@ -250,6 +251,7 @@ class Reader:
     def _vmas(self) -> Iterator[Vma]:
         raw = read(f"{self._view}/smaps")
         flags = vm_flags_of(raw)
+        self.forking = {start: found.forking for start, found in flags.items() if found.forking}
         size = os.sysconf("SC_PAGESIZE")
         table = PageMap(self._thread_id, size)
         try:

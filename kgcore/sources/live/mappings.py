@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from kgcore.model.process import DELETED, MappedFile, Vma
 from kgcore.sources.inroot import open_in_root
-from kgcore.sources.live.procfs import Mapping
+from kgcore.sources.live.procfs import Mapping, VmFlags
 from kgcore.system.regular import open_regular
 
 __all__ = ("MappedFiles", "vmas")
@@ -30,6 +30,10 @@ class MappedFiles:
         self._found: dict[tuple[tuple[int, int], int, bytes], MappedFile] = {}
         self._lines: dict[int, Mapping] = {}
         self._opened: dict[tuple[tuple[int, int], int, bytes], tuple[int, int] | None] = {}
+
+    def follow(self, pid: int) -> None:
+        """Find the files by another process from now on: a copy of this one, which has the same mappings."""
+        self._pid = pid
 
     def of(self, line: Mapping) -> MappedFile | None:
         """Return the file behind a mapping; None: no file is mapped."""
@@ -102,7 +106,7 @@ class MappedFiles:
 
 
 def vmas(
-    lines: Iterator[Mapping], flags: Callable[[int], tuple[int, bool] | None], files: MappedFiles, page_size: int
+    lines: Iterator[Mapping], flags: Callable[[int], VmFlags | None], files: MappedFiles, page_size: int
 ) -> Iterator[Vma]:
     """Yield the mappings as values.
 
@@ -115,10 +119,10 @@ def vmas(
         yield Vma(
             line.start,
             line.end,
-            line.flags if found is None else found[0],
+            line.flags if found is None else found.flags,
             pgoff=line.offset // page_size if file is not None else 0,
             file=file,
-            anon=found is not None and found[1],
+            anon=found is not None and found.anon,
             name=line.name.decode("ascii", "replace") if named else "",
             anon_name=_anon_name(line.name),
         )

@@ -2,55 +2,77 @@
 """A process of this machine as :class:`kgcore.sources.base.Process` offers it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import inf
 from time import monotonic
 
+from kgcore.arch import ARCHES
 from kgcore.errors import KgcoreError
+from kgcore.model.freeze import Freeze
 from kgcore.model.lost import Lost
-from kgcore.model.memory import Provenance
-from kgcore.model.process import OpenFile, ProcessImage
+from kgcore.model.memory import Memory, Provenance
+from kgcore.model.process import VM_MAYSHARE, OpenFile, ProcessImage, Vma
 from kgcore.ptrace.tracee import Tracee
-from kgcore.sources.base import Contents, FileContents, HasMappedFiles, HasOpenFiles, OpenFiles, Process
+from kgcore.sources.base import (
+    Contents,
+    FileContents,
+    HasMappedFiles,
+    HasOpenFiles,
+    OpenFiles,
+    Process,
+    StandsStill,
+)
+from kgcore.sources.live.calling import convention_of
+from kgcore.sources.live.copying import Captured, no_copy_words, not_copied, why_no_copy
 from kgcore.sources.live.descriptors import contents_of, open_files
 from kgcore.sources.live.image import Reader, states_of
 from kgcore.sources.live.mappings import MappedFiles
 from kgcore.sources.live.memory import LiveMemory
 from kgcore.sources.live.programs import mapped_programs
 from kgcore.sources.live.refusals import refused
+from kgcore.sources.location import LiveLocation
 
 __all__ = ("LiveProcess",)
 
 
-class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
-    """A process of this machine. All its threads stand still until it is closed, unless ``seconds`` is None.
+_PATIENCE = 5.0  # seconds for all threads to stop, if the user sets no limit
+
+
+class LiveProcess(Process, HasMappedFiles, HasOpenFiles, StandsStill):
+    """A process of this machine. All its threads stand still until it is closed or captured, if registers are wanted.
 
     :param pid: id of the process.
     :param first: id of the thread that comes first in its image.
-    :param seconds: how long to wait for its threads to stop; None: do not stop it, and read no registers.
-    :param most: seconds that it may stand still; None: as long as reading takes.
+    :param location: how to take it.
     :raises KgcoreError: it cannot be stopped.
     """
 
-    def __init__(self, pid: int, first: int, seconds: float | None, most: float | None) -> None:
-        self._most = most
-        self._deadline = inf if most is None else monotonic() + most
+    def __init__(self, pid: int, first: int, location: LiveLocation) -> None:
+        self._location = location
+        self._deadline = inf
         self._pid = pid
         self._first = first
         self._tracee: Tracee | None = None
-        self._memory: LiveMemory | None = None
+        self._memory: LiveMemory | Captured | None = None
+        self._opened: list[LiveMemory] = []
+        self._thawed: Freeze | None = None
+        self._why = ""
+        self._shares = False
         try:
             self._states = states_of(pid)  # while it is stopped, ptrace's stop is all that shows
             self._view = next(iter(sorted(self._states, key=lambda tid: (tid != pid, tid))), pid)
             self._files = MappedFiles(self._view)
+            self._reader = Reader(pid, self._view, self._files, self._states)
         except OSError as error:
             raise refused(pid, error) from error
-        if seconds is not None:
+        if location.registers:
             try:
-                self._tracee = Tracee(pid, seconds)
+                self._tracee = Tracee(pid, _PATIENCE if location.max_freeze is None else location.max_freeze)
             except OSError as error:
                 raise refused(pid, error) from error
+            if location.max_freeze is not None:
+                self._deadline = self._tracee.since + location.max_freeze
 
     @property
     def image(self) -> ProcessImage:
@@ -63,22 +85,77 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
     @cached_property
     def _image(self) -> ProcessImage:
         try:
-            return Reader(self._pid, self._view, self._files, self._states).image(self._first, self._tracee)
+            return self._reader.image(self._first, self._tracee)
         except OSError as error:
             raise refused(self._pid, error) from error
         except (ValueError, KeyError, IndexError) as error:
             raise KgcoreError(f"process {self._pid}: /proc has what kgcore cannot read: {error}") from error
 
+    def capture(self, wanted: Sequence[tuple[Vma, int]]) -> None:
+        """Make a copy of the process and let it go on, if that is wanted and possible. See
+        :meth:`kgcore.sources.base.StandsStill.capture`."""
+        tracee = self._tracee
+        if tracee is None or self._location.freeze == "stop" or self._thawed is not None:
+            return
+        image = self.image
+        self._why = why_no_copy(image.vmas, self._reader.forking)
+        if not self._why:
+            try:
+                copy, window = tracee.snapshot(convention_of(ARCHES[image.arch]))
+                self._capture(copy, wanted)
+            except OSError as error:
+                self._why = no_copy_words(error)
+            except MemoryError:
+                self._why = "what a copy lacks does not fit into memory (--shared late reads shared memory afterwards)"
+            else:
+                self._go_on()
+                tracee.thaw()
+                self._deadline = inf
+                self._files.follow(copy)
+                self._thawed = Freeze("fork", monotonic() - tracee.since, window / 1e9)
+                return
+        if self._location.freeze == "fork":
+            raise KgcoreError(
+                f"process {self._pid} cannot be copied: {self._why}",
+                hint="--freeze stop reads it while it stands still",
+                pid=self._pid,
+            )
+        tracee.drop()
+
+    def _capture(self, copy: int, wanted: Sequence[tuple[Vma, int]]) -> None:
+        """Use the memory of a copy, and what that lacks of the process's own.
+
+        :raises MemoryError: that is too much.
+        """
+        shared = self._location.shared == "copy"
+        self._shares = any(length and vma.flags & VM_MAYSHARE for vma, length in wanted)
+        lacking = not_copied(wanted, self._reader.forking, copy, shared=shared)
+        memory = self._open(copy)
+        if not lacking:
+            self._memory = memory
+            return
+        self._memory = Captured(memory, self._open(self._view), lacking)
+
+    def _open(self, pid: int) -> LiveMemory:
+        memory = LiveMemory(pid, self.image.page_size, self._files.open, self._go_on)
+        self._opened.append(memory)
+        return memory
+
+    def freeze(self) -> Freeze | None:
+        """See :meth:`kgcore.sources.base.StandsStill.freeze`."""
+        if self._tracee is None:
+            return None
+        return self._thawed or Freeze("stop", monotonic() - self._tracee.since, why=self._why)
+
     @property
-    def memory(self) -> LiveMemory:
+    def memory(self) -> Memory:
         """See :attr:`kgcore.sources.base.Process.memory`.
 
         :raises KgcoreError: it has ended, or may not be read.
         """
         if self._memory is None:
-            image = self.image  # finds the files behind the mappings
             try:
-                self._memory = LiveMemory(self._view, image.page_size, self._files.open, self._go_on)
+                self._memory = self._open(self._view)
             except OSError as error:
                 raise refused(self._pid, error) from error
         return self._memory
@@ -89,7 +166,8 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
         """
         if self._tracee is not None and monotonic() > self._deadline:
             raise KgcoreError(
-                f"process {self._pid} stood still for {self._most:g} s and is not read yet: nothing is written",
+                f"process {self._pid} stood still for {self._location.max_freeze:g} s and is not read yet: "
+                "nothing is written",
                 hint="--max-freeze allows more; --exclude, --only and -f leave memory out",
                 pid=self._pid,
             )
@@ -98,6 +176,8 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
         """See :meth:`kgcore.sources.base.Process.remarks`."""
         if self._tracee is None:
             yield "the process went on while it was read: what is in one place may be older than what is in another"
+        elif self._thawed is not None and self._location.shared == "late" and self._shares:
+            yield "shared memory was read while the process went on: it may be newer than the rest"
 
     def files(self) -> Iterator[FileContents | Lost]:
         """See :meth:`kgcore.sources.base.HasMappedFiles.files`."""
@@ -118,7 +198,6 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles):
         """Let the process go on. See :meth:`kgcore.sources.base.Process.close`."""
         if self._tracee is not None:
             self._tracee.release()
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        while self._opened:
+            self._opened.pop().close()
         self._files.close()

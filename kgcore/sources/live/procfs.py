@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kgcore.model import process as model
 
-__all__ = ("Mapping", "Stat", "mappings", "read", "stat_of", "status_of", "vm_flags_of")
+__all__ = ("Mapping", "Stat", "VmFlags", "mappings", "read", "stat_of", "status_of", "vm_flags_of")
 
 _MOST = 1 << 28  # bytes of a file of /proc; maps of 100 000 mappings has some 10 MB
 _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # ns
@@ -27,6 +27,8 @@ _VM_FLAGS = {
     b"dd": model.VM_DONTDUMP,
     b"ht": model.VM_HUGETLB,
 }
+# Those that matter to fork(2): MADV_DONTFORK, MADV_WIPEONFORK, userfaultfd(2)
+_FORKING = frozenset((b"dc", b"wf", b"um", b"uw", b"ui"))
 _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) ([0-9]+) *([^\n]*)$",
     re.MULTILINE,
@@ -81,6 +83,19 @@ class Mapping(NamedTuple):
     device: tuple[int, int]
     inode: int
     name: bytes
+
+
+class VmFlags(NamedTuple):
+    """What ``smaps`` says of a mapping.
+
+    :ivar flags: VM_*.
+    :ivar anon: pages of its own were made (``anon_vma``).
+    :ivar forking: those of its VmFlags that matter to fork(2), as smaps has them.
+    """
+
+    flags: int
+    anon: bool
+    forking: frozenset[bytes]
 
 
 def read(path: str) -> bytes:
@@ -156,13 +171,13 @@ def mappings(raw: bytes) -> Iterator[Mapping]:
         )
 
 
-def vm_flags_of(raw: bytes) -> dict[int, tuple[int, bool]]:
-    """Parse ``smaps``: start of each mapping to its VM_*, and whether pages of its own were made (``anon_vma``).
+def vm_flags_of(raw: bytes) -> dict[int, VmFlags]:
+    """Parse ``smaps``, by the start of each mapping.
 
     /proc does not show ``anon_vma``. Private pages, resident or swapped out, are nearly the same: a mapping whose
     private pages were all thrown away keeps its ``anon_vma``.
     """
-    found: dict[int, tuple[int, bool]] = {}
+    found: dict[int, VmFlags] = {}
     start, anon = None, False
     for line in raw.splitlines():
         if (match := _MAPPING.match(line)) is not None:
@@ -171,7 +186,8 @@ def vm_flags_of(raw: bytes) -> dict[int, tuple[int, bool]]:
             anon = anon or line.split()[1] != b"0"
         elif line.startswith(b"VmFlags:") and start is not None:
             flags = 0
-            for word in line.split()[1:]:
+            words = line.split()[1:]
+            for word in words:
                 flags |= _VM_FLAGS.get(word, 0)
-            found[start] = flags, anon
+            found[start] = VmFlags(flags, anon, _FORKING.intersection(words))
     return found

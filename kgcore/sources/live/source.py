@@ -17,7 +17,6 @@ __all__ = ("LiveSource",)
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _KIB = 1024
-_PATIENCE = 5.0  # seconds for all threads to stop, if the user sets no limit
 
 
 class LiveSource(Source):
@@ -55,10 +54,7 @@ class LiveSource(Source):
         if found.pid is None:
             raise BadTask(f"{found.text} is an address: a live process is named by its PID")
         tgid = check(found.pid, found.text)
-        seconds = None
-        if self._location.registers:
-            seconds = _PATIENCE if self._location.max_freeze is None else self._location.max_freeze
-        return LiveProcess(tgid, found.pid, seconds, self._location.max_freeze)
+        return LiveProcess(tgid, found.pid, self._location)
 
 
 def _summary(pid: int) -> ProcessSummary:

@@ -3,11 +3,13 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,7 @@ int main(void)
 }
 """
 ROUNDS = int(os.environ.get("KGCORE_LIVE_ROUNDS", "5"))  # by hand: 1000
+WINDOWS = int(os.environ.get("KGCORE_LIVE_WINDOWS", "5"))  # by hand: 100
 KILLS = int(os.environ.get("KGCORE_LIVE_KILLS", "12"))  # by hand: 500
 
 
@@ -179,10 +182,11 @@ def live(pid: int, *options: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def test_books_are_right_after_many_dumps(bookkeeper: "subprocess.Popen[str]") -> None:
+@pytest.mark.parametrize("freeze", ["fork", "stop"])
+def test_books_are_right_after_many_dumps(bookkeeper: "subprocess.Popen[str]", freeze: str) -> None:
     before = page_counts(bookkeeper.pid)
     for _ in range(ROUNDS):
-        dump = live(bookkeeper.pid, "-o", "/dev/null")
+        dump = live(bookkeeper.pid, "-o", "/dev/null", "--freeze", freeze)
         assert (dump.communicate()[1], dump.returncode) == (b"", 0)
     after = page_counts(bookkeeper.pid)
     for name, size in before.items():
@@ -190,18 +194,86 @@ def test_books_are_right_after_many_dumps(bookkeeper: "subprocess.Popen[str]") -
     close(bookkeeper)
 
 
-def test_a_killed_kgcore_lets_it_go(bookkeeper: "subprocess.Popen[str]", tmp_path: Path) -> None:
+@pytest.mark.parametrize("freeze", ["fork", "stop"])
+def test_a_killed_kgcore_lets_it_go(bookkeeper: "subprocess.Popen[str]", tmp_path: Path, freeze: str) -> None:
     """At moments all over its work; the helper program that holds the threads sees that it is gone."""
     for number in range(KILLS):
-        dump = live(bookkeeper.pid, "-o", str(tmp_path / "core"), "--force")
-        time.sleep(0.02 * number)
+        dump = live(bookkeeper.pid, "-o", str(tmp_path / "core"), "--force", "--freeze", freeze)
+        time.sleep(random.uniform(0, 0.04) * number)
         dump.kill()
         dump.communicate()
-    deadline = time.monotonic() + 10
-    while tracer_of(bookkeeper.pid) != {"0"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    left_alone(bookkeeper.pid)
     close(bookkeeper)
+
+
+# kgcore with a guardian that holds the window of injection open: while a thread is at the entry of a system call that
+# is not its own, it says so, and waits.
+SLOW = """
+import sys
+import kgcore.ptrace.tracee as tracee
+tracee._START = (
+    "import os, sys, time; from kgcore.ptrace import injection; step = injection.System._to_the_next_stop\\n"
+    "def slow(self, tid):\\n"
+    "    step(self, tid); open(PATH, 'w').close(); time.sleep(SECONDS)\\n"
+    "injection.System._to_the_next_stop = slow; from kgcore.ptrace.guardian import main; main()"
+).replace("PATH", repr(sys.argv.pop(1))).replace("SECONDS", sys.argv.pop(1))
+from kgcore.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def slow_live(window: Path, seconds: float, pid: int, *options: str) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-c", SLOW, str(window), str(seconds), "live", "-v", "0", *options, str(pid)]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_killed_while_a_system_call_is_injected(bookkeeper: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    """A thread has registers that are not its own then; the guardian puts them back."""
+    window = tmp_path / "window"
+    for _ in range(WINDOWS):
+        window.unlink(missing_ok=True)
+        dump = slow_live(window, 0.1, bookkeeper.pid, "-o", str(tmp_path / "core"), "--force", "--freeze", "fork")
+        deadline = time.monotonic() + 30
+        while not window.exists():
+            assert dump.poll() is None, dump.communicate()
+            assert time.monotonic() < deadline
+        time.sleep(random.uniform(0, 0.3))
+        dump.kill()
+        dump.communicate()
+        left_alone(bookkeeper.pid)
+    close(bookkeeper)
+
+
+def test_a_copy_that_takes_too_long(bookkeeper: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    words = "--freeze", "fork", "--max-freeze", "600ms", "-o", str(tmp_path / "core")
+    dump = slow_live(tmp_path / "window", 0.5, bookkeeper.pid, *words)
+    message = dump.communicate()[1].decode()
+    assert dump.returncode == 1
+    assert "stood still for 0.6 s and is not read yet: nothing is written (--max-freeze allows more" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["window"]
+    left_alone(bookkeeper.pid)
+    close(bookkeeper)
+
+
+def left_alone(pid: int) -> None:
+    """Wait until nobody traces it, and no copy of it is its child."""
+    deadline = time.monotonic() + 20
+    while tracer_of(pid) != {"0"} or hidden_children(pid):
+        assert time.monotonic() < deadline, (tracer_of(pid), hidden_children(pid))
+        time.sleep(0.01)
+
+
+def hidden_children(pid: int) -> list[int]:
+    """Children whose end is no SIGCHLD: copies."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            for word in (task / "children").read_text().split():
+                with suppress(OSError):
+                    # exit_signal, field 38 of /proc/PID/stat
+                    if Path(f"/proc/{word}/stat").read_bytes().rpartition(b") ")[2].split()[38 - 3] == b"0":
+                        found.append(int(word))
+    return found
 
 
 def test_it_may_end_meanwhile(program: Path, tmp_path: Path) -> None:
@@ -228,7 +300,7 @@ def test_a_limit_of_standing_still(tmp_path: Path) -> None:
             process.stdout.readline()
             for jobs in ("1", "2"):
                 core = tmp_path / "core"
-                dump = live(process.pid, "--max-freeze", "20ms", "--jobs", jobs, "-o", str(core))
+                dump = live(process.pid, "--freeze", "stop", "--max-freeze", "20ms", "--jobs", jobs, "-o", str(core))
                 message = dump.communicate()[1].decode()
                 assert dump.returncode == 1, message
                 assert "stood still for 0.02 s" in message or "does not stop" in message

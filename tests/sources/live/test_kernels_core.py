@@ -46,6 +46,7 @@ def changing(ours: Core) -> frozenset[int]:
     return frozenset(pages)
 
 
+@pytest.mark.parametrize("freeze", ["fork", "stop"])
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -59,9 +60,9 @@ def changing(ours: Core) -> frozenset[int]:
         ("zleader", ("0x7f",)),
     ],
 )
-def test_equals_the_kernels_core(tmp_path: Path, name: str, arguments: tuple[str, ...]) -> None:
+def test_equals_the_kernels_core(tmp_path: Path, name: str, arguments: tuple[str, ...], freeze: str) -> None:
     with running(tmp_path, name, *arguments) as victim:
-        ours = live(victim)
+        ours = live(victim, "--freeze", freeze)
         kernel = Core(victim.kernel_core())
     expected = Expected(proc_times=True, interrupted=True, pages=changing(ours))
     assert [*compare(kernel, ours, expected)] == []

@@ -21,7 +21,7 @@ VmFlags: rd wr sh mr mw me ms ht
 7f0000400000-7f0000401000 ---p 00000000 00:00 0
 Anonymous:             0 kB
 Swap:                  8 kB
-VmFlags: mr mw me io pf
+VmFlags: mr mw me dc io pf wf
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 """
 
@@ -44,10 +44,12 @@ def test_mappings() -> None:
 
 def test_flags_of_smaps() -> None:
     found = vm_flags_of(SMAPS)
-    assert found[0x55E0C0000000] == (model.VM_READ | model.VM_EXEC | model.VM_DONTDUMP, False)
+    assert found[0x55E0C0000000][:2] == (model.VM_READ | model.VM_EXEC | model.VM_DONTDUMP, False)
     shared = model.VM_READ | model.VM_WRITE | model.VM_SHARED | model.VM_MAYSHARE | model.VM_HUGETLB
-    assert found[0x7F0000000000] == (shared, False)
-    assert found[0x7F0000400000] == (model.VM_IO | model.VM_PFNMAP, True)  # swapped out: it has pages of its own
+    assert found[0x7F0000000000][:2] == (shared, False)
+    assert found[0x7F0000400000][:2] == (model.VM_IO | model.VM_PFNMAP, True)  # swapped out: it has pages of its own
+    assert found[0x7F0000400000].forking == {b"dc", b"wf"}
+    assert found[0x7F0000000000].forking == frozenset()
     assert 0xFFFFFFFFFF600000 not in found
 
 
