@@ -11,7 +11,7 @@ function __kgcore_command
             continue
         end
         switch $word
-            case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --exclude --only --redact --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --progress --swap --root
+            case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --exclude --only --redact --profile --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --limit --progress --swap --root
                 set skip 1
             case '-*'
             case live ps files info map check bt debug completion
@@ -84,6 +84,7 @@ complete -c kgcore -n '__kgcore_has default' -l dax -d 'also DAX mappings'
 complete -c kgcore -n '__kgcore_has default' -l exclude -x -d 'leave out memory: name:GLOB ([heap] or a file\'s name), file:GLOB, size:>1G or addr:START-END; may be repeated, the first rule that fits decides'
 complete -c kgcore -n '__kgcore_has default' -l only -x -d 'leave out all memory that no rule names; may be repeated, the first rule that fits decides'
 complete -c kgcore -n '__kgcore_has default' -l redact -x -d 'write zeros in the place of memory, and say so in the report; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has default' -l profile -x -a 'full mini' -d 'mini: of that memory only stacks, thread-local storage and what else backtraces need (default: full)'
 complete -c kgcore -n '__kgcore_has default' -l missing -x -a 'omit zero' -d 'what to do with memory that the dump lacks: omit it, so that debuggers cannot read it, or write zeros (default: omit)'
 complete -c kgcore -n '__kgcore_has default' -l no-kgcore-note -d 'omit the note that lists what is missing and why'
 complete -c kgcore -n '__kgcore_has default' -l no-state -d 'omit from that note what the process had of the kernel: signal actions, timers, limits, what is in pipes and other descriptors'
@@ -98,6 +99,7 @@ complete -c kgcore -n '__kgcore_has default' -l compress -x -a 'zstd gzip' -d 'w
 complete -c kgcore -n '__kgcore_has default' -l jobs -x -d 'processes that read and compress side by side (default: as many as there are CPUs to use)'
 complete -c kgcore -n '__kgcore_has default' -l max-size -x -d 'write at most so many bytes of cores in all (K, M, G, T: powers of 1024), what matters most first'
 complete -c kgcore -n '__kgcore_has default' -l max-time -x -d 'write for at most so many seconds in all (or m, h), what matters most first'
+complete -c kgcore -n '__kgcore_has default' -l limit -x -a 'priority largest-first truncate' -d 'what the two cost first: what matters least, the ends of the largest mappings, or the end of the file as the kernel has it (default: priority)'
 complete -c kgcore -n '__kgcore_has default' -l progress -x -a 'auto never json' -d 'auto: a bar with -v 1 on a terminal; json: lines for programs on standard error (default: auto)'
 complete -c kgcore -n '__kgcore_has default' -l swap -r -F -d 'image of a swap device or swap file, named as in /proc/swaps; may be repeated'
 complete -c kgcore -n '__kgcore_has default' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take missing pages of mapped files from the same files under DIR'
@@ -119,6 +121,7 @@ complete -c kgcore -n '__kgcore_has live' -l dax -d 'also DAX mappings'
 complete -c kgcore -n '__kgcore_has live' -l exclude -x -d 'leave out memory: name:GLOB ([heap] or a file\'s name), file:GLOB, size:>1G or addr:START-END; may be repeated, the first rule that fits decides'
 complete -c kgcore -n '__kgcore_has live' -l only -x -d 'leave out all memory that no rule names; may be repeated, the first rule that fits decides'
 complete -c kgcore -n '__kgcore_has live' -l redact -x -d 'write zeros in the place of memory, and say so in the report; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has live' -l profile -x -a 'full mini' -d 'mini: of that memory only stacks, thread-local storage and what else backtraces need (default: full)'
 complete -c kgcore -n '__kgcore_has live' -l missing -x -a 'omit zero' -d 'what to do with memory that the dump lacks: omit it, so that debuggers cannot read it, or write zeros (default: omit)'
 complete -c kgcore -n '__kgcore_has live' -l no-kgcore-note -d 'omit the note that lists what is missing and why'
 complete -c kgcore -n '__kgcore_has live' -l no-state -d 'omit from that note what the process had of the kernel: signal actions, timers, limits, what is in pipes and other descriptors'
@@ -133,6 +136,7 @@ complete -c kgcore -n '__kgcore_has live' -l compress -x -a 'zstd gzip' -d 'writ
 complete -c kgcore -n '__kgcore_has live' -l jobs -x -d 'processes that read and compress side by side (default: as many as there are CPUs to use)'
 complete -c kgcore -n '__kgcore_has live' -l max-size -x -d 'write at most so many bytes of cores in all (K, M, G, T: powers of 1024), what matters most first'
 complete -c kgcore -n '__kgcore_has live' -l max-time -x -d 'write for at most so many seconds in all (or m, h), what matters most first'
+complete -c kgcore -n '__kgcore_has live' -l limit -x -a 'priority largest-first truncate' -d 'what the two cost first: what matters least, the ends of the largest mappings, or the end of the file as the kernel has it (default: priority)'
 complete -c kgcore -n '__kgcore_has live' -l progress -x -a 'auto never json' -d 'auto: a bar with -v 1 on a terminal; json: lines for programs on standard error (default: auto)'
 complete -c kgcore -n '__kgcore_has live' -k -a '(__kgcore_processes)'
 

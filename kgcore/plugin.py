@@ -48,6 +48,8 @@ def gcore(
     compress: Literal["zstd", "gzip"] | None = None,
     max_size: int | None = None,
     max_time: float | None = None,
+    limit: Literal["priority", "largest-first", "truncate"] = "priority",
+    profile: Literal["full", "mini"] = "full",
     progress: Callable[[int, int], None] | None = None,
 ) -> "Report":
     """
@@ -82,8 +84,11 @@ def gcore(
     :param jobs: How many worker processes read and compress. None: one per usable CPU. They are forked, unless this
         process has other threads: then it works alone.
     :param compress: Compress the core; in a directory it is then ``core.<tgid>.zst`` or ``core.<tgid>.gz``.
-    :param max_size: Write at most this many bytes, stacks and small mappings first. The rest counts as missing.
-    :param max_time: Write for at most this many seconds, in the same order.
+    :param max_size: Write at most this many bytes. The rest counts as missing.
+    :param max_time: Write for at most this many seconds.
+    :param limit: What these two cost first: what matters least ("priority"), the ends of the largest mappings
+        ("largest-first"), or the end of the file in the kernel's order ("truncate").
+    :param profile: "mini": of all that memory only what debuggers need for backtraces.
     :param progress: Called at intervals with the bytes of memory written so far, and in all.
     :return: What the core holds, and what is missing and why.
     :raises KgcoreError: The process cannot be found or has no memory, or the output cannot be written.
@@ -102,11 +107,12 @@ def gcore(
         vendor_note=note,
         state=state,
         share_zeros=share_zeros,
+        profile=profile,
     )
-    for name, limit in (("max_size", max_size), ("max_time", max_time)):
-        if limit is not None and limit <= 0:
-            raise ValueError(f"{name} is {limit}: expected more than 0")
-    limits = Limits(max_size, max_time)
+    for name, most in (("max_size", max_size), ("max_time", max_time)):
+        if most is not None and most <= 0:
+            raise ValueError(f"{name} is {most}: expected more than 0")
+    limits = Limits(max_size, max_time, rule=limit)
     directory, file = destination(output or ".")
     writer = CoreWriter(
         options,

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from kgcore.binaries.sysroot import Sysroot, SysrootReport
-from kgcore.coredump.limits import Limits
+from kgcore.coredump.limits import LimitRule, Limits
+from kgcore.coredump.loads import FileOrder
 from kgcore.coredump.pipeline import Options, Prepared, prepare, write
 from kgcore.coredump.report import Report
 from kgcore.coredump.workers import available
@@ -23,6 +24,8 @@ from kgcore.sinks.streams import StreamSink
 from kgcore.sources.base import Source, TaskRef
 
 __all__ = ("CoreWriter", "destination", "save")
+
+_ORDERS: dict[LimitRule, FileOrder] = {"priority": "importance", "largest-first": "size", "truncate": "address"}
 
 
 def save(
@@ -53,8 +56,7 @@ def save(
         :func:`kgcore.write_sysroot` writes them.
     :param jobs: how many processes may be forked to read and compress side by side; None: as many as there are CPUs to
         use. Where forking is not safe, it is done one by one.
-    :param limits: bytes and seconds that it may take; what matters most comes first then, and the file ends where one
-        is reached. None: no limits.
+    :param limits: bytes and seconds that it may take, and what they cost first. None: no limits.
     :param progress: is called now and then with the bytes of memory that are written and that are to be.
     :return: what the core holds, and what is missing and why.
     :raises KgcoreError: the process cannot be found or has no memory, or the output cannot be written.
@@ -121,7 +123,9 @@ class CoreWriter:
         if jobs is not None and jobs < 1:
             raise ValueError(f"jobs is {jobs}: expected 1 or more")
         self._limits = limits or Limits()
-        self._options = replace(options, important_first=True) if self._limits.any else options
+        if self._limits.any:
+            options = replace(options, order=_ORDERS[self._limits.rule], limit=self._limits.describe())
+        self._options = options
         self._directory = directory
         self._output = output
         self._opened = opened

@@ -61,6 +61,10 @@ def _no_remarks(image: ProcessImage, thread: Thread) -> tuple[str, ...]:
     return ()
 
 
+def _no_thread_pointer(thread: Thread) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Arch:
     """An architecture as the dumping task sees it: a ``struct user_regset_view`` and the widths of its ABI.
@@ -76,6 +80,8 @@ class Arch:
     :ivar pr_reg_size: bytes of ``pr_reg`` if the structure has room for more registers than the view; else 0.
     :ivar red_zone: bytes below the stack pointer that are a function's too.
     :ivar unwound: drgn unwinds its cores.
+    :ivar thread_pointer: the address by which a thread finds its thread-local storage, which lies around it; 0: not
+        known.
     """
 
     name: str
@@ -93,6 +99,7 @@ class Arch:
     pr_reg_size: int = 0
     red_zone: int = 0
     unwound: bool = False
+    thread_pointer: Callable[[Thread], int] = _no_thread_pointer
 
     @property
     def word_size(self) -> int:
@@ -241,18 +248,26 @@ def auxv_note(arch: Arch, auxv: tuple[tuple[int, int], ...]) -> bytes:
 
 
 def file_note(arch: Arch, image: ProcessImage) -> bytes:
-    """Build NT_FILE: one entry per VMA whose file has a name; several VMAs of a file are several entries.
+    """Build NT_FILE: one entry per VMA whose file has a name; several VMAs of a file are several entries, the parts of
+    one VMA that a filter split are one.
 
     The kernel drops the note beyond 4 MiB (``core_file_note_size_limit``). kgcore keeps it: debuggers need it. A name
     cannot contain a NUL.
     """
-    files = [(vma, vma.file.path) for vma in image.vmas if vma.file is not None]
-    named = [(vma, path) for vma, path in files if path is not None and b"\0" not in path]
+    named: list[tuple[int, int, int, bytes]] = []
+    for vma in image.vmas:
+        path = None if vma.file is None else vma.file.path
+        if path is None or b"\0" in path:
+            continue
+        if vma.continued and named and named[-1][1] == vma.start and named[-1][3] == path:
+            named[-1] = (named[-1][0], vma.end, *named[-1][2:])
+        else:
+            named.append((vma.start, vma.end, vma.pgoff, path))
     mask = (1 << 8 * arch.word_size) - 1
     words = [len(named), image.page_size]
-    for vma, _ in named:
-        words += (vma.start & mask, vma.end & mask, vma.pgoff & mask)
-    return _words(arch, words) + b"".join(path + b"\0" for _, path in named)
+    for start, end, pgoff, _ in named:
+        words += (start & mask, end & mask, pgoff & mask)
+    return _words(arch, words) + b"".join(path + b"\0" for *_, path in named)
 
 
 def _words(arch: Arch, words: list[int]) -> bytes:

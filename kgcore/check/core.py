@@ -71,6 +71,8 @@ def _check(file: BinaryIO, findings: Findings) -> None:
     notes = list(_notes(file, headers, size, findings))
     findings.facts["notes"] = len(notes)
     told = check_kgcore(next((note.desc for note in notes if note.kind == KGCORE), None), headers.loads, findings)
+    if told is not None and told.limit:
+        findings.facts["limit"] = told.limit
     check_shared(file, size, sharing, None if told is None else told.shared_zeros, findings)
     check_kernel_notes([note for note in notes if note.kind != KGCORE], headers, told, findings)
 

@@ -3,7 +3,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kgcore.check.findings import Findings
@@ -27,6 +27,7 @@ class KgcoreNote(NamedTuple):
     :ivar missing: ranges that are missing; ascending, disjoint.
     :ivar shared_zeros: bytes of memory that have one range of zeros in the file.
     :ivar warned: it has warnings.
+    :ivar limit: the limits that the core was written under, in words; "": none.
     """
 
     threads: int
@@ -34,6 +35,7 @@ class KgcoreNote(NamedTuple):
     missing: tuple[tuple[int, int], ...]
     shared_zeros: Any
     warned: bool
+    limit: str = ""
 
 
 class _Account(NamedTuple):
@@ -111,8 +113,8 @@ def check_kgcore(desc: bytes | None, loads: Sequence[Load], findings: Findings) 
             f"{start:#x}-{end:#x}, {human_size(end - start)}: {why}{f' ({detail})' if detail else ''}"
         )
     in_file = merged((load.start, load.start + load.filesz) for load in loads)
-    for start, end in missing:
-        if content.omitted and overlaps(in_file, start, end):
+    for start, end in missing if content.omitted else merged(_limited(content)):
+        if overlaps(in_file, start, end):
             findings.problem(f"{start:#x}-{end:#x} is listed as missing, but a segment holds it")
     for sentence in contradictions:
         findings.problem(f"the KGCORE note: {sentence}")
@@ -129,7 +131,25 @@ def check_kgcore(desc: bytes | None, loads: Sequence[Load], findings: Findings) 
         missing=tuple(missing),
         shared_zeros=whole.get("shared_zeros", 0),
         warned=bool(content.warnings),
+        limit=_limit(whole.get("limit")),
     )
+
+
+def _limited(content: _Content) -> Iterator[tuple[int, int]]:
+    """What a limit cost."""
+    return ((row.start, row.end) for row in content.missing if row.why == "limit")
+
+
+def _limit(content: Any) -> str:
+    """The limits that a core was written under, in words; "": none, or they cannot be read."""
+    if not isinstance(content, dict) or not isinstance(content.get("rule"), str):
+        return ""
+    words = [plain(content["rule"])]
+    if type(content.get("size")) is int:
+        words.append(f"at most {human_size(content['size'])} of cores")
+    if type(content.get("seconds")) in (int, float):
+        words.append(f"at most {content['seconds']:g} s")
+    return ", ".join(words)
 
 
 def _content(whole: Any) -> _Content:
@@ -189,7 +209,8 @@ def _check_accounts(content: _Content, whole: _Account, loads: Sequence[Load], f
             findings.problem(f"the account of {where} adds up to {total} bytes, not to {end - start}")
         if total - account.parts.get("filtered", 0) != kept:
             findings.problem(f"the account of {where} does not match the {kept} bytes to keep")
-        omitted = missing if content.omitted else 0
+        # What a limit cost has no place in the file, whatever stands for the rest that is missing.
+        omitted = missing if content.omitted else account.missing.get("limit", 0)
         if (size := in_file.within(start, end)) != kept - omitted:
             findings.problem(f"{where} has {size} bytes in the file, but {kept - omitted} by its account")
         if (size := in_core.within(start, end)) != end - start - omitted:

@@ -21,8 +21,8 @@ class Verdict:
     :ivar lacks: why it is not complete, as sentences.
     :ivar facts: contents: ``size``, ``class``, ``machine``, ``threads`` (ids), ``segments``, ``data`` (bytes),
         ``notes``, ``files``, ``kgcore`` (the KGCORE note), ``recovered`` (bytes by source, if the note has an account
-        of them), ``shared_zeros`` (bytes of memory that share one range of zeros in the file), ``redacted`` (bytes).
-        Unreadable facts are absent.
+        of them), ``limit`` (the limits that it was written under, in words), ``shared_zeros`` (bytes of memory that
+        share one range of zeros in the file), ``redacted`` (bytes). Unreadable facts are absent.
     :ivar cut_short: its only problem is that the file ends before the end of its memory.
     """
 
@@ -67,6 +67,8 @@ class Verdict:
             lines.append(f"recovered: {found}")
         if facts.get("redacted"):
             lines.append(f"redacted: {human_size(facts['redacted'])} of memory are zeros in its place")
+        if facts.get("limit") and not self.complete:
+            lines.append(f"limit: {printable(facts['limit'])}")
         for title, texts in (("problem", self.problems), ("lacks", self.lacks)):
             lines += (f"{title}: {line}" for line in first_lines(texts, limit, printable, "... and {} more"))
         return lines

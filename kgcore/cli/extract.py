@@ -82,11 +82,16 @@ def extract(source: Source, request: DumpRequest, console: Console, limits: Limi
     :param limits: those of the request, if their time is running already.
     :raises OutputError: the JSON report cannot be written.
     """
-    extraction = _Extraction(source, request, console, limits or Limits(request.max_size, request.max_time))
+    extraction = _Extraction(source, request, console, limits or _limits_of(request))
     extraction.run()
     if request.report:
         _write_report(request.report, extraction.outcome, request.force)
     return extraction.outcome
+
+
+def _limits_of(request: DumpRequest) -> Limits:
+    """The limits of a request. Their time runs from now on."""
+    return Limits(request.max_size, request.max_time, rule=request.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ class _Extraction:
                 state=request.state,
                 share_zeros=request.share_zeros,
                 rules=request.rules,
+                profile=request.profile,
             ),
             directory=request.directory,
             output=request.output,

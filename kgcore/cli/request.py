@@ -55,6 +55,8 @@ class DumpRequest:
     :ivar jobs: worker processes; None: as many as usable CPUs.
     :ivar max_size: bytes of all cores together; None: no limit.
     :ivar max_time: seconds for everything; None: no limit.
+    :ivar limit: what these two cost first.
+    :ivar profile: all of that memory, or what backtraces need of it.
     :ivar progress: ``auto``: a bar, if ``show`` says so and there is a terminal; ``json``: lines for programs.
     """
 
@@ -80,4 +82,6 @@ class DumpRequest:
     compress: Literal["zstd", "gzip"] | None = None
     max_size: int | None = None
     max_time: float | None = None
+    limit: Literal["priority", "largest-first", "truncate"] = "priority"
+    profile: Literal["full", "mini"] = "full"
     progress: Literal["auto", "never", "json"] = "auto"

@@ -43,6 +43,7 @@ def vendor_note(
     warnings: Iterable[str],
     shared_zeros: int = 0,
     state: ProcessState | None = None,
+    limit: Mapping[str, object] | None = None,
 ) -> Note:
     """Build the KGCORE note.
 
@@ -50,6 +51,7 @@ def vendor_note(
     :param warnings: those of the image and all others.
     :param shared_zeros: bytes of memory that share one range of zeros in the file.
     :param state: None: it is left out.
+    :param limit: the limits that it is written under; None: none.
     """
     content: dict[str, object] = {
         "format": FORMAT,
@@ -70,6 +72,8 @@ def vendor_note(
         "dying": None if image.dying is None else image.dying.to_json(),
         "warnings": [plain(text) for text in warnings],
     }
+    if limit is not None:
+        content["limit"] = dict(limit)
     if shared_zeros:
         content["shared_zeros"] = shared_zeros
     if state is not None:

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The PT_LOADs of a core: the ranges of mappings that they cover, and the place of their bytes in the file."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from kgcore.arch import ARCHES
+from kgcore.coredump.important import Group, Ranges, group_of
 from kgcore.coredump.mappings import MissingPolicy, VmaPlan
 from kgcore.coredump.sharing import Shared
 from kgcore.elf.layout import PF_R, PF_W, PF_X
+from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
 
-__all__ = ("Load", "Placed", "Segment", "loads_of", "place")
+__all__ = ("FileOrder", "Load", "Placed", "Segment", "loads_of", "place")
+
+FileOrder = Literal["address", "importance", "size"]
+"""The order of a core's memory in the file: as the kernel has it; what matters most first; small mappings first."""
 
 
 class Segment(NamedTuple):
@@ -62,24 +65,45 @@ class Placed(NamedTuple):
 
 
 def loads_of(
-    image_vmas: Sequence[Vma], vmas: Sequence[VmaPlan], policy: MissingPolicy, shared: Sequence[Shared] = ()
+    image_vmas: Sequence[Vma],
+    vmas: Sequence[VmaPlan],
+    policy: MissingPolicy,
+    shared: Sequence[Shared] = (),
+    ranges: Ranges | None = None,
 ) -> Iterator[Load]:
     """Yield the PT_LOADs of all mappings, by address.
 
     :param shared: ranges of zeros that share one place in the file, by address.
+    :param ranges: what has PT_LOADs of its own.
     """
     at = 0
     for index, (vma, plan) in enumerate(zip(image_vmas, vmas, strict=True)):
         first = at
         while at < len(shared) and shared[at].vma == index:
             at += 1
-        yield from _loads_of(index, vma, plan, policy, shared[first:at])
+        for load in _loads_of(index, vma, plan, policy, shared[first:at]):
+            if ranges is None or load.shared:
+                yield load
+            else:
+                yield from _apart(load, ranges)
+
+
+def _apart(load: Load, ranges: Ranges) -> Iterator[Load]:
+    """Cut a PT_LOAD where ranges of its bytes in the file begin and end."""
+    at, end = load.address, load.address + load.memsz
+    for border in ranges.borders(at, at + load.filesz):
+        yield Load(load.vma, at, border - at, border - at)
+        at = border
+    yield Load(load.vma, at, load.address + load.filesz - at, end - at)
 
 
 def _loads_of(index: int, vma: Vma, plan: VmaPlan, policy: MissingPolicy, shared: Sequence[Shared]) -> Iterator[Load]:
     """Yield the PT_LOADs of one mapping, by address."""
     at, kept_end = vma.start, vma.start + plan.keep.length
-    omitted = [(run.address, run.end, False) for run in plan.missing] if policy == "omit" else []
+    # What a limit leaves out takes no place in the file, whatever is to stand for what is missing.
+    omitted = [
+        (run.address, run.end, False) for run in plan.missing if policy == "omit" or run.provenance is Provenance.LIMIT
+    ]
     apart = [(piece.start, piece.end, True) for piece in shared]
     for start, end, zeros in sorted(omitted + apart) if apart else omitted:
         if start > at:
@@ -92,20 +116,26 @@ def _loads_of(index: int, vma: Vma, plan: VmaPlan, policy: MissingPolicy, shared
 
 
 def place(
-    image: ProcessImage, vmas: Sequence[VmaPlan], loads: Sequence[Load], offset: int, *, important_first: bool
+    image: ProcessImage,
+    vmas: Sequence[VmaPlan],
+    loads: Sequence[Load],
+    offset: int,
+    order: FileOrder = "address",
+    ranges: Ranges | None = None,
 ) -> Placed:
     """Give each PT_LOAD its place in the file.
 
     :param offset: where the first PT_LOAD's bytes begin.
-    :param important_first: order the bytes by importance, not by address.
+    :param order: the order of their bytes.
+    :param ranges: what comes first in the order of importance.
     """
     alike = [number for number, load in enumerate(loads) if load.shared]
     longest = max(alike, key=lambda number: loads[number].filesz, default=-1)
-    order = [number for number, load in enumerate(loads) if not load.shared or number == longest]
-    if important_first:
-        order.sort(key=_importance(image, vmas, loads))
+    in_order = [number for number, load in enumerate(loads) if not load.shared or number == longest]
+    if order != "address":
+        in_order.sort(key=_rank(image, vmas, loads, ranges))
     offsets = [0] * len(loads)
-    for number in order:
+    for number in in_order:
         offsets[number] = offset
         offset += loads[number].filesz
     for number in alike:
@@ -115,22 +145,28 @@ def place(
         for load, at in zip(loads, offsets, strict=True)
     )
     alike.sort(key=lambda number: number != longest)
-    in_file, shared = (tuple(segments[number] for number in numbers) for numbers in (order, alike))
+    in_file, shared = (tuple(segments[number] for number in numbers) for numbers in (in_order, alike))
     return Placed(segments, in_file, shared, offset)
 
 
-def _importance(
-    image: ProcessImage, vmas: Sequence[VmaPlan], loads: Sequence[Load]
-) -> Callable[[int], tuple[bool, int]]:
-    """Return a sort key: threads' stacks first, then small mappings, which are most and what a debugger needs first."""
-    starts, sp = [vma.start for vma in image.vmas], ARCHES[image.arch].sp
-    stacks = {bisect_right(starts, thread.regs.values[sp]) - 1 for thread in image.threads}
+def _rank(
+    image: ProcessImage, vmas: Sequence[VmaPlan], loads: Sequence[Load], ranges: Ranges | None
+) -> Callable[[int], tuple[int, int]]:
+    """Return a sort key: by group; what is in no range by its mapping's, and there the smaller mappings first.
 
-    def rank(number: int) -> tuple[bool, int]:
+    :param ranges: None: by the size of mappings alone.
+    """
+
+    def rank(number: int) -> tuple[int, int]:
         load = loads[number]
         if load.shared:
-            return True, load.filesz  # its bytes serve all shared ones
-        return load.vma not in stacks, min(load.filesz, vmas[load.vma].account.data)
+            return len(Group), load.filesz  # its bytes serve all shared ones
+        if ranges is None:
+            return 0, min(vmas[load.vma].keep.length, vmas[load.vma].account.data)
+        group = ranges.group(load.address)
+        if group is not None:
+            return group, 0
+        return group_of(image.vmas[load.vma]), min(load.filesz, vmas[load.vma].account.data)
 
     return rank
 

@@ -6,12 +6,16 @@
     source -> image + memory -> filter -> plan -> writer -> sink
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Self
+from functools import partial
+from typing import Literal, Self, get_args
 
+from kgcore.coredump.fitting import beyond, fits
+from kgcore.coredump.important import important
 from kgcore.coredump.limits import Limits
+from kgcore.coredump.loads import FileOrder
 from kgcore.coredump.mappings import MissingPolicy
 from kgcore.coredump.plan import CorePlan, make_plan
 from kgcore.coredump.report import Report
@@ -19,13 +23,16 @@ from kgcore.coredump.writer import Progress, write_core
 from kgcore.errors import no_memory
 from kgcore.filters.base import Filter
 from kgcore.filters.coredump import CoredumpFilter, Dump
+from kgcore.filters.ranges import KeptRange, only_ranges
 from kgcore.filters.rules import Rule, RuledFilter, cut_at_rules, redactions
-from kgcore.model.memory import Memory, Provenance, Run, Without
+from kgcore.model.memory import Memory, Provenance, Run, Without, peek
 from kgcore.model.process import DEFAULT_MASK, ProcessImage, Vma
 from kgcore.sinks.base import Sink
 from kgcore.sources.base import HasState, Process, Source, StandsStill, TaskRef
 
-__all__ = ("Options", "Prepared", "dump", "prepare", "write")
+__all__ = ("Options", "Prepared", "Profile", "dump", "prepare", "write")
+
+Profile = Literal["full", "mini"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +45,11 @@ class Options:
     :ivar missing: what to do with missing memory: omit it from the segments, or write zeros.
     :ivar vendor_note: write the KGCORE note.
     :ivar state: that note also says what the process had of its kernel: signal actions, timers, descriptors ...
-    :ivar important_first: put the most important memory first, in case the file is cut off (see ``make_plan``).
+    :ivar order: the order of the memory in the file, in case that ends early (see ``make_plan``).
+    :ivar limit: what the KGCORE note says of the limits that the core is written under (see ``make_plan``).
     :ivar share_zeros: let long ranges of certain zeros share one range of the file (see ``make_plan``).
     :ivar rules: which memory to leave out, or to write as zeros, besides; the first that fits a mapping decides.
+    :ivar profile: ``full``, or ``mini``: of all this only what debuggers need for backtraces.
     """
 
     mask: int | None = DEFAULT_MASK
@@ -49,9 +58,16 @@ class Options:
     missing: MissingPolicy = "omit"
     vendor_note: bool = True
     state: bool = True
-    important_first: bool = False
+    order: FileOrder = "address"
+    limit: Mapping[str, object] | None = None
     share_zeros: bool = False
     rules: tuple[Rule, ...] = ()
+    profile: Profile = "full"
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: there is no such profile."""
+        if self.profile not in get_args(Profile):
+            raise ValueError(f"profile is {self.profile!r}: expected {' or '.join(map(repr, get_args(Profile)))}")
 
 
 _AGAIN = 3  # a disk that fails more and more
@@ -67,13 +83,13 @@ class Prepared:
     :ivar process: where its memory and its files come from.
     :ivar memory: its memory, without what the rules redact.
     :ivar plan: its core, except the memory.
-    :ivar plan_again: makes the plan for different memory.
+    :ivar plan_again: makes the plan for different memory, and for what the note says of limits.
     """
 
     process: Process
     memory: Memory
     plan: CorePlan
-    plan_again: Callable[[Memory], CorePlan]
+    plan_again: Callable[[Memory, Mapping[str, object] | None], CorePlan]
 
     @property
     def image(self) -> ProcessImage:
@@ -145,8 +161,10 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
     memory: Memory = process.memory
     if options.rules:
         memory = Without(memory, redacted)
+    if options.profile == "mini":
+        image, choose = only_ranges(image, choose, partial(peek, memory), _kept_ranges(image, memory), "mini")
 
-    def plan_of(memory: Memory) -> CorePlan:
+    def plan_of(memory: Memory, limit: Mapping[str, object] | None) -> CorePlan:
         return make_plan(
             image,
             choose,
@@ -155,12 +173,22 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
             source=source.describe(),
             note=options.vendor_note,
             remarks_of=process.remarks,
-            important_first=options.important_first,
+            order=options.order,
             share_zeros=options.share_zeros,
             state=state,
+            limit=limit,
         )
 
-    return Prepared(process=process, memory=memory, plan=plan_of(memory), plan_again=plan_of)
+    return Prepared(process=process, memory=memory, plan=plan_of(memory, options.limit), plan_again=plan_of)
+
+
+def _kept_ranges(image: ProcessImage, memory: Memory) -> Callable[[int, int], Sequence[KeptRange]]:
+    ranges = important(image, memory)
+
+    def within(start: int, end: int) -> Sequence[KeptRange]:
+        return [KeptRange(low, high, group.why) for low, high, group in ranges.within(start, end)]
+
+    return within
 
 
 def write(
@@ -176,24 +204,45 @@ def write(
     :return: what the core holds, and what is missing and why.
     :raises KgcoreError: OutputError if the sink fails, LimitReached if a limit forbids even the notes.
     """
-    memory = prepared.memory
+    limits = limits or Limits()
     with _enough_memory(), sink:
-        report = write_core(prepared.plan, memory, sink, progress, jobs=jobs, limits=limits)
+        plan, memory = _fitted(prepared, sink, limits)
+        report = write_core(plan, memory, sink, progress, jobs=jobs, limits=limits)
         for _ in range(_AGAIN):
-            # Bytes that the plan promised cannot be read, and zeros stand for them. Now that it is known, none need to.
-            late = sorted(
-                Run(gap.start, gap.end - gap.start, Provenance(gap.reason), gap.detail)
-                for gap in report.missing
-                if gap.late
-            )
-            if not late or report.limit or not sink.restart():
+            # Bytes that the plan promised cannot be read, and zeros stand for them, or a compressor made more of them
+            # than there was room for. Now that it is known, the plan need not promise them.
+            lost = _lost(plan, report, limits)
+            used = sink.used
+            if not lost or limits.late or not sink.restart():
                 break
-            memory = Without(memory, late)
-            report = write_core(prepared.plan_again(memory), memory, sink, progress, jobs=jobs, limits=limits)
+            limits.use(sink.used - used)
+            memory = Without(memory, lost)
+            plan = prepared.plan_again(memory, plan.limit)
+            report = write_core(plan, memory, sink, progress, jobs=jobs, limits=limits)
         sink.commit()
     if isinstance(prepared.process, StandsStill):
         report = replace(report, freeze=prepared.process.freeze())
     return report
+
+
+def _fitted(prepared: Prepared, sink: Sink, limits: Limits) -> tuple[CorePlan, Memory]:
+    """Leave out what the limit of size certainly forbids, and let the note say what the limits are."""
+    plan, memory = prepared.plan, prepared.memory
+    if limits.any and plan.limit is None and not (fits(plan, sink, limits) and limits.timeless):
+        plan = prepared.plan_again(memory, limits.describe())
+    if cut := beyond(plan, memory, sink, limits):
+        memory = Without(memory, cut)
+        plan = prepared.plan_again(memory, plan.limit)
+    return plan, memory
+
+
+def _lost(plan: CorePlan, report: Report, limits: Limits) -> list[Run]:
+    """What a core shows zeros for, or ends before, that could be left out of it; by address."""
+    short = report.size < plan.size
+    if short and (limits.rule == "truncate" or limits.late):
+        return []
+    gaps = [gap for gap in report.missing if gap.late or (short and gap.reason == Provenance.LIMIT.value)]
+    return sorted(Run(gap.start, gap.end - gap.start, Provenance(gap.reason), gap.detail) for gap in gaps)
 
 
 @contextmanager

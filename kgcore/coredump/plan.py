@@ -47,8 +47,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from kgcore.arch import ARCHES, Arch
+from kgcore.coredump.important import Ranges, important
 from kgcore.coredump.kgcorenote import vendor_note
-from kgcore.coredump.loads import Load, Segment, loads_of, place
+from kgcore.coredump.loads import FileOrder, Load, Segment, loads_of, place
 from kgcore.coredump.mappings import PART, MissingPolicy, VmaPlan, plan_mappings
 from kgcore.coredump.notes import Remark, process_notes, remarks
 from kgcore.coredump.sharing import LARGEST, zeros_to_share
@@ -109,6 +110,7 @@ class CorePlan:
     :ivar vmas: one per VMA of the image.
     :ivar remarks: remarks on the threads' registers.
     :ivar warnings: what could not be determined, as sentences.
+    :ivar limit: what the KGCORE note says of limits; None: nothing.
     """
 
     image: ProcessImage
@@ -122,6 +124,7 @@ class CorePlan:
     remarks: tuple[Remark, ...]
     warnings: tuple[str, ...]
     shared: tuple[Segment, ...] = ()
+    limit: Mapping[str, object] | None = None
 
     @property
     def data(self) -> int:
@@ -196,9 +199,10 @@ def make_plan(
     source: Mapping[str, str] | None = None,
     note: bool = True,
     remarks_of: Callable[[frozenset[Provenance]], Iterable[str]] | None = None,
-    important_first: bool = False,
+    order: FileOrder = "address",
     share_zeros: bool = False,
     state: ProcessState | None = None,
+    limit: Mapping[str, object] | None = None,
 ) -> CorePlan:
     """Plan a core.
 
@@ -207,11 +211,14 @@ def make_plan(
     :param note: write the KGCORE note, if it is known where the process comes from.
     :param remarks_of: asked for further warnings when all memory has been looked at, with the reasons for which some of
         it is missing.
-    :param important_first: the segments' data stand in the file in the order of their importance: a file that ends
-        early lacks the least important ones. (The headers stay in the order of addresses, as ELF wants them.)
+    :param order: the order of the segments' data in the file. One that ends early lacks the last of them: by
+        ``importance`` or ``size`` the least important, or the largest. (The headers stay in the order of addresses, as
+        ELF wants them.)
     :param share_zeros: long ranges that are certainly zeros have one place in the file; always if the file would be
         longer than file systems allow (:data:`kgcore.coredump.sharing.LARGEST`).
     :param state: what the KGCORE note says of the process besides; None: nothing.
+    :param limit: what the KGCORE note says of limits that the core is written under
+        (:meth:`kgcore.coredump.limits.Limits.describe`); None: no limits.
     :raises KgcoreError: the architecture is not supported, or the core is larger than its ELF class allows.
     """
     arch = _arch_of(image)
@@ -219,7 +226,8 @@ def make_plan(
     if remarks_of is not None:
         image = replace(image, warnings=(*image.warnings, *remarks_of(_reasons(vmas))))
     remarks_ = tuple(remarks(image, arch))
-    loads = _loads(image, vmas, missing, memory, share_zeros=share_zeros)
+    ranges = important(image, memory) if order == "importance" else None
+    loads = _loads(image, vmas, missing, memory, ranges, share_zeros=share_zeros)
     notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
     vendor = b""
     if source is not None and note:
@@ -234,11 +242,12 @@ def make_plan(
                 (*image.warnings, *(f"thread {tid}: {text}" for tid, text in remarks_)),
                 sum(load.filesz for load in loads if load.shared),
                 state,
+                limit,
             )
         )
     headers = 1 + len(loads) + bool(vendor)
-    frame = _frame(image, arch, headers, len(notes) + len(vendor), important_first=important_first)
-    placed = place(image, vmas, loads, frame.data, important_first=important_first)
+    frame = _frame(image, arch, headers, len(notes) + len(vendor), order)
+    placed = place(image, vmas, loads, frame.data, order, ranges)
     size = placed.end + len(frame.tail)
     _check_size(image, arch, size)
     return CorePlan(
@@ -261,6 +270,7 @@ def make_plan(
         remarks=remarks_,
         warnings=image.warnings,
         shared=placed.shared,
+        limit=limit,
     )
 
 
@@ -282,14 +292,20 @@ def _reasons(vmas: Iterable[VmaPlan]) -> frozenset[Provenance]:
 
 
 def _loads(
-    image: ProcessImage, vmas: Sequence[VmaPlan], policy: MissingPolicy, memory: Memory, *, share_zeros: bool
+    image: ProcessImage,
+    vmas: Sequence[VmaPlan],
+    policy: MissingPolicy,
+    memory: Memory,
+    ranges: Ranges | None,
+    *,
+    share_zeros: bool,
 ) -> list[Load]:
     """The PT_LOADs, with zeros apart that are to have one place in the file."""
-    loads = list(loads_of(image.vmas, vmas, policy))
+    loads = list(loads_of(image.vmas, vmas, policy, ranges=ranges))
     if not share_zeros and sum(load.filesz for load in loads) <= LARGEST:
         return loads
     kept = ((plan.keep.length, plan.account.zero) for plan in vmas)
-    return list(loads_of(image.vmas, vmas, policy, zeros_to_share(image.vmas, kept, memory)))
+    return list(loads_of(image.vmas, vmas, policy, zeros_to_share(image.vmas, kept, memory), ranges))
 
 
 class _Frame(NamedTuple):
@@ -309,13 +325,13 @@ class _Frame(NamedTuple):
     tail: bytes
 
 
-def _frame(image: ProcessImage, arch: Arch, headers: int, notes_size: int, *, important_first: bool) -> _Frame:
+def _frame(image: ProcessImage, arch: Arch, headers: int, notes_size: int, order: FileOrder) -> _Frame:
     """:param headers: how many program headers there are."""
     section = pack_shdr0(arch.elf_class, headers)
     notes = ehdr_size(arch.elf_class) + headers * phdr_size(arch.elf_class)
     end = notes + notes_size
     data = _page_up(image, end)
-    if not important_first:
+    if order == "address":
         return _Frame(notes, bytes(data - end), data, 0, section)
     # What is behind the data would be the first to be cut off.
     behind = data + _page_up(image, len(section))

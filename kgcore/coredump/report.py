@@ -100,7 +100,7 @@ class Report(Accounted):
     :ivar threads: how many threads the core has.
     :ivar remarks: remarks on the threads' registers.
     :ivar warnings: what could not be determined.
-    :ivar limit: why the file ends early; "": it does not.
+    :ivar limit: which limit it was cut short by; "": by none.
     :ivar shared_zeros: bytes of memory that have the same range of zeros in the file, or would have.
     :ivar dying: the signal that it was dying of, if it was.
     :ivar freeze: how it was held still, if it lives and was.
@@ -323,6 +323,8 @@ def make_report(
         accounts.append(
             VmaAccount(start=vma.start, end=vma.end, name=name, reason=planned.keep.reason, account=account)
         )
+    if not limit:  # what it forbids is left out already
+        limit = next((gap.detail for gap in gaps if gap.reason == Provenance.LIMIT.value), "")
     return Report(
         tgid=plan.image.tgid,
         comm=plan.image.psinfo.comm,

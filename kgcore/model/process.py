@@ -349,6 +349,7 @@ class Vma:
     :ivar name: what ``vm_ops->name`` says (``[vdso]``, ``[vvar]``, ``[vsyscall]``), else "".
     :ivar anon_name: what its process called anonymous memory, raw: ``prctl(PR_SET_VMA)``; empty: nothing.
     :ivar struct: address of its ``struct vm_area_struct``; 0: it has none of its own.
+    :ivar continued: it is a part of a mapping, and the one before it is another part of the same.
     """
 
     start: int
@@ -361,6 +362,7 @@ class Vma:
     name: str = ""
     anon_name: bytes = b""
     struct: int = field(default=0, compare=False)
+    continued: bool = field(default=False, compare=False)
 
     @property
     def mapped(self) -> bytes:
@@ -371,7 +373,8 @@ class Vma:
 
     def part(self, start: int, end: int, page_size: int) -> "Vma":
         """Return a part of it as a mapping, as the kernel splits one: whole pages from one address up to another."""
-        return replace(self, start=start, end=end, pgoff=self.pgoff + (start - self.start) // page_size)
+        pgoff = self.pgoff + (start - self.start) // page_size
+        return replace(self, start=start, end=end, pgoff=pgoff, continued=self.continued or start > self.start)
 
 
 @dataclass(frozen=True, slots=True)

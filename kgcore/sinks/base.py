@@ -37,10 +37,12 @@ class Sink(Protocol):
 
     :ivar path: the file that will hold the core; None if it is not a file.
     :ivar used: bytes of output so far that take space, so without holes.
+    :ivar packs: its output may take much less space than :meth:`most` says.
     """
 
     path: str | None
     used: int
+    packs: bool
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of these bytes."""
@@ -101,6 +103,8 @@ class _Items:
 
 class BaseSink:
     """The base class of sinks. Those without positions get parts as items."""
+
+    packs = False
 
     def __init__(self) -> None:
         self.used = 0

@@ -35,6 +35,8 @@ class CompressedSink(BaseSink):
     :raises KgcoreError: the library for it is not installed.
     """
 
+    packs = True
+
     def __init__(self, inner: Sink, compression: Compression) -> None:
         super().__init__()
         self.path = inner.path

@@ -678,9 +678,10 @@ def test_a_size_limit_cuts_a_core_and_says_so_in_a_line(kgcore: Kgcore, tmp_path
     )
     assert report["failures"] == [{"task": "100", "reason": "not written: reached the size limit of 1.00 MiB"}]
     status, out, _ = kgcore("check", "core.600")
-    assert status == 1
-    assert "core.600: CUT SHORT, INCOMPLETE" in out
-    assert "the file is cut off: it lacks 19.0 MiB of memory, of 1 of 2 segments" in out
+    assert status == 3
+    assert "core.600: ok, INCOMPLETE" in out
+    assert "limit: priority, at most 1.00 MiB of cores" in out
+    assert "19.0 MiB: limit (reached the size limit of 1.00 MiB)" in out
 
 
 def test_one_that_is_cut_is_incomplete(kgcore: Kgcore) -> None:

@@ -59,6 +59,8 @@ KEYWORDS = {
     "--compress": "compress",
     "--max-size": "max_size",
     "--max-time": "max_time",
+    "--limit": "limit",
+    "--profile": "profile",
     "--progress": "progress",
 }
 
@@ -125,7 +127,7 @@ def test_limits_of_gcore(monkeypatch: pytest.MonkeyPatch) -> None:
     report = plugin.gcore(prog, LARGE, output=stream, max_size=LARGE_SIZE // 2)
     assert 0 < len(stream.getvalue()) <= LARGE_SIZE // 2
     assert report.account.missing["limit"] > 0
-    assert asked[-1].important_first, "as the command line does it"
+    assert asked[-1].order == "importance", "as the command line does it"
     with pytest.raises(LimitReached):
         plugin.gcore(prog, LARGE, output=io.BytesIO(), max_time=1e-9)
     whole = plugin.gcore(prog, LARGE, output=io.BytesIO(), max_size=1 << 40, max_time=600)
@@ -134,4 +136,5 @@ def test_limits_of_gcore(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ValueError, match="more than 0"):
             plugin.gcore(prog, LARGE, **wrong)
     plugin.gcore(prog, LARGE, output=io.BytesIO())
-    assert not asked[-1].important_first
+    orders = [options.order for options in asked]
+    assert orders[-1] == "address"

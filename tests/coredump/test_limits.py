@@ -22,7 +22,7 @@ from kgcore.sinks.files import FileSink
 from kgcore.sinks.streams import MemorySink
 from tests.builders import PAGE, FakeMemory, make_image, make_regs, make_thread, make_vma, pattern
 
-BASE, STACK = 0x10000, 0x7FFD00000000
+BASE, STACK = 0x10000000, 0x7FFD00000000  # no register of the builders' points to them
 ALL = CoredumpFilter(0x1FF, page_size=PAGE)
 
 
@@ -30,7 +30,7 @@ def plan_of(memory: FakeMemory, pages: int, **options: Any) -> CorePlan:
     """A process with a large mapping, a stack, and a small mapping behind it."""
     vmas = (make_vma(BASE, pages, anon=True), make_vma(STACK, 8, anon=True), make_vma(STACK + (1 << 20), 1, anon=True))
     image = make_image(vmas=vmas, threads=(make_thread(regs=make_regs(sp=STACK + PAGE)),))
-    return make_plan(image, ALL, memory, important_first=True, **options)
+    return make_plan(image, ALL, memory, order="importance", **options)
 
 
 def written(plan: CorePlan, memory: FakeMemory, sink: Sink, limits: Limits, jobs: int = 1) -> Report:

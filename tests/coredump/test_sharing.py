@@ -135,7 +135,7 @@ def test_a_whole_address_space() -> None:
 def test_limits(tmp_path: Path, limit: int, jobs: int) -> None:
     """A stream gets the zeros, too: where it ends among them, that much is missing of each range."""
     image, memory = sparse(64 * MIB, 16 * MIB)
-    plan = plan_of(image, memory, share_zeros=True, important_first=True)
+    plan = plan_of(image, memory, share_zeros=True, order="importance")
     sink = MemorySink()
     report = write_core(plan, memory, sink, limits=Limits(len(plan.head) + limit), jobs=jobs)
     assert len(sink.data) == report.size <= len(plan.head) + limit

@@ -132,15 +132,14 @@ def test_a_cut_core_has_its_stacks(size: int, jobs: int, k61: Fixture, tmp_path:
     assert "block_for_ever" in shown
     assert " main (" in shown
     assert f"Cannot access memory at address {middle:#x}" in shown
-    for address, answer in ((f"{middle:#x}", f"read memory from {middle:#x} failed"), ("$rsp", "0x7ff")):
+    for address, answer in ((f"{middle:#x}", f"core file does not contain {middle:#x}"), ("$rsp", "0x7ff")):
         look = ("-o", f"target create --core {core}", "-o", f"memory read -c 8 {address}")
         assert answer in run("lldb", "--no-lldbinit", "--batch", *look, status=None).splitlines()[-1]
     checked = kgcore("check", core, cwd=tmp_path)
-    assert checked.status == 1
-    assert checked.lines[0].endswith("CUT SHORT, INCOMPLETE")
-    (told,) = [line for line in checked.lines if line.startswith("problem: ")]
-    assert "the file is cut off: " in told
-    assert "the least important ones" in told
+    assert checked.status == 3
+    assert checked.lines[0].endswith("ok, INCOMPLETE")
+    lost = [line for line in checked.lines if line.endswith(f"limit ({report['limit']})")]
+    assert len(lost) == min(len(gaps), 40)
     assert f"TID {victim.pid}" in run("eu-stack", f"--core={core}", f"-e{k61.path}/sysroot/victims/memory", status=None)
     program = f"import drgn; p = drgn.Program(); p.set_core_dump({str(core)!r}); print([t.tid for t in p.threads()])"
     assert str(victim.pid) in subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
@@ -151,14 +150,14 @@ def test_what_is_there_of_a_cut_core_is_right(k61: Fixture, extract: Extractor, 
     whole = Core(extract(k61.dump(), victim.pid)[0])
     kgcore("-c", k61.dump(), "--max-size", "4M", victim.pid, "-v", 0, cwd=tmp_path)
     path = tmp_path / f"core.{victim.pid}"
-    cut, size = Core(path), path.stat().st_size
-    assert [(load.p_vaddr, load.p_filesz) for load in cut.loads] == [(s.p_vaddr, s.p_filesz) for s in whole.loads]
-    data, reference = path.read_bytes(), whole.path.read_bytes()
+    cut, data, reference = Core(path), path.read_bytes(), whole.path.read_bytes()
     seen = 0
-    for mine, its in zip(cut.loads, whole.loads, strict=True):
-        length = max(0, min(mine.p_filesz, size - mine.p_offset))
+    for mine in cut.loads:
+        (its,) = [load for load in whole.loads if load.p_vaddr <= mine.p_vaddr < load.p_vaddr + load.p_memsz]
+        at, length = its.p_offset + mine.p_vaddr - its.p_vaddr, mine.p_filesz
+        assert mine.p_offset + length <= len(data)
         seen += length
-        assert data[mine.p_offset :][:length] == reference[its.p_offset :][:length]
+        assert data[mine.p_offset :][:length] == reference[at:][:length]
     assert seen > 3 << 20
 
 

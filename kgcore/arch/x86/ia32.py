@@ -6,7 +6,7 @@ arch/x86/kernel/tls.c.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from kgcore.arch.base import Arch, RegSet
@@ -81,9 +81,14 @@ def _prfpreg(own_selectors: bool) -> Callable[[ProcessImage, Thread], bytes | No
     return build
 
 
+def _base(desc: int) -> int:
+    """The base address in a descriptor."""
+    return desc >> 16 & 0xFFFFFF | desc >> 56 << 24
+
+
 def _user_desc(entry: int, desc: int) -> bytes:
     """``struct user_desc`` (arch/x86/include/uapi/asm/ldt.h), whose bits are those of a descriptor in another order."""
-    base = desc >> 16 & 0xFFFFFF | desc >> 56 << 24
+    base = _base(desc)
     limit = desc & 0xFFFF | desc >> 32 & 0xF0000
     bits = (
         desc >> 54 & 1,  # seg_32bit: D
@@ -96,6 +101,21 @@ def _user_desc(entry: int, desc: int) -> bytes:
         desc >> 53 & 1,  # lm: L
     )
     return struct.pack("<4I", entry, base, limit, sum(bit << number for number, bit in enumerate(bits)))
+
+
+def _segments(thread: Thread) -> Iterator[tuple[int, int]]:
+    """Number and base of each thread-local segment."""
+    for note in thread.regsets:
+        if note.type == NT_386_TLS:
+            yield from struct.iter_unpack("<II8x", note.desc[: len(note.desc) // 16 * 16])
+    for entry, desc in thread.tls:
+        yield entry, _base(desc)
+
+
+def _thread_pointer(thread: Thread) -> int:
+    """The base of the segment that ``gs`` selects."""
+    selected = (thread.regs.values.get("gs", 0) & 0xFFFF) >> 3
+    return next((base for entry, base in _segments(thread) if entry == selected and base), 0)
 
 
 def _tls(image: ProcessImage, thread: Thread) -> bytes | None:
@@ -138,6 +158,7 @@ IA32 = Arch(
     sp="sp",
     extra=(XSAVE_LAYOUT,),
     remarks=remarks,
+    thread_pointer=_thread_pointer,
 )
 # A 64-bit program whose dumping thread has gone to a 32-bit code segment. The view goes by the segment, all structures
 # go by the program: struct elf_prstatus has room for 64-bit registers, and the rest of it is 0.

@@ -31,6 +31,10 @@ def _shstk(image: ProcessImage, thread: Thread) -> bytes | None:
     return None if ssp is None else struct.pack("<Q", ssp)
 
 
+def _thread_pointer(thread: Thread) -> int:
+    return thread.regs.values.get("fs_base", 0)
+
+
 # enum x86_regset_64: IOPERM stands before XSTATE, whatever the order of the table's initialisers
 X86_64 = Arch(
     name="x86_64",
@@ -52,6 +56,7 @@ X86_64 = Arch(
     remarks=remarks,
     red_zone=128,  # System V ABI of x86_64
     unwound=True,
+    thread_pointer=_thread_pointer,
 )
 
 # struct compat_elf_prstatus, whose registers are the 64-bit ones (arch/x86/include/asm/elfcore-compat.h), and struct

@@ -44,7 +44,8 @@ def run(command: DumpCommand, console: Console) -> int:
             "standard error and standard output are the same file: messages would corrupt the core",
             hint="drop 2>&1, or use -o FILE",
         )
-    limits = Limits(command.request.max_size, command.request.max_time)  # the opening counts, too
+    request = command.request
+    limits = Limits(request.max_size, request.max_time, rule=request.limit)  # the opening counts, too
     from kgcore.cli.extract import extract
 
     with opening.opened(command.place, command.show, console, command.request.user_files) as source:
@@ -92,6 +93,13 @@ def add_dump_options(parser: Parser) -> None:
     )
     group = parser.add_argument_group("the core")
     add_filter_options(group)
+    option(
+        group,
+        "--profile",
+        choices=("full", "mini"),
+        default="full",
+        help="mini: of that memory only stacks, thread-local storage and what else backtraces need (default: full)",
+    )
     option(
         group,
         "--missing",
@@ -159,6 +167,13 @@ def add_dump_options(parser: Parser) -> None:
     )
     option(
         group,
+        "--limit",
+        choices=("priority", "largest-first", "truncate"),
+        help="what the two cost first: what matters least, the ends of the largest mappings, or the end of the file as "
+        "the kernel has it (default: priority)",
+    )
+    option(
+        group,
         "--progress",
         choices=("auto", "never", "json"),
         default="auto",
@@ -182,6 +197,8 @@ def request_of(parsed: argparse.Namespace) -> DumpRequest:
     select = Selection(parsed.all, tuple(parsed.match), tuple(parsed.uid))
     if select.all and (select.match or select.uid):
         raise UsageError("--all takes every process: leave out --match and --uid, or --all")
+    if parsed.limit and parsed.max_size is None and parsed.max_time is None:
+        raise UsageError("--limit says what a limit costs: it takes --max-size or --max-time")
     if parsed.output and len(tasks) + bool(select) > 1:
         raise UsageError("-o takes one process", hint="use -D DIR to write several, each as core.<tgid>")
     if parsed.directory and not os.path.isdir(parsed.directory):
@@ -218,5 +235,7 @@ def request_of(parsed: argparse.Namespace) -> DumpRequest:
         compress=parsed.compress,
         max_size=parsed.max_size,
         max_time=parsed.max_time,
+        limit=parsed.limit or "priority",
+        profile=parsed.profile,
         progress=parsed.progress,
     )
