@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 
-def compiled(folder: Path, text: str, flag: str) -> Path:
+def compiled(folder: Path, text: str, *flags: str) -> Path:
     """A program; the test is skipped where there is no compiler, or none for that width."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc")
     (folder / "program.c").write_text(text)
     program = folder / "program"
-    done = subprocess.run(["gcc", flag, "-o", program, folder / "program.c"], capture_output=True, check=False)
-    if done.returncode and flag == "-m32":
+    done = subprocess.run(["gcc", *flags, "-o", program, folder / "program.c"], capture_output=True, check=False)
+    if done.returncode and "-m32" in flags:
         pytest.skip("no gcc-multilib")
     assert done.returncode == 0, done.stderr
     return program

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from kgcore.arch import ARCHES
 from kgcore.arch.base import Arch
 from kgcore.arch.linker import Linker
+from kgcore.coredump.pointed import pointed_at
 from kgcore.model.memory import Memory
 from kgcore.model.process import VM_READ, VM_SHARED, ProcessImage, Thread, Vma
 
@@ -44,6 +45,7 @@ class Group(IntEnum):
     ANONYMOUS = 5  # small mappings first
     SHARED = 6
     FILES = 7
+    POINTERS = 8  # what stacks point to, where that was asked for; no mapping's rank
 
     @property
     def why(self) -> str:
@@ -136,9 +138,16 @@ def group_of(vma: Vma) -> Group:
     return Group.FILES if file is not None and not vma.anon else Group.ANONYMOUS
 
 
-def important(image: ProcessImage, memory: Memory) -> Ranges:
-    """Find what matters most in a process's memory. What is missing or invalid is left out."""
-    return Ranges(_Search(image, memory).spans())
+def important(image: ProcessImage, memory: Memory, *, pointers: bool = False) -> Ranges:
+    """Find what matters most in a process's memory. What is missing or invalid is left out.
+
+    :param pointers: also what stacks point to, as far as a few MiB go.
+    """
+    spans = list(_Search(image, memory).spans())
+    if pointers:
+        stacks = [(start, end) for start, end, group in spans if group in (Group.STACK, Group.STACKS)]
+        spans += (Span(start, end, Group.POINTERS) for start, end in pointed_at(image, memory, stacks))
+    return Ranges(spans)
 
 
 class _Search:

@@ -183,7 +183,7 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
 
 
 def _kept_ranges(image: ProcessImage, memory: Memory) -> Callable[[int, int], Sequence[KeptRange]]:
-    ranges = important(image, memory)
+    ranges = important(image, memory, pointers=True)
 
     def within(start: int, end: int) -> Sequence[KeptRange]:
         return [KeptRange(low, high, group.why) for low, high, group in ranges.within(start, end)]
