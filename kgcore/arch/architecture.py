@@ -22,7 +22,7 @@ class SystemCalls:
     :ivar instruction: what makes a call.
     :ivar ignored: bits of the number that do not count.
     :ivar arguments: the registers with the arguments, in order.
-    :ivar madvise: its number, and ``kcmp`` that of kcmp(2).
+    :ivar madvise: its number, and ``kcmp``, ``get_robust_list`` and ``pidfd_getfd`` those of these calls.
     :ivar injected: numbers of those that kgcore makes in a stopped thread, by name.
     :ivar quiet: numbers of those that hold mmap_lock for writing while pages stay where they are, or go for good as the
         process asked.
@@ -36,6 +36,8 @@ class SystemCalls:
     arguments: tuple[str, ...]
     madvise: int
     kcmp: int
+    get_robust_list: int
+    pidfd_getfd: int
     injected: Mapping[str, int]
     quiet: frozenset[int]
 

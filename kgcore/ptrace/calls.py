@@ -24,7 +24,8 @@ __all__ = (
     "getregset",
     "getsigmask",
     "interrupt",
-    "rseq_area",
+    "peeksiginfo",
+    "rseq",
     "seize",
     "setoptions",
     "setregset",
@@ -42,6 +43,10 @@ _PTRACE_GETREGSET = 0x4204
 _PTRACE_SETREGSET = 0x4205
 _PTRACE_SEIZE = 0x4206
 _PTRACE_INTERRUPT = 0x4207
+_PTRACE_PEEKSIGINFO = 0x4209
+_PEEKSIGINFO_SHARED = 1
+_SIGINFO = 128  # bytes of a siginfo_t
+_AT_ONCE = 32  # signals
 _PTRACE_GETSIGMASK = 0x420A
 _PTRACE_SETSIGMASK = 0x420B
 _PTRACE_GET_RSEQ_CONFIGURATION = 0x420F  # 90f093fa8ea4 "rseq, ptrace: Add PTRACE_GET_RSEQ_CONFIGURATION request" (5.13)
@@ -52,6 +57,7 @@ PTRACE_O_TRACECLONE = 1 << PTRACE_EVENT_CLONE
 PTRACE_O_EXITKILL = 1 << 20
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 """The signal of a stop at the entry or the exit of a system call, with PTRACE_O_TRACESYSGOOD."""
+_RSEQ = struct.Struct("=QIII4x")  # struct ptrace_rseq_configuration
 WALL = 0x40000000  # __WALL of wait4(2): also threads that are no children of this one
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -180,15 +186,29 @@ def setsigmask(tid: int, mask: int) -> None:
     _ptrace(_PTRACE_SETSIGMASK, tid, ctypes.sizeof(value), ctypes.addressof(value))
 
 
-def rseq_area(tid: int) -> int:
-    """Return the address of a stopped thread's ``struct rseq``; 0: it has none. (PTRACE_GET_RSEQ_CONFIGURATION)
+def rseq(tid: int) -> tuple[int, int, int]:
+    """Return address, size and signature of a stopped thread's ``struct rseq``. (PTRACE_GET_RSEQ_CONFIGURATION)
 
+    :return: address 0: it has none.
     :raises OSError: what ptrace(2) raises; EIO: the kernel does not tell (before 5.13).
     """
-    buffer = ctypes.create_string_buffer(24)  # struct ptrace_rseq_configuration
-    _ptrace(_PTRACE_GET_RSEQ_CONFIGURATION, tid, len(buffer), ctypes.addressof(buffer))
-    (address,) = struct.unpack_from("=Q", buffer)
-    return int(address)
+    buffer = ctypes.create_string_buffer(_RSEQ.size)
+    _ptrace(_PTRACE_GET_RSEQ_CONFIGURATION, tid, _RSEQ.size, ctypes.addressof(buffer))
+    address, size, signature, _ = _RSEQ.unpack(buffer.raw)
+    return address, size, signature
+
+
+def peeksiginfo(tid: int, offset: int, *, shared: bool) -> list[bytes]:
+    """Return some ``siginfo_t`` of signals that wait for a stopped thread, or for its process; [] behind the last.
+
+    :param offset: how many to pass over.
+    :raises OSError: what ptrace(2) raises.
+    """
+    wanted = struct.pack("=QIi", offset, _PEEKSIGINFO_SHARED if shared else 0, _AT_ONCE)
+    arguments = ctypes.create_string_buffer(wanted, len(wanted))
+    buffer = ctypes.create_string_buffer(_AT_ONCE * _SIGINFO)
+    count = _ptrace(_PTRACE_PEEKSIGINFO, tid, ctypes.addressof(arguments), ctypes.addressof(buffer))
+    return [buffer.raw[at : at + _SIGINFO] for at in range(0, count * _SIGINFO, _SIGINFO)]
 
 
 def stop_of(status: int) -> tuple[int, int] | None:

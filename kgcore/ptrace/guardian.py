@@ -25,6 +25,7 @@ __all__ = ("LENGTH", "main", "receive", "send")
 
 LENGTH = struct.Struct("<I")
 _MAX_REGSET = 1 << 16  # bytes; AMX has some 11 000, an I/O bitmap 8192
+_MAX_PENDING = 1 << 16  # signals
 _MAX_ROUNDS = 1000  # of looking for new threads
 _PAUSES = (0.0,) * 50 + (0.0001,) * 50  # seconds between two looks whether a thread has stopped; then the last:
 _LONG_PAUSE = 0.001
@@ -168,6 +169,17 @@ def _has_exited(tid: int) -> bool:
         return True
 
 
+def _pending(tid: int, *, shared: bool) -> list[bytes]:
+    """Return the ``siginfo_t`` of all signals that wait for a thread, or for its process."""
+    found: list[bytes] = []
+    while len(found) < _MAX_PENDING:
+        some = calls.peeksiginfo(tid, len(found), shared=shared)
+        if not some:
+            break
+        found += some
+    return found
+
+
 def _answer(threads: Threads, request: Any) -> Any:
     """Do what a request says: its name, and its arguments."""
     match tuple(request):
@@ -176,6 +188,10 @@ def _answer(threads: Threads, request: Any) -> Any:
         case ("regsets", tid, kinds):
             found = [calls.getregset(tid, kind, _MAX_REGSET) for kind in kinds]
             return [None if desc is None else desc.hex() for desc in found]
+        case ("pending", tid, shared):
+            return [info.hex() for info in _pending(tid, shared=shared)]
+        case ("rseq", tid):
+            return calls.rseq(tid)
         case ("snapshot", convention):
             return threads.snapshot(Convention(*convention))
         case ("calls", tids, convention, requests, red_zone, size):

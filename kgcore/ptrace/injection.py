@@ -113,7 +113,7 @@ def _has_a_mask_for_the_moment(tid: int) -> bool:
 def _in_critical_section(tid: int) -> bool:
     """Whether a thread may be in a restartable sequence: the kernel would take it for left, once it ran elsewhere."""
     try:
-        area = calls.rseq_area(tid)
+        area, _, _ = calls.rseq(tid)
     except OSError as error:
         return error.errno != errno.EIO  # EIO: the kernel does not know the request
     if not area:

@@ -63,6 +63,21 @@ class Tracee:
         found = self._ask("regsets", tid, tuple(kinds))
         return tuple(None if desc is None else bytes.fromhex(desc) for desc in found)
 
+    def pending(self, tid: int, *, shared: bool) -> tuple[bytes, ...]:
+        """Return the ``siginfo_t`` of the signals that wait for a thread, or for the process, in their order.
+
+        :raises OSError: what ptrace(2) raises.
+        """
+        return tuple(map(bytes.fromhex, self._ask("pending", tid, shared)))
+
+    def rseq(self, tid: int) -> tuple[int, int, int]:
+        """Return address, size and signature of a thread's area of rseq(2).
+
+        :raises OSError: what ptrace(2) raises; EIO: the kernel does not tell them.
+        """
+        address, size, signature = self._ask("rseq", tid)
+        return address, size, signature
+
     def snapshot(self, convention: Convention) -> tuple[int, int]:
         """Make a copy-on-write copy of the process, which never runs; :meth:`release` takes it away.
 

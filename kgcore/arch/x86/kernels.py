@@ -22,7 +22,18 @@ _CALLS_64 = SystemCalls(
     arguments=("di", "si", "dx", "r10", "r8", "r9"),
     madvise=28,
     kcmp=312,
-    injected={"clone": 56, "wait4": 61, "close_range": 436},
+    get_robust_list=274,
+    pidfd_getfd=438,
+    injected={
+        "clone": 56,
+        "wait4": 61,
+        "close_range": 436,
+        "rt_sigaction": 13,
+        "sigaltstack": 131,
+        "getitimer": 36,
+        "timer_gettime": 224,
+        "prctl": 157,
+    },
     quiet=frozenset((9, 10, 11, 12, 30, 56, 57, 58, 67, 149, 150, 151, 152, 157, 158, 216, 237, 325, 329, 435, 462)),
 )
 _CALLS_32 = SystemCalls(
@@ -34,7 +45,18 @@ _CALLS_32 = SystemCalls(
     arguments=("bx", "cx", "dx", "si", "di", "bp"),
     madvise=219,
     kcmp=349,
-    injected={"clone": 120, "wait4": 114, "close_range": 436},
+    get_robust_list=312,
+    pidfd_getfd=438,
+    injected={
+        "clone": 120,
+        "wait4": 114,
+        "close_range": 436,
+        "rt_sigaction": 174,
+        "sigaltstack": 186,
+        "getitimer": 105,
+        "timer_gettime": 261,
+        "prctl": 172,
+    },
     quiet=frozenset(
         (2, 45, 90, 91, 117, 120, 125, 150, 151, 152, 153, 172, 190, 192, 257, 274, 376, 380, 384, 397, 398, 435, 462)
     ),

@@ -13,12 +13,14 @@ from kgcore.model.freeze import Freeze
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Provenance
 from kgcore.model.process import VM_MAYSHARE, OpenFile, ProcessImage, Vma
+from kgcore.model.state import ProcessState
 from kgcore.ptrace.tracee import Tracee
 from kgcore.sources.base import (
     Contents,
     FileContents,
     HasMappedFiles,
     HasOpenFiles,
+    HasState,
     OpenFiles,
     Process,
     StandsStill,
@@ -31,6 +33,7 @@ from kgcore.sources.live.mappings import MappedFiles
 from kgcore.sources.live.memory import LiveMemory
 from kgcore.sources.live.programs import mapped_programs
 from kgcore.sources.live.refusals import refused
+from kgcore.sources.live.state import StateReader
 from kgcore.sources.location import LiveLocation
 
 __all__ = ("LiveProcess",)
@@ -39,7 +42,7 @@ __all__ = ("LiveProcess",)
 _PATIENCE = 5.0  # seconds for all threads to stop, if the user sets no limit
 
 
-class LiveProcess(Process, HasMappedFiles, HasOpenFiles, StandsStill):
+class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
     """A process of this machine. All its threads stand still until it is closed or captured, if registers are wanted.
 
     :param pid: id of the process.
@@ -189,6 +192,10 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, StandsStill):
             return open_files(self._pid, self._view)
         except OSError as error:
             raise refused(self._pid, error) from error
+
+    def state(self) -> ProcessState:
+        """See :meth:`kgcore.sources.base.HasState.state`."""
+        return StateReader(self.image, self._view, self._tracee, self.open_files).read()
 
     def contents(self, file: OpenFile) -> Contents:
         """See :meth:`kgcore.sources.base.HasOpenFiles.contents`."""

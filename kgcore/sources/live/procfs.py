@@ -57,6 +57,8 @@ class Stat(NamedTuple):
     threads: int
     start_stack: int
     start_brk: int
+    priority: int
+    policy: int
     arg_start: int
     arg_end: int
 
@@ -132,6 +134,8 @@ def stat_of(raw: bytes) -> Stat:
         threads=number[20 - 3],
         start_stack=number[28 - 3],
         start_brk=_word(number, 47),
+        priority=_word(number, 40),
+        policy=_word(number, 41),
         arg_start=_word(number, 48),
         arg_end=_word(number, 49),
     )

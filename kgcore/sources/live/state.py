@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read what a process of this machine has of its kernel: a :class:`kgcore.model.state.ProcessState`."""
+
+import ctypes
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+
+from kgcore.model.process import VM_MAYSHARE, ProcessImage
+from kgcore.model.state import (
+    NO_LIMIT,
+    Descriptor,
+    PendingSignal,
+    PosixTimer,
+    ProcessState,
+    Rseq,
+    SharedMapping,
+    ThreadState,
+    gather,
+)
+from kgcore.ptrace.tracee import Tracee
+from kgcore.sources.base import OpenFiles
+from kgcore.sources.live.fdstate import descriptors
+from kgcore.sources.live.image import architecture_here
+from kgcore.sources.live.procfs import mappings, read, stat_of, status_of
+
+__all__ = ("StateReader",)
+
+_NSIG = 64
+_LIMITS_AT = 26  # in a line of /proc/PID/limits, behind the name (proc_pid_limits(), fs/proc/base.c)
+_NOTIFY = {"signal": 0, "none": 1, "thread": 2}  # SIGEV_*
+_SIGEV_THREAD_ID = 4
+_TIMER = re.compile(
+    r"ID: (?P<id>\d+)\nsignal: (?P<signal>\d+)/(?P<value>[0-9a-f]+)\n"
+    r"notify: (?P<notify>\w+)/(?P<whom>pid|tid)\.(?P<number>-?\d+)\nClockID: (?P<clock>-?\d+)\n"
+)
+_ASKING = "only the process itself can ask its kernel for it"
+
+
+class _Unknown(Exception):
+    """A value is not known; the message says why."""
+
+
+_EXPECTED = (_Unknown, OSError, ValueError, KeyError, IndexError)
+
+
+class StateReader:
+    """Reads one process.
+
+    :param view: id of a thread of it that has not exited.
+    :param tracee: the stopped process; None: it runs.
+    :param open_files: reads its open files.
+    """
+
+    def __init__(
+        self, image: ProcessImage, view: int, tracee: Tracee | None, open_files: Callable[[], OpenFiles]
+    ) -> None:
+        self._image = image
+        self._pid = image.tgid
+        self._view = f"/proc/{view}"
+        self._view_id = view
+        self._tracee = tracee
+        self._open_files = open_files
+        self._partly: dict[str, str] = {}
+
+    def read(self) -> ProcessState:
+        """Return all that is known."""
+        values, unknown = gather(
+            (
+                ("actions", _asked),
+                ("pending", self._pending),
+                ("itimer_real", _asked),
+                ("itimer_virtual", _asked),
+                ("itimer_prof", _asked),
+                ("posix_timers", lambda: tuple(self._timers())),
+                ("cwd", partial(self._link, "cwd")),
+                ("root", partial(self._link, "root")),
+                ("umask", lambda: int(self._status["Umask"][0], 8)),
+                ("limits", self._limits),
+                ("oom_score_adj", lambda: int(read(f"{self._view}/oom_score_adj"))),
+                ("dumpable", _asked),
+                ("subreaper", _asked),
+                ("start_brk", partial(_known, self._image.start_brk)),
+                ("brk", partial(_known, self._image.brk)),
+                ("threads", lambda: tuple(map(self._thread, (thread.tid for thread in self._image.threads)))),
+                ("shared", lambda: tuple(self._shared())),
+                ("descriptors", self._descriptors),
+            ),
+            _EXPECTED,
+            _why,
+        )
+        return ProcessState(unknown={**unknown, **self._partly}, **values)
+
+    @cached_property
+    def _status(self) -> dict[str, list[bytes]]:
+        return status_of(read(f"{self._view}/status"))
+
+    def _link(self, name: str) -> bytes:
+        return os.readlink(os.fsencode(f"{self._view}/{name}"))
+
+    def _limits(self) -> tuple[tuple[int, int], ...]:
+        found = []
+        for line in read(f"{self._view}/limits").splitlines()[1:]:
+            soft, hard = (NO_LIMIT if word == b"unlimited" else int(word) for word in line[_LIMITS_AT:].split()[:2])
+            found.append((soft, hard))
+        return tuple(found)
+
+    def _shared(self) -> Iterator[SharedMapping]:
+        lines = read(f"{self._view}/maps").splitlines()
+        shared = b"".join(line + b"\n" for line in lines if line.split(b" ", 2)[1].endswith(b"s"))
+        for line in mappings(shared):
+            if line.flags & VM_MAYSHARE and (line.inode or line.name.startswith(b"/")):
+                yield SharedMapping(start=line.start, end=line.end, device=line.device, inode=line.inode)
+
+    def _descriptors(self) -> tuple[Descriptor, ...]:
+        files = self._open_files()
+        if files.lost:
+            self._partly["descriptors"] = "; ".join(files.lost)
+        return descriptors(self._pid, self._view_id, files.files)
+
+    # Signals and timers
+
+    def _pending(self) -> tuple[PendingSignal, ...]:
+        bits = int(self._status["ShdPnd"][0], 16)
+        return self._signals(bits, self._view_id, shared=True)
+
+    def _signals(self, bits: int, tid: int, *, shared: bool) -> tuple[PendingSignal, ...]:
+        """Return pending signals.
+
+        :param bits: their numbers: signal 1 is bit 0.
+        """
+        if not bits:
+            return ()
+        if self._tracee is None:
+            raise _Unknown("the process was not stopped")
+        infos = self._tracee.pending(tid, shared=shared)
+        found = [PendingSignal(signal=int.from_bytes(info[:4], "little"), info=info.rstrip(b"\0")) for info in infos]
+        queued = {one.signal for one in found}
+        others = (number for number in range(1, _NSIG + 1) if bits >> number - 1 & 1 and number not in queued)
+        return (*found, *(PendingSignal(signal=number) for number in others))
+
+    def _timers(self) -> Iterator[PosixTimer]:
+        text = read(f"{self._view}/timers").decode("ascii")
+        for found in sorted(_TIMER.finditer(text), key=lambda found: int(found["id"])):
+            thread = int(found["number"]) if found["whom"] == "tid" else 0
+            yield PosixTimer(
+                id=int(found["id"]),
+                clock=int(found["clock"]),
+                notify=_NOTIFY[found["notify"]] | (_SIGEV_THREAD_ID if thread else 0),
+                signal=int(found["signal"]),
+                sigval=int(found["value"], 16),
+                thread=thread,
+                unknown={"timer": _ASKING},
+            )
+
+    # Threads
+
+    def _thread(self, tid: int) -> ThreadState:
+        where = f"/proc/{self._pid}/task/{tid}"
+        status = status_of(read(f"{where}/status"))
+        stat = stat_of(read(f"{where}/stat"))
+        values, unknown = gather(
+            (
+                ("alternate_stack", _asked),
+                ("pending", lambda: self._signals(int(status["SigPnd"][0], 16), tid, shared=False)),
+                ("nice", partial(_known, stat.nice)),
+                ("policy", partial(_known, stat.policy)),
+                ("priority", partial(_known, stat.priority)),
+                ("affinity", lambda: int(status["Cpus_allowed"][0].replace(b",", b""), 16)),
+                ("rseq", lambda: self._rseq(tid)),
+                ("robust_list", lambda: self._robust_list(tid)),
+                ("clear_child_tid", _asked),
+                ("pdeath_signal", _asked),
+                ("personality", lambda: int(read(f"{where}/personality"), 16)),
+                ("no_new_privs", lambda: status["NoNewPrivs"][0] != b"0"),
+                ("seccomp", lambda: int(status["Seccomp"][0])),
+                ("securebits", _asked),
+            ),
+            _EXPECTED,
+            _why,
+        )
+        return ThreadState(tid=tid, unknown=unknown, **values)
+
+    def _rseq(self, tid: int) -> Rseq:
+        if self._tracee is None:
+            raise _Unknown("the process was not stopped")
+        address, size, signature = self._tracee.rseq(tid)
+        return Rseq(address=address, size=size, signature=signature)
+
+    def _robust_list(self, tid: int) -> int:
+        here = architecture_here()
+        if self._narrow:
+            raise _Unknown("the kernel tells only the lists of programs of its own width")
+        head, length = ctypes.c_void_p(), ctypes.c_size_t()
+        call = here.system_calls[ctypes.sizeof(ctypes.c_long)].get_robust_list
+        if _libc.syscall(call, tid, ctypes.byref(head), ctypes.byref(length)) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return head.value or 0
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether it is a program of fewer bits than the kernel has."""
+        return self._image.arch != architecture_here().arches[0]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _known(value: int) -> int:
+    return value
+
+
+def _asked() -> object:
+    raise _Unknown(_ASKING)
+
+
+def _why(_: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if isinstance(error, _Unknown) else f"/proc does not have it, or in another form: {error}"
