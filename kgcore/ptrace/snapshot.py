@@ -149,5 +149,3 @@ def _stops(tid: int) -> bool:
             calls.cont(tid, stop[0])
         time.sleep(0 if look < _TRIES // 2 else _PAUSE)
     return False
-
-

@@ -65,9 +65,7 @@ def not_copied(
         for vma, length in wanted
         if length
         and not vma.name
-        and (
-            (shared and vma.flags & VM_MAYSHARE) or words.get(vma.start, frozenset()) & _NOT_COPIED or lacks(vma)
-        )
+        and ((shared and vma.flags & VM_MAYSHARE) or words.get(vma.start, frozenset()) & _NOT_COPIED or lacks(vma))
     ]
 
 

@@ -21,6 +21,7 @@ from kgcore.model.state import (
 )
 from kgcore.ptrace.tracee import Tracee
 from kgcore.sources.base import OpenFiles
+from kgcore.sources.live.asking import Asker, Unknown
 from kgcore.sources.live.fdstate import descriptors
 from kgcore.sources.live.image import architecture_here
 from kgcore.sources.live.procfs import mappings, read, stat_of, status_of
@@ -35,14 +36,7 @@ _TIMER = re.compile(
     r"ID: (?P<id>\d+)\nsignal: (?P<signal>\d+)/(?P<value>[0-9a-f]+)\n"
     r"notify: (?P<notify>\w+)/(?P<whom>pid|tid)\.(?P<number>-?\d+)\nClockID: (?P<clock>-?\d+)\n"
 )
-_ASKING = "only the process itself can ask its kernel for it"
-
-
-class _Unknown(Exception):
-    """A value is not known; the message says why."""
-
-
-_EXPECTED = (_Unknown, OSError, ValueError, KeyError, IndexError)
+_EXPECTED = (Unknown, OSError, ValueError, KeyError, IndexError)
 
 
 class StateReader:
@@ -62,25 +56,26 @@ class StateReader:
         self._view_id = view
         self._tracee = tracee
         self._open_files = open_files
+        self._asker = Asker(image, tracee)
         self._partly: dict[str, str] = {}
 
     def read(self) -> ProcessState:
         """Return all that is known."""
         values, unknown = gather(
             (
-                ("actions", _asked),
+                ("posix_timers", self._timers),
+                ("actions", partial(self._asker.actions, _NSIG)),
                 ("pending", self._pending),
-                ("itimer_real", _asked),
-                ("itimer_virtual", _asked),
-                ("itimer_prof", _asked),
-                ("posix_timers", lambda: tuple(self._timers())),
+                ("itimer_real", partial(self._asker.interval_timer, 0)),
+                ("itimer_virtual", partial(self._asker.interval_timer, 1)),
+                ("itimer_prof", partial(self._asker.interval_timer, 2)),
                 ("cwd", partial(self._link, "cwd")),
                 ("root", partial(self._link, "root")),
                 ("umask", lambda: int(self._status["Umask"][0], 8)),
                 ("limits", self._limits),
                 ("oom_score_adj", lambda: int(read(f"{self._view}/oom_score_adj"))),
-                ("dumpable", _asked),
-                ("subreaper", _asked),
+                ("dumpable", self._asker.dumpable),
+                ("subreaper", self._asker.subreaper),
                 ("start_brk", partial(_known, self._image.start_brk)),
                 ("brk", partial(_known, self._image.brk)),
                 ("threads", lambda: tuple(map(self._thread, (thread.tid for thread in self._image.threads)))),
@@ -133,26 +128,33 @@ class StateReader:
         if not bits:
             return ()
         if self._tracee is None:
-            raise _Unknown("the process was not stopped")
+            raise Unknown("the process was not stopped")
         infos = self._tracee.pending(tid, shared=shared)
         found = [PendingSignal(signal=int.from_bytes(info[:4], "little"), info=info.rstrip(b"\0")) for info in infos]
         queued = {one.signal for one in found}
         others = (number for number in range(1, _NSIG + 1) if bits >> number - 1 & 1 and number not in queued)
         return (*found, *(PendingSignal(signal=number) for number in others))
 
-    def _timers(self) -> Iterator[PosixTimer]:
+    def _timers(self) -> tuple[PosixTimer, ...]:
         text = read(f"{self._view}/timers").decode("ascii")
-        for found in sorted(_TIMER.finditer(text), key=lambda found: int(found["id"])):
-            thread = int(found["number"]) if found["whom"] == "tid" else 0
-            yield PosixTimer(
-                id=int(found["id"]),
-                clock=int(found["clock"]),
-                notify=_NOTIFY[found["notify"]] | (_SIGEV_THREAD_ID if thread else 0),
-                signal=int(found["signal"]),
-                sigval=int(found["value"], 16),
-                thread=thread,
-                unknown={"timer": _ASKING},
-            )
+        lines = sorted(_TIMER.finditer(text), key=lambda found: int(found["id"]))
+        self._asker.expect([int(line["id"]) for line in lines])
+        return tuple(map(self._timer, lines))
+
+    def _timer(self, line: re.Match[str]) -> PosixTimer:
+        number = int(line["id"])
+        thread = int(line["number"]) if line["whom"] == "tid" else 0
+        values, unknown = gather((("timer", partial(self._asker.timer, number)),), _EXPECTED, _why)
+        return PosixTimer(
+            id=number,
+            clock=int(line["clock"]),
+            notify=_NOTIFY[line["notify"]] | (_SIGEV_THREAD_ID if thread else 0),
+            signal=int(line["signal"]),
+            sigval=int(line["value"], 16),
+            thread=thread,
+            unknown=unknown,
+            **values,
+        )
 
     # Threads
 
@@ -162,7 +164,7 @@ class StateReader:
         stat = stat_of(read(f"{where}/stat"))
         values, unknown = gather(
             (
-                ("alternate_stack", _asked),
+                ("alternate_stack", partial(self._asker.alternate_stack, tid)),
                 ("pending", lambda: self._signals(int(status["SigPnd"][0], 16), tid, shared=False)),
                 ("nice", partial(_known, stat.nice)),
                 ("policy", partial(_known, stat.policy)),
@@ -170,12 +172,12 @@ class StateReader:
                 ("affinity", lambda: int(status["Cpus_allowed"][0].replace(b",", b""), 16)),
                 ("rseq", lambda: self._rseq(tid)),
                 ("robust_list", lambda: self._robust_list(tid)),
-                ("clear_child_tid", _asked),
-                ("pdeath_signal", _asked),
+                ("clear_child_tid", partial(self._asker.clear_child_tid, tid)),
+                ("pdeath_signal", partial(self._asker.pdeath_signal, tid)),
                 ("personality", lambda: int(read(f"{where}/personality"), 16)),
                 ("no_new_privs", lambda: status["NoNewPrivs"][0] != b"0"),
                 ("seccomp", lambda: int(status["Seccomp"][0])),
-                ("securebits", _asked),
+                ("securebits", partial(self._asker.securebits, tid)),
             ),
             _EXPECTED,
             _why,
@@ -184,14 +186,14 @@ class StateReader:
 
     def _rseq(self, tid: int) -> Rseq:
         if self._tracee is None:
-            raise _Unknown("the process was not stopped")
+            raise Unknown("the process was not stopped")
         address, size, signature = self._tracee.rseq(tid)
         return Rseq(address=address, size=size, signature=signature)
 
     def _robust_list(self, tid: int) -> int:
         here = architecture_here()
         if self._narrow:
-            raise _Unknown("the kernel tells only the lists of programs of its own width")
+            raise Unknown("the kernel tells only the lists of programs of its own width")
         head, length = ctypes.c_void_p(), ctypes.c_size_t()
         call = here.system_calls[ctypes.sizeof(ctypes.c_long)].get_robust_list
         if _libc.syscall(call, tid, ctypes.byref(head), ctypes.byref(length)) < 0:
@@ -212,11 +214,7 @@ def _known(value: int) -> int:
     return value
 
 
-def _asked() -> object:
-    raise _Unknown(_ASKING)
-
-
 def _why(_: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return str(error) if isinstance(error, _Unknown) else f"/proc does not have it, or in another form: {error}"
+    return str(error) if isinstance(error, Unknown) else f"/proc does not have it, or in another form: {error}"

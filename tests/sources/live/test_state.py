@@ -97,10 +97,41 @@ def book(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bo
         assert process.wait(30) == 0
 
 
-def test_what_is_unknown_says_so(book: Book) -> None:
-    assert book.state.unknown.keys() == BY_CALL_ALONE
-    for _, thread in book.threads():
-        assert thread.unknown.keys() == OF_THREADS_BY_CALL_ALONE
+def test_nothing_is_unknown(book: Book) -> None:
+    assert book.state.unknown == {}
+    assert all(thread.unknown == {} for _, thread in book.threads())
+    assert all(timer.unknown == {} for timer in book.state.posix_timers or ())
+
+
+def test_actions(book: Book) -> None:
+    actions = book.state.actions
+    assert actions is not None
+    assert [[one.handler, one.flags, one.restorer, one.mask] for one in actions] == book.said["actions"]
+    assert actions[signal.SIGHUP - 1].handler == 1
+    assert actions[signal.SIGUSR1 - 1].mask == 1 << signal.SIGUSR2 - 1
+
+
+def test_interval_timers(book: Book) -> None:
+    """What was left is less than what was set, by no more than the test may have taken."""
+    state = book.state
+    for timer, value, interval in (
+        (state.itimer_real, 1000, 7.5),
+        (state.itimer_virtual, 500, 0),
+        (state.itimer_prof, 600, 3),
+    ):
+        assert timer is not None
+        assert timer.interval == interval * SECOND
+        assert (value - 100) * SECOND < timer.value <= (value + 1) * SECOND  # those of CPU time count in ticks
+
+
+def test_times_of_posix_timers(book: Book) -> None:
+    timers = {one.id: one.timer for one in book.state.posix_timers or ()}
+    for number, value, interval in ((0, 2000, 11 * SECOND + 5), (2, 3000, 0), (3, 4000, 0), (4, 5000, 2 * SECOND + 5)):
+        timer = timers[number]
+        assert timer is not None
+        assert timer.interval == interval
+        assert (value - 100) * SECOND < timer.value <= value * SECOND + 7, number
+    assert timers[5] == TimerValue(value=0, interval=0)
 
 
 def test_directories_limits_and_flags(book: Book) -> None:
@@ -113,6 +144,7 @@ def test_directories_limits_and_flags(book: Book) -> None:
     assert [list(pair) for pair in state.limits] == said["limits"]
     assert state.limits[7] == (777, 1000)
     assert state.brk == said["brk"]
+    assert (state.dumpable, state.subreaper) == (said["dumpable"], True)
 
 
 def test_pending_signals(book: Book) -> None:
@@ -137,14 +169,30 @@ def test_pending_signals(book: Book) -> None:
 
 def test_threads(book: Book) -> None:
     for said, thread in book.threads():
-        for name in ("nice", "affinity", "policy", "priority", "robust_list", "seccomp", "personality"):
+        for name in (
+            "nice",
+            "affinity",
+            "policy",
+            "priority",
+            "robust_list",
+            "seccomp",
+            "personality",
+            "clear_child_tid",
+            "pdeath_signal",
+            "securebits",
+        ):
             assert getattr(thread, name) == said[name], name
         assert thread.no_new_privs == bool(said["no_new_privs"])
+        stack = thread.alternate_stack
+        assert stack is not None
+        assert [stack.address, stack.size, stack.flags] == said["stack"]
         assert thread.rseq is not None
         assert thread.rseq.address == said["rseq"]
         assert (thread.rseq.signature, thread.rseq.size) == (0x53053053, 32)
     (_, first), (_, second) = book.threads()
     assert (first.nice, second.nice, second.affinity, second.no_new_privs) == (0, 7, 1, True)
+    assert (first.pdeath_signal, second.pdeath_signal) == (signal.SIGTERM, 0)
+    assert first.securebits == 1 << 4  # SECBIT_KEEP_CAPS
 
 
 def test_posix_timers(book: Book) -> None:
