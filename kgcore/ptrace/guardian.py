@@ -45,6 +45,7 @@ class Threads:
         self._pid = 0
         self._seized: set[int] = set()
         self._snapshot: Snapshot | None = None
+        self._instructions: dict[str, int] = {}  # what makes a call, to its address
         self.stopped: list[int] = []
 
     def stop(self, pid: int, seconds: float) -> list[int]:
@@ -128,7 +129,8 @@ class Threads:
         :param size: bytes of scratch memory.
         :raises OSError: ENOTSUP: none of the threads will do; EFAULT: there is no scratch memory.
         """
-        where = site(tids, convention)
+        where = site(tids, convention, self._instructions.get(convention.instruction))
+        self._instructions[convention.instruction] = where.instruction
         found = []
         try:
             with injecting(where, convention) as system, borrowed(system, where.tid, red_zone, size) as scratch:

@@ -124,9 +124,10 @@ def _in_critical_section(tid: int) -> bool:
         return True
 
 
-def site(threads: Iterable[int], convention: Convention) -> Site:
+def site(threads: Iterable[int], convention: Convention, instruction: int | None = None) -> Site:
     """Choose a stopped thread that system calls can be made in.
 
+    :param instruction: what was found in the process before, since it stands still: its list of mappings may be long.
     :raises OSError: ENOTSUP: no thread will do, and ``filename`` says why in words.
     """
     why = "it has no thread left"
@@ -135,7 +136,7 @@ def site(threads: Iterable[int], convention: Convention) -> Site:
         with suppress(ProcessLookupError):
             why = unfit(tid, convention)
             if not why:
-                instruction = _find_instruction(tid, convention)
+                instruction = instruction or _find_instruction(tid, convention)
                 if instruction is None:
                     why = "it has no vdso"
                     break
