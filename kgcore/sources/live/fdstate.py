@@ -142,7 +142,7 @@ class _Reader:
         return tuple(sorted(found, key=lambda item: (item.fd, item.target, item.data)))
 
     def _target(self, epoll: int, number: int, nth: int, inode: int) -> int:
-        """Return the lowest descriptor that an item is about, as kcmp(2) tells it; -1: there is none any more."""
+        """Return the lowest descriptor that an item is about, as kcmp(2) tells it; -1: it has none any more."""
         slot = struct.pack("<III", epoll, number, nth)
         likely = [row for row in self._open if row.fd == number]
         for row in (*likely, *(row for row in self._open if row.inode == inode and row.fd != number)):
