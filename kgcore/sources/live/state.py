@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
+from kgcore.arch import ARCHES
 from kgcore.model.process import VM_MAYSHARE, ProcessImage
 from kgcore.model.state import (
     NO_LIMIT,
@@ -204,7 +205,7 @@ class StateReader:
     @property
     def _narrow(self) -> bool:
         """Whether it is a program of fewer bits than the kernel has."""
-        return self._image.arch != architecture_here().arches[0]
+        return ARCHES[self._image.arch].word_size < architecture_here().word_size
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
