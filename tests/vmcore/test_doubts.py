@@ -15,6 +15,7 @@ from drgn import Object
 from kgcore.check.core import check_core
 from kgcore.check.verdict import Verdict
 from kgcore.coredump.pipeline import Prepared, write
+from kgcore.errors import BrokenDump
 from kgcore.model.memory import Provenance, Run
 from kgcore.model.process import VM_HUGETLB, VM_SHARED, Vma
 from kgcore.sinks.files import FileSink
@@ -285,3 +286,18 @@ class TestDamage:
         doctored.set(Object(doctored.prog, "struct vm_area_struct *", vma.struct).vm_end, vma.start)
         verdict = self.check(doctored, tmp_path / "core")
         assert f"the program's headers (AT_PHDR {dict(image.auxv)[3]:#x}) are in no mapping" in verdict.lacks
+
+
+@pytest.mark.parametrize("tgid", [-3986, 0, (1 << 22) + 1])
+def test_a_process_whose_id_is_damaged(doctored: Doctored, tgid: int) -> None:
+    """No core has the name of a process that cannot be."""
+    pid = threads(doctored).pid
+    doctored.set(doctored.task(pid).tgid, tgid & 0xFFFFFFFF)
+    with pytest.raises(BrokenDump, match=f"belongs to process {tgid}: its task_struct is damaged"):
+        doctored.prepared(pid)
+
+
+def test_a_process_whose_id_is_anothers(doctored: Doctored) -> None:
+    pid = threads(doctored).pid
+    doctored.set(doctored.task(pid).tgid, pid + 1)
+    assert "the leader of its threads has another id" in " ".join(doctored.prepared(pid).image.warnings)

@@ -249,6 +249,9 @@ class _Reader:
         if dying is not None and whole and self._task.value_() == self._task.group_leader.value_():
             threads.sort(key=lambda thread: thread.pid.value_() != dying.tid)
         first = threads[0]
+        tgid = self._tasks.tgid(first)
+        if first.group_leader.pid.value_() != tgid:
+            self._warnings.append(f"the leader of its threads has another id than {tgid}, their process's")
         mm = first.mm
         initial = self._kernel.prog["init_pid_ns"].address_of_()
         namespace = self._soft("the pid namespace", lambda: self._tasks.namespace(first), initial)
@@ -265,7 +268,7 @@ class _Reader:
             # load_elf_binary(), fs/binfmt_elf.c, sets them once the whole program is mapped
             self._warnings.append("the process was in execve(): the program is mapped in part or not at all")
         image = ProcessImage(
-            tgid=int(first.tgid.value_()),
+            tgid=tgid,
             arch=arch.name,
             page_size=self._kernel.page_size,
             threads=read,

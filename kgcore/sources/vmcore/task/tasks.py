@@ -258,6 +258,19 @@ class Tasks:
             if leader.tgid.value_() != group and not is_kernel_thread(leader):
                 yield from (other for other in self.threads(leader)[0] if other.mm.value_() == mm)
 
+    def tgid(self, task: Object) -> int:
+        """Return the id of the process that a task belongs to.
+
+        :raises BrokenDump: it is no id of a process.
+        """
+        tgid = int(task.tgid.value_())
+        if not 0 < tgid <= _PID_MAX:
+            raise BrokenDump(
+                f"task {task.value_():#x} says that it belongs to process {tgid}: its task_struct is damaged",
+                address=task.value_(),
+            )
+        return tgid
+
     def _no_memory(self, task: Object) -> NoUserMemory:
         pid, name = task.tgid.value_(), comm(task).decode(errors="backslashreplace")
         if int(task.exit_state.value_()) & _EXIT_ZOMBIE:
