@@ -10,6 +10,8 @@ import re
 __all__ = (
     "BadTask",
     "BrokenDump",
+    "Busy",
+    "Cancelled",
     "KernelThread",
     "KgcoreError",
     "LimitReached",
@@ -41,6 +43,14 @@ class KgcoreError(Exception):
 
 class TargetError(KgcoreError):
     """The vmcore or running kernel cannot be opened, or its kernel is not supported."""
+
+
+class Busy(TargetError):
+    """Another kgcore is taking this process at this moment."""
+
+
+class Cancelled(KgcoreError):
+    """The dump was given up, as its caller wished."""
 
 
 class BrokenDump(KgcoreError):

@@ -17,7 +17,8 @@ from kgcore.coredump.report import Report
 from kgcore.coredump.workers import available
 from kgcore.coredump.writer import Progress
 from kgcore.sinks.base import Sink
-from kgcore.sinks.compressed import SUFFIXES, CompressedSink, Compression, require
+from kgcore.sinks.choosing import Compressor, compressing, suffix_of
+from kgcore.sinks.compressed import SUFFIXES, Compression, require
 from kgcore.sinks.files import FileSink
 from kgcore.sinks.outputs import named
 from kgcore.sinks.streams import StreamSink
@@ -111,14 +112,14 @@ class CoreWriter:
         output: str | BinaryIO | None = None,
         opened: Callable[..., Sink] = named,
         force: bool = False,
-        compress: Compression | None = None,
+        compress: Compressor = None,
         sysroot: str | os.PathLike[str] | None = None,
         jobs: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        if compress not in (None, *SUFFIXES):
-            raise ValueError(f"compress is {compress!r}: expected {' or '.join(SUFFIXES)}")
-        if compress is not None:
+        if isinstance(compress, str):
+            if compress not in SUFFIXES:
+                raise ValueError(f"compress is {compress!r}: expected {' or '.join(SUFFIXES)}")
             require(compress)
         if jobs is not None and jobs < 1:
             raise ValueError(f"jobs is {jobs}: expected 1 or more")
@@ -155,7 +156,7 @@ class CoreWriter:
 
     def name(self, prepared: Prepared) -> str:
         """Return the name of a core, without its directory: ``core.118.zst``."""
-        return f"core.{prepared.image.tgid}" + (SUFFIXES[self._compress] if self._compress else "")
+        return f"core.{prepared.image.tgid}" + suffix_of(self._compress)
 
     def path(self, prepared: Prepared) -> str:
         """Return the path of a core: ``/tmp/core.118.zst``; "" if it goes to a file object."""
@@ -190,4 +191,4 @@ class CoreWriter:
             sink = FileSink(path, force=force)
         else:
             sink = self._opened(path, force=force) if isinstance(self._output, str) else StreamSink(self._output)
-        return sink if self._compress is None else CompressedSink(sink, self._compress)
+        return compressing(sink, self._compress)

@@ -18,7 +18,7 @@ from kgcore.sinks.base import Sink
 from kgcore.sinks.files import FileSink, failure
 from kgcore.sinks.streams import StreamSink
 
-__all__ = ("named", "occupied", "output", "standard")
+__all__ = ("named", "occupied", "output", "standard", "takes_a_stream")
 
 _DESCRIPTOR = re.compile("/dev/fd/([0-9]{1,9})|/proc/self/fd/([0-9]{1,9})")  # as the shell calls a >(command)
 _STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
@@ -32,7 +32,7 @@ def output(path: str, *, force: bool = False) -> Sink:
 
 def named(path: str, *, force: bool = False) -> Sink:
     """Return a sink for ``path``, where ``-`` has no special meaning."""
-    return _OpenedSink(path) if _takes_a_stream(path) else FileSink(path, force=force)
+    return _OpenedSink(path) if takes_a_stream(path) else FileSink(path, force=force)
 
 
 def standard(path: str) -> str:
@@ -48,7 +48,7 @@ def standard(path: str) -> str:
 
 def occupied(path: str) -> bool:
     """Say whether a file exists that only ``--force`` may replace."""
-    return path != STDOUT and os.path.lexists(path) and not _takes_a_stream(path)
+    return path != STDOUT and os.path.lexists(path) and not takes_a_stream(path)
 
 
 def _descriptor(path: str) -> int | None:
@@ -56,7 +56,8 @@ def _descriptor(path: str) -> int | None:
     return int(found[1] or found[2]) if found else _STREAMS.get(path)
 
 
-def _takes_a_stream(path: str) -> bool:
+def takes_a_stream(path: str) -> bool:
+    """Say whether a name is that of a pipe, a descriptor, or a device that takes what it gets: no new file."""
     if _descriptor(path) is not None:
         return True
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from kgcore.errors import OutputError
 from kgcore.sinks.base import BaseSink
 
-__all__ = ("MemorySink", "StreamSink")
+__all__ = ("MemorySink", "SparseSink", "StreamSink")
 
 _ZEROS = bytes(1 << 20)
 
@@ -52,6 +52,24 @@ class StreamSink(BaseSink):
         try:
             if hasattr(self._file, "flush"):
                 self._file.flush()
+        except (OSError, ValueError) as error:
+            raise _stream_failure(error) from error
+
+
+class SparseSink(StreamSink):
+    """A new, empty file that can seek, such as a memfd: holes are holes."""
+
+    def skip(self, length: int) -> None:
+        try:
+            self._file.seek(length, io.SEEK_CUR)
+        except (OSError, ValueError) as error:
+            raise _stream_failure(error) from error
+
+    def commit(self) -> None:
+        """See :meth:`Sink.commit`."""
+        super().commit()
+        try:
+            self._file.truncate()
         except (OSError, ValueError) as error:
             raise _stream_failure(error) from error
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The program that dumps for another one, which cannot trace itself and is not to be burdened with it.
+
+It is exec'ed, not forked: another thread of that program may hold any lock. It does what one Wish says, tells its
+progress, and ends; it gives up as soon as its socket is closed.
+"""
+
+import os
+import pickle
+import select
+import socket
+import struct
+import sys
+import traceback
+from typing import Any
+
+from kgcore.coredump.limits import Limits
+from kgcore.coredump.report import Report
+from kgcore.coredumper.wish import Wish
+from kgcore.errors import Cancelled, KgcoreError
+from kgcore.library import open_source
+from kgcore.saving import CoreWriter
+from kgcore.sinks.base import Sink
+from kgcore.sinks.outputs import named
+from kgcore.sinks.streams import SparseSink, StreamSink
+from kgcore.sources.base import NO_USER_FILES, TaskRef
+
+__all__ = ("LENGTH", "main", "receive", "send")
+
+LENGTH = struct.Struct("<Q")
+
+
+def send(connection: socket.socket, value: object) -> None:
+    """Send a value to the program at the other end, which is of the same version.
+
+    :raises OSError: it is gone.
+    """
+    data = pickle.dumps(value)
+    connection.sendall(LENGTH.pack(len(data)) + data)
+
+
+def receive(connection: socket.socket) -> Any:
+    """Return the next value of the program at the other end, which started this one or was started by it.
+
+    :raises EOFError: it is gone.
+    :raises OSError: what recv(2) raises.
+    """
+    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
+    return pickle.loads(_exactly(connection, length))  # noqa: S301  (of a socket pair that nobody else has)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = connection.recv(min(size - len(data), 1 << 20))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the only argument."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        wish: Wish = receive(connection)
+        answer: tuple[str, object]
+        try:
+            answer = "report", _dump(wish, connection)
+        except KgcoreError as error:
+            answer = "error", error
+        except Exception:  # noqa: BLE001  (a defect, to be told by whoever asked)
+            answer = "defect", traceback.format_exc()
+        send(connection, answer)
+    except (EOFError, OSError):
+        pass
+
+
+def _dump(wish: Wish, connection: socket.socket) -> Report:
+    def progress(done: int, total: int) -> None:
+        if select.select([connection], [], [], 0)[0]:  # there is nothing more to be said but that it is closed
+            raise Cancelled("the program that wanted this core has gone, or wants it no more")
+        if wish.progress:
+            send(connection, ("progress", (done, total)))
+
+    descriptor = wish.descriptor
+
+    def opened(path: str, *, force: bool = False) -> Sink:
+        if descriptor is None:
+            return named(path, force=force)
+        file = os.fdopen(descriptor, "wb", buffering=0)
+        return SparseSink(file) if file.seekable() else StreamSink(file)
+
+    writer = CoreWriter(
+        wish.options,
+        output="" if wish.path is None else wish.path,
+        opened=opened,
+        force=wish.force,
+        compress=wish.compress,
+        jobs=wish.jobs,
+        limits=Limits(wish.max_size, wish.max_time),
+    )
+    with open_source(wish.location, NO_USER_FILES, lambda message: None) as source:
+        return writer.save(source, TaskRef.of(wish.tid), progress)
