@@ -14,6 +14,12 @@ In drgn, call ``gcore(prog, pid)``. Without a drgn Program::
         print(layouts(source))                       # what kgcore needs of kernels, and what this one has
     verdict = check_core("/tmp/core.4711")           # is the core well-formed, is it complete; check_sysroot()
 
+Of this machine, and of this very program::
+
+    report = write_core_dump("core", 4711)           # it goes on; without a PID: this program's own
+    with get_core_dump() as core:                    # a file object
+        upload(core)
+
 Step by step, and to wherever bytes can go::
 
         with prepare(source, 4711) as prepared:      # Prepared: the process, its memory, the plan of its core
@@ -39,12 +45,17 @@ if TYPE_CHECKING:
     from kgcore.coredump.loads import Segment
     from kgcore.coredump.mappings import VmaPlan
     from kgcore.coredump.notes import Remark
+    from kgcore.coredump.ownnotes import Note
     from kgcore.coredump.pipeline import Options, Prepared, prepare, write
     from kgcore.coredump.plan import CorePlan, Part
     from kgcore.coredump.report import Gap, Report, VmaAccount
+    from kgcore.coredumper.dumps import DumpOptions, get_core_dump, write_core_dump
+    from kgcore.coredumper.reader import CoreReader
     from kgcore.errors import (
         BadTask,
         BrokenDump,
+        Busy,
+        Cancelled,
         KernelThread,
         KgcoreError,
         LimitReached,
@@ -59,6 +70,7 @@ if TYPE_CHECKING:
     from kgcore.library import open_live, open_qemu, open_running_kernel, open_vmcore
     from kgcore.model.account import Account
     from kgcore.model.dying import Dying
+    from kgcore.model.freeze import Freeze
     from kgcore.model.layouts import Layout, LayoutName
     from kgcore.model.lost import Lost
     from kgcore.model.memory import Memory, Piece, Provenance, Run
@@ -117,6 +129,7 @@ if TYPE_CHECKING:
         OpenFiles,
         Process,
         Source,
+        StandsStill,
         TaskRef,
     )
     from kgcore.views.addressmap import AddressMap, Area, StackPointer, address_map
@@ -133,13 +146,17 @@ __all__ = (
     "Backtrace",
     "BadTask",
     "BrokenDump",
+    "Busy",
+    "Cancelled",
     "CheckedFile",
     "CompressedSink",
     "ContentAccount",
     "Contents",
     "CoreDialect",
     "CorePlan",
+    "CoreReader",
     "Descriptor",
+    "DumpOptions",
     "Dying",
     "End",
     "EpollItem",
@@ -150,6 +167,7 @@ __all__ = (
     "FileSink",
     "FpuState",
     "Frame",
+    "Freeze",
     "Gap",
     "HasKernelStacks",
     "HasMappedFiles",
@@ -172,6 +190,7 @@ __all__ = (
     "NoCurrentTask",
     "NoSuchTask",
     "NoUserMemory",
+    "Note",
     "OpenFile",
     "OpenFileRow",
     "OpenFileTable",
@@ -208,6 +227,7 @@ __all__ = (
     "Socket",
     "Source",
     "StackPointer",
+    "StandsStill",
     "StreamSink",
     "SysrootFile",
     "SysrootReport",
@@ -233,6 +253,7 @@ __all__ = (
     "check_sysroot",
     "extract_file",
     "gcore",
+    "get_core_dump",
     "layouts",
     "load_types",
     "map_html",
@@ -244,6 +265,7 @@ __all__ = (
     "prepare",
     "save",
     "write",
+    "write_core_dump",
     "write_sysroot",
 )
 
@@ -258,15 +280,19 @@ _NAMES = {
     "kgcore.coredump.mappings": "VmaPlan",
     "kgcore.coredump.notes": "Remark",
     "kgcore.coredump.pipeline": "Options Prepared prepare write",
+    "kgcore.coredump.ownnotes": "Note",
     "kgcore.coredump.plan": "CorePlan Part",
     "kgcore.coredump.report": "Gap Report VmaAccount",
-    "kgcore.errors": "BadTask BrokenDump KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
+    "kgcore.coredumper.dumps": "DumpOptions get_core_dump write_core_dump",
+    "kgcore.coredumper.reader": "CoreReader",
+    "kgcore.errors": "BadTask BrokenDump Busy Cancelled KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
     "NoUserMemory OutputError TargetError",
     "kgcore.filters.base": "Keep",
     "kgcore.filters.rules": "Rule",
     "kgcore.library": "open_live open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
     "kgcore.model.dying": "Dying",
+    "kgcore.model.freeze": "Freeze",
     "kgcore.model.layouts": "Layout LayoutName",
     "kgcore.model.lost": "Lost",
     "kgcore.model.memory": "Memory Piece Provenance Run",
@@ -283,7 +309,7 @@ _NAMES = {
     "kgcore.sinks.files": "FileSink",
     "kgcore.sinks.streams": "MemorySink StreamSink",
     "kgcore.sources.base": "Contents FileContents HasKernelStacks HasMappedFiles HasOpenFiles HasState "
-    "KnowsCrash KnowsLayouts OpenFiles Process Source TaskRef",
+    "KnowsCrash KnowsLayouts OpenFiles Process Source StandsStill TaskRef",
     "kgcore.views.addressmap": "AddressMap Area StackPointer address_map",
     "kgcore.views.backtrace": "Backtrace backtrace",
     "kgcore.views.layouts": "layouts",

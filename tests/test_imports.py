@@ -40,6 +40,7 @@ ROOMS: dict[str, list[str]] = {
     "views": [*LINE, "sources.corefile", "coredump", "binaries"],
     "library": [*BASE, "sources"],
     "saving": [*LINE, "coredump", "binaries"],
+    "coredumper": [*LINE, "sources", "coredump", "library", "saving"],
     "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library", "saving"],
     "plugin": ["*"],
 }

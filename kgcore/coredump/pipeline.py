@@ -17,6 +17,7 @@ from kgcore.coredump.important import important
 from kgcore.coredump.limits import Limits
 from kgcore.coredump.loads import FileOrder
 from kgcore.coredump.mappings import MissingPolicy
+from kgcore.coredump.ownnotes import Note
 from kgcore.coredump.plan import CorePlan, make_plan
 from kgcore.coredump.report import Report
 from kgcore.coredump.writer import Progress, write_core
@@ -50,6 +51,7 @@ class Options:
     :ivar share_zeros: let long ranges of certain zeros share one range of the file (see ``make_plan``).
     :ivar rules: which memory to leave out, or to write as zeros, besides; the first that fits a mapping decides.
     :ivar profile: ``full``, or ``mini``: of all this only what debuggers need for backtraces.
+    :ivar notes: further notes, behind the kernel's.
     """
 
     mask: int | None = DEFAULT_MASK
@@ -63,6 +65,7 @@ class Options:
     share_zeros: bool = False
     rules: tuple[Rule, ...] = ()
     profile: Profile = "full"
+    notes: tuple[Note, ...] = ()
 
     def __post_init__(self) -> None:
         """:raises ValueError: there is no such profile."""
@@ -122,10 +125,12 @@ def prepare(source: Source, ref: TaskRef | int | str, options: Options | None = 
     :raises TypeError, ValueError: ``ref`` does not name a process.
     """
     ref = TaskRef.of(ref)
+    options = options or Options()
+    options = replace(options, notes=tuple(note.now() for note in options.notes))  # before anything stands still
     with _enough_memory():
         process = source.process(ref)
         try:
-            return _prepare(source, process, options or Options())
+            return _prepare(source, process, options)
         except BaseException:
             process.close()
             raise
@@ -156,13 +161,16 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
         image = cut_at_rules(image, options.rules)
         choose = ruled = RuledFilter(choose, options.rules, image)
         redacted = tuple(redactions(ruled))
+
+    def reading() -> Memory:
+        return Without(process.memory, redacted) if options.rules else process.memory
+
+    if options.profile == "mini":
+        first = reading()
+        image, choose = only_ranges(image, choose, partial(peek, first), _kept_ranges(image, first), "mini")
     if isinstance(process, StandsStill):
         process.capture([(vma, choose(vma, _nothing).length) for vma in image.vmas])
-    memory: Memory = process.memory
-    if options.rules:
-        memory = Without(memory, redacted)
-    if options.profile == "mini":
-        image, choose = only_ranges(image, choose, partial(peek, memory), _kept_ranges(image, memory), "mini")
+    memory = reading()
 
     def plan_of(memory: Memory, limit: Mapping[str, object] | None) -> CorePlan:
         return make_plan(
@@ -177,6 +185,7 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
             share_zeros=options.share_zeros,
             state=state,
             limit=limit,
+            notes=options.notes,
         )
 
     return Prepared(process=process, memory=memory, plan=plan_of(memory, options.limit), plan_again=plan_of)

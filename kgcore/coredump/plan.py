@@ -52,6 +52,7 @@ from kgcore.coredump.kgcorenote import vendor_note
 from kgcore.coredump.loads import FileOrder, Load, Segment, loads_of, place
 from kgcore.coredump.mappings import PART, MissingPolicy, VmaPlan, plan_mappings
 from kgcore.coredump.notes import Remark, process_notes, remarks
+from kgcore.coredump.ownnotes import Note
 from kgcore.coredump.sharing import LARGEST, zeros_to_share
 from kgcore.elf.layout import (
     PT_LOAD,
@@ -203,6 +204,7 @@ def make_plan(
     share_zeros: bool = False,
     state: ProcessState | None = None,
     limit: Mapping[str, object] | None = None,
+    notes: Sequence[Note] = (),
 ) -> CorePlan:
     """Plan a core.
 
@@ -217,6 +219,7 @@ def make_plan(
     :param share_zeros: long ranges that are certainly zeros have one place in the file; always if the file would be
         longer than file systems allow (:data:`kgcore.coredump.sharing.LARGEST`).
     :param state: what the KGCORE note says of the process besides; None: nothing.
+    :param notes: further notes, behind the kernel's.
     :param limit: what the KGCORE note says of limits that the core is written under
         (:meth:`kgcore.coredump.limits.Limits.describe`); None: no limits.
     :raises KgcoreError: the architecture is not supported, or the core is larger than its ELF class allows.
@@ -228,7 +231,7 @@ def make_plan(
     remarks_ = tuple(remarks(image, arch))
     ranges = important(image, memory) if order == "importance" else None
     loads = _loads(image, vmas, missing, memory, ranges, share_zeros=share_zeros)
-    notes = b"".join(note_bytes(note) for note in process_notes(image, arch))
+    packed = b"".join((*map(note_bytes, process_notes(image, arch)), *(note.packed() for note in notes)))
     vendor = b""
     if source is not None and note:
         vendor = note_bytes(
@@ -246,7 +249,7 @@ def make_plan(
             )
         )
     headers = 1 + len(loads) + bool(vendor)
-    frame = _frame(image, arch, headers, len(notes) + len(vendor), order)
+    frame = _frame(image, arch, headers, len(packed) + len(vendor), order)
     placed = place(image, vmas, loads, frame.data, order, ranges)
     size = placed.end + len(frame.tail)
     _check_size(image, arch, size)
@@ -257,8 +260,8 @@ def make_plan(
         head=b"".join(
             (
                 pack_ehdr(arch.elf_class, arch.machine, headers, frame.shoff or placed.end),
-                pack_phdrs(arch.elf_class, _headers(image, placed.by_address, frame.notes, len(notes), len(vendor))),
-                notes,
+                pack_phdrs(arch.elf_class, _headers(image, placed.by_address, frame.notes, len(packed), len(vendor))),
+                packed,
                 vendor,
                 frame.padding,
             )

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, TypedDict, Unpack
 
-from kgcore.coredump.pipeline import Options
+from kgcore.coredump.limits import LimitRule, Limits
+from kgcore.coredump.ownnotes import Note
+from kgcore.coredump.pipeline import Options, Profile
 from kgcore.coredump.report import Report
 from kgcore.coredump.writer import Progress
 from kgcore.coredumper.permission import allow_tracing, dumpable
@@ -35,6 +37,10 @@ class DumpOptions(TypedDict, total=False):
     :ivar max_freeze: seconds that the process may stand still; None: as long as it takes.
     :ivar max_size: bytes that the core may have; what matters most comes first.
     :ivar max_time: seconds that it may take.
+    :ivar limit: what these cost: ``"priority"`` (default), ``"largest-first"``, ``"truncate"``: see
+        :class:`kgcore.Limits`.
+    :ivar profile: ``"full"`` (default), or ``"mini"``: only what backtraces need.
+    :ivar notes: further notes for the core, behind the kernel's.
     :ivar compress: ``"zstd"``, ``"gzip"``, None, a program as ``(name, [arguments], suffix)``, or a list of these, of
         which the first that this machine has is taken.
     :ivar exclude: rules (``"name:[heap]"``, ``"size:>1G"`` ...) on memory to leave out; ``only``: to keep alone;
@@ -50,6 +56,9 @@ class DumpOptions(TypedDict, total=False):
     max_freeze: float | None
     max_size: int | None
     max_time: float | None
+    limit: LimitRule
+    profile: Profile
+    notes: Sequence[Note]
     compress: Any
     exclude: Sequence[str]
     only: Sequence[str]
@@ -179,19 +188,27 @@ def _wish(
         if isinstance(given, str):
             raise TypeError(f"{action} is a string: expected a list of rules")
         rules += [Rule(action, text) for text in given]
+    limit, profile = options.get("limit", "priority"), options.get("profile", "full")
+    Limits(options.get("max_size"), options.get("max_time"), rule=limit)
+    if "limit" in options and options.get("max_size") is None and options.get("max_time") is None:
+        raise ValueError("limit says what a limit costs: it takes max_size or max_time")
+    notes = tuple(note.now() for note in options.get("notes", ()))
     suffix = suffix_of(compress)
     if path is not None and not path.endswith(suffix) and not takes_a_stream(path):
         path += suffix
     return Wish(
         tid=threading.get_native_id() if pid is None or pid == os.getpid() else pid,
         location=LiveLocation(freeze=freeze, shared=shared, max_freeze=options.get("max_freeze")),
-        options=Options(mask=options.get("filter", DEFAULT_MASK), rules=tuple(rules)),
+        options=Options(
+            mask=options.get("filter", DEFAULT_MASK), rules=tuple(rules), profile=profile, notes=notes
+        ),
         path=None if path is None else os.path.abspath(path),
         descriptor=descriptor,
         compress=compress,
         force=force,
         max_size=options.get("max_size"),
         max_time=options.get("max_time"),
+        limit=limit,
         jobs=jobs,
         progress=options.get("progress") is not None,
     )

@@ -98,7 +98,7 @@ def _dump(wish: Wish, connection: socket.socket) -> Report:
         force=wish.force,
         compress=wish.compress,
         jobs=wish.jobs,
-        limits=Limits(wish.max_size, wish.max_time),
+        limits=Limits(wish.max_size, wish.max_time, rule=wish.limit),
     )
     with open_source(wish.location, NO_USER_FILES, lambda message: None) as source:
         return writer.save(source, TaskRef.of(wish.tid), progress)

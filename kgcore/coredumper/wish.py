@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 
+from kgcore.coredump.limits import LimitRule
 from kgcore.coredump.pipeline import Options
 from kgcore.sinks.choosing import Compressor
 from kgcore.sources.location import LiveLocation
@@ -21,7 +22,7 @@ class Wish:
     :ivar descriptor: of a pipe, or of a new, empty file.
     :ivar compress: how it is compressed.
     :ivar force: overwrite a file.
-    :ivar max_size: bytes, and ``max_time`` seconds that it may take.
+    :ivar max_size: bytes, and ``max_time`` seconds that it may take; ``limit`` what these cost.
     :ivar jobs: processes that read and compress; None: as many as there are CPUs.
     :ivar progress: whether anybody wants to hear of it.
     """
@@ -35,5 +36,6 @@ class Wish:
     force: bool
     max_size: int | None
     max_time: float | None
+    limit: LimitRule
     jobs: int | None
     progress: bool

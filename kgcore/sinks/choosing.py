@@ -20,7 +20,7 @@ def chosen(wanted: Any) -> Compressor:
     """Return the first way to compress that this machine has.
 
     :param wanted: ``"zstd"``, ``"gzip"``, None, a program as ``(name, [arguments], suffix)``, or a list of these.
-    :raises ValueError: it is none of these.
+    :raises ValueError: it is something else.
     :raises KgcoreError: this machine has none of them.
     """
     ways = wanted if isinstance(wanted, list) else [wanted]
@@ -61,7 +61,7 @@ def _way(way: Any) -> Compressor:
 
 
 def suffix_of(way: Compressor) -> str:
-    """Return what the names of such files end with."""
+    """Return what the names of files that it makes end with."""
     if way is None:
         return ""
     return way.suffix if isinstance(way, Program) else SUFFIXES[way]

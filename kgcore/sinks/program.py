@@ -136,7 +136,7 @@ class ProgramSink(BaseSink):
         return self._process.wait()
 
     def _stop(self) -> None:
-        """End the program, whatever it has got."""
+        """End the program, no matter what it has got."""
         if self._process is None:
             return
         if self._process.returncode is None:

@@ -4,7 +4,7 @@
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kgcore.model.memory import Memory, Piece, Run
 from kgcore.model.process import VM_HUGETLB, VM_MAYSHARE, Vma
@@ -18,12 +18,13 @@ _NOT_COPIED = frozenset((b"dc", b"wf"))  # MADV_DONTFORK, MADV_WIPEONFORK
 _FREE = 2  # at most so much of the free memory, one part in this many, is taken for what a copy lacks
 
 
-def why_no_copy(vmas: Iterable[Vma], words: Mapping[int, frozenset[bytes]]) -> str:
-    """Say why a copy of a process would be wrong, or harm it; "": it would not.
+Forking = Sequence[tuple[int, int, frozenset[bytes]]]
+"""The mappings that fork(2) treats in its own way: start, end, and their VmFlags that say so; ascending."""
 
-    :param words: start of a mapping to those of its VmFlags that matter to fork(2).
-    """
-    if any(found & _USERFAULTFD for found in words.values()):
+
+def why_no_copy(vmas: Iterable[Vma], forking: Forking) -> str:
+    """Say why a copy of a process would be wrong, or harm it; "": it would not."""
+    if any(words & _USERFAULTFD for _, _, words in forking):
         return "userfaultfd(2) watches its memory"
     for vma in vmas:
         if vma.flags & VM_HUGETLB and not vma.flags & VM_MAYSHARE:
@@ -43,30 +44,29 @@ def no_copy_words(error: OSError) -> str:
 
 
 def not_copied(
-    wanted: Sequence[tuple[Vma, int]], words: Mapping[int, frozenset[bytes]], copy: int, *, shared: bool
+    wanted: Sequence[tuple[Vma, int]], forking: Forking, copy: int, *, shared: bool
 ) -> list[tuple[Vma, int]]:
     """Choose what a copy lacks, of which memory is wanted.
 
-    :param wanted: mappings, and how many bytes of each.
+    :param wanted: mappings or parts of them (rules may have cut them), and how many bytes of each.
     :param copy: the id of the copy.
     :param shared: also shared memory, which the process goes on to change.
     :raises OSError: the copy has ended.
     """
-    has = {(line.start, line.end) for line in mappings(read(f"/proc/{copy}/maps"))}
-    starts = sorted(start for start, _ in has)
-    ends = dict(has)
-
-    def lacks(vma: Vma) -> bool:
-        at = bisect_right(starts, vma.start) - 1  # rules may have cut the mapping
-        return at < 0 or ends[starts[at]] < vma.end
-
+    copied = [(line.start, line.end) for line in mappings(read(f"/proc/{copy}/maps"))]
+    left_out = [(start, end) for start, end, words in forking if words & _NOT_COPIED]
     return [
         (vma, length)
         for vma, length in wanted
         if length
         and not vma.name
-        and ((shared and vma.flags & VM_MAYSHARE) or words.get(vma.start, frozenset()) & _NOT_COPIED or lacks(vma))
+        and ((shared and vma.flags & VM_MAYSHARE) or _lies_in(left_out, vma) or not _lies_in(copied, vma))
     ]
+
+
+def _lies_in(ranges: Sequence[tuple[int, int]], vma: Vma) -> bool:
+    at = bisect_right(ranges, vma.start, key=lambda found: found[0]) - 1
+    return at >= 0 and vma.end <= ranges[at][1]
 
 
 class Captured(Memory):

@@ -72,7 +72,8 @@ class Reader:
     :param view: id of a thread that has not exited: a leader that has exited has no memory in /proc.
     :param files: finds the files behind its mappings.
     :param states: what its threads were doing before they were stopped: ``task->__state`` by thread id.
-    :ivar forking: start of each mapping that fork(2) treats in its own way to its VmFlags that say so; with the image.
+    :ivar forking: the mappings that fork(2) treats in its own way: start, end, and their VmFlags that say so;
+        ascending, with the image.
     """
 
     def __init__(self, pid: int, view: int, files: MappedFiles, states: Mapping[int, int]) -> None:
@@ -84,7 +85,7 @@ class Reader:
         self._here = architecture_here()
         self._word_size = self._here.word_size
         self._warnings: list[str] = []
-        self.forking: dict[int, frozenset[bytes]] = {}
+        self.forking: list[tuple[int, int, frozenset[bytes]]] = []
 
     def image(self, first: int, tracee: Tracee | None) -> ProcessImage:
         """Read the process.
@@ -251,7 +252,6 @@ class Reader:
     def _vmas(self) -> Iterator[Vma]:
         raw = read(f"{self._view}/smaps")
         flags = vm_flags_of(raw)
-        self.forking = {start: found.forking for start, found in flags.items() if found.forking}
         size = os.sysconf("SC_PAGESIZE")
         table = PageMap(self._thread_id, size)
         try:
@@ -261,6 +261,8 @@ class Reader:
                 private = not vma.anon and vma.file is None and not vma.flags & VM_MAYSHARE and not vma.name
                 if private and table.has_huge_zero_page(vma.start, vma.end):
                     vma = replace(vma, anon=True)
+                if vma.start in flags and flags[vma.start].forking:
+                    self.forking.append((vma.start, vma.end, flags[vma.start].forking))
                 yield vma
         finally:
             table.close()

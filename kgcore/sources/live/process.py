@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A process of this machine as :class:`kgcore.sources.base.Process` offers it."""
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -8,7 +9,7 @@ from math import inf
 from time import monotonic
 
 from kgcore.arch import ARCHES
-from kgcore.errors import KgcoreError
+from kgcore.errors import Busy, KgcoreError
 from kgcore.model.freeze import Freeze
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Provenance
@@ -62,6 +63,7 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
         self._thawed: Freeze | None = None
         self._why = ""
         self._shares = False
+        self._locked = -1
         try:
             self._states = states_of(pid)  # while it is stopped, ptrace's stop is all that shows
             self._view = next(iter(sorted(self._states, key=lambda tid: (tid != pid, tid))), pid)
@@ -70,12 +72,32 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
         except OSError as error:
             raise refused(pid, error) from error
         if location.registers:
+            self._lock()
             try:
                 self._tracee = Tracee(pid, _PATIENCE if location.max_freeze is None else location.max_freeze)
-            except OSError as error:
-                raise refused(pid, error) from error
+            except BaseException as error:
+                self.close()
+                if isinstance(error, OSError):
+                    raise refused(pid, error) from error
+                raise
             if location.max_freeze is not None:
                 self._deadline = self._tracee.since + location.max_freeze
+
+    def _lock(self) -> None:
+        """Be the only kgcore that takes it: by a lock that needs the permission to read its memory.
+
+        :raises Busy: another one does.
+        """
+        try:
+            self._locked = os.open(f"/proc/{self._view}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise Busy(
+                f"process {self._pid} is being dumped by another kgcore", hint="try again later", pid=self._pid
+            ) from None
+        except OSError as error:
+            raise refused(self._pid, error) from error
 
     @property
     def image(self) -> ProcessImage:
@@ -208,3 +230,6 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
         while self._opened:
             self._opened.pop().close()
         self._files.close()
+        if self._locked >= 0:
+            os.close(self._locked)
+            self._locked = -1
