@@ -21,6 +21,7 @@ from kgcore.filters.base import Keep
 from kgcore.model.account import Account
 from kgcore.model.memory import Provenance
 from kgcore.model.process import ProcessImage
+from kgcore.model.statejson import to_json
 from kgcore.sources.base import TaskRef
 from tests.counting import profiled
 from tests.vmcore.conftest import Extractor, need
@@ -95,6 +96,23 @@ def test_notes(read: Read) -> None:
     image, _ = read("manyvmas")
     _, cost = counted(lambda: notes(image))
     assert cost["python"] < 1000, "NT_FILE is one note"
+
+
+def test_state(extract: Extractor) -> None:
+    fixture = need("k61-many")
+    source = extract.source(fixture.dump())
+    source.process(1).state()
+    process = source.process(fixture.victims["manythreads"].pid)
+    count = len(process.image.threads)
+    state, cost = counted(process.state)
+    assert len(state.threads or ()) == count
+    assert state.unknown == {}
+    # Its task_struct, once more; of its credentials, which all share, nothing.
+    assert cost["drgn"] < 1.1 * count
+    # That read, one call and one by which drgn has us read memory; the parts of a ThreadState.
+    assert cost["python"] < 25 * count
+    _, cost = counted(lambda: json.dumps(to_json(state)))
+    assert cost["python"] < 20 * count  # the members that are no plain numbers
 
 
 def test_vendor_note(read: Read) -> None:
