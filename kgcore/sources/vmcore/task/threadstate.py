@@ -36,13 +36,17 @@ class ThreadStates:
         # c1ffc9c6e4f8 "futex: Move futex task related data into a struct" (7.2)
         moved = has_member("struct task_struct", "futex")
         self._robust = "futex.robust_list" if moved else "robust_list"
+        # That of a 32-bit program of a 64-bit kernel (CONFIG_COMPAT)
+        self._narrow_robust = "futex.compat_robust_list" if moved else "compat_robust_list"
         # faba9d250eae "rseq: Introduce struct rseq_data" (6.19)
         self._rseq: tuple[str, str, str]
         if has_member("struct rseq_data", "usrptr"):
             self._rseq = "rseq.usrptr", "rseq.len", "rseq.sig"
         else:
             self._rseq = "rseq", "rseq_len", "rseq_sig"
-        self._tasks = kernel.structs("struct task_struct", *_TASK, self._cpus, self._robust, *self._rseq)
+        self._tasks = kernel.structs(
+            "struct task_struct", *_TASK, self._cpus, self._robust, self._narrow_robust, *self._rseq
+        )
         creds = kernel.structs("struct cred", "securebits")
         # The cache belongs to this object and is freed with it: threads share credentials
         self._securebits: Callable[[int], int] = cache(lambda cred: int(creds.read(cred)["securebits"]))
@@ -63,7 +67,7 @@ class ThreadStates:
                 priority=int(found["rt_priority"]),
                 affinity=self._affinity(found),
                 rseq=self._rseq_of(found),
-                robust_list=int(found[self._robust]),
+                robust_list=self._robust_list(found),
                 clear_child_tid=int(found["clear_child_tid"]),
                 pdeath_signal=int(found["pdeath_signal"]),
                 personality=int(found["personality"]),
@@ -85,7 +89,7 @@ class ThreadStates:
                 ("priority", lambda: int(found["rt_priority"])),
                 ("affinity", lambda: self._affinity(found)),
                 ("rseq", lambda: self._rseq_of(found)),
-                ("robust_list", lambda: int(found[self._robust])),
+                ("robust_list", lambda: self._robust_list(found)),
                 ("clear_child_tid", lambda: int(found["clear_child_tid"])),
                 ("pdeath_signal", lambda: int(found["pdeath_signal"])),
                 ("personality", lambda: int(found["personality"])),
@@ -105,6 +109,9 @@ class ThreadStates:
     def _possible(self) -> int:
         """The CPUs that there may be: a task that may run on all has the bits of all that a kernel can count."""
         return sum(1 << cpu for cpu in self._kernel.cpus)
+
+    def _robust_list(self, found: Members) -> int:
+        return int(found[self._robust]) or int(found.get(self._narrow_robust, 0))
 
     def _rseq_of(self, found: Members) -> Rseq:
         address, size, signature = self._rseq

@@ -62,6 +62,7 @@ ROWS = (
             Way(EVERYWHERE, members(_TASK, "robust_list")),
         ),
         "the state has no lists of robust futexes",
+        also=(*members(_TASK, "compat_robust_list"), *members("struct futex_sched_data", "compat_robust_list")),
     ),
     Row(
         "restartable sequences",
