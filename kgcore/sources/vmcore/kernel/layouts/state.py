@@ -65,7 +65,7 @@ ROWS = (
         also=(*members(_TASK, "compat_robust_list"), *members("struct futex_sched_data", "compat_robust_list")),
     ),
     Row(
-        "restartable sequences",
+        "areas of restartable sequences",
         Use.STATE,
         (
             Way(
@@ -78,7 +78,7 @@ ROWS = (
         "the state has no restartable sequences",
     ),
     Row(
-        "the time of the crash",
+        "the clocks at the time of the crash",
         Use.STATE,
         (
             Way(
