@@ -190,6 +190,8 @@ class _Choice:
 
     def _length(self, segment: Segment, room: int) -> int:
         """How many bytes of a segment have so many that are to be written."""
+        if self._plan.is_shared(segment):
+            return 0  # parts of what others share would be too short to be shared
         if self._zeros_cost:
             return max(room, 0)
         length = 0

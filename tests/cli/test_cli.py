@@ -181,6 +181,9 @@ def leftovers(directory: Path) -> list[str]:
         ("--compress xz 100", "invalid choice"),
         ("--compress zstd --compress zstd", "given twice"),
         ("--max-size 0 100", "0 is too small"),
+        ("--limit truncate 100", "--limit says what a limit costs: it takes --max-size or --max-time"),
+        ("--limit smallest --max-size 1M 100", "invalid choice: 'smallest'"),
+        ("--profile tiny 100", "invalid choice: 'tiny'"),
         ("--max-size 0.5 100", "0.5 is too small"),
         ("--max-size 1Q 100", "'1Q' is not a size"),
         ("--max-size 1MB 100", "'1MB' is not a size"),
@@ -682,6 +685,17 @@ def test_a_size_limit_cuts_a_core_and_says_so_in_a_line(kgcore: Kgcore, tmp_path
     assert "core.600: ok, INCOMPLETE" in out
     assert "limit: priority, at most 1.00 MiB of cores" in out
     assert "19.0 MiB: limit (reached the size limit of 1.00 MiB)" in out
+
+
+def test_what_a_limit_costs_and_a_small_core(kgcore: Kgcore, tmp_path: Path) -> None:
+    for rule, health in (("priority", "ok"), ("largest-first", "ok"), ("truncate", "CUT SHORT")):
+        assert kgcore("--max-size", "1M", "--limit", rule, "--force", LARGE).status == 3
+        _, out, _ = kgcore("check", "core.600")
+        assert f"core.600: {health}, INCOMPLETE" in out
+        assert f"limit: {rule}, at most 1.00 MiB of cores" in out
+    assert kgcore("--profile", "mini", "--force", LARGE) == (0, "Saved core.600\n", "")
+    assert (tmp_path / "core.600").stat().st_size < 1 << 16
+    assert kgcore("check", "core.600").status == 0
 
 
 def test_one_that_is_cut_is_incomplete(kgcore: Kgcore) -> None:

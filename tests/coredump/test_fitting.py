@@ -266,6 +266,28 @@ def test_a_stream_takes_zeros_too(tmp_path: Path) -> None:
     assert report.limit
 
 
+@pytest.mark.parametrize("rule", ["priority", "largest-first"])
+def test_zeros_that_share_a_place(tmp_path: Path, rule: Any) -> None:
+    """They count once."""
+    zeros, mib = {}, 1 << 20
+    vmas = [make_vma(SMALL, 3, anon=True)]
+    for start, size in ((LARGE, 8 * mib), (SHARED, 16 * mib), (STACKS, 3 * mib)):
+        vmas.append(make_vma(start, size // PAGE, anon=True))
+        zeros[start, start + size] = (Provenance.ZERO, "")
+    image = make_image(vmas=tuple(vmas), auxv=((0, 0),))
+    before = -1
+    for size in (40 * PAGE, mib, 2 * mib + (1 << 16), 4 * mib, 20 * mib, 40 * mib):
+        with (tmp_path / "core").open("wb") as file:
+            writer = CoreWriter(Options(share_zeros=True), output=file, limits=Limits(size, rule=rule), jobs=1)
+            report = writer.save(FakeSource(image, FakeMemory(zeros)), PID)
+        assert (tmp_path / "core").stat().st_size == report.size <= size
+        verdict = check_core(tmp_path / "core")
+        assert verdict.ok, verdict.problems
+        assert report.zero >= before
+        before = report.zero
+    assert not report.limit
+
+
 def test_no_note_and_no_limit(tmp_path: Path) -> None:
     path = tmp_path / "core"
     report = limited(path, 30 * PAGE, vendor_note=False)

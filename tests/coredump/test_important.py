@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kgcore.coredump import plan
 from kgcore.coredump.important import Group, Ranges, Span, group_of, important
+from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.dying import Dying
 from kgcore.model.memory import Provenance
 from kgcore.model.process import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, ProcessImage, RegisterNote
@@ -221,6 +223,19 @@ def test_a_page_that_is_missing_only_means_that_less_is_found(lost: int) -> None
     assert less != whole or lost in (LD + 2 * PAGE, MAPS, EXE + PAGE, POINTER & -PAGE)
     assert all(less[group] <= whole[group] for group in Group)
     assert less[Group.STACK] == whole[Group.STACK]
+
+
+@pytest.mark.parametrize(("order", "asked"), [("address", 0), ("size", 0), ("importance", 1)])
+def test_nobody_looks_for_it_without_need(order: Any, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*words: Any) -> Ranges:
+        calls.append(words)
+        return Ranges(())
+
+    monkeypatch.setattr(plan, "important", counted)
+    plan.make_plan(image(), CoredumpFilter(page_size=PAGE), FakeMemory(), order=order)
+    assert len(calls) == asked
 
 
 def test_groups_of_mappings() -> None:

@@ -160,7 +160,10 @@ def shown(core: Path, program: Path, reader: str) -> str:
     if shutil.which(reader) is None:
         pytest.skip(f"no {reader}")
     words = {
-        "gdb": ["-nx", "-batch", "-iex", "set auto-load safe-path /", "-ex", "thread apply all bt", program, core],
+        "gdb": [
+            *("-nx", "-batch", "-iex", "set auto-load safe-path /", "-ex", "thread apply all bt"),
+            *("-ex", "thread apply all -s print mine", program, core),  # thread-local
+        ],
         "lldb": ["-x", "-b", "-o", "bt all", "-c", core, program],
         "eu-stack": ["-n", "0", f"--core={core}", "-e", program],
     }[reader]
@@ -184,6 +187,9 @@ def test_a_small_core_shows_every_backtrace(tmp_path: Path, reader: str) -> None
     whole, small = (shown(core, program, reader) for core in (full, mini))
     assert len(frames(whole)) > 600
     assert small == whole
+    assert reader != "gdb" or {f"= {number}" for number in range(1, 7)} <= set(
+        re.findall(r"= [1-6]$", small, re.MULTILINE)
+    )
     for name in ("deep", "handler", "over", "run_over", "main"):
         assert name in small
     verdict = check_core(mini)
