@@ -199,9 +199,7 @@ def _wish(
     return Wish(
         tid=threading.get_native_id() if pid is None or pid == os.getpid() else pid,
         location=LiveLocation(freeze=freeze, shared=shared, max_freeze=options.get("max_freeze")),
-        options=Options(
-            mask=options.get("filter", DEFAULT_MASK), rules=tuple(rules), profile=profile, notes=notes
-        ),
+        options=Options(mask=options.get("filter", DEFAULT_MASK), rules=tuple(rules), profile=profile, notes=notes),
         path=None if path is None else os.path.abspath(path),
         descriptor=descriptor,
         compress=compress,

@@ -19,6 +19,7 @@ from kgcore.system.regular import open_regular
 __all__ = ("contents_of", "open_files")
 
 _KCMP_FILE = 0  # include/uapi/linux/kcmp.h
+_EQUAL, _GREATER = 0, 2  # what kcmp(2) returns
 _IN_MEMORY = (b"tmpfs", b"ramfs", b"hugetlbfs", b"devtmpfs")
 _MEMORY_NAMES = (b"/memfd:", b"/SYSV", b"/dev/zero" + DELETED, b"/anon_hugepage")  # of mounts that no namespace shows
 _ANON_INODE = b"anon_inode:"
@@ -97,12 +98,21 @@ class _Same:
 
         :param key: what descriptors of one open file have in common.
         """
+        # In kcmp's order, since there may be thousands: what has no file of its own (eventfds) has one inode.
         alike = self._alike.setdefault(key, [])
-        for other, number in alike:
-            if self._syscall(self._call, self._pid, self._pid, _KCMP_FILE, other, descriptor) == 0:
+        low, high = 0, len(alike)
+        while low < high:
+            middle = (low + high) // 2
+            other, number = alike[middle]
+            order = self._syscall(self._call, self._pid, self._pid, _KCMP_FILE, descriptor, other)
+            if order == _EQUAL:
                 return number
+            if order == _GREATER:
+                low = middle + 1
+            else:  # less; or an error: then it is taken for another file
+                high = middle
         self._count += 1
-        alike.append((descriptor, self._count))
+        alike.insert(low, (descriptor, self._count))
         return self._count
 
 

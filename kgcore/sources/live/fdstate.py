@@ -25,6 +25,7 @@ _KCMP_EPOLL_TFD = 7  # include/uapi/linux/kcmp.h
 _SPLICE_F_NONBLOCK = 2
 _MEMFD = b"/memfd:"
 _MAX_CONTENT = 1 << 20  # bytes of all pipes of a process
+_MAX_LOOKS = 1 << 17  # for the files that items of epoll sets are about
 _NS = 1_000_000_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +53,7 @@ class _Reader:
         self._known: dict[int, tuple[str, Any, Mapping[str, str]]] = {}
         self._pipes: dict[int, int] = {}  # inode of a pipe to the descriptor that has its content
         self._content = _MAX_CONTENT
+        self._looks = _MAX_LOOKS
         self._calls = architecture_here().system_calls[ctypes.sizeof(ctypes.c_long)]
 
     def all(self) -> Iterator[Descriptor]:
@@ -148,6 +150,9 @@ class _Reader:
         for row in (*likely, *(row for row in self._open if row.inode == inode and row.fd != number)):
             if row.fd != self._lowest[row.file] and row.fd != number:
                 continue
+            if not self._looks:
+                raise OSError(errno.EFBIG, "too many items are about descriptors that were closed")
+            self._looks -= 1
             call = self._calls.kcmp, self._pid, self._pid, _KCMP_EPOLL_TFD, ctypes.c_long(row.fd), slot
             result = _libc.syscall(*call)
             if result == 0:
