@@ -15,6 +15,7 @@ from tests.vmcore_fixtures.make.common import say
 
 from . import dumps
 from .dumps import Dumps, GuestRecipe
+from .live import busy, reservation, standing
 from .measure import ROOT, Failed, Series, peak_mib, ratio, rounds, scratch, timed
 from .peers import Command, Peers
 from .startup import OPEN
@@ -222,6 +223,25 @@ def startup(bench: Bench) -> Iterator[Figure]:
     yield from _compared("startup", "zlib", bench.rounds(commands), {})
 
 
+def freeze(bench: Bench) -> Iterator[Figure]:
+    """A living process of 1 GiB with 16 busy threads: how long it stands still, beside gdb's gcore (and CRIU)."""
+    with busy(bench.output, 1024) as victim:
+        found = standing(bench.output, victim, bench.runs)
+    for name, series in found.items():
+        still, whole = series.still, series.whole
+        yield Figure("freeze", f"{name}: stands still", still.median, "s", 0, tuple(still.seconds))
+        yield Figure("freeze", f"{name}: the whole dump", whole.median, "s", 0, tuple(whole.seconds))
+    ours = found["fork"]
+    yield Figure("freeze", "fork / stop: stands still", ratio(ours.still, found["stop"].still), "x", 0.10)
+    if "gdb" in found:
+        yield Figure("freeze", "fork / gdb: stands still", ratio(ours.still, found["gdb"].still), "x", 0.05)
+        yield Figure("freeze", "fork / gdb: the whole dump", ratio(ours.whole, found["gdb"].whole), "x", 0.5)
+    seconds, blocks, grown = reservation(bench.output)
+    yield Figure("freeze", "64 GiB reserved, 4 MiB written: the whole dump", seconds, "s")
+    yield Figure("freeze", "the same: its core on the disk", blocks / (1 << 20), "MiB", 32)
+    yield Figure("freeze", "the same: RSS has grown by", grown / 1024, "MiB", 0.5)
+
+
 def cold(bench: Bench) -> Iterator[Figure]:
     """The whole process with nothing of the dump in the page cache, beside reading the file. Needs root."""
     found = bench.dumps(dumps.LARGE)
@@ -238,7 +258,7 @@ def _drop_caches() -> None:
 
 
 PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
-    part.__name__: part for part in (startup, small, whole, jobs, vmas, threads, plan, memory, cold)
+    part.__name__: part for part in (startup, small, whole, jobs, vmas, threads, plan, memory, freeze, cold)
 }
 # Only when asked for.
 EXTRA = frozenset({"cold"})

@@ -97,9 +97,11 @@ class PageMap:
             count = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, arguments)
             for region in vector[:count]:
                 yield region.start, region.end, region.categories
-            if arguments.walk_end <= arguments.start:
-                return
-            arguments.start = arguments.walk_end
+            # With the last region that has room, walk_end may lie far before it (6.18).
+            reached = max(arguments.walk_end, vector[count - 1].end if count else 0)
+            if reached <= arguments.start:
+                raise OSError(errno.EIO, "PAGEMAP_SCAN does not go on")
+            arguments.start = reached
 
     def _table(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         size = self._page_size
