@@ -107,7 +107,7 @@ def get_core_dump(
         made at once, in memory that nobody can change any more, and can be sought in.
     :param options: see :class:`DumpOptions`.
     :return: the core; close it, or use it in a ``with`` block.
-    :raises Busy, Cancelled, KgcoreError: as :func:`write_core_dump`, here or when it is read.
+    :raises KgcoreError: as :func:`write_core_dump`, here or when it is read; also Busy and Cancelled.
     :raises TypeError, ValueError: options make no sense, alone or together.
     """
     if spool not in (None, "memfd"):
@@ -129,8 +129,16 @@ def get_core_dump(
             raise
         finally:
             os.close(writing)
-        ended = permission.pop_all().close
-        return CoreReader(reading, session, None, options.get("progress"), options.get("cancel"), ended)
+        permission.callback(session.cancel)
+        return _stream(reading, session, options, permission.pop_all())
+
+
+def _stream(reading: int, session: Session, options: DumpOptions, end: ExitStack) -> CoreReader:
+    def wait() -> Report:
+        with end:
+            return session.wait(options.get("progress"), options.get("cancel"))
+
+    return CoreReader(reading, None, wait=wait, give_up=end.close)
 
 
 def _in_memory(pid: int | None, options: DumpOptions) -> CoreReader:
@@ -143,7 +151,7 @@ def _in_memory(pid: int | None, options: DumpOptions) -> CoreReader:
     except BaseException:
         os.close(memory)
         raise
-    return CoreReader(memory, None, report)
+    return CoreReader(memory, report)
 
 
 def _permitted(pid: int | None) -> Any:

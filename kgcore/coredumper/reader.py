@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from kgcore.coredump.report import Report
-from kgcore.coredump.writer import Progress
-from kgcore.coredumper.session import Session
 from kgcore.errors import KgcoreError
 
 __all__ = ("CoreReader",)
@@ -25,19 +23,22 @@ class CoreReader(io.RawIOBase):
     def __init__(
         self,
         descriptor: int,
-        session: Session | None,
-        report: Report | None = None,
-        progress: Progress | None = None,
-        cancel: Callable[[], bool] | None = None,
-        ended: Callable[[], None] = lambda: None,
+        report: Report | None,
+        *,
+        wait: Callable[[], Report] | None = None,
+        give_up: Callable[[], None] = lambda: None,
     ) -> None:
+        """
+        :param descriptor: of a memfd, or of a pipe.
+        :param report: with a memfd.
+        :param wait: with a pipe, called at its end: waits for the report, or raises KgcoreError.
+        :param give_up: called if it is closed before.
+        """
         super().__init__()
         self._descriptor = descriptor
-        self._session = session
-        self._in_memory = session is None
-        self._progress = progress
-        self._cancel = cancel
-        self._ended = ended
+        self._in_memory = wait is None
+        self._wait = wait
+        self._give_up = give_up
         self._failed: KgcoreError | None = None
         self.report = report
 
@@ -70,23 +71,20 @@ class CoreReader(io.RawIOBase):
         if self._failed is not None:
             raise self._failed
         count = os.readv(self._descriptor, [buffer])
-        if not count and memoryview(buffer).nbytes and self._session is not None:
-            session, self._session = self._session, None
+        if not count and memoryview(buffer).nbytes and self._wait is not None:
+            wait, self._wait = self._wait, None
             try:
-                self.report = session.wait(self._progress, self._cancel)
+                self.report = wait()
             except KgcoreError as error:
                 self._failed = error
                 raise
-            finally:
-                self._ended()
         return count
 
     def close(self) -> None:
         """Close it, and give the dump up if it was not read to its end."""
         if not self.closed:
             os.close(self._descriptor)
-            if self._session is not None:
-                session, self._session = self._session, None
-                session.cancel()
-                self._ended()
+            if self._wait is not None:
+                self._wait = None
+                self._give_up()
         super().close()

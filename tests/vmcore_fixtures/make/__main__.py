@@ -17,7 +17,7 @@ from .progress import PROGRESS
 from .recipes import Recipe
 from .supplies import Supplies
 
-TRIES = 3
+TRIES = 6  # on a busy machine Linux 7.2 goes on with the slots of another swap device more often than not
 MOST = 8  # guests at a time: each wants a GiB of memory, one of them five
 
 
