@@ -98,6 +98,8 @@ def commands(base: Base, rng: random.Random) -> list[str]:
         ["-D", "OUT", "--compress", "gzip", pid],
         ["-D", "OUT", "--report", "OUT/report.json", pid],
         ["-D", "OUT", "--max-size", "1M", pid],
+        ["-D", "OUT", "--max-size", "300K", "--limit", "largest-first", "-f", "127", pid],
+        ["-D", "OUT", "--profile", "mini", pid],
         ["-D", "OUT", "--sysroot", "OUT/sysroot", pid],
         ["-o", "-", pid],
         ["--dry-run", pid],
