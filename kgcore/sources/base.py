@@ -12,13 +12,13 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from kgcore.errors import KgcoreError
-from kgcore.model.freeze import Freeze
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Provenance, Run
 from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread, Vma
 from kgcore.model.traces import KernelStack
 
 if TYPE_CHECKING:
+    from kgcore.model.freeze import Freeze
     from kgcore.model.layouts import Layout  # every start of drgn imports this module
     from kgcore.model.state import ProcessState
 
@@ -321,7 +321,7 @@ class StandsStill(Protocol):
         :raises KgcoreError: it stood still for too long, or may not be copied as the user wants.
         """
 
-    def freeze(self) -> Freeze | None:
+    def freeze(self) -> "Freeze | None":
         """Say how it was held still so far; None: it was not."""
 
 
