@@ -145,7 +145,10 @@ def threads(book: Book) -> None:
         assert thread.rseq.address == said["rseq"]
         assert (thread.rseq.signature, thread.rseq.size) == (0x53053053, 32)
     (_, first), (_, second) = book.threads()
-    assert (first.nice, second.nice, second.affinity, second.no_new_privs) == (0, 7, 1, True)
+    assert (second.affinity, second.no_new_privs) == (1, True)
+    assert first.nice is not None
+    assert second.nice is not None
+    assert second.nice > first.nice  # which is that of whoever runs the tests
     assert (first.pdeath_signal, second.pdeath_signal) == (signal.SIGTERM, 0)
     assert first.securebits == 1 << 4  # SECBIT_KEEP_CAPS
 

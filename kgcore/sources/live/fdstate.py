@@ -13,17 +13,16 @@ from typing import Any
 
 from kgcore.model.process import OpenFile
 from kgcore.model.state import Descriptor, EpollItem, EventFd, Pipe, SignalFd, TimerFd, TimerValue
+from kgcore.sources.insides import Insides
 from kgcore.sources.live.image import architecture_here
 from kgcore.sources.live.procfs import read
 
 __all__ = ("descriptors",)
 
-_O_CLOEXEC = 0o2000000
 _F_GETPIPE_SZ, _F_SETPIPE_SZ = 1032, 1031
 _F_GET_SEALS = 1034
 _KCMP_EPOLL_TFD = 7  # include/uapi/linux/kcmp.h
 _SPLICE_F_NONBLOCK = 2
-_MEMFD = b"/memfd:"
 _MAX_CONTENT = 1 << 20  # bytes of all pipes of a process
 _MAX_LOOKS = 1 << 17  # for the files that items of epoll sets are about
 _NS = 1_000_000_000
@@ -39,65 +38,36 @@ def descriptors(pid: int, view: int, files: Sequence[OpenFile]) -> tuple[Descrip
 
     :param view: id of a thread of it that has not exited.
     """
-    return tuple(_Reader(pid, view, files).all())
+    return _Reader(pid, view, files).all()
 
 
-class _Reader:
+class _Reader(Insides):
     def __init__(self, pid: int, view: int, files: Sequence[OpenFile]) -> None:
+        super().__init__(files)
         self._pid = pid
         self._view = view
-        self._open = files
-        self._lowest: dict[int, int] = {}  # number of an open file to its lowest descriptor
-        for file in files:
-            self._lowest.setdefault(file.file, file.fd)
-        self._known: dict[int, tuple[str, Any, Mapping[str, str]]] = {}
         self._pipes: dict[int, int] = {}  # inode of a pipe to the descriptor that has its content
         self._content = _MAX_CONTENT
         self._looks = _MAX_LOOKS
         self._calls = architecture_here().system_calls[ctypes.sizeof(ctypes.c_long)]
 
-    def all(self) -> Iterator[Descriptor]:
-        """Yield them, by number."""
-        for file in self._open:
-            name, value, unknown = self._known.get(file.file) or self._inside(file)
-            self._known[file.file] = name, value, unknown
-            yield Descriptor(
-                fd=file.fd,
-                shares=self._lowest[file.file],
-                close_on_exec=bool(file.flags & _O_CLOEXEC),
-                path=file.path or b"",
-                type=file.type,
-                flags=file.flags & ~_O_CLOEXEC,
-                offset=file.offset,
-                inode=file.inode,
-                size=file.size,
-                unknown=unknown,
-                **{name: value} if name else {},
-            )
-
-    def _inside(self, file: OpenFile) -> tuple[str, Any, Mapping[str, str]]:
-        """Return what is in a descriptor: a member of Descriptor, its value, and what is unknown."""
-        readers: dict[bytes | None, tuple[str, Callable[[OpenFile], object]]] = {
-            b"anon_inode:[eventfd]": ("eventfd", self._eventfd),
-            b"anon_inode:[timerfd]": ("timerfd", self._timerfd),
-            b"anon_inode:[signalfd]": ("signalfd", self._signalfd),
-            b"anon_inode:[eventpoll]": ("epoll", self._epoll),
+    def _inside(self, file: OpenFile, member: str) -> tuple[Any, Mapping[str, str]]:
+        readers: dict[str, Callable[[OpenFile], object]] = {
+            "eventfd": self._eventfd,
+            "timerfd": self._timerfd,
+            "signalfd": self._signalfd,
+            "epoll": self._epoll,
+            "pipe": self._pipe,
+            "seals": self._seals,
         }
-        name, get = readers.get(file.path, ("", None))
-        if file.type == "fifo":
-            name, get = "pipe", self._pipe
-        elif file.type == "regular" and (file.path or b"").startswith(_MEMFD):
-            name, get = "seals", self._seals
-        if get is None:
-            return "", None, {}
         try:
-            value = get(file)
+            value = readers[member](file)
         except OSError as error:
-            return "", None, {name: _why(error)}
+            return None, {member: _why(error)}
         except (ValueError, KeyError, IndexError):
-            return "", None, {name: "fdinfo has it in another form"}
+            return None, {member: "fdinfo has it in another form"}
         lacks_kind = isinstance(value, EventFd) and value.semaphore is None
-        return name, value, {"semaphore": "this kernel does not say it"} if lacks_kind else {}
+        return value, {"semaphore": "this kernel does not say it"} if lacks_kind else {}
 
     def _lines(self, file: OpenFile) -> Iterator[tuple[str, str]]:
         for line in read(f"/proc/{self._view}/fdinfo/{file.fd}").decode("ascii", "replace").splitlines():

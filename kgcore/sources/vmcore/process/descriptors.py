@@ -6,13 +6,14 @@ members have had the same names in every kernel since 5.5 (8cefc107ca54 "pipe: U
 not cursor and length").
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from drgn import FaultError, offsetof
 
 from kgcore.model.process import OpenFile
 from kgcore.model.state import Descriptor, EpollItem, EventFd, Pipe, SignalFd, TimerFd, TimerValue
+from kgcore.sources.insides import Insides
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import why_lost
 from kgcore.sources.vmcore.memory.backing import Backing
@@ -20,10 +21,8 @@ from kgcore.sources.vmcore.task.clock import CLOCK_BOOTTIME_ALARM, CLOCK_REALTIM
 
 __all__ = ("descriptors",)
 
-_O_CLOEXEC = 0o2000000
 _SIGNALS = (1 << 64) - 1
 _EFD_SEMAPHORE = 1
-_MEMFD = b"/memfd:"
 _HUGETLBFS = 0x958458F6  # include/uapi/linux/magic.h
 _MAX_ITEMS = 1 << 16  # of all epoll sets of a process
 _MAX_RING = 1 << 20  # buffers of a pipe; fs.pipe-max-size allows root more than anybody has
@@ -32,63 +31,34 @@ _MAX_CONTENT = 1 << 20  # bytes of all pipes of a process
 
 def descriptors(backing: Backing, clock: Clock, files: Sequence[OpenFile]) -> tuple[Descriptor, ...]:
     """Return descriptors with what is in them."""
-    return tuple(_Reader(backing, clock, files).all())
+    return _Reader(backing, clock, files).all()
 
 
-class _Reader:
+class _Reader(Insides):
     def __init__(self, backing: Backing, clock: Clock, files: Sequence[OpenFile]) -> None:
+        super().__init__(files)
         self._backing = backing
         self._kernel = backing.kernel
         self._clock = clock
-        self._open = files
-        self._lowest: dict[int, int] = {}  # address of a struct file to its lowest descriptor
-        for file in files:
-            self._lowest.setdefault(file.file, file.fd)
         self._files = self._kernel.structs("struct file", "private_data", "f_inode")
-        self._known: dict[int, tuple[str, Any, Mapping[str, str]]] = {}
         self._pipes: dict[int, int] = {}  # a pipe to the descriptor that has its content
         self._content = _MAX_CONTENT
         self._items = _MAX_ITEMS
 
-    def all(self) -> Iterator[Descriptor]:
-        """Yield them, by number."""
-        for file in self._open:
-            name, value, unknown = self._known.get(file.file) or self._inside(file)
-            self._known[file.file] = name, value, unknown
-            yield Descriptor(
-                fd=file.fd,
-                shares=self._lowest[file.file],
-                close_on_exec=bool(file.flags & _O_CLOEXEC),
-                path=file.path or b"",
-                type=file.type,
-                flags=file.flags & ~_O_CLOEXEC,
-                offset=file.offset,
-                inode=file.inode,
-                size=file.size,
-                unknown=unknown,
-                **{name: value} if name else {},
-            )
-
-    def _inside(self, file: OpenFile) -> tuple[str, Any, Mapping[str, str]]:
-        """Return what is in a descriptor: a member of Descriptor, its value, and what is unknown."""
-        readers: dict[bytes | None, tuple[str, Callable[[int], object]]] = {
-            b"anon_inode:[eventfd]": ("eventfd", self._eventfd),
-            b"anon_inode:[timerfd]": ("timerfd", self._timerfd),
-            b"anon_inode:[signalfd]": ("signalfd", self._signalfd),
-            b"anon_inode:[eventpoll]": ("epoll", self._epoll),
+    def _inside(self, file: OpenFile, member: str) -> tuple[Any, Mapping[str, str]]:
+        readers: dict[str, Callable[[int], object]] = {
+            "eventfd": self._eventfd,
+            "timerfd": self._timerfd,
+            "signalfd": self._signalfd,
+            "epoll": self._epoll,
+            "pipe": self._pipe,
+            "seals": self._seals,
         }
-        name, read = readers.get(file.path, ("", None))
-        if file.type == "fifo":
-            name, read = "pipe", self._pipe
-        elif file.type == "regular" and (file.path or b"").startswith(_MEMFD):
-            name, read = "seals", self._seals
-        if read is None:
-            return "", None, {}
         try:
             found = self._files.read(file.file)
-            return name, read(found["f_inode"] if name == "seals" else found["private_data"]), {}
+            return readers[member](found["f_inode" if member == "seals" else "private_data"]), {}
         except (FaultError, LookupError) as error:
-            return "", None, {name: why_lost(error)}
+            return None, {member: why_lost(error)}
 
     def _eventfd(self, context: int) -> EventFd:
         found = self._kernel.structs("struct eventfd_ctx", "count", "flags").read(context)
