@@ -129,7 +129,7 @@ CONFIGURATIONS = {
         # The ladder without vmlinux, rung by rung: compiled as "markers", so that ccache has nearly all of it.
         Configuration("nobtf", "bookworm", (*MARKERS, "-DEBUG_INFO_BTF KALLSYMS_ALL")),
         Configuration("fewsyms", "bookworm", (*MARKERS, "-KALLSYMS_ALL")),
-        Configuration("nokallsyms", "bookworm", (*MARKERS, "-KALLSYMS -KALLSYMS_ALL")),
+        Configuration("nokallsyms", "bookworm", (*MARKERS, "-KALLSYMS -KALLSYMS_ALL"), quick=True),
         # zram with all that it can do; objects of up to 4 pages, of up to 16.
         Configuration(
             "swap4",
