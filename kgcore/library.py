@@ -139,17 +139,19 @@ def open_qemu(
 
 
 def open_live(
+    pid: int | None = None,
     *,
     registers: bool = True,
     max_freeze: float | None = None,
     freeze: Freezing = "auto",
     shared: Literal["copy", "late"] = "copy",
 ) -> AbstractContextManager[Source]:
-    """Give the processes of this machine, for as long as a ``with`` block lasts.
+    """Give the processes of this machine, or one of them, for as long as a ``with`` block lasts.
 
     They go on, but for a process that is taken. When a core is prepared, it is copied and goes on as well, if
     ``freeze`` and the process allow that; else all its threads stand still until it is closed.
 
+    :param pid: id of the only process that is wanted; None: all.
     :param registers: False: stop nothing and read no registers.
     :param freeze: ``"fork"``: a copy of the process (fork) is read while it goes on; ``"stop"``: its threads stand
         still until the last byte is read; ``"auto"``: a copy where one is possible and right.
@@ -165,7 +167,7 @@ def open_live(
         raise ValueError(f"freeze is {freeze!r}: expected auto, fork or stop")
     if shared not in ("copy", "late"):
         raise ValueError(f"shared is {shared!r}: expected copy or late")
-    location = LiveLocation(registers=registers, max_freeze=max_freeze, freeze=freeze, shared=shared)
+    location = LiveLocation(pid=pid, registers=registers, max_freeze=max_freeze, freeze=freeze, shared=shared)
     return open_source(location, NO_USER_FILES, warnings.warn)
 
 

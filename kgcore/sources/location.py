@@ -49,6 +49,7 @@ class DumpLocation:
 class LiveLocation:
     """The processes of this machine, while they run.
 
+    :ivar pid: id of the only process that is wanted; None: all.
     :ivar registers: stop a process while it is read, and read its registers; else it goes on meanwhile.
     :ivar max_freeze: seconds that it may stand still; None: as long as reading takes, and 5 for its threads to stop.
     :ivar freeze: ``stop``: it stands still until all is read; ``fork``: a copy of it is read while it goes on;
@@ -56,6 +57,7 @@ class LiveLocation:
     :ivar shared: with a copy, when shared memory is read: ``copy``: while it stands still; ``late``: afterwards.
     """
 
+    pid: int | None = None
     registers: bool = True
     max_freeze: float | None = None
     freeze: Freezing = "stop"

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
-from kgcore.errors import BadTask, NoCurrentTask, TargetError
+from kgcore.errors import BadTask, NoCurrentTask, NoSuchTask, TargetError
 from kgcore.model.process import ProcessSummary
 from kgcore.sources.base import Source, TaskRef
 from kgcore.sources.live.process import LiveProcess
@@ -39,7 +39,9 @@ class LiveSource(Source):
 
     def processes(self) -> Iterator[ProcessSummary]:
         """See :meth:`kgcore.sources.base.Source.processes`. Processes that end meanwhile are not in the list."""
-        for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        only = self._location.pid
+        pids = (int(name) for name in os.listdir("/proc") if name.isdecimal()) if only is None else (only,)
+        for pid in sorted(pids):
             with suppress(OSError, ValueError, KeyError, IndexError):
                 yield _summary(pid)
 
@@ -54,6 +56,10 @@ class LiveSource(Source):
         if found.pid is None:
             raise BadTask(f"{found.text} is an address: a live process is named by its PID")
         tgid = check(found.pid, found.text)
+        if self._location.pid not in (None, tgid):
+            raise NoSuchTask(
+                f"thread {found.text} belongs to process {tgid}, and process {self._location.pid} was opened", pid=tgid
+            )
         return LiveProcess(tgid, found.pid, self._location)
 
 

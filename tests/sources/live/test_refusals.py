@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kgcore import NoSuchTask, open_live
 from kgcore.sources.live.procfs import read, status_of
 from tests.victims_here import ptrace_or_skip
 
@@ -163,3 +164,14 @@ def test_a_process_in_an_uninterruptible_sleep_costs_only_the_patience(tmp_path:
         process.stdin.write(b"x")
         process.stdin.close()
         assert process.wait(30) == 7
+
+
+def test_one_process_that_was_opened(sleeper: "subprocess.Popen[bytes]") -> None:
+    """It is the only one in the list, and no other can be taken."""
+    with open_live(sleeper.pid) as source:
+        assert [process.pid for process in source.processes()] == [sleeper.pid]
+        with source.process(sleeper.pid) as process:
+            assert process.image.tgid == sleeper.pid
+        parent = os.getppid()
+        with pytest.raises(NoSuchTask, match=f"belongs to process {parent}, and process {sleeper.pid} was opened"):
+            source.process(parent)
