@@ -158,6 +158,8 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
     state = process.state() if options.vendor_note and options.state and isinstance(process, HasState) else None
     redacted: tuple[Run, ...] = ()
     if options.rules:
+        # What the user does not want others to see may be in a pipe as well, and no rule can name that.
+        state = state and state.without_contents("rules say which memory the core has, and a pipe has no name")
         image = cut_at_rules(image, options.rules)
         choose = ruled = RuledFilter(choose, options.rules, image)
         redacted = tuple(redactions(ruled))

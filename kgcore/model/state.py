@@ -7,7 +7,7 @@ at its last tick.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kgcore.model.process import FileType
@@ -327,6 +327,22 @@ class ProcessState:
     shared: tuple[SharedMapping, ...] | None = None
     descriptors: tuple[Descriptor, ...] | None = None
     unknown: Mapping[str, str] = field(default_factory=dict)
+
+    def without_contents(self, why: str) -> "ProcessState":
+        """Return it without the content of pipes.
+
+        :param why: what is said in its place.
+        """
+        if self.descriptors is None:
+            return self
+
+        def without(found: Descriptor) -> Descriptor:
+            pipe = found.pipe
+            if pipe is None or pipe.content is None:
+                return found
+            return replace(found, pipe=replace(pipe, content=None, unknown={**pipe.unknown, "content": why}))
+
+        return replace(self, descriptors=tuple(map(without, self.descriptors)))
 
 
 def gather(

@@ -111,6 +111,18 @@ def test_what_is_written_is_read_back() -> None:
     assert from_json(json.loads(text)) == FULL
 
 
+def test_contents_can_be_left_out() -> None:
+    """Those of pipes; all else stays as it is."""
+    left = FULL.without_contents("not wanted")
+    assert left.descriptors is not None
+    assert FULL.descriptors is not None
+    pipes = [row.pipe for row in left.descriptors if row.pipe is not None]
+    assert [pipe.content for pipe in pipes] == [None, None]
+    assert [pipe.unknown["content"] for pipe in pipes] == ["not wanted", "descriptor 7 has it"]
+    assert replace(left, descriptors=FULL.descriptors) == FULL
+    assert left.descriptors[0] == FULL.descriptors[0]
+
+
 def test_no_member_is_forgotten_above() -> None:
     assert all(getattr(FULL, one.name) is not None for one in fields(FULL))
     threads = FULL.threads

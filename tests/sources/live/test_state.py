@@ -3,6 +3,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from kgcore.library import open_live
 from kgcore.model.state import ProcessState
 from kgcore.sources.base import HasState
 from tests.statebook import CHECKS, Book, built
-from tests.victims_here import ptrace_or_skip
+from tests.victims_here import ptrace_or_skip, settled
 
 BY_CALL_ALONE = {"actions", "itimer_real", "itimer_virtual", "itimer_prof", "dumpable", "subreaper"}
 """What /proc and ptrace(2) do not tell."""
@@ -88,3 +89,22 @@ def test_the_core_has_it(program: Path, tmp_path: Path) -> None:
     assert note["state"]["umask"] == 0o27
     assert check_core(str(core)).ok
     assert "state" not in check_core(str(without)).facts["kgcore"]
+
+
+@pytest.mark.parametrize("rule", [(), ("--redact", "name:nothing")])
+def test_what_is_in_a_pipe_where_rules_leave_memory_out(tmp_path: Path, rule: tuple[str, ...]) -> None:
+    """Who redacts memory does not want the rest of a pipe in the note."""
+    ptrace_or_skip()
+    secret = b"what-nobody-is-to-see"
+    with subprocess.Popen(["sleep", "1000"], stdin=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(secret)
+            process.stdin.flush()
+            settled(process.pid)
+            core = tmp_path / "core"
+            words = [sys.executable, "-m", "kgcore", "live", *rule, "-o", str(core), str(process.pid)]
+            subprocess.run(words, check=True, capture_output=True)
+            assert (secret.hex().encode() in core.read_bytes()) == (not rule)
+        finally:
+            process.kill()
