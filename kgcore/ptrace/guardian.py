@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from kgcore.ptrace import calls
@@ -48,17 +49,18 @@ class Threads:
         self._instructions: dict[str, int] = {}  # what makes a call, to its address
         self.stopped: list[int] = []
 
-    def stop(self, pid: int, seconds: float) -> list[int]:
-        """Stop all threads and return their ids, in the order of /proc.
+    def stop(self, pid: int, seconds: float) -> tuple[float, list[int]]:
+        """Stop all threads; return when that began, by time.monotonic(), and their ids, in the order of /proc.
 
         :raises OSError: what ptrace(2) raises, ETIMEDOUT if a thread does not stop in time, with its id as file name.
         """
         self._pid = pid
-        deadline = time.monotonic() + seconds
+        start = time.monotonic()
+        deadline = start + seconds
         for _ in range(_MAX_ROUNDS):
             new = [tid for tid in _threads_of(pid) if tid not in self._seized]
             if not new:
-                return self.stopped
+                return start, self.stopped
             for tid in new:
                 self._seize(tid)
             for tid in new:
@@ -201,7 +203,8 @@ def _answer(threads: Threads, request: Any) -> Any:
         case ("drop",):
             return threads.drop()
         case ("thaw",):
-            return threads.release()
+            threads.release()
+            return time.monotonic()
         case ("release",):
             clean = threads.drop()
             threads.release()
@@ -241,11 +244,11 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 def main() -> None:
     """Serve the socket whose descriptor is the only argument, until it is closed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("-1000")
-    except OSError:
-        pass  # needs CAP_SYS_RESOURCE
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # needs CAP_SYS_RESOURCE
+        file.write("-1000")
+    with suppress(OSError):  # needs CAP_SYS_NICE
+        # While it lets threads go one by one, those that run already do not keep it from the others.
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
     connection = socket.socket(fileno=int(sys.argv[1]))
     threads = Threads()
     try:

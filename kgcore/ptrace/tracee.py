@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
@@ -26,7 +25,7 @@ class Tracee:
     The ``with`` block, or :meth:`release`, lets it go on. If this program is killed, it goes on at once, too.
 
     :ivar threads: ids of its threads that have not exited.
-    :ivar since: when they were about to be stopped, by time.monotonic().
+    :ivar since: when the first of them was about to be stopped, by time.monotonic().
 
     :param pid: id of the process in our own pid namespace.
     :param seconds: how long to wait for all threads to stop.
@@ -47,9 +46,9 @@ class Tracee:
                 cwd="/",
             )
         self._connection = ours
-        self.since = time.monotonic()
         try:
-            self.threads: tuple[int, ...] = tuple(self._ask("stop", pid, seconds))
+            self.since, threads = self._ask("stop", pid, seconds)
+            self.threads: tuple[int, ...] = tuple(threads)
         except BaseException:
             self.release()
             raise
@@ -118,12 +117,12 @@ class Tracee:
         """
         return bool(self._ask("drop"))
 
-    def thaw(self) -> None:
-        """Let the process go on, and keep its copy.
+    def thaw(self) -> float:
+        """Let the process go on, keep its copy, and return when the last thread was let go, by time.monotonic().
 
         :raises OSError: the helper program is gone.
         """
-        self._ask("thaw")
+        return float(self._ask("thaw"))
 
     def _ask(self, *request: Any) -> Any:
         try:

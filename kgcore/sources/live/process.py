@@ -134,10 +134,10 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
                 self._why = "what a copy lacks does not fit into memory (--shared late reads shared memory afterwards)"
             else:
                 self._go_on()
-                tracee.thaw()
+                end = tracee.thaw()
                 self._deadline = inf
                 self._files.follow(copy)
-                self._thawed = Freeze("fork", monotonic() - tracee.since, window / 1e9)
+                self._thawed = Freeze("fork", end - tracee.since, window / 1e9)
                 return
         if self._location.freeze == "fork":
             raise KgcoreError(
