@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -150,12 +151,17 @@ def test_in_a_forked_child_and_in_asyncio(tmp_path: Path) -> None:
     assert check_core(tmp_path / "core.async").problems == ()
 
 
-def test_one_that_is_not_dumpable(tmp_path: Path) -> None:
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A directory that all may use; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        yield Path(directory)
+
+
+def test_one_that_is_not_dumpable(everybodys: Path) -> None:
     """As nobody in particular: without the permission that it gives itself for the moment, it could not be traced."""
     python = "/usr/bin/python3"
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     environment = {"PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
     trial = [python, "-c", "import kgcore.saving, kgcore.library, construct"]
@@ -168,14 +174,14 @@ def test_one_that_is_not_dumpable(tmp_path: Path) -> None:
         "dumpable = libc.prctl(3, 0, 0, 0, 0)\n"
         "libc.prctl(4, 1, 0, 0, 0)\n"
         "say(dumpable=dumpable, how=report.freeze.how)\n",
-        tmp_path,
+        everybodys,
         python=python,
         env=environment,
         user=NOBODY,
         group=NOBODY,
     )
     assert said["dumpable"] == 0
-    is_its_core(tmp_path / "core", said)
+    is_its_core(everybodys / "core", said)
 
 
 def test_another_process(sleeper: "subprocess.Popen[bytes]", tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.vmcore.corefile import Core
 from tests.vmcore.crash_guest import Crash, Run, crash
 from tests.vmcore.patterns import pattern
 from tests.vmcore.test_registers import NAMES
-from tests.vmcore.tools import kgcore, same_bytes, tool
+from tests.vmcore.tools import kgcore, tool
 
 NAMES_OF_GUESTS = ("k61-kdump", "k72-kdump")
 CRASHKERNEL = 256 << 10  # KiB
@@ -69,10 +69,28 @@ def test_same_as_from_the_saved_dump(crashed: Crash, name: str, tmp_path: Path) 
     pid = crashed.victims[name]["pid"]
     taken = unpacked(crashed.fedora, f"core.{pid}", tmp_path)
     (tmp_path / "saved").mkdir()
-    # With a limit there is another order within the core.
-    done = kgcore("-c", crashed.vmcore, "-D", tmp_path / "saved", "--max-size", "1G", pid, cwd=tmp_path)
+    done = kgcore("-c", crashed.vmcore, "-D", tmp_path / "saved", pid, cwd=tmp_path)
     assert done.lines == [f"Saved core.{pid}"]
-    assert same_bytes(taken, tmp_path / "saved" / f"core.{pid}")
+    # The order within the core, segments in parts, and what the note says of limits, are a limited disk's.
+    ours, saved = Core(taken), Core(tmp_path / "saved" / f"core.{pid}")
+    assert ours.threads == saved.threads
+    for size in ("p_filesz", "p_memsz"):
+        assert covered(ours, size) == covered(saved, size)
+    for load in ours.loads:
+        for at, data in ours.segment(load):
+            assert saved.read(at, len(data)) == data, hex(at)
+
+
+def covered(core: Core, size: str) -> list[tuple[int, int]]:
+    """The ranges that its segments have, in the file or in memory, those that touch joined."""
+    found: list[tuple[int, int]] = []
+    for load in core.loads:
+        start, end = load.p_vaddr, load.p_vaddr + getattr(load, size)
+        if found and found[-1][1] == start:
+            found[-1] = found[-1][0], end
+        elif start < end:
+            found.append((start, end))
+    return found
 
 
 def test_matching_ones_only(crashed: Crash) -> None:

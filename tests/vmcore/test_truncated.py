@@ -80,12 +80,11 @@ def test_no_space_left(name: str, extract: Extractor, tmp_path: Path, *, flag: b
     victim = fixture.victims["threads"]
     whole = Core(extract(fixture.dump(main_dump(fixture)), victim.pid, mask=None, vendor_note=False)[0])
     told = "its writer ran out of space" if flag else "pages were never written"
-    report = tmp_path / "report"
     taken = 0
     # Which pages lie at the end of RAM is each guest's own: the process's task_struct may.
     for share in (0.9999, 0.98):
         path = reshape.out_of_space(fixture.dump("vmcore.d1-zlib"), tmp_path / "vmcore", share, flag=flag)
-        core = tmp_path / f"core.{share}"
+        core, report = tmp_path / f"core.{share}", tmp_path / f"report.{share}"
         done = kgcore("-c", path, "-f", "process", "-o", core, "--report", report, victim.pid, cwd=tmp_path)
         assert done.status in (0, 1, 3), done.remarks
         assert done.remarks[0] == f"kgcore: the dump is incomplete: {told}"
