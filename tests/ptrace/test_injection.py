@@ -155,7 +155,11 @@ def state_of(tracee: Tracee, pid: int) -> tuple[object, ...]:
     """All that could have changed: registers, signal masks, and every byte that is not the kernel's own."""
     sets = [tracee.regsets(tid, (NT_PRSTATUS, 2)) for tid in tracee.threads]
     masks = [
-        [line for line in Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines() if line.startswith("Sig")]
+        [
+            line
+            for line in Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+            if line.startswith(("SigPnd", "SigBlk", "SigIgn", "SigCgt"))
+        ]
         for tid in tracee.threads
     ]
     content = []
