@@ -69,6 +69,8 @@ class Snapshot:
         if self._inside < 0:
             number, self._inside = -self._inside, 0
             raise OSError(number, os.strerror(number), "clone")
+        if not system.born:  # kill(2) and waitpid(2) take 0 for others
+            raise OSError(errno.EIO, "the kernel does not say which process it made", "clone")
         self.pid = system.born
         # Its first stop; from then on it dies with this program.
         stopped(self.pid)
@@ -102,7 +104,8 @@ class Snapshot:
                     if _stops(tid) and not unfit(tid, self._convention):
                         return self._drop([tid])
                 finally:
-                    calls.detach(tid)
+                    with suppress(OSError):  # it was killed; the copy is not to be dropped twice for that
+                        calls.detach(tid)
         return self._drop([])
 
     def _drop(self, threads: list[int]) -> bool:

@@ -261,6 +261,25 @@ def test_a_process_that_ends_before_its_copy(victim: "subprocess.Popen[str]") ->
         time.sleep(0.01)
 
 
+def test_a_thread_that_is_killed_while_the_copy_goes(victim: "subprocess.Popen[str]") -> None:
+    """Whoever takes the copy away cannot let that thread go then: nothing is killed twice, above all not itself."""
+    program = (
+        "import errno, sys; from kgcore.arch import ARCHES; from kgcore.ptrace import calls\n"
+        "from kgcore.ptrace.guardian import Threads; from kgcore.sources.live.calling import convention_of\n"
+        "threads = Threads(); threads.stop(int(sys.argv[1]), 5); threads.snapshot(convention_of(ARCHES['x86_64']))\n"
+        "threads.release(); detach = calls.detach\n"
+        "def fails(tid): detach(tid); raise OSError(errno.ESRCH, 'it was killed')\n"
+        "calls.detach = fails\n"
+        "print(threads.drop())"
+    )
+    words = [sys.executable, "-c", program, str(victim.pid)]
+    # A session of its own: a signal to a process 0 goes to a whole group.
+    done = subprocess.run(words, capture_output=True, text=True, check=False, start_new_session=True)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert children_of(victim.pid) == []
+    ends_well(victim)
+
+
 def test_a_program_of_32_bits(tmp_path: Path) -> None:
     """It has another instruction, other numbers and other registers."""
     ptrace_or_skip()
