@@ -19,8 +19,9 @@ from contextlib import suppress
 from typing import Any
 
 from kgcore.ptrace import calls
-from kgcore.ptrace.injection import Convention, Interrupted, borrowed, injecting, site
+from kgcore.ptrace.injection import Convention, borrowed, injecting, site
 from kgcore.ptrace.snapshot import Snapshot
+from kgcore.ptrace.threads import Interrupted, stops, threads_of
 
 __all__ = ("LENGTH", "main", "receive", "send")
 
@@ -28,12 +29,6 @@ LENGTH = struct.Struct("<I")
 _MAX_REGSET = 1 << 16  # bytes; AMX has some 11 000, an I/O bitmap 8192
 _MAX_PENDING = 1 << 16  # signals
 _MAX_ROUNDS = 1000  # of looking for new threads
-_PAUSES = (0.0,) * 50 + (0.0001,) * 50  # seconds between two looks whether a thread has stopped; then the last:
-_LONG_PAUSE = 0.001
-
-
-class _Gone(Exception):
-    """The thread has ended."""
 
 
 class Threads:
@@ -58,17 +53,16 @@ class Threads:
         start = time.monotonic()
         deadline = start + seconds
         for _ in range(_MAX_ROUNDS):
-            new = [tid for tid in _threads_of(pid) if tid not in self._seized]
+            new = [tid for tid in threads_of(pid) if tid not in self._seized]
             if not new:
                 return start, self.stopped
             for tid in new:
                 self._seize(tid)
             for tid in new:
-                try:
-                    self._wait(tid, deadline)
+                with suppress(Interrupted):  # it has ended
+                    if not stops(tid, deadline):
+                        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(tid))
                     self.stopped.append(tid)
-                except _Gone:
-                    pass
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(pid))
 
     def _seize(self, tid: int) -> None:
@@ -80,32 +74,6 @@ class Threads:
             if error.errno != errno.ESRCH and not (error.errno == errno.EPERM and _has_exited(tid)):
                 self._seized.discard(tid)
                 raise OSError(error.errno, error.strerror, str(tid)) from error
-
-    def _wait(self, tid: int, deadline: float) -> None:
-        """Wait until a thread stands still.
-
-        :raises _Gone: it has ended.
-        """
-        looks = 0
-        while True:
-            try:
-                found, status = os.waitpid(tid, calls.WALL | os.WNOHANG)
-            except ChildProcessError:  # it had ended before it was seized
-                raise _Gone from None
-            if found == 0:
-                if time.monotonic() > deadline:
-                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(tid))
-                time.sleep(_PAUSES[looks] if looks < len(_PAUSES) else _LONG_PAUSE)
-                looks += 1
-                continue
-            stop = calls.stop_of(status)
-            if stop is None:
-                raise _Gone
-            number, event = stop
-            if event == calls.PTRACE_EVENT_STOP:
-                return
-            # It is about to take a signal: it shall have it, and stop behind that.
-            calls.cont(tid, number)
 
     def snapshot(self, convention: Convention) -> tuple[int, int]:
         """Make a copy of the process, and return its id and the nanoseconds in which registers were not a thread's own.
@@ -137,12 +105,11 @@ class Threads:
         try:
             with injecting(where, convention) as system, borrowed(system, where.tid, red_zone, size) as scratch:
                 for number, *arguments in requests:
-                    scratch.fill(b"")
+                    scratch.clear()
                     words = (scratch.address if word is None else word for word in arguments)
                     found.append((system.call(number, *words), scratch.content().hex()))
         except Interrupted as interrupted:
-            number = errno.EINTR if interrupted.signal else errno.ESRCH
-            raise OSError(number, os.strerror(number), str(where.tid)) from None
+            raise interrupted.error(where.tid) from None
         return found
 
     def release(self) -> None:
@@ -155,13 +122,6 @@ class Threads:
                 continue
         self.stopped = []
         self._seized.clear()
-
-
-def _threads_of(pid: int) -> list[int]:
-    try:
-        return sorted(map(int, os.listdir(f"/proc/{pid}/task")))
-    except FileNotFoundError:
-        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from None
 
 
 def _has_exited(tid: int) -> bool:

@@ -17,17 +17,16 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from kgcore.ptrace import calls
+from kgcore.ptrace.threads import Interrupted, stopped
 
 __all__ = (
     "Convention",
-    "Interrupted",
     "Scratch",
     "Site",
     "System",
     "borrowed",
     "injecting",
     "site",
-    "stopped",
     "unfit",
 )
 
@@ -64,17 +63,6 @@ class Convention(NamedTuple):
     clone: int
     wait4: int
     close_range: int
-
-
-class Interrupted(Exception):
-    """A signal that cannot be blocked came between, or the thread ended.
-
-    :ivar signal: the signal that it is to have; 0: it has ended.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
 
 
 class Site(NamedTuple):
@@ -289,9 +277,9 @@ class Scratch:
         self._size = size
         self.address = address
 
-    def fill(self, data: bytes) -> None:
-        """Put bytes at its start, and zeros behind them."""
-        os.pwrite(self._descriptor, data[: self._size].ljust(self._size, b"\0"), self.address)
+    def clear(self) -> None:
+        """Make it zeros."""
+        os.pwrite(self._descriptor, bytes(self._size), self.address)
 
     def content(self) -> bytes:
         """Return all its bytes."""
@@ -306,21 +294,6 @@ def _is_present(tid: int, address: int) -> bool:
     finally:
         os.close(descriptor)
     return len(entry) == 8 and bool(entry[7] & 0x80)
-
-
-def stopped(tid: int) -> tuple[int, int]:
-    """Wait for the next stop: its signal and PTRACE_EVENT_*.
-
-    :raises Interrupted: the thread has ended.
-    """
-    try:
-        _, status = os.waitpid(tid, calls.WALL)
-    except ChildProcessError:
-        raise Interrupted(0) from None
-    stop = calls.stop_of(status)
-    if stop is None:
-        raise Interrupted(0)
-    return stop
 
 
 @contextmanager

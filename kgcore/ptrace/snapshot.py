@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from kgcore.ptrace import calls
-from kgcore.ptrace.injection import Convention, Interrupted, Site, System, injecting, site, stopped, unfit
+from kgcore.ptrace.injection import Convention, Site, System, injecting, site, unfit
+from kgcore.ptrace.threads import Interrupted, stopped, stops, threads_of
 
 __all__ = ("Snapshot",)
 
@@ -30,6 +31,7 @@ _WALL_NOHANG = calls.WALL | 1
 _NO_STACK = 64
 _TRIES = 50  # of reaping
 _PAUSE = 0.002  # seconds between two
+_PATIENCE = 0.05  # seconds for a thread to stop; then it is another's turn
 
 
 class Snapshot:
@@ -58,8 +60,7 @@ class Snapshot:
             self._close_files(where.instruction)
         except Interrupted as interrupted:
             self.drop(threads)
-            number = errno.EINTR if interrupted.signal else errno.ESRCH
-            raise OSError(number, os.strerror(number), str(where.tid)) from None
+            raise interrupted.error(where.tid) from None
         except OSError:
             self.drop(threads)
             raise
@@ -96,12 +97,12 @@ class Snapshot:
         threads = list(threads)
         if threads:
             return self._drop(threads)
-        for tid in _threads_of(self._parent) if self._is_its_child() else ():
+        for tid in self._running_threads():
             with suppress(OSError, Interrupted):
                 calls.seize(tid)
                 try:
                     calls.interrupt(tid)
-                    if _stops(tid) and not unfit(tid, self._convention):
+                    if stops(tid, time.monotonic() + _PATIENCE) and not unfit(tid, self._convention):
                         return self._drop([tid])
                 finally:
                     with suppress(OSError):  # it was killed; the copy is not to be dropped twice for that
@@ -126,29 +127,9 @@ class Snapshot:
             pass
         return not os.path.exists(f"/proc/{pid}")
 
-    def _is_its_child(self) -> bool:
-        """Whether the process is still there; its id may be another's by now."""
+    def _running_threads(self) -> list[int]:
+        """The threads of the process; [] if it is gone: its id may be another's by now."""
         with suppress(OSError), open(f"/proc/{self.pid}/status", "rb") as file:
-            return f"\nPPid:\t{self._parent}\n".encode() in file.read()
-        return False
-
-
-def _threads_of(pid: int) -> list[int]:
-    with suppress(OSError):
-        return sorted(map(int, os.listdir(f"/proc/{pid}/task")))
-    return []
-
-
-def _stops(tid: int) -> bool:
-    """Wait until a thread that was asked to has stopped; False: it does not."""
-    for look in range(_TRIES):
-        found, status = os.waitpid(tid, calls.WALL | os.WNOHANG)
-        if found:
-            stop = calls.stop_of(status)
-            if stop is None:
-                raise Interrupted(0)
-            if stop[1] == calls.PTRACE_EVENT_STOP:
-                return True
-            calls.cont(tid, stop[0])
-        time.sleep(0 if look < _TRIES // 2 else _PAUSE)
-    return False
+            if f"\nPPid:\t{self._parent}\n".encode() in file.read():
+                return threads_of(self._parent)
+        return []
