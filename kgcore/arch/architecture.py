@@ -23,7 +23,6 @@ class SystemCalls:
     :ivar ignored: bits of the number that do not count.
     :ivar arguments: the registers with the arguments, in order.
     :ivar madvise: its number, and ``kcmp``, ``get_robust_list`` and ``pidfd_getfd`` those of these calls.
-    :ivar red_zone: bytes below the stack pointer that are a function's too.
     :ivar injected: numbers of those that kgcore makes in a stopped thread, by name.
     :ivar quiet: numbers of those that hold mmap_lock for writing while pages stay where they are, or go for good as the
         process asked.
@@ -39,7 +38,6 @@ class SystemCalls:
     kcmp: int
     get_robust_list: int
     pidfd_getfd: int
-    red_zone: int
     injected: Mapping[str, int]
     quiet: frozenset[int]
 

@@ -2,13 +2,13 @@
 """Describe the memory of a process: where each byte is, or why it is missing."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 from kgcore.model.process import Vma
 
-__all__ = ("Memory", "Piece", "Provenance", "Run", "Without", "peek")
+__all__ = ("Memory", "Piece", "Provenance", "Run", "Without", "joined", "peek")
 
 
 class Provenance(Enum):
@@ -104,6 +104,20 @@ class Memory(Protocol):
         :param start: page-aligned address within ``vma``.
         :param end: page-aligned, at most ``vma.end``.
         """
+
+
+def joined(runs: Iterable[Run]) -> Iterator[Run]:
+    """Join adjacent runs that are alike, as :meth:`Memory.runs` has to."""
+    last: Run | None = None
+    for run in runs:
+        if last is not None and (last.provenance, last.detail) == (run.provenance, run.detail):
+            last = last._replace(length=last.length + run.length)
+            continue
+        if last is not None:
+            yield last
+        last = run
+    if last is not None:
+        yield last
 
 
 def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:

@@ -15,6 +15,8 @@ from typing import Protocol, Self
 
 __all__ = ("BaseSink", "Item", "PartOutput", "Sink")
 
+_ZEROS = bytes(1 << 20)
+
 Item = bytes | int
 """A piece of output: bytes, or how many zeros."""
 
@@ -114,8 +116,11 @@ class BaseSink:
         raise NotImplementedError
 
     def skip(self, length: int) -> None:
-        """See :meth:`Sink.skip`."""
-        raise NotImplementedError
+        """See :meth:`Sink.skip`. This sink has no holes: it writes zeros."""
+        while length:
+            count = min(length, len(_ZEROS))
+            self.write(memoryview(_ZEROS)[:count])
+            length -= count
 
     def part(self, offset: int) -> PartOutput:
         """See :meth:`Sink.part`."""

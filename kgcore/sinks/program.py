@@ -13,7 +13,6 @@ from kgcore.sinks.base import BaseSink, Sink
 __all__ = ("Program", "ProgramSink")
 
 _CHUNK = 1 << 20
-_ZEROS = bytes(_CHUNK)
 
 
 class Program(NamedTuple):
@@ -86,13 +85,6 @@ class ProgramSink(BaseSink):
             self._end()
             raise self._failure() from error
         self.used += len(data)  # how much of it the program still has is unknown: it is never less
-
-    def skip(self, length: int) -> None:
-        """See :meth:`Sink.skip`."""
-        while length:
-            count = min(length, len(_ZEROS))
-            self.write(memoryview(_ZEROS)[:count])
-            length -= count
 
     def restart(self) -> bool:
         """See :meth:`Sink.restart`."""

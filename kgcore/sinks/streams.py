@@ -10,8 +10,6 @@ from kgcore.sinks.base import BaseSink
 
 __all__ = ("MemorySink", "SparseSink", "StreamSink")
 
-_ZEROS = bytes(1 << 20)
-
 
 class StreamSink(BaseSink):
     """A writable binary file object. It stays open, and earlier output stays in it.
@@ -40,12 +38,6 @@ class StreamSink(BaseSink):
                 view = view[count:]
         except (OSError, ValueError) as error:  # ValueError: closed, or not open for writing
             raise _stream_failure(error) from error
-
-    def skip(self, length: int) -> None:
-        while length:
-            count = min(length, len(_ZEROS))
-            self.write(memoryview(_ZEROS)[:count])
-            length -= count
 
     def commit(self) -> None:
         """See :meth:`Sink.commit`."""

@@ -24,7 +24,6 @@ _CALLS_64 = SystemCalls(
     kcmp=312,
     get_robust_list=274,
     pidfd_getfd=438,
-    red_zone=128,
     injected={
         "clone": 56,
         "wait4": 61,
@@ -48,7 +47,6 @@ _CALLS_32 = SystemCalls(
     kcmp=349,
     get_robust_list=312,
     pidfd_getfd=438,
-    red_zone=0,
     injected={
         "clone": 120,
         "wait4": 114,

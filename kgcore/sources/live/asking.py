@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from kgcore.arch import ARCHES
+from kgcore.arch import ARCHES, Arch
 from kgcore.model.process import ProcessImage
 from kgcore.model.state import AlternateStack, SignalAction, TimerValue
 from kgcore.ptrace.injection import Convention
@@ -190,8 +190,12 @@ class Asker:
     # Asking
 
     @property
+    def _arch(self) -> Arch:
+        return ARCHES[self._image.arch]
+
+    @property
     def _convention(self) -> Convention:
-        return convention_of(ARCHES[self._image.arch])
+        return convention_of(self._arch)
 
     @property
     def _wide(self) -> bool:
@@ -206,7 +210,7 @@ class Asker:
         known = architecture_here().system_calls[convention.word]
         calls = [(known.injected[name], *arguments) for name, arguments in requests]
         try:
-            found = self._tracee.calls(tids, convention, calls, red_zone=known.red_zone, size=_SCRATCH)
+            found = self._tracee.calls(tids, convention, calls, red_zone=self._arch.red_zone, size=_SCRATCH)
         except OSError as error:
             return Unknown(f"the process cannot ask its kernel for it: {_words(error)}")
         return [Answer(result, content) for result, content in found]

@@ -6,7 +6,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-from kgcore.model.memory import Memory, Piece, Run
+from kgcore.model.memory import Memory, Piece, Run, joined
 from kgcore.model.process import VM_HUGETLB, VM_MAYSHARE, Vma
 from kgcore.sources.live.procfs import mappings, read
 
@@ -105,17 +105,8 @@ class Captured(Memory):
         part = self._part(start, end)
         if part is None:
             yield from self._memory.runs(vma, start, end)
-            return
-        last: Run | None = None
-        for run, _ in _cut(part, start, end):
-            if last is not None and (last.provenance, last.detail) == (run.provenance, run.detail):
-                last = last._replace(length=last.length + run.length)
-                continue
-            if last is not None:
-                yield last
-            last = run
-        if last is not None:
-            yield last
+        else:
+            yield from joined(run for run, _ in _cut(part, start, end))
 
     def read(self, vma: Vma, start: int, end: int) -> Iterator[Piece]:
         """See :meth:`kgcore.model.memory.Memory.read`."""

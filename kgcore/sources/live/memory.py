@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from kgcore.model.memory import Memory, Piece, Provenance, Run
+from kgcore.model.memory import Memory, Piece, Provenance, Run, joined
 from kgcore.model.process import Vma
 from kgcore.sources.live.filepieces import CHUNK, file_pieces, whole_pages
 from kgcore.sources.live.pagemap import NO_CONTENT, PageMap
@@ -57,16 +57,7 @@ class LiveMemory(Memory):
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """See :meth:`kgcore.model.memory.Memory.runs`."""
-        last: Run | None = None
-        for run in self._runs(vma, start, end):
-            if last is not None and (last.provenance, last.detail) == (run.provenance, run.detail):
-                last = last._replace(length=last.length + run.length)
-                continue
-            if last is not None:
-                yield last
-            last = run
-        if last is not None:
-            yield last
+        return joined(self._runs(vma, start, end))
 
     def _runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """The same, neighbours perhaps alike."""

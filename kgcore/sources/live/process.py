@@ -91,12 +91,11 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
         try:
             self._locked = os.open(f"/proc/{self._view}/mem", os.O_RDONLY | os.O_CLOEXEC)
             fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise Busy(
-                f"process {self._pid} is being dumped by another kgcore", hint="try again later", pid=self._pid
-            ) from None
         except OSError as error:
+            self.close()
+            if isinstance(error, BlockingIOError):
+                what = f"process {self._pid} is being dumped by another kgcore"
+                raise Busy(what, hint="try again later", pid=self._pid) from None
             raise refused(self._pid, error) from error
 
     @property
