@@ -5,11 +5,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kgcore.sources import drgnversion
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
-from kgcore.sources.location import DumpLocation, Freezing, LiveLocation, Location, SymbolsFrom
+from kgcore.sources.location import DumpLocation, Freezing, LiveLocation, Location, SharedMemory, SymbolsFrom
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
@@ -144,7 +144,7 @@ def open_live(
     registers: bool = True,
     max_freeze: float | None = None,
     freeze: Freezing = "auto",
-    shared: Literal["copy", "late"] = "copy",
+    shared: SharedMemory = "copy",
 ) -> AbstractContextManager[Source]:
     """Give the processes of this machine, or one of them, for as long as a ``with`` block lasts.
 
@@ -163,10 +163,6 @@ def open_live(
     :raises KgcoreError: there is no /proc.
     :raises ValueError: ``freeze`` or ``shared`` is another word.
     """
-    if freeze not in ("auto", "fork", "stop"):
-        raise ValueError(f"freeze is {freeze!r}: expected auto, fork or stop")
-    if shared not in ("copy", "late"):
-        raise ValueError(f"shared is {shared!r}: expected copy or late")
     location = LiveLocation(pid=pid, registers=registers, max_freeze=max_freeze, freeze=freeze, shared=shared)
     return open_source(location, NO_USER_FILES, warnings.warn)
 

@@ -11,7 +11,7 @@ from kgcore.arch import ARCHES
 from kgcore.arch.base import Arch
 from kgcore.arch.linker import Linker
 from kgcore.coredump.pointed import pointed_at
-from kgcore.model.memory import Memory
+from kgcore.model.memory import Memory, merged
 from kgcore.model.process import VM_READ, VM_SHARED, ProcessImage, Thread, Vma
 
 __all__ = ("Group", "Ranges", "Span", "group_of", "important")
@@ -74,7 +74,7 @@ class Ranges:
             by_group.setdefault(group, []).append((start, end))
         taken: list[Span] = []
         for group in sorted(by_group):
-            taken = sorted([*taken, *_left(_merged(by_group[group]), taken, group)])
+            taken = sorted([*taken, *_left(merged(by_group[group]), taken, group)])
         self.spans = taken
 
     def within(self, start: int, end: int) -> list[Span]:
@@ -100,16 +100,6 @@ class Ranges:
         if number < len(self.spans) and self.spans[number].start <= address:
             return self.spans[number].group
         return None
-
-
-def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
-        else:
-            merged.append((start, end))
-    return merged
 
 
 def _left(ranges: list[tuple[int, int]], taken: list[Span], group: Group) -> Iterator[Span]:
@@ -182,12 +172,6 @@ class _Search:
         start = max(start, 0)
         return Span(start & -page, (start + size + page - 1) & -page, group)
 
-    def _vma(self, address: int) -> Vma | None:
-        """The mapping of an address."""
-        number = bisect_right(self._starts, address) - 1
-        vma = self._image.vmas[number] if number >= 0 else None
-        return vma if vma is not None and address < vma.end else None
-
     def _stacks(self, arch: Arch, thread: Thread, unsure: int) -> Iterator[tuple[int, int]]:
         """The addresses of a thread's stack, and of the one that it came from.
 
@@ -199,7 +183,7 @@ class _Search:
                 yield max(own[0], own[1] - _STACK), own[1]
             return
         sp = thread.regs.values.get(arch.sp, 0)
-        vma = self._vma(sp)
+        vma = self._image.vma_at(sp)
         if vma is None or not vma.flags & VM_READ:  # it ran over its stack: into what guards that, or nothing
             number = bisect_right(self._starts, sp)
             vma = self._image.vmas[number] if number < len(self._starts) else None
@@ -221,23 +205,23 @@ class _Search:
     def _own_stack(self, arch: Arch, thread: Thread) -> tuple[int, int] | None:
         """Where the stack is that a thread was started with; None: not known."""
         if thread.tid == self._image.tgid:
-            vma = self._vma(max(self._image.start_stack, 1) - 1)  # it may be the first address behind it
+            vma = self._image.vma_at(max(self._image.start_stack, 1) - 1)  # it may be the first address behind it
             return None if vma is None else (vma.start, vma.end)
         # C libraries put what belongs to a thread at the upper end of its stack.
         pointer = arch.thread_pointer(thread)
-        vma = self._vma(pointer) if pointer else None
+        vma = self._image.vma_at(pointer) if pointer else None
         if vma is None or vma.file is not None:
             return None
         return vma.start, min(pointer + _THREAD, vma.end)
 
     def _local(self, pointer: int) -> Iterator[Span]:
         """Thread-local storage, by the thread pointer."""
-        if not pointer or self._vma(pointer) is None:
+        if not pointer or self._image.vma_at(pointer) is None:
             return
         yield self._pages(pointer - _TLS, _TLS + _THREAD, Group.LINKER)
         # Beside what it points to is the table of the modules' blocks, in glibc and in musl.
         table = self._linker.words(pointer + self._linker.word, 1)[0]
-        if self._vma(table) is not None:
+        if self._image.vma_at(table) is not None:
             yield self._pages(table, _POINTED_AT, Group.LINKER)
 
     def _linked(self) -> Iterator[Span]:
@@ -247,7 +231,7 @@ class _Search:
         for debug in linker.debugs():
             yield self._pages(debug, _DEBUG, Group.LINKER)
         auxv = dict(self._image.auxv)
-        base, room = self._vma(auxv.get(_AT_BASE, 0)), _VARIABLES_IN_ALL
+        base, room = self._image.vma_at(auxv.get(_AT_BASE, 0)), _VARIABLES_IN_ALL
         for loaded in linker.maps():
             yield self._pages(loaded.at, _LINK_MAP, Group.LINKER)
             yield self._pages(loaded.name, _NAME, Group.LINKER)
@@ -286,5 +270,5 @@ class _Search:
             if name in arch.greg_names and name not in thread.regs.unknown
         }
         for value in values:
-            if self._vma(value) is not None:
+            if self._image.vma_at(value) is not None:
                 yield self._pages(value, _POINTED_AT, Group.REGISTERS)

@@ -5,7 +5,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal, TypedDict, Unpack
 
 from kgcore.coredump.limits import LimitRule, Limits
@@ -21,7 +21,7 @@ from kgcore.filters.rules import Rule
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sinks.choosing import chosen, suffix_of
 from kgcore.sinks.outputs import takes_a_stream
-from kgcore.sources.location import Freezing, LiveLocation
+from kgcore.sources.location import Freezing, LiveLocation, SharedMemory
 
 __all__ = ("DumpOptions", "get_core_dump", "write_core_dump")
 
@@ -52,7 +52,7 @@ class DumpOptions(TypedDict, total=False):
 
     filter: int | None
     freeze: Freezing
-    shared: Literal["copy", "late"]
+    shared: SharedMemory
     max_freeze: float | None
     max_size: int | None
     max_time: float | None
@@ -112,8 +112,7 @@ def get_core_dump(
     """
     if spool not in (None, "memfd"):
         raise ValueError(f"spool is {spool!r}: expected 'memfd' or None")
-    myself = pid is None or pid == os.getpid()
-    if spool is None and myself:
+    if spool is None and _is_own(pid):
         if options.get("freeze") == "stop":
             raise ValueError("freeze='stop' and a stream: a process that stands still cannot read its own core")
         options = options | {"freeze": "fork"}
@@ -154,12 +153,16 @@ def _in_memory(pid: int | None, options: DumpOptions) -> CoreReader:
     return CoreReader(memory, report)
 
 
-def _permitted(pid: int | None) -> Any:
-    return dumpable() if pid is None or pid == os.getpid() else ExitStack()
+def _is_own(pid: int | None) -> bool:
+    return pid is None or pid == os.getpid()
+
+
+def _permitted(pid: int | None) -> AbstractContextManager[object]:
+    return dumpable() if _is_own(pid) else nullcontext()
 
 
 def _session(wish: Wish, pid: int | None) -> Session:
-    return Session(wish, allow_tracing if pid is None or pid == os.getpid() else lambda helper: None)
+    return Session(wish, allow_tracing if _is_own(pid) else lambda helper: None)
 
 
 def _wish(
@@ -175,12 +178,12 @@ def _wish(
     number: Any = pid
     if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number <= 0):
         raise ValueError(f"pid is {pid!r}: expected the id of a process, or None for this one")
-    freeze, shared = options.get("freeze", "auto"), options.get("shared", "copy")
-    if freeze not in ("auto", "fork", "stop"):
-        raise ValueError(f"freeze is {freeze!r}: expected auto, fork or stop")
-    if shared not in ("copy", "late"):
-        raise ValueError(f"shared is {shared!r}: expected copy or late")
-    if freeze == "stop" and shared == "late":
+    location = LiveLocation(
+        freeze=options.get("freeze", "auto"),
+        shared=options.get("shared", "copy"),
+        max_freeze=options.get("max_freeze"),
+    )
+    if (location.freeze, location.shared) == ("stop", "late"):
         raise ValueError("shared='late' is about copies: it goes with freeze='auto' and 'fork'")
     for name in ("max_freeze", "max_size", "max_time"):
         value: Any = options.get(name)
@@ -205,8 +208,8 @@ def _wish(
     if path is not None and not path.endswith(suffix) and not takes_a_stream(path):
         path += suffix
     return Wish(
-        tid=threading.get_native_id() if pid is None or pid == os.getpid() else pid,
-        location=LiveLocation(freeze=freeze, shared=shared, max_freeze=options.get("max_freeze")),
+        tid=threading.get_native_id() if pid is None or _is_own(pid) else pid,
+        location=location,
         options=Options(mask=options.get("filter", DEFAULT_MASK), rules=tuple(rules), profile=profile, notes=notes),
         path=None if path is None else os.path.abspath(path),
         descriptor=descriptor,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kgcore.filters.base import Keep, Peek
 from kgcore.filters.coredump import CoredumpFilter
+from kgcore.model.memory import merged
 from kgcore.model.process import Vma
 
 __all__ = ("UnwindFilter", "cut_out_stacks")
@@ -65,7 +66,7 @@ def cut_out_stacks(
     stacks: set[int] = set()
     for index, vma in enumerate(vmas):
         at = vma.start
-        for low, high in _joined(windows.get(index, [])):
+        for low, high in merged(windows.get(index, [])):
             if at < low:
                 cut.append(vma.part(at, low, page_size))
             cut.append(vma.part(low, high, page_size))
@@ -74,13 +75,3 @@ def cut_out_stacks(
         if at < vma.end:
             cut.append(vma.part(at, vma.end, page_size))
     return tuple(cut), frozenset(stacks)
-
-
-def _joined(windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted(windows):
-        if joined and low <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(high, joined[-1][1])
-        else:
-            joined.append((low, high))
-    return joined

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from kgcore.model.process import Vma
 
-__all__ = ("Memory", "Piece", "Provenance", "Run", "Without", "joined", "peek")
+__all__ = ("Memory", "Piece", "Provenance", "Run", "Without", "joined", "merged", "peek")
 
 
 class Provenance(Enum):
@@ -104,6 +104,17 @@ class Memory(Protocol):
         :param start: page-aligned address within ``vma``.
         :param end: page-aligned, at most ``vma.end``.
         """
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges of addresses (first, and first behind) by address, those that overlap or touch as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
 
 
 def joined(runs: Iterable[Run]) -> Iterator[Run]:

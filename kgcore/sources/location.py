@@ -2,11 +2,12 @@
 """What to open: a dump, with its types and symbols, or this machine. The command line and the library make it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-__all__ = ("DumpLocation", "Freezing", "LiveLocation", "Location", "SymbolsFrom")
+__all__ = ("DumpLocation", "Freezing", "LiveLocation", "Location", "SharedMemory", "SymbolsFrom")
 
 Freezing = Literal["auto", "fork", "stop"]
+SharedMemory = Literal["copy", "late"]
 SymbolsFrom = Literal["auto", "dwarf", "btf"]
 
 
@@ -61,7 +62,13 @@ class LiveLocation:
     registers: bool = True
     max_freeze: float | None = None
     freeze: Freezing = "stop"
-    shared: Literal["copy", "late"] = "copy"
+    shared: SharedMemory = "copy"
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: ``freeze`` or ``shared`` is another word."""
+        for name, words in (("freeze", get_args(Freezing)), ("shared", get_args(SharedMemory))):
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: expected {', '.join(words[:-1])} or {words[-1]}")
 
 
 Location = DumpLocation | LiveLocation
