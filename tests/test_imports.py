@@ -29,7 +29,7 @@ ROOMS: dict[str, list[str]] = {
     "system": ["errors"],
     "elf": ["cstruct"],
     "model": ["errors", "text"],
-    "ptrace": ["errors"],
+    "ptrace": ["system"],
     "filters": ["model"],
     "arch": ["errors", "cstruct", "elf", "model"],
     "sinks": [*BASE, "system"],

@@ -9,7 +9,6 @@ import os
 import pickle
 import select
 import socket
-import struct
 import sys
 import traceback
 from typing import Any
@@ -24,19 +23,16 @@ from kgcore.sinks.base import Sink
 from kgcore.sinks.outputs import named
 from kgcore.sinks.streams import SparseSink, StreamSink
 from kgcore.sources.base import NO_USER_FILES, TaskRef
+from kgcore.system import frames
 
-__all__ = ("LENGTH", "main", "receive", "send")
-
-LENGTH = struct.Struct("<Q")
-
+__all__ = ("main", "receive", "send")
 
 def send(connection: socket.socket, value: object) -> None:
     """Send a value to the program at the other end, which is of the same version.
 
     :raises OSError: it is gone.
     """
-    data = pickle.dumps(value)
-    connection.sendall(LENGTH.pack(len(data)) + data)
+    frames.send(connection, pickle.dumps(value))
 
 
 def receive(connection: socket.socket) -> Any:
@@ -45,18 +41,7 @@ def receive(connection: socket.socket) -> Any:
     :raises EOFError: it is gone.
     :raises OSError: what recv(2) raises.
     """
-    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    return pickle.loads(_exactly(connection, length))  # noqa: S301  (of a socket pair that nobody else has)
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = connection.recv(min(size - len(data), 1 << 20))
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)
+    return pickle.loads(frames.receive(connection))  # noqa: S301  (of a socket pair that nobody else has)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +13,7 @@ from kgcore.coredump.writer import Progress
 from kgcore.coredumper import helper
 from kgcore.coredumper.wish import Wish
 from kgcore.errors import Cancelled, KgcoreError
+from kgcore.system import companion
 
 __all__ = ("Session",)
 
@@ -30,21 +30,14 @@ class Session:
     """
 
     def __init__(self, wish: Wish, allow: Callable[[int], None] = lambda pid: None) -> None:
-        ours, theirs = socket.socketpair()
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        path = os.pathsep.join(filter(None, (package, *sys.path)))
-        with theirs:
-            self._helper = subprocess.Popen(
-                [sys.executable or "python3", "-c", _START, str(theirs.fileno())],
-                pass_fds=[number for number in (theirs.fileno(), wish.descriptor) if number is not None],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-            )
-        self._connection: socket.socket | None = ours
+        passed = () if wish.descriptor is None else (wish.descriptor,)
+        self._helper, connection = companion.start(
+            _START, passed=passed, environment=os.environ, stdout=subprocess.DEVNULL
+        )
+        self._connection: socket.socket | None = connection
         try:
             allow(self._helper.pid)
-            helper.send(ours, wish)
+            helper.send(connection, wish)
         except BaseException:
             self.cancel()
             raise

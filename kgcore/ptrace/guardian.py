@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from contextlib import suppress
@@ -22,10 +21,10 @@ from kgcore.ptrace import calls
 from kgcore.ptrace.injection import Convention, borrowed, injecting, site
 from kgcore.ptrace.snapshot import Snapshot
 from kgcore.ptrace.threads import Interrupted, stops, threads_of
+from kgcore.system import frames
 
-__all__ = ("LENGTH", "main", "receive", "send")
+__all__ = ("main", "receive", "send")
 
-LENGTH = struct.Struct("<I")
 _MAX_REGSET = 1 << 16  # bytes; AMX has some 11 000, an I/O bitmap 8192
 _MAX_PENDING = 1 << 16  # signals
 _MAX_ROUNDS = 1000  # of looking for new threads
@@ -177,8 +176,7 @@ def send(connection: socket.socket, value: Any) -> None:
 
     :raises OSError: the other side is gone.
     """
-    data = json.dumps(value).encode()
-    connection.sendall(LENGTH.pack(len(data)) + data)
+    frames.send(connection, json.dumps(value).encode())
 
 
 def receive(connection: socket.socket) -> Any:
@@ -187,18 +185,7 @@ def receive(connection: socket.socket) -> Any:
     :raises EOFError: the other side is gone.
     :raises OSError: what recv(2) raises.
     """
-    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    return json.loads(_exactly(connection, length))
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = connection.recv(size - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)
+    return json.loads(frames.receive(connection))
 
 
 def main() -> None:

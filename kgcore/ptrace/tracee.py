@@ -2,16 +2,14 @@
 """Hold a process still, and let it go in every way out."""
 
 import errno
-import os
-import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
 
 from kgcore.ptrace import guardian
 from kgcore.ptrace.injection import Convention
+from kgcore.system import companion
 
 __all__ = ("Tracee",)
 
@@ -33,19 +31,7 @@ class Tracee:
     """
 
     def __init__(self, pid: int, seconds: float) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # An exec'ed program, not a forked one: a thread of this process could hold a lock at the moment of fork().
-            package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-            path = os.pathsep.join(filter(None, (package, *sys.path)))
-            self._guardian = subprocess.Popen(
-                [sys.executable or "python3", "-S", "-c", _START, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-                cwd="/",
-            )
-        self._connection = ours
+        self._guardian, self._connection = companion.start(_START, "-S", cwd="/")
         try:
             self.since, threads = self._ask("stop", pid, seconds)
             self.threads: tuple[int, ...] = tuple(threads)

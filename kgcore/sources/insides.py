@@ -3,12 +3,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from kgcore.model.process import OpenFile
-from kgcore.model.state import Descriptor
+from kgcore.model.state import Descriptor, EpollItem, EventFd, Pipe, SignalFd, TimerFd
 
 __all__ = ("Insides",)
+
+_Handle = TypeVar("_Handle")
 
 _O_CLOEXEC = 0o2000000
 _MEMFD = b"/memfd:"
@@ -30,8 +32,8 @@ def _member(file: OpenFile) -> str:
     return _MEMBERS.get(file.path or b"", "")
 
 
-class Insides(ABC):
-    """Reads what is in the descriptors of a process.
+class Insides(ABC, Generic[_Handle]):
+    """Reads what is in the descriptors of a process. A handle is how a source comes to one.
 
     :param files: its open files, by descriptor.
     """
@@ -46,6 +48,36 @@ class Insides(ABC):
     @abstractmethod
     def _inside(self, file: OpenFile, member: str) -> tuple[Any, Mapping[str, str]]:
         """Return the value of a member of Descriptor, None if it is lost, and what is unknown, with the reasons."""
+
+    @abstractmethod
+    def _eventfd(self, handle: _Handle) -> EventFd: ...
+
+    @abstractmethod
+    def _timerfd(self, handle: _Handle) -> TimerFd: ...
+
+    @abstractmethod
+    def _signalfd(self, handle: _Handle) -> SignalFd: ...
+
+    @abstractmethod
+    def _epoll(self, handle: _Handle) -> tuple[EpollItem, ...]: ...
+
+    @abstractmethod
+    def _pipe(self, handle: _Handle) -> Pipe: ...
+
+    @abstractmethod
+    def _seals(self, handle: _Handle) -> int: ...
+
+    def _read(self, member: str, handle: _Handle) -> object:
+        """Read the value of a member of Descriptor."""
+        readers = {
+            "eventfd": self._eventfd,
+            "timerfd": self._timerfd,
+            "signalfd": self._signalfd,
+            "epoll": self._epoll,
+            "pipe": self._pipe,
+            "seals": self._seals,
+        }
+        return readers[member](handle)
 
     def all(self) -> tuple[Descriptor, ...]:
         """Return the descriptors, in the order of the files."""

@@ -7,7 +7,7 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ def descriptors(pid: int, view: int, files: Sequence[OpenFile]) -> tuple[Descrip
     return _Reader(pid, view, files).all()
 
 
-class _Reader(Insides):
+class _Reader(Insides[OpenFile]):
     def __init__(self, pid: int, view: int, files: Sequence[OpenFile]) -> None:
         super().__init__(files)
         self._pid = pid
@@ -52,16 +52,8 @@ class _Reader(Insides):
         self._calls = architecture_here().system_calls[ctypes.sizeof(ctypes.c_long)]
 
     def _inside(self, file: OpenFile, member: str) -> tuple[Any, Mapping[str, str]]:
-        readers: dict[str, Callable[[OpenFile], object]] = {
-            "eventfd": self._eventfd,
-            "timerfd": self._timerfd,
-            "signalfd": self._signalfd,
-            "epoll": self._epoll,
-            "pipe": self._pipe,
-            "seals": self._seals,
-        }
         try:
-            value = readers[member](file)
+            value = self._read(member, file)
         except OSError as error:
             return None, {member: _why(error)}
         except (ValueError, KeyError, IndexError):

@@ -6,7 +6,7 @@ members have had the same names in every kernel since 5.5 (8cefc107ca54 "pipe: U
 not cursor and length").
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drgn import FaultError, offsetof
@@ -34,7 +34,7 @@ def descriptors(backing: Backing, clock: Clock, files: Sequence[OpenFile]) -> tu
     return _Reader(backing, clock, files).all()
 
 
-class _Reader(Insides):
+class _Reader(Insides[int]):
     def __init__(self, backing: Backing, clock: Clock, files: Sequence[OpenFile]) -> None:
         super().__init__(files)
         self._backing = backing
@@ -46,17 +46,9 @@ class _Reader(Insides):
         self._items = _MAX_ITEMS
 
     def _inside(self, file: OpenFile, member: str) -> tuple[Any, Mapping[str, str]]:
-        readers: dict[str, Callable[[int], object]] = {
-            "eventfd": self._eventfd,
-            "timerfd": self._timerfd,
-            "signalfd": self._signalfd,
-            "epoll": self._epoll,
-            "pipe": self._pipe,
-            "seals": self._seals,
-        }
         try:
             found = self._files.read(file.file)
-            return readers[member](found["f_inode" if member == "seals" else "private_data"]), {}
+            return self._read(member, found["f_inode" if member == "seals" else "private_data"]), {}
         except (FaultError, LookupError) as error:
             return None, {member: why_lost(error)}
 
