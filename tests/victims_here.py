@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.compiler import compiled
+from tests.vmcore.corefile import Core
 
 VICTIMS = Path(__file__).parent / "vmcore_fixtures" / "make" / "victims"
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
@@ -147,3 +151,63 @@ def settled(pid: int) -> None:
         if all(state == b"S" for state in states):
             return
         time.sleep(0.01)
+
+
+@contextmanager
+def started(*words: object) -> Iterator["subprocess.Popen[str]"]:
+    """A program to whose standard input and output one has the other ends; it is killed at the end."""
+    ptrace_or_skip()
+    argv = [str(word) for word in words]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def sleeping() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that does nothing."""
+    ptrace_or_skip()
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            settled(process.pid)
+            yield process
+        finally:
+            process.kill()
+
+
+def live_core(pid: int, path: Path, *options: str) -> Core:
+    """The core that ``kgcore live`` writes of a process, without a word of complaint."""
+    words = [sys.executable, "-m", "kgcore", "live", *options, "-o", str(path), str(pid)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return Core(path)
+
+
+def under_seccomp(directory: Path) -> Path:
+    """A program that says ``ready``, may only read and write then, waits for a byte, says ``alive`` and spins."""
+    text = (
+        "#include <stdio.h>\n#include <sys/prctl.h>\n#include <linux/seccomp.h>\n#include <unistd.h>\n"
+        'int main(void) { char byte; puts("ready"); fflush(stdout); '
+        "prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT); (void)!read(0, &byte, 1); "
+        '(void)!write(1, "alive\\n", 6); for (;;) ; }\n'
+    )
+    return compiled(directory, text, "-O1")
+
+
+def of_32_bits(directory: Path) -> Path:
+    """A program that says ``ready``, waits for a byte, and ends with 42; its text begins with a letter that it wrote.
+
+    It needs no C library of that width.
+    """
+    source, program = directory / "small.c", directory / "small"
+    source.write_text(
+        "static int call(int n, int a, int b, int c) { int r; __asm__ volatile ("
+        '"int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c) : "memory"); return r; }\n'
+        'char text[] = "of thirty-two bits";\n'
+        "void _start(void) { char byte; text[0] = 'O'; call(4, 1, (int)\"ready\\n\", 6); "
+        "call(3, 0, (int)&byte, 1); call(1, text[0] == 'O' ? 42 : 1, 0, 0); }\n"
+    )
+    subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-o", program, source], check=True)
+    return program

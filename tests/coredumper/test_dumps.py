@@ -19,7 +19,7 @@ import pytest
 
 import kgcore
 from kgcore import Note, check_core, get_core_dump, write_core_dump
-from tests.victims_here import ptrace_or_skip, settled
+from tests.victims_here import ptrace_or_skip, sleeping
 from tests.vmcore.corefile import Core
 
 ROOT = Path(kgcore.__file__).parents[1]
@@ -45,12 +45,8 @@ def traceable() -> None:
 
 @pytest.fixture
 def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen(["sleep", "1000"]) as process:
-        try:
-            settled(process.pid)
-            yield process
-        finally:
-            process.kill()
+    with sleeping() as process:
+        yield process
 
 
 def program(text: str, directory: Path, *words: str, python: str = sys.executable, **options: Any) -> dict[str, Any]:

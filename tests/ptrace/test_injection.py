@@ -17,7 +17,7 @@ from kgcore.arch import ARCHES
 from kgcore.ptrace.tracee import Tracee
 from kgcore.sources.live.calling import convention_of
 from tests.compiler import compiled
-from tests.victims_here import ptrace_or_skip, settled
+from tests.victims_here import of_32_bits, ptrace_or_skip, settled, started, under_seccomp
 
 NT_PRSTATUS = 1
 GETPID, RT_SIGACTION, RT_SIGSUSPEND, GETTID = 39, 13, 130, 186
@@ -282,17 +282,7 @@ def test_a_thread_that_is_killed_while_the_copy_goes(victim: "subprocess.Popen[s
 
 def test_a_program_of_32_bits(tmp_path: Path) -> None:
     """It has another instruction, other numbers and other registers."""
-    ptrace_or_skip()
-    source = tmp_path / "small.c"
-    source.write_text(
-        "static int call(int n, int a, int b, int c) { int r; __asm__ volatile ("
-        '"int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c) : "memory"); return r; }\n'
-        'void _start(void) { char byte; call(4, 1, (int)"ready\\n", 6); '
-        "call(3, 0, (int)&byte, 1); call(1, 42, 0, 0); }\n"
-    )
-    program = tmp_path / "small"
-    subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-o", program, source], check=True)
-    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with started(of_32_bits(tmp_path)) as process:
         assert process.stdout is not None
         process.stdout.readline()
         settled(process.pid)
@@ -306,31 +296,19 @@ def test_a_program_of_32_bits(tmp_path: Path) -> None:
             assert state_of(tracee, process.pid) == before
         finally:
             assert tracee.release()
-        process.communicate(b"x", timeout=30)
+        process.communicate("x", timeout=30)
         assert process.returncode == 42
 
 
 def test_seccomp_is_respected(tmp_path: Path) -> None:
     """A filter could kill the process for a system call that is not its own: none is made."""
-    ptrace_or_skip()
-    text = (
-        "#include <stdio.h>\n#include <sys/prctl.h>\n#include <linux/seccomp.h>\n#include <unistd.h>\n"
-        'int main(void) { char byte; puts("ready"); fflush(stdout); '
-        "prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT); (void)!read(0, &byte, 1); "
-        '(void)!write(1, "alive\\n", 6); for (;;) ; }\n'
-    )
-    with subprocess.Popen(
-        [compiled(tmp_path, text, "-O1")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            process.stdout.readline()
-            settled(process.pid)
-            with Tracee(process.pid, 5) as tracee, pytest.raises(OSError, match="seccomp may forbid it system calls"):
-                tracee.snapshot(convention_of(ARCHES["x86_64"]))
-            process.stdin.write("x")
-            process.stdin.flush()
-            assert process.stdout.readline() == "alive\n"
-        finally:
-            process.kill()
+    with started(under_seccomp(tmp_path)) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        settled(process.pid)
+        with Tracee(process.pid, 5) as tracee, pytest.raises(OSError, match="seccomp may forbid it system calls"):
+            tracee.snapshot(convention_of(ARCHES["x86_64"]))
+        process.stdin.write("x")
+        process.stdin.flush()
+        assert process.stdout.readline() == "alive\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.compiler import compiled
-from tests.victims_here import ptrace_or_skip, settled
+from tests.victims_here import ptrace_or_skip, settled, started, under_seccomp
 from tests.vmcore.corefile import Core
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -61,17 +61,11 @@ def sweeper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def started(*words: object) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def saying(*words: object) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """A program, and the first line that it says."""
-    ptrace_or_skip()
-    with subprocess.Popen(
-        [str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline()
-        finally:
-            process.kill()
+    with started(*words) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline()
 
 
 def live(pid: int, *options: object) -> "subprocess.CompletedProcess[str]":
@@ -97,7 +91,7 @@ def place(found: list[int]) -> tuple[int, int]:
 @pytest.mark.parametrize("freeze", ["fork", "stop"])
 def test_of_one_moment(sweeper: Path, tmp_path: Path, freeze: str) -> None:
     for number in range(3):
-        with started(sweeper) as (process, said):
+        with saying(sweeper) as (process, said):
             own, shared, left, wiped = map(int, said.split())
             path = tmp_path / f"core{number}"
             report = tmp_path / f"report{number}"
@@ -118,7 +112,7 @@ def test_of_one_moment(sweeper: Path, tmp_path: Path, freeze: str) -> None:
 
 
 def test_shared_memory_may_be_read_late(sweeper: Path, tmp_path: Path) -> None:
-    with started(sweeper) as (process, said):
+    with saying(sweeper) as (process, said):
         own, shared, *_ = map(int, said.split())
         done = live(process.pid, "--freeze", "fork", "--shared", "late", "-o", tmp_path / "core")
         assert done.returncode == 3
@@ -145,13 +139,7 @@ def refused(pid: int, why: str, tmp_path: Path) -> None:
 
 
 def test_no_copy_of_one_with_seccomp(tmp_path: Path) -> None:
-    program = (
-        "#include <stdio.h>\n#include <sys/prctl.h>\n#include <linux/seccomp.h>\n#include <unistd.h>\n"
-        'int main(void) { char byte; puts("ready"); fflush(stdout); '
-        "prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT); (void)!read(0, &byte, 1); "
-        '(void)!write(1, "alive\\n", 6); for (;;) ; }\n'
-    )
-    with started(compiled(tmp_path, program, "-O1")) as (process, _):
+    with saying(under_seccomp(tmp_path)) as (process, _):
         settled(process.pid)
         refused(process.pid, "seccomp may forbid it system calls", tmp_path)
         assert process.stdin is not None
@@ -173,7 +161,7 @@ def test_no_copy_of_one_with_userfaultfd(tmp_path: Path) -> None:
         "reg.range.start = (unsigned long)at; reg.range.len = 8192; reg.mode = UFFDIO_REGISTER_MODE_MISSING; "
         'puts(ioctl(fd, UFFDIO_REGISTER, &reg) ? "no" : "ready"); fflush(stdout); pause(); }\n'
     )
-    with started(compiled(tmp_path, program, "-O1")) as (process, said):
+    with saying(compiled(tmp_path, program, "-O1")) as (process, said):
         if said != "ready\n":
             pytest.skip("no userfaultfd(2) here")
         refused(process.pid, "userfaultfd(2) watches its memory", tmp_path)
@@ -202,7 +190,7 @@ def test_no_copy_without_a_vdso(tmp_path: Path) -> None:
         "assert ctypes.CDLL(None).munmap(ctypes.c_void_p(start), ctypes.c_size_t(end - start)) == 0\n"
         "import os; os.write(1, b'ready\\n'); ctypes.CDLL(None).pause()"
     )
-    with started(sys.executable, "-c", program) as (process, said):
+    with saying(sys.executable, "-c", program) as (process, said):
         assert said == "ready\n"
         settled(process.pid)
         refused(process.pid, "it has no vdso", tmp_path)

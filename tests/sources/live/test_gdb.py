@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.victims_here import ptrace_or_skip, running, settled
+from tests.victims_here import live_core, ptrace_or_skip, running, settled
 from tests.vmcore.corefile import Core
 
 PAGE = 4096
@@ -26,10 +26,7 @@ time.sleep(1000)
 
 
 def live(pid: int, path: Path, freeze: str) -> Core:
-    words = ["live", "--freeze", freeze, "-f", "0x7f", "-o", str(path), str(pid)]
-    done = subprocess.run([sys.executable, "-m", "kgcore", *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return Core(path)
+    return live_core(pid, path, "--freeze", freeze, "-f", "0x7f")
 
 
 def gdbs(pid: int, path: Path) -> Core:

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Processes of this machine against the core that this machine's kernel writes of them right afterwards."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.victims_here import Running, ptrace_or_skip, running
+from tests.victims_here import Running, live_core, ptrace_or_skip, running
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
 
@@ -24,16 +22,7 @@ def traceable() -> None:
 
 def live(victim: Running, *options: str) -> Core:
     """The core that ``kgcore live`` writes of it."""
-    path = victim.directory / "ours"
-    words = ["live", *options, "--no-kgcore-note", "-f", "process", "-o", str(path), str(victim.pid)]
-    done = subprocess.run(
-        [sys.executable, "-m", "kgcore", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return Core(path)
+    return live_core(victim.pid, victim.directory / "ours", *options, "--no-kgcore-note", "-f", "process")
 
 
 def changing(ours: Core) -> frozenset[int]:

@@ -4,14 +4,13 @@
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.victims_here import ptrace_or_skip, settled
+from tests.victims_here import live_core, settled, started
 
 GO = """
 package main
@@ -63,23 +62,12 @@ def need(*programs: str) -> None:
 
 
 @contextmanager
-def started(*words: object) -> Iterator["subprocess.Popen[str]"]:
-    ptrace_or_skip()
-    with subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            settled(process.pid)
-            yield process
-        finally:
-            process.kill()
-
-
-def live(pid: int, path: Path, freeze: str) -> Path:
-    words = ["live", "--freeze", freeze, "-o", str(path), str(pid)]
-    done = subprocess.run([sys.executable, "-m", "kgcore", *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return path
+def ready(*words: object) -> Iterator["subprocess.Popen[str]"]:
+    with started(*words) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        settled(process.pid)
+        yield process
 
 
 @pytest.mark.parametrize("freeze", ["fork", "stop"])
@@ -90,8 +78,9 @@ def test_go(tmp_path: Path, freeze: str) -> None:
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "GOFLAGS": "-mod=mod", "GO111MODULE": "off"}
     build = ["go", "build", "-gcflags=all=-N -l", "-o", "waits", "waits.go"]
     subprocess.run(build, cwd=tmp_path, env=environment, check=True)
-    with started(tmp_path / "waits") as process:
-        core = live(process.pid, tmp_path / "core", freeze)
+    core = tmp_path / "core"
+    with ready(tmp_path / "waits") as process:
+        live_core(process.pid, core, "--freeze", freeze)
     said = subprocess.run(
         ["dlv", "core", "--allow-non-terminal-interactive=true", tmp_path / "waits", core],
         input="goroutines -t\nexit\n",
@@ -110,9 +99,10 @@ def test_java(tmp_path: Path, freeze: str) -> None:
     need("java", "javac", "jhsdb")
     (tmp_path / "Waits.java").write_text(JAVA)
     subprocess.run(["javac", "Waits.java"], cwd=tmp_path, check=True)
-    with started("java", "-Xmx64m", "-XX:+UseSerialGC", "-cp", tmp_path, "Waits") as process:
+    core = tmp_path / "core"
+    with ready("java", "-Xmx64m", "-XX:+UseSerialGC", "-cp", tmp_path, "Waits") as process:
         program = Path(f"/proc/{process.pid}/exe").resolve()
-        core = live(process.pid, tmp_path / "core", freeze)
+        live_core(process.pid, core, "--freeze", freeze)
     done = subprocess.run(
         ["jhsdb", "jstack", "--exe", program, "--core", core], capture_output=True, text=True, check=False
     )

@@ -7,43 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kgcore import check_core
 from tests.compiler import compiled
-from tests.victims_here import ptrace_or_skip, settled
+from tests.victims_here import live_core, of_32_bits, settled, started
 from tests.vmcore.corefile import Core
 
 FREEZES = pytest.mark.parametrize("freeze", ["fork", "stop"])
 PATIENCE = 1000  # looks, each after 10 ms
 
 
-@pytest.fixture(autouse=True)
-def traceable() -> None:
-    ptrace_or_skip()
-
-
 def live(pid: int, path: Path, freeze: str, *options: str) -> Core:
-    words = [sys.executable, "-m", "kgcore", "live", "--freeze", freeze, *options, "-o", str(path), str(pid)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    core = live_core(pid, path, "--freeze", freeze, *options)
     assert check_core(path).problems == ()
-    return Core(path)
-
-
-@contextmanager
-def started(*words: object) -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(
-        [str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return core
 
 
 def letter(pid: int) -> str:
@@ -153,17 +133,7 @@ def test_one_in_namespaces_of_its_own(tmp_path: Path, freeze: str) -> None:
 
 @FREEZES
 def test_a_program_of_32_bits(tmp_path: Path, freeze: str) -> None:
-    source = tmp_path / "small.c"
-    source.write_text(
-        "static int call(int n, int a, int b, int c) { int r; __asm__ volatile ("
-        '"int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c) : "memory"); return r; }\n'
-        'char text[] = "of thirty-two bits";\n'
-        "void _start(void) { char byte; text[0] = 'O'; call(4, 1, (int)\"ready\\n\", 6); "
-        "call(3, 0, (int)&byte, 1); call(1, text[0] == 'O' ? 42 : 1, 0, 0); }\n"
-    )
-    program = tmp_path / "small"
-    subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-o", program, source], check=True)
-    with started(program) as process:
+    with started(of_32_bits(tmp_path)) as process:
         assert process.stdout is not None
         process.stdout.readline()
         settled(process.pid)

@@ -14,7 +14,7 @@ import pytest
 
 from kgcore import NoSuchTask, open_live
 from kgcore.sources.live.procfs import read, status_of
-from tests.victims_here import ptrace_or_skip
+from tests.victims_here import ptrace_or_skip, sleeping
 
 NOBODY = 65534
 PTRACE_SEIZE = 0x4206
@@ -28,11 +28,8 @@ def traceable() -> None:
 
 @pytest.fixture
 def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen(["sleep", "1000"]) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with sleeping() as process:
+        yield process
 
 
 def refusal(pid: int, *options: str, uid: int | None = None) -> str:
