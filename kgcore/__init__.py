@@ -80,7 +80,6 @@ if TYPE_CHECKING:
         MappedFile,
         OpenFile,
         ProcessImage,
-        ProcessSummary,
         PsInfo,
         RegisterNote,
         RegisterSet,
@@ -110,6 +109,7 @@ if TYPE_CHECKING:
         TimerFd,
         TimerValue,
     )
+    from kgcore.model.summary import ProcessSummary
     from kgcore.model.traces import End, Frame, KernelStack, ThreadTrace
     from kgcore.plugin import gcore, load_types
     from kgcore.saving import save
@@ -296,11 +296,12 @@ _NAMES = {
     "kgcore.model.layouts": "Layout LayoutName",
     "kgcore.model.lost": "Lost",
     "kgcore.model.memory": "Memory Piece Provenance Run",
-    "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage ProcessSummary PsInfo "
+    "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage PsInfo "
     "RegisterNote RegisterSet RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",
     "kgcore.model.siginfo": "Fault SigInfo",
     "kgcore.model.state": "AlternateStack Descriptor EpollItem EventFd PendingSignal Pipe PosixTimer ProcessState Rseq "
     "SharedMapping SignalAction SignalFd ThreadState TimerFd TimerValue",
+    "kgcore.model.summary": "ProcessSummary",
     "kgcore.model.traces": "End Frame KernelStack ThreadTrace",
     "kgcore.plugin": "gcore load_types",
     "kgcore.saving": "save",

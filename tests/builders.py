@@ -18,7 +18,6 @@ from kgcore.model.process import (
     FpuState,
     MappedFile,
     ProcessImage,
-    ProcessSummary,
     PsInfo,
     RegisterSet,
     RegisterSource,
@@ -28,6 +27,7 @@ from kgcore.model.process import (
     Vma,
     XsaveLayout,
 )
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.base import FileContents, HasMappedFiles, Process, Source, TaskRef
 
 PAGE = 4096

@@ -25,7 +25,6 @@ from kgcore.model.process import (
     MappedFile,
     OpenFile,
     ProcessImage,
-    ProcessSummary,
     PsInfo,
     RegisterSet,
     RegisterSource,
@@ -35,6 +34,7 @@ from kgcore.model.process import (
     Thread,
     Vma,
 )
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.base import (
     NO_USER_FILES,
     Contents,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from kgcore.coredump.plan import CorePlan
 from kgcore.coredump.writer import Progress
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from kgcore.system import stopping
 from kgcore.text import counted, human_size, printable
 from kgcore.views.addressmap import AddressMap, Kind, address_range, by_kind, make_map, shares

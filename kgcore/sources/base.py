@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 from kgcore.errors import KgcoreError
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Piece, Provenance, Run
-from kgcore.model.process import OpenFile, ProcessImage, ProcessSummary, Thread, Vma
+from kgcore.model.process import OpenFile, ProcessImage, Thread, Vma
 from kgcore.model.traces import KernelStack
 
 if TYPE_CHECKING:
     from kgcore.model.freeze import Freeze
     from kgcore.model.layouts import Layout  # every start of drgn imports this module
     from kgcore.model.state import ProcessState
+    from kgcore.model.summary import ProcessSummary
 
 __all__ = (
     "NO_USER_FILES",
@@ -255,7 +256,7 @@ class Process(Protocol):
 class Source(Protocol):
     """The interface of a source of processes."""
 
-    def processes(self) -> Iterator[ProcessSummary]:
+    def processes(self) -> "Iterator[ProcessSummary]":
         """List every process (thread group), ordered by pid; needs no user memory."""
 
     def process(self, ref: TaskRef | int | str) -> Process:

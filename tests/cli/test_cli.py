@@ -26,7 +26,7 @@ from kgcore.cli.commands import opening
 from kgcore.cli.console import Console
 from kgcore.cli.request import Channel
 from kgcore.errors import BrokenDump, TargetError
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
 from kgcore.sources.location import DumpLocation
 from tests.fake_source import (

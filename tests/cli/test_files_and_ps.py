@@ -17,7 +17,7 @@ from kgcore.cli import main as cli
 from kgcore.cli import render
 from kgcore.cli.commands import opening
 from kgcore.errors import KgcoreError
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from kgcore.views.openfiles import extract_file, flag_words, open_files
 from tests.fake_source import COMPLETE, INCOMPLETE, KERNEL_THREAD, ZOMBIE, FakeSource, opened
 from tests.schemas import strict

@@ -16,7 +16,7 @@ from kgcore.coredump.pipeline import Options, prepare
 from kgcore.coredump.plan import make_plan
 from kgcore.filters.coredump import CoredumpFilter
 from kgcore.model.memory import Provenance
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.base import TaskRef
 from tests.builders import PAGE, FakeMemory, make_image, make_vma
 from tests.fake_source import INCOMPLETE, FakeSource

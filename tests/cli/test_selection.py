@@ -3,7 +3,7 @@ import pytest
 
 from kgcore.cli.request import Selection
 from kgcore.cli.selection import described, select
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 
 
 def row(pid: int, comm: bytes, args: bytes | None, uid: int = 0, memory: bool = True) -> ProcessSummary:

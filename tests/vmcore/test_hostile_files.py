@@ -14,7 +14,7 @@ from kgcore.cli import render
 from kgcore.cli.commands.files import _put_json
 from kgcore.cli.console import Console
 from kgcore.errors import KgcoreError
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.base import OpenFiles, TaskRef
 from kgcore.views.openfiles import OpenFileTable, table_of
 from tests.vmcore.conftest import need

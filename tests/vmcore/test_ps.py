@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("drgn")
 
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from tests.vmcore.conftest import MAIN, Extractor, Fixture, need
 from tests.vmcore.tools import kgcore
 

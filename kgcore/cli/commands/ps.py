@@ -14,7 +14,7 @@ from kgcore.cli.request import NO_SELECTION, Channel, Selection
 from kgcore.cli.selection import chosen
 from kgcore.cli.values import file_name, user_id
 from kgcore.errors import KgcoreError
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.location import Location
 
 __all__ = ("PsCommand", "make_parser", "parse", "run")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from kgcore.errors import BadTask, NoCurrentTask, NoSuchTask, TargetError
-from kgcore.model.process import ProcessSummary
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.base import Source, TaskRef
 from kgcore.sources.live.process import LiveProcess
 from kgcore.sources.live.procfs import read, stat_of, status_of

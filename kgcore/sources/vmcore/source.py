@@ -16,7 +16,6 @@ from kgcore.model.memory import Memory, Provenance, peek
 from kgcore.model.process import (
     OpenFile,
     ProcessImage,
-    ProcessSummary,
     PsInfo,
     RegisterSet,
     TaskIds,
@@ -25,6 +24,7 @@ from kgcore.model.process import (
     Vma,
 )
 from kgcore.model.state import ProcessState
+from kgcore.model.summary import ProcessSummary
 from kgcore.model.traces import KernelStack
 from kgcore.sources.base import (
     NO_USER_FILES,

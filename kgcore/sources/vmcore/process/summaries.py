@@ -11,7 +11,8 @@ from drgn import FaultError, Object, offsetof, sizeof
 from kgcore.errors import BrokenDump, KgcoreError
 from kgcore.model.dying import Dying
 from kgcore.model.memory import peek
-from kgcore.model.process import VM_READ, VM_WRITE, ProcessSummary, Vma
+from kgcore.model.process import VM_READ, VM_WRITE, Vma
+from kgcore.model.summary import ProcessSummary
 from kgcore.sources.vmcore.dumpfile.frames import FrameState, counted
 from kgcore.sources.vmcore.dumpfile.levels import LEVEL_USER_DATA
 from kgcore.sources.vmcore.kernel.machine.base import PF_KTHREAD
