@@ -6,11 +6,13 @@ conversion for 32-bit programs (copy_siginfo_to_external32()) :func:`note` does.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ("Fault", "SigInfo", "code_name", "note", "parse", "signal_name", "unsent", "words")
+__all__ = ("NSIG", "Fault", "SigInfo", "code_name", "note", "numbers_of", "parse", "signal_name", "unsent", "words")
 
+NSIG = 64  # _NSIG: signals are 1 to 64
 SIZE = 128  # SI_MAX_SIZE: bytes of a siginfo_t
 SIGRTMIN = 34  # the C library's, as kill -l has it; the kernel's is 32
 _NAMES = (
@@ -64,6 +66,11 @@ _LAYOUTS = MappingProxyType(
         "syscall": (("address", 16, "Q", 12, "I"), ("syscall", 24, "i", 16, "i"), ("arch", 28, "I", 20, "I")),
     }
 )  # fmt: skip
+
+
+def numbers_of(bits: int) -> Iterator[int]:
+    """Yield the signals of a set, ascending: signal 1 is bit 0."""
+    return (number for number in range(1, NSIG + 1) if bits >> number - 1 & 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

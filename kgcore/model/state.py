@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kgcore.model.process import FileType
+from kgcore.model.siginfo import numbers_of
 
 __all__ = (
     "NO_LIMIT",
@@ -30,6 +31,7 @@ __all__ = (
     "TimerFd",
     "TimerValue",
     "gather",
+    "pending_signals",
 )
 
 NO_LIMIT = -1
@@ -343,6 +345,19 @@ class ProcessState:
             return replace(found, pipe=replace(pipe, content=None, unknown={**pipe.unknown, "content": why}))
 
         return replace(self, descriptors=tuple(map(without, self.descriptors)))
+
+
+def pending_signals(bits: int, infos: Iterable[bytes]) -> tuple[PendingSignal, ...]:
+    """Return all signals that wait: those in the list, then those that have no place in it.
+
+    :param bits: the set of those that wait: signal 1 is bit 0.
+    :param infos: the ``siginfo_t`` of each in the list.
+    """
+    found = [
+        PendingSignal(signal=int.from_bytes(info[:4], "little", signed=True), info=info.rstrip(b"\0")) for info in infos
+    ]
+    queued = {one.signal for one in found}
+    return (*found, *(PendingSignal(signal=number) for number in numbers_of(bits) if number not in queued))
 
 
 def gather(

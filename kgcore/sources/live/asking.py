@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from kgcore.arch import ARCHES, Arch
 from kgcore.model.process import ProcessImage
+from kgcore.model.siginfo import NSIG
 from kgcore.model.state import AlternateStack, SignalAction, TimerValue
 from kgcore.ptrace.injection import Convention
 from kgcore.ptrace.tracee import Tracee
@@ -80,15 +81,14 @@ class Asker:
 
     # Of the process
 
-    def actions(self, signals: int) -> tuple[SignalAction, ...]:
+    def actions(self) -> tuple[SignalAction, ...]:
         """Return what the process does at each signal (rt_sigaction(2)).
 
-        :param signals: how many there are.
         :raises Unknown: it is not known.
         """
         form = "<QQQQ" if self._wide else "<IIIQ"
         found = []
-        for answer in self._answers()[:signals]:
+        for answer in self._answers()[:NSIG]:
             handler, flags, restorer, mask = answer.take(form)
             found.append(SignalAction(handler=handler, flags=flags, restorer=restorer, mask=mask))
         return tuple(found)
@@ -99,28 +99,28 @@ class Asker:
         :param which: ITIMER_*.
         :raises Unknown: it is not known.
         """
-        return self._time(self._answers()[_NSIG + which], 1000)
+        return self._time(self._answers()[NSIG + which], 1000)
 
     def timer(self, number: int) -> TimerValue:
         """Return what is left of a timer of timer_create(2).
 
         :raises Unknown: it is not known.
         """
-        return self._time(self._answers()[_NSIG + 5 + self._timers.index(number)], 1)
+        return self._time(self._answers()[NSIG + 5 + self._timers.index(number)], 1)
 
     def dumpable(self) -> int:
         """Return PR_GET_DUMPABLE.
 
         :raises Unknown: it is not known.
         """
-        return self._answers()[_NSIG + 3].check()
+        return self._answers()[NSIG + 3].check()
 
     def subreaper(self) -> bool:
         """Return PR_GET_CHILD_SUBREAPER.
 
         :raises Unknown: it is not known.
         """
-        return bool(self._answers()[_NSIG + 4].take("<i")[0])
+        return bool(self._answers()[NSIG + 4].take("<i")[0])
 
     def _time(self, answer: Answer, unit: int) -> TimerValue:
         interval, part, value, rest = answer.take("<qqqq" if self._wide else "<iiii")
@@ -129,7 +129,7 @@ class Asker:
     def _answers(self) -> list[Answer]:
         if self._process is None:
             requests: list[tuple[str, tuple[int | None, ...]]] = [
-                *(("rt_sigaction", (number, 0, None, _SIGSET)) for number in range(1, _NSIG + 1)),
+                *(("rt_sigaction", (number, 0, None, _SIGSET)) for number in range(1, NSIG + 1)),
                 *(("getitimer", (which, None)) for which in range(3)),
                 ("prctl", (_PR_GET_DUMPABLE, 0, 0, 0, 0)),
                 ("prctl", (_PR_GET_CHILD_SUBREAPER, None, 0, 0, 0)),
@@ -214,9 +214,6 @@ class Asker:
         except OSError as error:
             return Unknown(f"the process cannot ask its kernel for it: {_words(error)}")
         return [Answer(result, content) for result, content in found]
-
-
-_NSIG = 64
 
 
 def _given(found: list[Answer] | Unknown) -> list[Answer]:

@@ -19,6 +19,7 @@ from kgcore.model.state import (
     SharedMapping,
     ThreadState,
     gather,
+    pending_signals,
 )
 from kgcore.ptrace.tracee import Tracee
 from kgcore.sources.base import OpenFiles
@@ -29,7 +30,6 @@ from kgcore.sources.live.procfs import mappings, read, stat_of, status_of
 
 __all__ = ("StateReader",)
 
-_NSIG = 64
 _LIMITS_AT = 26  # in a line of /proc/PID/limits, behind the name (proc_pid_limits(), fs/proc/base.c)
 _NOTIFY = {"signal": 0, "none": 1, "thread": 2}  # SIGEV_*
 _SIGEV_THREAD_ID = 4
@@ -65,7 +65,7 @@ class StateReader:
         values, unknown = gather(
             (
                 ("posix_timers", self._timers),
-                ("actions", partial(self._asker.actions, _NSIG)),
+                ("actions", self._asker.actions),
                 ("pending", self._pending),
                 ("itimer_real", partial(self._asker.interval_timer, 0)),
                 ("itimer_virtual", partial(self._asker.interval_timer, 1)),
@@ -130,11 +130,7 @@ class StateReader:
             return ()
         if self._tracee is None:
             raise Unknown("the process was not stopped")
-        infos = self._tracee.pending(tid, shared=shared)
-        found = [PendingSignal(signal=int.from_bytes(info[:4], "little"), info=info.rstrip(b"\0")) for info in infos]
-        queued = {one.signal for one in found}
-        others = (number for number in range(1, _NSIG + 1) if bits >> number - 1 & 1 and number not in queued)
-        return (*found, *(PendingSignal(signal=number) for number in others))
+        return pending_signals(bits, self._tracee.pending(tid, shared=shared))
 
     def _timers(self) -> tuple[PosixTimer, ...]:
         text = read(f"{self._view}/timers").decode("ascii")

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from drgn import Object, offsetof
 
 from kgcore.model.process import VM_MAYSHARE, ProcessImage
+from kgcore.model.siginfo import NSIG
 from kgcore.model.state import (
     NO_LIMIT,
     Descriptor,
@@ -19,11 +20,12 @@ from kgcore.model.state import (
 from kgcore.sources.base import OpenFiles
 from kgcore.sources.vmcore.damage import DAMAGE, broken
 from kgcore.sources.vmcore.kernel.structs import Members
-from kgcore.sources.vmcore.kernelreads import kernel_bytes, why_lost
+from kgcore.sources.vmcore.kernelreads import why_lost
 from kgcore.sources.vmcore.memory.backing import Backing
 from kgcore.sources.vmcore.process.descriptors import descriptors
 from kgcore.sources.vmcore.task.clock import Clock
-from kgcore.sources.vmcore.task.sigqueues import NSIG, SigQueues
+from kgcore.sources.vmcore.task.sigactions import actions
+from kgcore.sources.vmcore.task.sigqueues import SigQueues
 from kgcore.sources.vmcore.task.threadstate import ThreadStates
 from kgcore.sources.vmcore.task.timers import Timers
 from kgcore.sources.vmcore.task.vmas import Paths
@@ -101,22 +103,19 @@ class StateReader:
         return tuple(states.of(thread.task, thread.tid) for thread in self._image.threads)
 
     def _actions(self) -> tuple[SignalAction, ...]:
-        kernel, prog = self._kernel, self._kernel.prog
-        kind = prog.type("struct k_sigaction")
-        step = kind.size or 0
-        start = self._task.sighand.value_() + int(offsetof(prog.type("struct sighand_struct"), "action"))
-        raw = kernel_bytes(prog, start, step * NSIG)
+        kernel = self._kernel
+        kind = kernel.prog.type("struct k_sigaction")
         handler, flags, restorer, mask = (
             int(offsetof(kind, f"sa.{name}")) for name in ("sa_handler", "sa_flags", "sa_restorer", "sa_mask")
         )
         return tuple(
             SignalAction(
-                handler=kernel.word_at(raw, at + handler),
-                flags=kernel.word_at(raw, at + flags) & ~_SA_IMMUTABLE,
-                restorer=kernel.word_at(raw, at + restorer),
-                mask=int.from_bytes(raw[at + mask : at + mask + NSIG // 8], "little"),
+                handler=kernel.word_at(row, handler),
+                flags=kernel.word_at(row, flags) & ~_SA_IMMUTABLE,
+                restorer=kernel.word_at(row, restorer),
+                mask=int.from_bytes(row[mask : mask + NSIG // 8], "little"),
             )
-            for at in range(0, len(raw), step)
+            for row in actions(kernel, self._task.sighand.value_())
         )
 
     def _directory(self, name: str) -> bytes:

@@ -12,11 +12,12 @@ from drgn import FaultError, Object, offsetof
 
 from kgcore.model import siginfo
 from kgcore.model.dying import Dying
-from kgcore.model.siginfo import SigInfo
+from kgcore.model.siginfo import SigInfo, numbers_of
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
-from kgcore.sources.vmcore.task.sigqueues import NSIG, SigQueues, bits_of, numbers_of
+from kgcore.sources.vmcore.task.sigactions import actions
+from kgcore.sources.vmcore.task.sigqueues import SigQueues, bits_of
 
 __all__ = ("Deaths",)
 
@@ -143,15 +144,11 @@ class Deaths:
         """Return the signals that would end the process: those whose action is the default and is fatal."""
         if flags & _SIGNAL_UNKILLABLE:
             return frozenset({_SIGKILL})  # init
-        kind = self._kernel.prog.type("struct sighand_struct")
-        step = self._kernel.prog.type("struct k_sigaction").size or 0
-        handler = offsetof(self._kernel.prog.type("struct k_sigaction"), "sa.sa_handler")
-        start = task["sighand"] + offsetof(kind, "action")
         if not task["sighand"]:
             return frozenset()
-        raw = kernel_bytes(self._kernel.prog, start, step * NSIG)
-        default = (n for n in range(1, NSIG + 1) if not self._kernel.word_at(raw, (n - 1) * step + handler))
-        return frozenset(default) - _HARMLESS
+        handler = offsetof(self._kernel.prog.type("struct k_sigaction"), "sa.sa_handler")
+        rows = enumerate(actions(self._kernel, task["sighand"]), 1)
+        return frozenset(number for number, row in rows if not self._kernel.word_at(row, handler)) - _HARMLESS
 
     def _queued(self, number: int, signal: Members, threads: Iterable[int]) -> SigInfo | None:
         """Return the siginfo of a pending signal; None: not found."""

@@ -8,14 +8,13 @@ from functools import cached_property
 from drgn import offsetof
 
 from kgcore.model import siginfo
-from kgcore.model.state import PendingSignal
+from kgcore.model.state import PendingSignal, pending_signals
 from kgcore.sources.vmcore.kernel.kernel import Kernel
 from kgcore.sources.vmcore.kernel.structs import Members
 from kgcore.sources.vmcore.kernelreads import kernel_bytes
 
-__all__ = ("NSIG", "SigQueues", "bits_of", "numbers_of")
+__all__ = ("SigQueues", "bits_of")
 
-NSIG = 64
 _MAX_QUEUED = 1 << 16
 
 
@@ -52,12 +51,7 @@ class SigQueues:
         bits = bits_of(holder[f"{name}.signal"])
         if not bits:
             return ()
-        found = [
-            PendingSignal(signal=int.from_bytes(info[:4], "little", signed=True), info=info.rstrip(b"\0"))
-            for info in self.infos(holder, f"{name}.list")
-        ]
-        queued = {one.signal for one in found}
-        return (*found, *(PendingSignal(signal=number) for number in numbers_of(bits) if number not in queued))
+        return pending_signals(bits, self.infos(holder, f"{name}.list"))
 
     @cached_property
     def info_size(self) -> int:
@@ -68,8 +62,3 @@ class SigQueues:
 def bits_of(raw: bytes) -> int:
     """Return a ``sigset_t`` as a number: signal 1 is bit 0."""
     return int.from_bytes(raw, "little")
-
-
-def numbers_of(bits: int) -> Iterator[int]:
-    """Yield the signals of a set, ascending."""
-    return (number for number in range(1, NSIG + 1) if bits >> number - 1 & 1)
