@@ -14,7 +14,7 @@ function __kgcore_command
             case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --exclude --only --redact --profile --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --limit --progress --swap --root
                 set skip 1
             case '-*'
-            case live ps files info map check bt debug completion
+            case live daemon ask ps files info map check bt debug completion
                 echo $word
                 return
             case '*'
@@ -54,6 +54,8 @@ end
 complete -c kgcore -e
 complete -c kgcore -f
 complete -c kgcore -n __kgcore_first -a live -d 'Write processes of this machine as core files, and let them go on'
+complete -c kgcore -n __kgcore_first -a daemon -d 'Write the cores of programs that ask for them, and let them go on'
+complete -c kgcore -n __kgcore_first -a ask -d 'Have the daemon (kgcore daemon) write the core of a process, which goes on'
 complete -c kgcore -n __kgcore_first -a ps -d 'List the processes in a vmcore'
 complete -c kgcore -n __kgcore_first -a files -d 'List the open files of a process in a vmcore, or write the content of one'
 complete -c kgcore -n __kgcore_first -a info -d 'Say what a vmcore is, what it holds, and what that means for cores'
@@ -139,6 +141,33 @@ complete -c kgcore -n '__kgcore_has live' -l max-time -x -d 'write for at most s
 complete -c kgcore -n '__kgcore_has live' -l limit -x -a 'priority largest-first truncate' -d 'what the two cost first: what matters least, the ends of the largest mappings, or the end of the file as the kernel has it (default: priority)'
 complete -c kgcore -n '__kgcore_has live' -l progress -x -a 'auto never json' -d 'auto: a bar with -v 1 on a terminal; json: lines for programs on standard error (default: auto)'
 complete -c kgcore -n '__kgcore_has live' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has daemon' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has daemon' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has daemon' -l socket -r -F -d 'where to listen (default: the sockets that systemd passes on, else $KGCORE_SOCKET, else /run/kgcore/socket)'
+complete -c kgcore -n '__kgcore_has daemon' -l group -x -d 'let only members of this group, and root, connect (default: everybody)'
+complete -c kgcore -n '__kgcore_has daemon' -l max-workers -x -d 'how many dumps there may be at once; others wait (default: as many as there are CPUs, at least 2)'
+complete -c kgcore -n '__kgcore_has daemon' -l max-time -x -d 'end a dump that takes longer than so many seconds (or m, h; default: 10m)'
+complete -c kgcore -n '__kgcore_has daemon' -l allow-foreign -d 'whoever may connect may have any process, of any user: with --group, this group is as mighty as root'
+complete -c kgcore -n '__kgcore_has daemon' -l idle-exit -x -d 'end after so many seconds (or m, h) without a client: systemd starts it again'
+
+complete -c kgcore -n '__kgcore_has ask' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has ask' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has ask' -l socket -r -F -d 'where it listens (default: $KGCORE_SOCKET, else /run/kgcore/socket)'
+complete -c kgcore -n '__kgcore_has ask' -s f -x -a 'process' -d 'which memory: sum of the bits below, or \'process\' (default 51)'
+complete -c kgcore -n '__kgcore_has ask' -l exclude -x -d 'as kgcore live has it; may be repeated'
+complete -c kgcore -n '__kgcore_has ask' -l only -x -d 'as kgcore live has it; may be repeated'
+complete -c kgcore -n '__kgcore_has ask' -l redact -x -d 'as kgcore live has it; may be repeated'
+complete -c kgcore -n '__kgcore_has ask' -l profile -x -a 'full mini' -d 'mini: only what backtraces need (default: full)'
+complete -c kgcore -n '__kgcore_has ask' -s o -r -F -d 'a new file; -: standard output'
+complete -c kgcore -n '__kgcore_has ask' -l compress -x -a 'zstd gzip' -d 'compress it'
+complete -c kgcore -n '__kgcore_has ask' -l max-size -x -d 'bytes (K, M, G, T: powers of 1024) that it may have'
+complete -c kgcore -n '__kgcore_has ask' -l max-time -x -d 'seconds (or m, h) that it may take'
+complete -c kgcore -n '__kgcore_has ask' -l limit -x -a 'priority largest-first truncate' -d 'what the two cost first, as kgcore live has it (default: priority)'
+complete -c kgcore -n '__kgcore_has ask' -l freeze -x -a 'auto fork stop' -d 'as kgcore live has it (default: auto)'
+complete -c kgcore -n '__kgcore_has ask' -l shared -x -a 'copy late' -d 'as kgcore live has it (default: copy)'
+complete -c kgcore -n '__kgcore_has ask' -l max-freeze -x -d 'give up if it stands still for longer'
+complete -c kgcore -n '__kgcore_has ask' -k -a '(__kgcore_processes)'
 
 complete -c kgcore -n '__kgcore_has ps' -s h -l help -d 'show this help'
 complete -c kgcore -n '__kgcore_has ps' -s V -l version -d 'show the version'

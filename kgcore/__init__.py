@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from kgcore.coredump.pipeline import Options, Prepared, prepare, write
     from kgcore.coredump.plan import CorePlan, Part
     from kgcore.coredump.report import Gap, Report, VmaAccount
-    from kgcore.coredumper.dumps import DumpOptions, get_core_dump, write_core_dump
+    from kgcore.coredumper.dumps import get_core_dump, write_core_dump
+    from kgcore.coredumper.options import DumpOptions
     from kgcore.coredumper.reader import CoreReader
     from kgcore.errors import (
         BadTask,
@@ -283,7 +284,8 @@ _NAMES = {
     "kgcore.coredump.pipeline": "Options Prepared prepare write",
     "kgcore.coredump.plan": "CorePlan Part",
     "kgcore.coredump.report": "Gap Report VmaAccount",
-    "kgcore.coredumper.dumps": "DumpOptions get_core_dump write_core_dump",
+    "kgcore.coredumper.dumps": "get_core_dump write_core_dump",
+    "kgcore.coredumper.options": "DumpOptions",
     "kgcore.coredumper.reader": "CoreReader",
     "kgcore.errors": "BadTask BrokenDump Busy Cancelled KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
     "NoUserMemory OutputError TargetError",

@@ -203,6 +203,7 @@ ALLOWED = {
     ("binaries/sysroot.py", "_PATH_MAX"): "PATH_MAX",
     ("check/segments.py", "_AT_ONCE"): "a count",
     ("coredump/writer.py", "_BLOCK"): "of a file system that the core is written to",
+    ("daemon/protocol.py", "MAX_REQUEST"): "bytes of a message",
     ("sinks/compressed.py", "most"): "bytes that a frame may add",
     ("sinks/files.py", "_BLOCK"): "of a file system that the core is written to",
     ("sources/inroot.py", "_MAX_STEPS"): "a count",

@@ -30,6 +30,7 @@ METAVARS = {
     "DEV=IMAGE": ValueKind.IMAGE,
     "DIR": ValueKind.DIRECTORY,
     "FILE": ValueKind.FILE,
+    "PATH": ValueKind.FILE,
     "PID": ValueKind.PROCESS,
     "SYMBOLS": ValueKind.FILE,
     "VMCORE": ValueKind.FILE,

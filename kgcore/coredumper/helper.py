@@ -5,7 +5,6 @@ It is exec'ed, not forked: another thread of that program may hold any lock. It 
 progress, and ends; it gives up as soon as its socket is closed.
 """
 
-import os
 import pickle
 import select
 import socket
@@ -13,19 +12,14 @@ import sys
 import traceback
 from typing import Any
 
-from kgcore.coredump.limits import Limits
 from kgcore.coredump.report import Report
+from kgcore.coredumper.making import make
 from kgcore.coredumper.wish import Wish
 from kgcore.errors import Cancelled, KgcoreError
-from kgcore.library import open_source
-from kgcore.saving import CoreWriter
-from kgcore.sinks.base import Sink
-from kgcore.sinks.outputs import named
-from kgcore.sinks.streams import SparseSink, StreamSink
-from kgcore.sources.base import NO_USER_FILES, TaskRef
 from kgcore.system import frames
 
 __all__ = ("main", "receive", "send")
+
 
 def send(connection: socket.socket, value: object) -> None:
     """Send a value to the program at the other end, which is of the same version.
@@ -68,22 +62,5 @@ def _dump(wish: Wish, connection: socket.socket) -> Report:
         if wish.progress:
             send(connection, ("progress", (done, total)))
 
-    descriptor = wish.descriptor
-
-    def opened(path: str, *, force: bool = False) -> Sink:
-        if descriptor is None:
-            return named(path, force=force)
-        file = os.fdopen(descriptor, "wb", buffering=0)
-        return SparseSink(file) if file.seekable() else StreamSink(file)
-
-    writer = CoreWriter(
-        wish.options,
-        output="" if wish.path is None else wish.path,
-        opened=opened,
-        force=wish.force,
-        compress=wish.compress,
-        jobs=wish.jobs,
-        limits=Limits(wish.max_size, wish.max_time, rule=wish.limit),
-    )
-    with open_source(wish.location, NO_USER_FILES, lambda message: None) as source:
-        return writer.save(source, TaskRef.of(wish.tid), progress)
+    report, _ = make(wish, progress)
+    return report

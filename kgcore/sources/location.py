@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ("DumpLocation", "Freezing", "LiveLocation", "Location", "SharedMemory", "SymbolsFrom")
+__all__ = ("DumpLocation", "Expected", "Freezing", "LiveLocation", "Location", "SharedMemory", "SymbolsFrom")
 
 Freezing = Literal["auto", "fork", "stop"]
 SharedMemory = Literal["copy", "late"]
@@ -46,6 +46,19 @@ class DumpLocation:
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Who a process of this machine must be when it stands still: it may have ended, or executed another program.
+
+    :ivar pidfd: refers to it, for as long as it is to be read.
+    :ivar ids: its user and its group, for all purposes (real, effective, saved, file system), when it may be nobody
+        else's, nor have more rights than that user; None: anybody's.
+    """
+
+    pidfd: int
+    ids: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveLocation:
     """The processes of this machine, while they run.
@@ -56,6 +69,7 @@ class LiveLocation:
     :ivar freeze: ``stop``: it stands still until all is read; ``fork``: a copy of it is read while it goes on;
         ``auto``: a copy if there can be one.
     :ivar shared: with a copy, when shared memory is read: ``copy``: while it stands still; ``late``: afterwards.
+    :ivar expected: who the process must be; None: the one that has the id.
     """
 
     pid: int | None = None
@@ -63,6 +77,7 @@ class LiveLocation:
     max_freeze: float | None = None
     freeze: Freezing = "stop"
     shared: SharedMemory = "copy"
+    expected: Expected | None = None
 
     def __post_init__(self) -> None:
         """:raises ValueError: ``freeze`` or ``shared`` is another word."""

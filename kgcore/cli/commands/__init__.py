@@ -15,6 +15,8 @@ __all__ = ("COMMANDS", "Command", "chosen", "operands", "options")
 
 COMMANDS = {
     "live": "kgcore.cli.commands.live",
+    "daemon": "kgcore.cli.commands.daemon",
+    "ask": "kgcore.cli.commands.ask",
     "ps": "kgcore.cli.commands.ps",
     "files": "kgcore.cli.commands.files",
     "info": "kgcore.cli.commands.info",

@@ -23,6 +23,8 @@ _EPILOG = (
     + """
 commands:
   kgcore live PID...           write processes of this machine, which go on afterwards
+  kgcore daemon                write the cores of programs that ask for them
+  kgcore ask [PID] -o FILE     have the daemon write a core
   kgcore ps [--json]           list the processes in the dump, by name, user or size (kgcore ps --help)
   kgcore files PID [--json]    list the open files of a process; --extract FD writes the content of one
   kgcore info [--json]         say what the dump is, what it holds, and what that means for cores
@@ -83,6 +85,8 @@ def make_parser() -> Parser:
         "       kgcore [--all | [--match GLOB]... [--uid UID]...] [--compress zstd | gzip] [--max-size SIZE] "
         "[--max-time DURATION] ...\n"
         "       kgcore live [--no-registers | --max-freeze DURATION] PID...\n"
+        "       kgcore daemon [--socket PATH] [--group NAME] [--max-workers N] [--max-time DURATION]\n"
+        "       kgcore ask [--socket PATH] [-f FILTER] [--freeze WAY] -o FILE [PID]\n"
         "       kgcore ps [--json]\n"
         "       kgcore files [--extract FD [-o FILE] | --list FILE] [--json] PID | TASK\n"
         "       kgcore info [--json]\n"

@@ -29,13 +29,14 @@ from kgcore.sources.base import (
 from kgcore.sources.live.calling import convention_of
 from kgcore.sources.live.copying import Captured, no_copy_words, not_copied, why_no_copy
 from kgcore.sources.live.descriptors import contents_of, open_files
+from kgcore.sources.live.identity import verify
 from kgcore.sources.live.image import Reader, states_of
 from kgcore.sources.live.mappings import MappedFiles
 from kgcore.sources.live.memory import LiveMemory
 from kgcore.sources.live.programs import mapped_programs
 from kgcore.sources.live.refusals import refused
 from kgcore.sources.live.state import StateReader
-from kgcore.sources.location import LiveLocation
+from kgcore.sources.location import Expected, LiveLocation
 
 __all__ = ("LiveProcess",)
 
@@ -49,7 +50,7 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
     :param pid: id of the process.
     :param first: id of the thread that comes first in its image.
     :param location: how to take it.
-    :raises KgcoreError: it cannot be stopped.
+    :raises KgcoreError: it cannot be stopped, or is not the one that is expected.
     """
 
     def __init__(self, pid: int, first: int, location: LiveLocation) -> None:
@@ -80,6 +81,8 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
                 if isinstance(error, OSError):
                     raise refused(pid, error) from error
                 raise
+            if location.expected is not None:
+                self._verify(location.expected)
             if location.max_freeze is not None:
                 self._deadline = self._tracee.since + location.max_freeze
 
@@ -97,6 +100,15 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
                 what = f"process {self._pid} is being dumped by another kgcore"
                 raise Busy(what, hint="try again later", pid=self._pid) from None
             raise refused(self._pid, error) from error
+
+    def _verify(self, expected: Expected) -> None:
+        try:
+            verify(self._pid, self._view, expected)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise refused(self._pid, error) from error
+            raise
 
     @property
     def image(self) -> ProcessImage:
