@@ -136,6 +136,7 @@ int main(void)
 ROUNDS = int(os.environ.get("KGCORE_LIVE_ROUNDS", "5"))  # by hand: 1000
 WINDOWS = int(os.environ.get("KGCORE_LIVE_WINDOWS", "5"))  # by hand: 100
 KILLS = int(os.environ.get("KGCORE_LIVE_KILLS", "12"))  # by hand: 500
+LATEST = float(os.environ.get("KGCORE_LIVE_LATEST", "0.5"))  # seconds behind its start; by hand: 3
 
 
 @pytest.fixture(scope="module")
@@ -221,9 +222,10 @@ def test_books_are_right_after_many_dumps(bookkeeper: "subprocess.Popen[str]", f
 @pytest.mark.parametrize("freeze", ["fork", "stop"])
 def test_a_killed_kgcore_lets_it_go(bookkeeper: "subprocess.Popen[str]", tmp_path: Path, freeze: str) -> None:
     """At moments all over its work; the helper program that holds the threads sees that it is gone."""
+    words = "-o", str(tmp_path / "core"), "--force", "--freeze", freeze
     for number in range(KILLS):
-        dump = live(bookkeeper.pid, "-o", str(tmp_path / "core"), "--force", "--freeze", freeze)
-        time.sleep(random.uniform(0, 0.04) * number)
+        dump = live(bookkeeper.pid, *words)
+        time.sleep(LATEST * (number + random.random()) / KILLS)
         dump.kill()
         dump.communicate()
     left_alone(bookkeeper.pid)
