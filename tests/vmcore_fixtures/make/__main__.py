@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from . import built_guests, built_kernels, edge_guests, fixture, kdump, kernels
+from . import built_guests, built_kernels, edge_guests, fixture, kdump, kernels, systemd_guest
 from .catalogue import RECIPES
 from .common import BuildError, Unavailable, cache_dir, say
 from .packages import install_host_tools, locked
@@ -33,7 +33,7 @@ def build(recipe: Recipe, lacking: BaseException | None, *, force: bool) -> bool
             raise lacking
         with locked(f"fixture-{recipe.name}"):
             kernel = built_kernels.of(recipe)
-            maker = next((made for made in (kdump, edge_guests) if recipe.name in made.RECIPES), fixture)
+            maker = next((made for made in (kdump, edge_guests, systemd_guest) if recipe.name in made.RECIPES), fixture)
             if not force and maker.up_to_date(recipe, kernel):
                 outcome = "up to date"
             else:
@@ -69,7 +69,7 @@ def _make(make: Callable[[Recipe, kernels.Kernel], None], recipe: Recipe, kernel
 
 def main() -> int:
     """Parse the arguments, make what they name."""
-    recipes = RECIPES | kdump.RECIPES | edge_guests.RECIPES | built_guests.RECIPES
+    recipes = RECIPES | kdump.RECIPES | edge_guests.RECIPES | built_guests.RECIPES | systemd_guest.RECIPES
     parser = argparse.ArgumentParser(prog="python3 -m tests.vmcore_fixtures.make", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="fixtures to make (all without any)")
     parser.add_argument("--list", action="store_true", help="list the fixtures and end")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from . import built_kernels, initramfs, kdump
+from . import built_kernels, initramfs, kdump, systemd_guest
 from .makedumpfile import HOST, Makedumpfile
 from .recipes import PYTHON_SUITE, Recipe
 
@@ -34,6 +34,8 @@ class Supplies:
             wanted.append(self._fetch(tool, lambda tool=tool: Makedumpfile.of(tool), "makedumpfile"))  # type: ignore[misc]
         if recipe.name in kdump.RECIPES:
             wanted.append(self._fetch(PYTHON_SUITE, kdump.root, "kdump"))
+        if recipe.name in systemd_guest.RECIPES:
+            wanted.append(self._fetch(PYTHON_SUITE, systemd_guest.root, "systemd"))
         return wanted
 
     def _fetch(self, suite: str, work: Callable[[], Any], *name: str) -> Future[Any]:
