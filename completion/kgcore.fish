@@ -14,7 +14,7 @@ function __kgcore_command
             case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --exclude --only --redact --profile --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --limit --progress --swap --root
                 set skip 1
             case '-*'
-            case live daemon ask ps files info map check bt debug completion
+            case live daemon ask ps files info map check bt debug client completion
                 echo $word
                 return
             case '*'
@@ -63,6 +63,7 @@ complete -c kgcore -n __kgcore_first -a map -d 'Show the address space of a proc
 complete -c kgcore -n __kgcore_first -a check -d 'Read a finished core, or the files that --sysroot wrote, and check that they are complete'
 complete -c kgcore -n __kgcore_first -a bt -d 'Show backtraces of processes in a vmcore'
 complete -c kgcore -n __kgcore_first -a debug -d 'Write the core, program and libraries of a process in a vmcore, and start a debugger on them'
+complete -c kgcore -n __kgcore_first -a client -d 'Give C programs what they dump themselves with, through kgcore daemon'
 complete -c kgcore -n __kgcore_first -a completion -d 'Print a shell script that completes options, commands, files and PIDs of kgcore'
 
 complete -c kgcore -n '__kgcore_has default' -s h -l help -d 'show this help'
@@ -296,6 +297,13 @@ complete -c kgcore -n '__kgcore_has debug' -s f -x -a 'process' -d 'which memory
 complete -c kgcore -n '__kgcore_has debug' -l swap -r -F -d 'image of a swap device or swap file, named as in /proc/swaps; may be repeated'
 complete -c kgcore -n '__kgcore_has debug' -l root -x -a '(__fish_complete_directories (commandline -ct))' -d 'take missing pages of mapped files from the same files under DIR'
 complete -c kgcore -n '__kgcore_has debug' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has client' -l build -x -a '(__fish_complete_directories (commandline -ct))' -d 'put kgcore_client.h and libgencore.so there, compiled here and now'
+complete -c kgcore -n '__kgcore_has client' -l cc -x -d 'with this compiler, which may have options (default: $CC, else cc)'
+complete -c kgcore -n '__kgcore_has client' -l force -d 'overwrite files'
+complete -c kgcore -n '__kgcore_has client' -l print-header -d 'print kgcore_client.h'
+complete -c kgcore -n '__kgcore_has client' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has client' -s V -l version -d 'show the version'
 
 complete -c kgcore -n '__kgcore_has completion' -s h -l help -d 'show this help'
 complete -c kgcore -n '__kgcore_has completion' -s V -l version -d 'show the version'

@@ -24,6 +24,9 @@ EPOCH = 1_700_000_000
 OUTSIDE = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "KGCORE_VMCORE", "COLUMNS")}
 
 
+CLIENT = ("Makefile", "gencore.c", "kgcore_client.h")
+
+
 def tracked() -> list[str]:
     done = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
     if done.returncode:
@@ -106,6 +109,7 @@ def test_the_wheel_has_what_is_needed(wheel: Path) -> None:
         f"{data}/bash-completion/completions/kgcore",
         f"{data}/zsh/site-functions/_kgcore",
         f"{data}/fish/vendor_completions.d/kgcore.fish",
+        *(f"{data}/kgcore/client/{name}" for name in CLIENT),
     }
     assert {name.split("/")[0] for name in names} == {
         "kgcore",
@@ -160,6 +164,23 @@ def test_the_wheel_installed(installed: Path, tmp_path: Path) -> None:
     assert (installed / "share/fish/vendor_completions.d/kgcore.fish").is_file()
 
 
+def gives_c_programs_their_client(directory: Path, *kgcore: object) -> None:
+    header = (ROOT / "contrib/client/kgcore_client.h").read_text()
+    done = run(*kgcore, "client", "--print-header", cwd=directory)
+    assert (done.returncode, done.stdout, done.stderr) == (0, header, "")
+    if shutil.which("gcc") is None:
+        return
+    done = run(*kgcore, "client", "--build", "built", "--cc", "gcc", cwd=directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "Saved built/kgcore_client.h\nSaved built/libgencore.so\n"
+    assert (directory / "built/kgcore_client.h").read_text() == header
+    assert (directory / "built/libgencore.so").read_bytes()[:4] == b"\x7fELF"
+
+
+def test_the_wheel_has_the_c_client(installed: Path, tmp_path: Path) -> None:
+    gives_c_programs_their_client(tmp_path, installed / "bin/kgcore")
+
+
 def test_installing_it_gives_drgn_the_command(installed: Path, tmp_path: Path) -> None:
     script = "from drgn.commands import run_command; run_command(prog, 'gcore -o it.core 110')"
     (tmp_path / "script.py").write_text(script)
@@ -203,6 +224,10 @@ def test_the_zipapp(dist: Path, installed: Path, tmp_path: Path) -> None:
     assert "Traceback" not in seen.stdout
     assert "ModuleNotFoundError" not in seen.stdout
     assert "crasher" in seen.stdout
+
+
+def test_the_zipapp_has_the_c_client(dist: Path, tmp_path: Path) -> None:
+    gives_c_programs_their_client(tmp_path, sys.executable, "-S", "-E", dist / "kgcore.pyz")
 
 
 def test_the_zipapp_without_drgn(dist: Path, tmp_path: Path) -> None:

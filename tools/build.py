@@ -116,6 +116,8 @@ def _zipapp(stage: Path, epoch: int) -> bytes:
     for path in (stage / "kgcore").rglob("*"):
         if path.is_file():
             files[str(path.relative_to(stage))] = path.read_bytes()
+    for path in (stage / "contrib/client").iterdir():
+        files[f"share/kgcore/client/{path.name}"] = path.read_bytes()
     files["LICENSE"] = (stage / "LICENSE").read_bytes()
     archive = io.BytesIO()
     archive.write(b"#!/usr/bin/env python3\n")

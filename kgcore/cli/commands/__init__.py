@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "kgcore.cli.commands.check",
     "bt": "kgcore.cli.commands.bt",
     "debug": "kgcore.cli.commands.debug",
+    "client": "kgcore.cli.commands.client",
     "completion": "kgcore.cli.commands.completion",
 }
 """Names of commands and their modules. The default command is :mod:`kgcore.cli.commands.dump`."""

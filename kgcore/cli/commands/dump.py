@@ -25,6 +25,7 @@ commands:
   kgcore live PID...           write processes of this machine, which go on afterwards
   kgcore daemon                write the cores of programs that ask for them
   kgcore ask [PID] -o FILE     have the daemon write a core
+  kgcore client --build DIR    give C programs what they dump themselves with
   kgcore ps [--json]           list the processes in the dump, by name, user or size (kgcore ps --help)
   kgcore files PID [--json]    list the open files of a process; --extract FD writes the content of one
   kgcore info [--json]         say what the dump is, what it holds, and what that means for cores
@@ -94,6 +95,7 @@ def make_parser() -> Parser:
         "       kgcore bt [--all-threads] [--kernel-stack] [--json] [PID | TASK]...\n"
         "       kgcore debug [--debugger gdb|lldb] [--print] [PID | TASK] [-- ARGUMENTS]\n"
         "       kgcore check CORE | DIR [--json]\n"
+        "       kgcore client --build DIR [--cc PROGRAM] | --print-header\n"
         "       kgcore completion bash | zsh | fish",
         description="Write processes of a Linux kernel crash dump as core files that debuggers open.",
         epilog=_EPILOG,
