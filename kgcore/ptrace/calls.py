@@ -21,6 +21,8 @@ __all__ = (
     "cont",
     "detach",
     "geteventmsg",
+    "getfpregs",
+    "getregs",
     "getregset",
     "getsigmask",
     "interrupt",
@@ -35,6 +37,8 @@ __all__ = (
 )
 
 _PTRACE_CONT = 7
+_PTRACE_GETREGS = 12
+_PTRACE_GETFPREGS = 14
 _PTRACE_DETACH = 17
 _PTRACE_SYSCALL = 24
 _PTRACE_SETOPTIONS = 0x4200
@@ -57,6 +61,10 @@ PTRACE_O_TRACECLONE = 1 << PTRACE_EVENT_CLONE
 PTRACE_O_EXITKILL = 1 << 20
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 """The signal of a stop at the entry or the exit of a system call, with PTRACE_O_TRACESYSGOOD."""
+# struct user_regs_struct and struct user_i387_struct (arch/x86/include/asm/user_64.h, user_32.h)
+_OWN_SIZES = {_PTRACE_GETREGS: 27 * 8, _PTRACE_GETFPREGS: 512}
+if struct.calcsize("P") == 4:
+    _OWN_SIZES = {_PTRACE_GETREGS: 17 * 4, _PTRACE_GETFPREGS: 108}
 _RSEQ = struct.Struct("=QIII4x")  # struct ptrace_rseq_configuration
 WALL = 0x40000000  # __WALL of wait4(2): also threads that are no children of this one
 
@@ -126,6 +134,32 @@ def getregset(tid: int, kind: int, most: int) -> bytes | None:
             return None
         raise
     return buffer.raw[: vector.iov_len]
+
+
+def getregs(tid: int) -> bytes:
+    """Return the general registers of a stopped thread as this program's own view has them. (PTRACE_GETREGS)
+
+    :return: ``struct user_regs_struct``, also if the thread runs code of another width: arch_ptrace() of
+        arch/x86/kernel/ptrace.c asks the view of whoever traces, PTRACE_GETREGSET that of the thread's code.
+    :raises OSError: what ptrace(2) raises.
+    """
+    return _own_view(_PTRACE_GETREGS, tid)
+
+
+def getfpregs(tid: int) -> bytes:
+    """Return the floating-point registers of a stopped thread as this program's own view has them. (PTRACE_GETFPREGS)
+
+    :return: ``struct user_i387_struct``; see :func:`getregs`.
+    :raises OSError: what ptrace(2) raises.
+    """
+    return _own_view(_PTRACE_GETFPREGS, tid)
+
+
+def _own_view(request: int, tid: int) -> bytes:
+    size = _OWN_SIZES[request]
+    buffer = ctypes.create_string_buffer(size)
+    _ptrace(request, tid, 0, ctypes.addressof(buffer))
+    return buffer.raw
 
 
 def setregset(tid: int, kind: int, data: bytes) -> None:

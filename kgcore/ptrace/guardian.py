@@ -151,6 +151,8 @@ def _answer(threads: Threads, request: Any) -> Any:
         case ("regsets", tid, kinds):
             found = [calls.getregset(tid, kind, _MAX_REGSET) for kind in kinds]
             return [None if desc is None else desc.hex() for desc in found]
+        case ("own_view", tid):
+            return [desc.hex() for desc in (calls.getregs(tid), calls.getfpregs(tid))]
         case ("pending", tid, shared):
             return [info.hex() for info in _pending(tid, shared=shared)]
         case ("rseq", tid):

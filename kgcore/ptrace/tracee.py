@@ -48,6 +48,14 @@ class Tracee:
         found = self._ask("regsets", tid, tuple(kinds))
         return tuple(None if desc is None else bytes.fromhex(desc) for desc in found)
 
+    def own_view(self, tid: int) -> tuple[bytes, bytes]:
+        """Return the general and the floating-point registers of a thread as this program's notes would have them.
+
+        :raises OSError: what ptrace(2) raises, ESRCH if it was killed.
+        """
+        regs, fpregs = map(bytes.fromhex, self._ask("own_view", tid))
+        return regs, fpregs
+
     def pending(self, tid: int, *, shared: bool) -> tuple[bytes, ...]:
         """Return the ``siginfo_t`` of the signals that wait for a thread, or for the process, in their order.
 

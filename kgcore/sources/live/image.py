@@ -4,7 +4,7 @@
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -33,6 +33,7 @@ from kgcore.sources.live.procfs import Stat, mappings, read, stat_of, status_of,
 __all__ = ("Reader", "architecture_here", "states_of")
 
 _NT_PRSTATUS = 1
+_NT_PRFPREG = 2
 _PSARGS = 79  # ELF_PRARGSZ - 1, include/uapi/linux/elfcore.h
 _AT_NULL, _AT_PHENT = 0, 4
 _PHENT = {8: 56, 4: 32}  # sizeof(Elf64_Phdr), sizeof(Elf32_Phdr), by the bytes of the program's long
@@ -102,7 +103,7 @@ class Reader:
             raise NoSuchTask(f"process {self._pid} has ended", pid=self._pid)
         arch = self._arch(None if tracee is None else tracee.regsets(tids[0], (_NT_PRSTATUS,))[0])
         kinds = (_NT_PRSTATUS, *(row.type for row in arch.regsets))
-        regsets = {tid: tracee.regsets(tid, kinds) for tid in tids} if tracee is not None else {}
+        regsets = {tid: self._regsets(tracee, tid, arch, kinds) for tid in tids} if tracee is not None else {}
         stat = stat_of(read(f"/proc/{self._pid}/stat"))
         memory = stat_of(read(f"{self._view}/stat"))
         threads = tuple(self._thread(tid, arch, regsets.get(tid), stat) for tid in tids)
@@ -141,6 +142,19 @@ class Reader:
             if first is None or len(first) == len(view.greg_names) * view.greg_size:
                 return view
         raise TargetError(f"process {self._pid}: its {8 * self._word_size}-bit program is not supported", pid=self._pid)
+
+    @staticmethod
+    def _regsets(tracee: Tracee, tid: int, arch: Arch, kinds: Sequence[int]) -> tuple[bytes | None, ...]:
+        """Return a thread's register sets in the view of its process, as the kernel's core has them."""
+        found = tracee.regsets(tid, kinds)
+        size = len(arch.greg_names) * arch.greg_size
+        if found[0] is not None and len(found[0]) != size:
+            # It runs code of another width than the first thread, and ptrace(2) tells it in that code's view.
+            regs, fpregs = tracee.own_view(tid)
+            if len(regs) == size:  # this program's view is that of the process
+                own = {_NT_PRSTATUS: regs, _NT_PRFPREG: fpregs}
+                return tuple(own.get(kind, desc) for kind, desc in zip(kinds, found, strict=True))
+        return found
 
     def _thread(self, tid: int, arch: Arch, given: tuple[bytes | None, ...] | None, process: Stat) -> Thread:
         where = f"/proc/{self._pid}/task/{tid}"

@@ -47,6 +47,12 @@ def changing(ours: Core) -> frozenset[int]:
         ("dynamic", ("0x33",)),
         ("iouring", ("0x7f",)),
         ("zleader", ("0x7f",)),
+        ("abi", ("0x7f",)),
+        ("manythreads", ("0x7f", "300")),
+        ("mixed", ("0x7f", "same", "code32", "int80")),
+        ("spin", ("0x7f", "0")),
+        ("swapped", ("0x7f",)),
+        ("x87", ("0x7f",)),
     ],
 )
 def test_equals_the_kernels_core(tmp_path: Path, name: str, arguments: tuple[str, ...], freeze: str) -> None:
