@@ -13,7 +13,7 @@ import os
 import socket as sockets
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 from kgcore.daemon import protocol
@@ -64,8 +64,13 @@ def dump(
         ConnectionRefusedError, FileNotFoundError: there is no daemon.
     :raises TypeError, ValueError: options make no sense.
     """
+    from kgcore.coredumper.permission import dumpable
+
     body = protocol.options(_words(pid, options, progress is not None, report))
-    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_SEQPACKET | sockets.SOCK_CLOEXEC) as connection:
+    with (
+        dumpable() if pid is None else nullcontext(),
+        sockets.socket(sockets.AF_UNIX, sockets.SOCK_SEQPACKET | sockets.SOCK_CLOEXEC) as connection,
+    ):
         where = protocol.socket_path(socket)
         try:
             connection.connect(where)

@@ -19,6 +19,7 @@ __all__ = (
     "NoSuchTask",
     "NoUserMemory",
     "OutputError",
+    "StoodStillTooLong",
     "TargetError",
     "is_for_memory",
     "no_memory",
@@ -75,6 +76,10 @@ class NoUserMemory(KgcoreError):
 
 class NoCurrentTask(KgcoreError):
     """No task was named, and the dump does not say which one was current."""
+
+
+class StoodStillTooLong(KgcoreError):
+    """A living process would have to stand still for longer than it may."""
 
 
 class OutputError(KgcoreError):

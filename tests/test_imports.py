@@ -42,7 +42,7 @@ ROOMS: dict[str, list[str]] = {
     "saving": [*LINE, "coredump", "binaries"],
     "coredumper": [*LINE, "sources", "coredump", "library", "saving"],
     "daemon": [*LINE, "sources", "coredump", "coredumper"],
-    "client": ["daemon.protocol"],
+    "client": ["daemon.protocol", "coredumper.permission"],
     "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library", "saving", "daemon", "client"],
     "plugin": ["*"],
 }

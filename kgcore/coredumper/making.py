@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import stat
 
 from kgcore.coredump.limits import Limits
 from kgcore.coredump.report import Report
@@ -48,5 +49,5 @@ def make(wish: Wish, progress: Progress) -> tuple[Report, int]:
 def _sink(descriptor: int) -> Sink:
     """The sink for a pipe, or for a new, empty file. (One that appends has no holes: it does not seek.)"""
     file = os.fdopen(descriptor, "wb", buffering=0)
-    sparse = file.seekable() and not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+    sparse = stat.S_ISREG(os.fstat(descriptor).st_mode) and not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
     return SparseSink(file) if sparse else StreamSink(file)

@@ -22,7 +22,15 @@ class Level(IntEnum):
 
 def say(level: Level, line: str) -> None:
     """Write a line. If that fails, it is lost."""
-    prefix = f"<{level:d}>" if "JOURNAL_STREAM" in os.environ else "kgcore daemon: "
+    prefix = f"<{level:d}>" if _is_the_journal() else "kgcore daemon: "
     text = (prefix + printable(line)).encode("utf-8", "backslashreplace")[:_LONGEST]
     with suppress(OSError):
         os.write(2, text + b"\n")
+
+
+def _is_the_journal() -> bool:
+    """Whether standard error is what systemd says it is: JOURNAL_STREAM, systemd.exec(5)."""
+    with suppress(OSError):
+        status = os.fstat(2)
+        return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return False

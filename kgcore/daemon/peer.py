@@ -36,16 +36,10 @@ class Peer:
     groups: tuple[int, ...]
     pidfd: int | None
 
-    def namespace(self, kind: str) -> str:
-        """Return which namespace of a kind it is in; "": unknown."""
-        with suppress(OSError):
-            return os.readlink(f"/proc/{self.pid}/ns/{kind}")
-        return ""
-
     def shares(self, kind: str) -> bool:
-        """Say whether it is in our own namespace of a kind."""
+        """Say whether it is in our own namespace of a kind (``pid``, ``user``)."""
         with suppress(OSError):
-            return self.namespace(kind) == os.readlink(f"/proc/self/ns/{kind}")
+            return os.readlink(f"/proc/{self.pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
         return False
 
     @property
@@ -108,6 +102,6 @@ def connected_before(pid: int, since: float) -> bool:
 
 def gone(peer: Peer) -> Refusal:
     """Return the answer to a client that we cannot see."""
-    if peer.pid == 0:
+    if peer.pid == 0:  # it has a pidfd all the same
         return Refusal(errno.ESRCH, "you are in a pid namespace that the daemon does not see")
     return Refusal(errno.ESRCH, f"process {peer.pid}, which connected, has ended")

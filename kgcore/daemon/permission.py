@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kgcore.daemon.peer import Peer, gone
 from kgcore.daemon.refusal import Refusal, number_of
 from kgcore.errors import KgcoreError
+from kgcore.sources.live.identity import has_ended, verify
 from kgcore.sources.live.procfs import read, stat_of, status_of
 from kgcore.sources.live.refusals import check
 from kgcore.sources.location import Expected
@@ -46,7 +47,7 @@ def allowed(peer: Peer, wanted: int | None, thread: int | None, *, daemon: int, 
     :param foreign: who may connect may have any process.
     :raises Refusal: it may not have it, or there is no such process.
     """
-    if peer.pidfd is None:
+    if peer.pidfd is None or peer.pid == 0:
         raise gone(peer)
     together = peer.shares("pid")
     privileged = peer.privileged
@@ -62,7 +63,14 @@ def allowed(peer: Peer, wanted: int | None, thread: int | None, *, daemon: int, 
         if not free:
             _ask_the_kernel(peer, pid)
         expected, own = Expected(pidfd, None if free else (peer.uid, peer.gid)), False
-    return Allowed(pid, _thread(pid, thread, together=together), expected, own)
+    found = Allowed(pid, _thread(pid, thread, together=together), expected, own)
+    if has_ended(peer.pidfd):  # what was read by its id may be another one's
+        raise gone(peer)
+    try:
+        verify(pid, pid, expected)  # once more when it stands still; but who may not have it shall not stop it
+    except (KgcoreError, OSError) as error:
+        raise Refusal(number_of(error), str(error)) from None
+    return found
 
 
 def _found(wanted: int) -> tuple[int, int]:

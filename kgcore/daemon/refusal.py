@@ -12,6 +12,7 @@ from kgcore.errors import (
     NoSuchTask,
     NoUserMemory,
     OutputError,
+    StoodStillTooLong,
     TargetError,
 )
 
@@ -25,6 +26,7 @@ _NUMBERS: tuple[tuple[type[KgcoreError], int], ...] = (
     (NoUserMemory, errno.ESRCH),
     (KernelThread, errno.EPERM),
     (LimitReached, errno.EFBIG),
+    (StoodStillTooLong, errno.ETIMEDOUT),
 )
 _DEPTH = 10  # of errors that caused one another
 

@@ -7,6 +7,7 @@ It has but one thread and everything imported, so that a fork is all that a clie
 import errno
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -31,6 +32,7 @@ _MAX_REFUSALS = 8  # processes
 _MAX_REFUSED = 64  # connections
 _REQUEST_TIME = 5.0  # seconds from connecting to the request
 _GRACE = 30.0  # seconds that a process may take longer than a dump
+_OTHER_DESCRIPTORS = 200
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -76,6 +78,7 @@ class Server:
         self._listeners = list(listeners)
         self._settings = settings
         self._workers = workers
+        self._most = min(MAX_WAITING, _descriptors() - _OTHER_DESCRIPTORS)
         self._idle_exit = inf if idle_exit is None else idle_exit
         self._epoll = select.epoll()
         self._idle: dict[int, _Client] = {}  # those that have not asked yet, by descriptor
@@ -94,6 +97,7 @@ class Server:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wake, self._waking = reading, writing
         before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, there were no exit statuses
         wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, what it shares with us
@@ -174,7 +178,7 @@ class Server:
         self._last = time.monotonic()
         _, uid, _ = ids_of(connection)
         waiting = [client.uid for client in (*self._idle.values(), *self._queue.values())]
-        if len(waiting) >= MAX_WAITING or (uid and waiting.count(uid) >= MAX_OF_ONE_USER):
+        if len(waiting) >= self._most or (uid and waiting.count(uid) >= MAX_OF_ONE_USER):
             self._refused.append((connection, errno.EAGAIN, "too many clients wait: try again later"))
             return
         since = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -313,6 +317,17 @@ class Server:
             for descriptor in list(clients):
                 connection = self._forget(clients, descriptor).connection
                 self._refused.append((connection, errno.ECANCELED, "the daemon ends"))
+
+
+def _descriptors() -> int:
+    """Raise the limit of descriptors to what is enough, if that is allowed, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_WAITING + _OTHER_DESCRIPTORS
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def _ignore(number: int, frame: object) -> None:

@@ -58,9 +58,7 @@ def serve(connection: socket.socket, settings: Settings, since: float) -> int:
 
     :param since: when its connection was accepted, by CLOCK_BOOTTIME.
     """
-    session = _Session(connection, settings)
-    with suppress(BrokenPipeError, ConnectionResetError, TimeoutError):  # it has gone, or reads nothing
-        session.run(peer_of(connection, since))
+    _Session(connection, settings).run(peer_of(connection, since))
     _drain(connection)
     return 0
 
@@ -97,36 +95,46 @@ def _drain(connection: socket.socket) -> None:
                 break
 
 
+class _Gone(Exception):
+    """The client has closed its connection."""
+
+
 class _Session:
+    """
+    :ivar _what: the process that it asks for, for the log.
+    """
+
     def __init__(self, connection: socket.socket, settings: Settings) -> None:
         self._connection = connection
         self._settings = settings
         self._id = 0
+        self._what = ""
 
     def run(self, peer: Peer) -> None:
-        """Serve the client.
-
-        :raises OSError: it has gone, or does not read its answer.
-        """
+        """Serve the client, and log what became of it."""
         who = peer.words()
-        what = ""
+        level = Level.INFO
         try:
-            request, output = self._request()
-            process = allowed(
-                peer, request.pid, request.tid, daemon=self._settings.daemon, foreign=self._settings.foreign
-            )
-            what = f"process {process.pid}: "
-            outcome, level = self._dump(self._job(request, output, process, peer), output), Level.INFO
-        except Refusal as error:
-            outcome, level = f"refused: {errno.errorcode.get(error.errno, error.errno)} ({error})", Level.WARNING
-            self._answer(protocol.error(self._id, error.errno, str(error)))
-        except OSError as error:
-            outcome, level = f"failed: {error.strerror}", Level.WARNING
-            self._answer(protocol.error(self._id, number_of(error), f"{error.strerror}"))
+            outcome = self._serve(peer)
+        except _Gone:
+            outcome = "given up: the client has gone"
+        except (Refusal, OSError) as error:
+            number = error.errno if isinstance(error, Refusal) else number_of(error)
+            text = str(error) if isinstance(error, Refusal) else error.strerror or str(error)
+            outcome, level = f"refused: {_name(number)} ({text})", Level.WARNING
+            self._answer(protocol.error(self._id, number, text))
         except Exception:  # noqa: BLE001  (a defect: the log has it, and the client an answer)
             outcome, level = f"unexpected: {traceback.format_exc()}", Level.ERROR
             self._answer(protocol.error(self._id, errno.EIO, "unexpected error of the daemon; its log says which"))
-        say(level, f"{who}: {what}{outcome}")
+        say(level, f"{who}: {self._what}{outcome}")
+
+    def _serve(self, peer: Peer) -> str:
+        request, output = self._request()
+        if request.pid is not None:
+            self._what = f"process {request.pid}: "
+        process = allowed(peer, request.pid, request.tid, daemon=self._settings.daemon, foreign=self._settings.foreign)
+        self._what = f"process {process.pid}: "
+        return self._dump(self._job(request, output, process, peer), output)
 
     def _request(self) -> tuple[Request, Output]:
         packet, descriptors, too_many = received(self._connection)
@@ -185,14 +193,14 @@ class _Session:
         if packet is None:
             how = f"was killed by signal {-status}" if status is not None and status < 0 else "failed"
             packet = protocol.error(self._id, errno.EIO, f"the process that makes the core {how}")
-        self._answer(packet)
-        return _outcome(packet)
+        taken = self._answer(packet)
+        return _outcome(packet) + ("" if taken else "; the client has gone, or reads nothing")
 
     def _wait(self, answers: socket.socket) -> bytes | None:
         """Pass on progress, and return the answer; None: the worker has ended without one.
 
         :raises Refusal: the client gives up, or breaks the rules, or it takes too long.
-        :raises BrokenPipeError: it has gone.
+        :raises _Gone: it has gone.
         """
         deadline = time.monotonic() + self._settings.max_time
         poll = select.poll()
@@ -226,18 +234,22 @@ class _Session:
         for descriptor in descriptors:
             os.close(descriptor)
         if not packet and events & _CLOSED:
-            raise BrokenPipeError(errno.EPIPE, "the client has gone")
+            raise _Gone
         with suppress(BadMessage):
             if protocol.unpack(packet).kind == Kind.CANCEL:
                 raise Refusal(errno.ECANCELED, "given up by the client")
         raise Refusal(errno.EINVAL, "a message besides the request: a connection is for one request")
 
-    def _answer(self, packet: bytes) -> None:
-        """
-        :raises OSError: the client has gone, or does not read.
-        """
+    def _answer(self, packet: bytes) -> bool:
+        """Send a message, and say whether the client takes it."""
         self._connection.settimeout(_PATIENCE)
-        self._connection.send(packet)
+        try:
+            self._connection.send(packet)
+        except OSError:
+            return False
+        finally:
+            self._connection.settimeout(None)  # with a time limit, MSG_DONTWAIT waits as well
+        return True
 
 
 def _outcome(packet: bytes) -> str:
@@ -246,4 +258,8 @@ def _outcome(packet: bytes) -> str:
         done = protocol.read_done(message.body)
         return f"{'complete' if done.status == 0 else 'incomplete'}, {done.size} bytes"
     number, text = protocol.read_error(message.body)
-    return f"failed: {errno.errorcode.get(number, number)} ({text})"
+    return f"failed: {_name(number)} ({text})"
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, str(number))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A daemon for tests, and clients that speak its protocol by hand, by docs/daemon.md and not by kgcore's own code."""
+"""A daemon for tests, and programs that ask it."""
 
+import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -12,11 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-HEADER = struct.Struct("=IHHQ")
-DUMP, CANCEL, PROGRESS, DONE, ERROR, STARTED = 1, 2, 16, 17, 18, 19
-ID = 0x1122334455667788
+import pytest
+
+from tests.daemon import speaking
+
+NOBODY = 65534
+PYTHON = "/usr/bin/python3"  # one that all users may run
 _PATIENCE = 60
+_BEGINNING = Path(speaking.__file__).read_text() + """
+import json, sys, threading
+path = sys.argv[1]
+def say(**what):
+    print(json.dumps(what | {"pid": os.getpid(), "tid": threading.get_native_id()}), flush=True)
+"""
 
 
 @dataclass
@@ -74,3 +84,37 @@ def notified(directory: Path) -> Iterator[tuple[dict[str, str], Callable[[], byt
         os.chmod(directory / "notify", 0o666)
         manager.settimeout(_PATIENCE)
         yield os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}, lambda: manager.recv(1000)
+
+
+def words_of(served: Daemon, text: str) -> list[str]:
+    """A program that speaks with the daemon by hand, and that all users may run."""
+    if not os.access(PYTHON, os.X_OK):
+        pytest.skip(f"no {PYTHON}")
+    return [PYTHON, "-I", "-S", "-c", _BEGINNING + text, str(served.path)]
+
+
+def program(served: Daemon, text: str, directory: Path, *prefix: str, user: int | None = None) -> dict[str, Any]:
+    """Run such a program in a directory, and return what it says.
+
+    :param prefix: a program that runs it.
+    :param user: whose it is.
+    """
+    as_user: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    done = subprocess.run(
+        [*prefix, *words_of(served, text)],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_PATIENCE,
+        **as_user,
+    )
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def root_or_skip() -> None:
+    """Skip where this program cannot be another user's."""
+    if os.geteuid():
+        pytest.skip("needs root to be somebody else")

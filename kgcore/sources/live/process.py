@@ -9,7 +9,7 @@ from math import inf
 from time import monotonic
 
 from kgcore.arch import ARCHES
-from kgcore.errors import Busy, KgcoreError
+from kgcore.errors import Busy, KgcoreError, StoodStillTooLong
 from kgcore.model.freeze import Freeze
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Provenance
@@ -201,7 +201,7 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
         :raises KgcoreError: it has stood still for long enough.
         """
         if self._tracee is not None and monotonic() > self._deadline:
-            raise KgcoreError(
+            raise StoodStillTooLong(
                 f"process {self._pid} stood still for {self._location.max_freeze:g} s and is not read yet: "
                 "nothing is written",
                 hint="--max-freeze allows more; --exclude, --only and -f leave memory out",
