@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         NoSuchTask,
         NoUserMemory,
         OutputError,
+        StoodStillTooLong,
         TargetError,
     )
     from kgcore.filters.base import Keep
@@ -229,6 +230,7 @@ __all__ = (
     "Source",
     "StackPointer",
     "StandsStill",
+    "StoodStillTooLong",
     "StreamSink",
     "SysrootFile",
     "SysrootReport",
@@ -288,7 +290,7 @@ _NAMES = {
     "kgcore.coredumper.options": "DumpOptions",
     "kgcore.coredumper.reader": "CoreReader",
     "kgcore.errors": "BadTask BrokenDump Busy Cancelled KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
-    "NoUserMemory OutputError TargetError",
+    "NoUserMemory OutputError StoodStillTooLong TargetError",
     "kgcore.filters.base": "Keep",
     "kgcore.filters.rules": "Rule",
     "kgcore.library": "open_live open_qemu open_running_kernel open_vmcore",
