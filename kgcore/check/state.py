@@ -38,9 +38,12 @@ _FORM: dict[str, Any] = {
     "subreaper": "bool",
     "start_brk": "hex",
     "brk": "hex",
+    "clocks": [_OPTIONAL, {"monotonic": "!count", "boottime": "!count"}],
     "threads": [
         {
             "tid": "!count",
+            "name": "?text",
+            "blocked": "?hex",
             "alternate_stack": {"address": "!hex", "size": "!count", "flags": "!hex"},
             "pending": _PENDING,
             **dict.fromkeys(("nice", "policy", "priority", "pdeath_signal", "seccomp"), "int"),

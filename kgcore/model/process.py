@@ -18,14 +18,28 @@ from kgcore.model.dying import Dying
 __all__ = (
     "DEFAULT_MASK",
     "DELETED",
+    "VM_DONTCOPY",
     "VM_DONTDUMP",
     "VM_EXEC",
+    "VM_GROWSDOWN",
+    "VM_HUGEPAGE",
     "VM_HUGETLB",
     "VM_IO",
+    "VM_LOCKED",
     "VM_MAYSHARE",
+    "VM_MAYWRITE",
+    "VM_MERGEABLE",
+    "VM_MIXEDMAP",
+    "VM_NOHUGEPAGE",
+    "VM_NORESERVE",
     "VM_PFNMAP",
+    "VM_RAND_READ",
     "VM_READ",
+    "VM_SEQ_READ",
     "VM_SHARED",
+    "VM_UFFD_MISSING",
+    "VM_UFFD_WP",
+    "VM_WIPEONFORK",
     "VM_WRITE",
     "CoreDialect",
     "FileType",
@@ -53,11 +67,25 @@ VM_READ = 0x1
 VM_WRITE = 0x2
 VM_EXEC = 0x4
 VM_SHARED = 0x8
+VM_MAYWRITE = 0x20
 VM_MAYSHARE = 0x80  # mapped with MAP_SHARED; without VM_SHARED from a file that was opened for reading only
+VM_GROWSDOWN = 0x100
+VM_UFFD_MISSING = 0x200
 VM_PFNMAP = 0x400
+VM_UFFD_WP = 0x1000
+VM_LOCKED = 0x2000
 VM_IO = 0x4000
+VM_SEQ_READ = 0x8000
+VM_RAND_READ = 0x10000
+VM_DONTCOPY = 0x20000
+VM_NORESERVE = 0x200000
 VM_HUGETLB = 0x400000
+VM_WIPEONFORK = 0x2000000
 VM_DONTDUMP = 0x4000000
+VM_MIXEDMAP = 0x10000000
+VM_HUGEPAGE = 0x20000000
+VM_NOHUGEPAGE = 0x40000000
+VM_MERGEABLE = 0x80000000
 
 DELETED = b" (deleted)"  # what d_path() puts behind the name of a file that has it no longer
 

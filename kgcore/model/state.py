@@ -16,6 +16,7 @@ from kgcore.model.siginfo import numbers_of
 __all__ = (
     "NO_LIMIT",
     "AlternateStack",
+    "Clocks",
     "Descriptor",
     "EpollItem",
     "EventFd",
@@ -135,10 +136,25 @@ class PosixTimer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """What the clocks showed that only go forward, in the process's own time namespace, when it was read.
+
+    :ivar monotonic: CLOCK_MONOTONIC.
+    :ivar boottime: CLOCK_BOOTTIME.
+    """
+
+    monotonic: int
+    boottime: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadState:
     """What each thread has for itself.
 
     :ivar tid: its id in the initial pid namespace.
+    :ivar name: of prctl(2), PR_GET_NAME.
+    :ivar blocked: the signals that it blocks, or will when its system call ends: in sigsuspend(2) and the like it has
+        other ones for the moment. Signal 1 is bit 0.
     :ivar alternate_stack: for signal handlers.
     :ivar rseq: its area of restartable sequences.
     :ivar personality: of personality(2).
@@ -154,6 +170,8 @@ class ThreadState:
     """
 
     tid: int
+    name: bytes | None = None
+    blocked: int | None = field(default=None, metadata=HEX)
     alternate_stack: AlternateStack | None = None
     pending: tuple[PendingSignal, ...] | None = None
     nice: int | None = None
@@ -302,6 +320,7 @@ class ProcessState:
     :ivar umask: of the file modes of its new files.
     :ivar oom_score_adj: -1000 to 1000.
     :ivar start_brk: where its heap begins, and ``brk`` where it ends.
+    :ivar clocks: what its clocks showed.
     :ivar limits: soft and hard limit for each RLIMIT_*; :data:`NO_LIMIT`: none.
     :ivar dumpable: as PR_GET_DUMPABLE tells it; ``subreaper`` as PR_GET_CHILD_SUBREAPER does.
     :ivar threads: in the order of the image.
@@ -325,6 +344,7 @@ class ProcessState:
     subreaper: bool | None = None
     start_brk: int | None = field(default=None, metadata=HEX)
     brk: int | None = field(default=None, metadata=HEX)
+    clocks: Clocks | None = None
     threads: tuple[ThreadState, ...] | None = None
     shared: tuple[SharedMapping, ...] | None = None
     descriptors: tuple[Descriptor, ...] | None = None

@@ -157,6 +157,8 @@ def _answer(threads: Threads, request: Any) -> Any:
             return [info.hex() for info in _pending(tid, shared=shared)]
         case ("rseq", tid):
             return calls.rseq(tid)
+        case ("blocked", tid):
+            return calls.getsigmask(tid)
         case ("snapshot", convention):
             return threads.snapshot(Convention(*convention))
         case ("calls", tids, convention, requests, red_zone, size):

@@ -71,6 +71,13 @@ class Tracee:
         address, size, signature = self._ask("rseq", tid)
         return address, size, signature
 
+    def blocked(self, tid: int) -> int:
+        """Return the signals that a thread blocks, or will when its system call ends.
+
+        :raises OSError: what ptrace(2) raises.
+        """
+        return int(self._ask("blocked", tid))
+
     def snapshot(self, convention: Convention) -> tuple[int, int]:
         """Make a copy-on-write copy of the process, which never runs; :meth:`release` takes it away.
 

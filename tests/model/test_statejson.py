@@ -14,6 +14,7 @@ from kgcore.model import state as model
 from kgcore.model.state import (
     NO_LIMIT,
     AlternateStack,
+    Clocks,
     Descriptor,
     EpollItem,
     EventFd,
@@ -70,9 +71,12 @@ FULL = ProcessState(
     subreaper=True,
     start_brk=0x1000,
     brk=0x3000,
+    clocks=Clocks(monotonic=5_000_000_007, boottime=6_000_000_000),
     threads=(
         ThreadState(
             tid=118,
+            name=b"w\xff\\k",
+            blocked=0x8000000000000001,
             alternate_stack=AlternateStack(address=0x7F0000000000, size=8192, flags=0),
             pending=(),
             nice=-20,

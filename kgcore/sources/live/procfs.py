@@ -15,17 +15,36 @@ _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # ns
 
 # Letters of ps to task->__state, include/linux/sched.h
 _STATES = {"R": 0, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 0x402}
-# VmFlags of smaps (show_smap_vma_flags(), fs/proc/task_mmu.c) to the VM_* that matter here
+# VmFlags of smaps (show_smap_vma_flags(), fs/proc/task_mmu.c) to VM_*, but for those whose bit is not the same in all kernels
 _VM_FLAGS = {
     b"rd": model.VM_READ,
     b"wr": model.VM_WRITE,
     b"ex": model.VM_EXEC,
     b"sh": model.VM_SHARED,
+    b"mr": 0x10,  # VM_MAYREAD
+    b"mw": model.VM_MAYWRITE,
+    b"me": 0x40,  # VM_MAYEXEC
     b"ms": model.VM_MAYSHARE,
+    b"gd": model.VM_GROWSDOWN,
+    b"um": model.VM_UFFD_MISSING,
     b"pf": model.VM_PFNMAP,
+    b"uw": model.VM_UFFD_WP,
+    b"lo": model.VM_LOCKED,
     b"io": model.VM_IO,
-    b"dd": model.VM_DONTDUMP,
+    b"sr": model.VM_SEQ_READ,
+    b"rr": model.VM_RAND_READ,
+    b"dc": model.VM_DONTCOPY,
+    b"de": 0x40000,  # VM_DONTEXPAND
+    b"ac": 0x100000,  # VM_ACCOUNT
+    b"nr": model.VM_NORESERVE,
     b"ht": model.VM_HUGETLB,
+    b"sf": 0x800000,  # VM_SYNC
+    b"wf": model.VM_WIPEONFORK,
+    b"dd": model.VM_DONTDUMP,
+    b"mm": model.VM_MIXEDMAP,
+    b"hg": model.VM_HUGEPAGE,
+    b"nh": model.VM_NOHUGEPAGE,
+    b"mg": model.VM_MERGEABLE,
 }
 # Those that matter to fork(2): MADV_DONTFORK, MADV_WIPEONFORK, userfaultfd(2)
 _FORKING = frozenset((b"dc", b"wf", b"um", b"uw", b"ui"))

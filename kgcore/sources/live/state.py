@@ -4,6 +4,7 @@
 import ctypes
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
@@ -11,6 +12,7 @@ from kgcore.arch import ARCHES
 from kgcore.model.process import VM_MAYSHARE, ProcessImage
 from kgcore.model.state import (
     NO_LIMIT,
+    Clocks,
     Descriptor,
     PendingSignal,
     PosixTimer,
@@ -33,6 +35,7 @@ __all__ = ("StateReader",)
 _LIMITS_AT = 26  # in a line of /proc/PID/limits, behind the name (proc_pid_limits(), fs/proc/base.c)
 _NOTIFY = {"signal": 0, "none": 1, "thread": 2}  # SIGEV_*
 _SIGEV_THREAD_ID = 4
+_SECOND = 1_000_000_000  # ns
 _TIMER = re.compile(
     r"ID: (?P<id>\d+)\nsignal: (?P<signal>\d+)/(?P<value>[0-9a-f]+)\n"
     r"notify: (?P<notify>\w+)/(?P<whom>pid|tid)\.(?P<number>-?\d+)\nClockID: (?P<clock>-?\d+)\n"
@@ -79,6 +82,7 @@ class StateReader:
                 ("subreaper", self._asker.subreaper),
                 ("start_brk", partial(_known, self._image.start_brk)),
                 ("brk", partial(_known, self._image.brk)),
+                ("clocks", self._clocks),
                 ("threads", lambda: tuple(map(self._thread, (thread.tid for thread in self._image.threads)))),
                 ("shared", lambda: tuple(self._shared())),
                 ("descriptors", self._descriptors),
@@ -101,6 +105,12 @@ class StateReader:
             soft, hard = (NO_LIMIT if word == b"unlimited" else int(word) for word in line[_LIMITS_AT:].split()[:2])
             found.append((soft, hard))
         return tuple(found)
+
+    def _clocks(self) -> Clocks:
+        ours, its = (_offsets(f"/proc/{name}/timens_offsets") for name in ("self", self._view_id))
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        monotonic, boottime = (at - one + other for at, one, other in zip(now, ours, its, strict=True))
+        return Clocks(monotonic=monotonic, boottime=boottime)
 
     def _shared(self) -> Iterator[SharedMapping]:
         lines = read(f"{self._view}/maps").splitlines()
@@ -161,6 +171,8 @@ class StateReader:
         stat = stat_of(read(f"{where}/stat"))
         values, unknown = gather(
             (
+                ("name", lambda: read(f"{where}/comm").removesuffix(b"\n")),
+                ("blocked", lambda: self._blocked(tid)),
                 ("alternate_stack", partial(self._asker.alternate_stack, tid)),
                 ("pending", lambda: self._signals(int(status["SigPnd"][0], 16), tid, shared=False)),
                 ("nice", partial(_known, stat.nice)),
@@ -180,6 +192,11 @@ class StateReader:
             _why,
         )
         return ThreadState(tid=tid, unknown=unknown, **values)
+
+    def _blocked(self, tid: int) -> int:
+        if self._tracee is None:
+            raise Unknown("the process was not stopped")
+        return self._tracee.blocked(tid)
 
     def _rseq(self, tid: int) -> Rseq:
         if self._tracee is None:
@@ -205,6 +222,16 @@ class StateReader:
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _offsets(path: str) -> tuple[int, int]:
+    """Return what a time namespace adds to CLOCK_MONOTONIC and CLOCK_BOOTTIME."""
+    try:
+        lines = [line.split() for line in read(path).splitlines()]
+    except FileNotFoundError:  # CONFIG_TIME_NS is not set: there is but one
+        return 0, 0
+    found = {name: int(seconds) * _SECOND + int(part) for name, seconds, part in lines}
+    return found[b"monotonic"], found[b"boottime"]
 
 
 def _known(value: int) -> int:
