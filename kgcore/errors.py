@@ -18,6 +18,7 @@ __all__ = (
     "NoCurrentTask",
     "NoSuchTask",
     "NoUserMemory",
+    "NotRestarted",
     "OutputError",
     "StoodStillTooLong",
     "TargetError",
@@ -72,6 +73,10 @@ class KernelThread(KgcoreError):
 
 class NoUserMemory(KgcoreError):
     """The process is a zombie or exited: its ``mm_struct`` is gone."""
+
+
+class NotRestarted(KgcoreError):
+    """A process cannot go on from its core, or a step of that failed; nothing of it is left."""
 
 
 class NoCurrentTask(KgcoreError):

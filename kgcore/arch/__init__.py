@@ -3,11 +3,13 @@
 
 from kgcore.arch.architecture import Architecture
 from kgcore.arch.base import Arch
+from kgcore.arch.resuming import Resuming
 from kgcore.arch.x86.ia32 import I386, IA32, IA32_IN_64
 from kgcore.arch.x86.kernels import I386_KERNEL, X86_64_KERNEL
+from kgcore.arch.x86.resuming import RESUMING_X86_64
 from kgcore.arch.x86.x86_64 import X32, X86_64
 
-__all__ = ("ARCHES", "ARCHITECTURES", "SMALLEST_PAGE", "Arch", "Architecture")
+__all__ = ("ARCHES", "ARCHITECTURES", "RESUMING", "SMALLEST_PAGE", "Arch", "Architecture")
 
 # Of kernels; of those that an unknown dump may be of, the first is the likeliest.
 ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (X86_64_KERNEL, I386_KERNEL)}
@@ -15,3 +17,5 @@ ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (X86_64_KE
 SMALLEST_PAGE = 1 << min(shift for each in ARCHITECTURES.values() for shift in each.page_shifts)
 # Of tasks: the views that the kernel dumps them by
 ARCHES: dict[str, Arch] = {arch.name: arch for arch in (X86_64, X32, IA32, IA32_IN_64, I386)}
+# Of those views, how processes go on from their cores
+RESUMING: dict[str, Resuming] = {X86_64.name: RESUMING_X86_64}

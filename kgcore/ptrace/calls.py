@@ -85,12 +85,13 @@ def _ptrace(request: int, tid: int, address: int, data: object) -> int:
     return result
 
 
-def seize(tid: int) -> None:
+def seize(tid: int, options: int = 0) -> None:
     """Become the tracer of a thread, which does not notice. (PTRACE_SEIZE)
 
+    :param options: sum of PTRACE_O_*.
     :raises OSError: what ptrace(2) raises.
     """
-    _ptrace(_PTRACE_SEIZE, tid, 0, None)
+    _ptrace(_PTRACE_SEIZE, tid, 0, options)
 
 
 def interrupt(tid: int) -> None:

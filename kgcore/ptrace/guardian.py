@@ -102,7 +102,9 @@ class Threads:
         self._instructions[convention.instruction] = where.instruction
         found = []
         try:
-            with injecting(where, convention) as system, borrowed(system, where.tid, red_zone, size) as scratch:
+            # The thread's own stack first; below it there may never have been memory.
+            lenders = (where.tid, *(tid for tid in self.stopped if tid != where.tid))
+            with borrowed(lenders, convention, red_zone, size) as scratch, injecting(where, convention) as system:
                 for number, *arguments in requests:
                     scratch.clear()
                     words = (scratch.address if word is None else word for word in arguments)

@@ -199,10 +199,6 @@ class System:
         self._desc = desc
         self.born = 0
 
-    def sp(self) -> int:
-        """Return the thread's own stack pointer."""
-        return _word(self._desc, self._convention, self._convention.sp)
-
     def call(self, number: int, *arguments: int) -> int:
         """Make a system call and return its result: -errno if it failed.
 
@@ -245,18 +241,21 @@ class System:
 
 
 @contextmanager
-def borrowed(system: System, tid: int, red_zone: int, size: int) -> Iterator["Scratch"]:
+def borrowed(tids: Iterable[int], convention: Convention, red_zone: int, size: int) -> Iterator["Scratch"]:
     """Use memory below a thread's stack for what system calls write; it has its bytes back afterwards.
 
+    :param tids: stopped threads of one process, none of which has registers that are not its own: the first below whose
+        stack there is memory lends it.
     :param red_zone: bytes below the stack pointer that are a function's too.
     :param size: bytes wanted.
     :raises OSError: EFAULT: there is no such memory in the page tables, and none is to come there.
     """
-    start = (system.sp() - red_zone - size) & -_ALIGNED
+    places = ((tid, _below_stack(tid, convention, red_zone, size)) for tid in tids)
+    tid, start = next((place for place in places if place[1]), (0, 0))
+    if not start:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
     descriptor = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
-        if not all(_is_present(tid, address) for address in (start, start + size - 1)):
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT), str(tid))
         before = os.pread(descriptor, size, start)
         try:
             yield Scratch(descriptor, start, size)
@@ -264,6 +263,18 @@ def borrowed(system: System, tid: int, red_zone: int, size: int) -> Iterator["Sc
             os.pwrite(descriptor, before, start)
     finally:
         os.close(descriptor)
+
+
+def _below_stack(tid: int, convention: Convention, red_zone: int, size: int) -> int:
+    """Return where memory below a thread's stack begins; 0: there is none."""
+    try:
+        desc = calls.getregset(tid, _NT_PRSTATUS, _MOST_REGSET) or b""
+    except ProcessLookupError:
+        return 0
+    if len(desc) != convention.size:
+        return 0
+    start = (_word(desc, convention, convention.sp) - red_zone - size) & -_ALIGNED
+    return start if start > 0 and all(_is_present(tid, at) for at in (start, start + size - 1)) else 0
 
 
 class Scratch:

@@ -15,7 +15,8 @@ _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # ns
 
 # Letters of ps to task->__state, include/linux/sched.h
 _STATES = {"R": 0, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 0x402}
-# VmFlags of smaps (show_smap_vma_flags(), fs/proc/task_mmu.c) to VM_*, but for those whose bit is not the same in all kernels
+# VmFlags of smaps (show_smap_vma_flags(), fs/proc/task_mmu.c) to VM_*, without those whose bits are not the same in
+# all kernels
 _VM_FLAGS = {
     b"rd": model.VM_READ,
     b"wr": model.VM_WRITE,
