@@ -18,6 +18,7 @@ ALLOWED = {
     "victims_here.py": "the end of a wait for a victim that hangs",
     "shells.py": "the end of a wait for a shell that hangs",
     "cli/test_debug.py": "the end of a wait for a debugger that hangs",
+    "sources/live/test_state.py": "the clock is what is read",
     "vmcore/hostile.py": "what it took is shown",
     "vmcore/test_plugin_real.py": "the end of a wait for a prompt",
     "vmcore/test_signals.py": "a moment at which the command is still running is chosen",

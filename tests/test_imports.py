@@ -34,6 +34,7 @@ ROOMS: dict[str, list[str]] = {
     "arch": ["errors", "cstruct", "elf", "model"],
     "sinks": [*BASE, "system"],
     "sources": [*VALUES, "ptrace"],
+    "restore": [*VALUES, "ptrace", "sources.live"],
     "check": [*BASE, "system"],  # shares nothing with what wrote the core or the sysroot
     "coredump": LINE,
     "binaries": LINE,
@@ -43,7 +44,8 @@ ROOMS: dict[str, list[str]] = {
     "coredumper": [*LINE, "sources", "coredump", "library", "saving"],
     "daemon": [*LINE, "sources", "coredump", "coredumper"],
     "client": ["daemon.protocol", "coredumper.permission"],
-    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library", "saving", "daemon", "client"],
+    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library", "saving", "daemon", "client"]
+    + ["restore"],
     "plugin": ["*"],
 }
 

@@ -28,6 +28,7 @@ class Resuming:
     :ivar top: no page of theirs lies at or above this address.
     :ivar calls: the numbers of the system calls that make them anew, by name.
     :ivar waits: names of the calls that threads usually wait in, or write by, by number.
+    :ivar request: the register with the number of a call that is about to be made.
     :ivar arguments: the registers with the arguments of a call, in order.
     :ivar epoll_event: the form of ``struct epoll_event``: events and data.
     :ivar again: registers with which a system call that was interrupted starts again; None: the thread was in no call,
@@ -43,6 +44,7 @@ class Resuming:
     top: int
     calls: Mapping[str, int]
     waits: Mapping[int, str]
+    request: str
     arguments: tuple[str, ...]
     epoll_event: str
     again: Callable[[Mapping[str, int]], Mapping[str, int] | None]

@@ -62,9 +62,7 @@ class DumpOptions(TypedDict, total=False):
 _KNOWN = frozenset(DumpOptions.__annotations__)
 
 
-def wish_of(
-    tid: int, options: DumpOptions, *, path: str | None, descriptor: int | None, force: bool = False
-) -> Wish:
+def wish_of(tid: int, options: DumpOptions, *, path: str | None, descriptor: int | None, force: bool = False) -> Wish:
     """Return what is wanted as a value, once it is checked: nothing is stopped for what makes no sense.
 
     :param tid: id of the thread whose process it is.

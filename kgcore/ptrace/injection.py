@@ -266,7 +266,7 @@ def borrowed(tids: Iterable[int], convention: Convention, red_zone: int, size: i
 
 
 def _below_stack(tid: int, convention: Convention, red_zone: int, size: int) -> int:
-    """Return where memory below a thread's stack begins; 0: there is none."""
+    """Return where memory below a thread's stack begins; 0: no memory is there."""
     try:
         desc = calls.getregset(tid, _NT_PRSTATUS, _MOST_REGSET) or b""
     except ProcessLookupError:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Make system calls in the half-made process, each as a step that succeeds or ends all, and write to its memory."""
 
+import mmap
 import os
 
 from kgcore.arch import RESUMING
@@ -9,7 +10,8 @@ from kgcore.restore.stub import Stub, failed
 
 __all__ = ("PAGE", "SCRATCH", "Control")
 
-PAGE = 4096
+PAGE = mmap.PAGESIZE
+_MOST_ERRNO = 4095
 SCRATCH = 4 * PAGE
 """Bytes of memory that system calls may read from and write to, behind the page with the instruction."""
 
@@ -18,7 +20,7 @@ class Control:
     """The half-made process, as its makers see it.
 
     :ivar stub: it.
-    :ivar scratch: address of memory for arguments; 0: there is none yet.
+    :ivar scratch: address of memory for arguments; 0: it has not been made yet.
 
     :param view: of :mod:`kgcore.arch`.
     """
@@ -44,7 +46,7 @@ class Control:
         :raises NotRestarted: it failed.
         """
         result = self.attempt(step, name, *arguments, tid=tid)
-        if -4096 < result < 0:
+        if -_MOST_ERRNO <= result < 0:
             raise failed(step, name, -result)
         return result
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple, Self
 
 from kgcore.elf.headers import EHDR, PHDR64, SHDR, Ehdr, Phdr64
-from kgcore.elf.layout import EM_X86_64, MACHINES, PN_XNUM, PT_LOAD, PT_NOTE
+from kgcore.elf.layout import PN_XNUM, PT_LOAD, PT_NOTE
 from kgcore.errors import TargetError
 from kgcore.system.regular import open_regular, read_at
 
@@ -47,12 +47,14 @@ class CoreReader:
     """A core that is open.
 
     :ivar path: its name, for messages.
+    :ivar machine: ``e_machine``.
     :ivar segments: by address; none overlaps another.
     :ivar notes: all of them, in their order.
     """
 
     path: str
     _descriptor: int
+    machine: int
     segments: tuple[Segment, ...]
     notes: tuple[CoreNote, ...]
     _starts: tuple[int, ...]
@@ -68,11 +70,11 @@ class CoreReader:
         except OSError as error:
             raise TargetError(f"cannot open {path}: {error.strerror or error}") from error
         try:
-            segments, notes = _read(path, descriptor)
+            machine, segments, notes = _read(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path, descriptor, segments, notes, tuple(segment.start for segment in segments))
+        return cls(path, descriptor, machine, segments, notes, tuple(segment.start for segment in segments))
 
     def close(self) -> None:
         """Close the file."""
@@ -114,7 +116,7 @@ class CoreReader:
         return data
 
 
-def _read(path: str, descriptor: int) -> tuple[tuple[Segment, ...], tuple[CoreNote, ...]]:
+def _read(path: str, descriptor: int) -> tuple[int, tuple[Segment, ...], tuple[CoreNote, ...]]:
     size = os.fstat(descriptor).st_size
     raw = read_at(descriptor, EHDR[64].size, 0)
     if raw[:4] != b"\x7fELF" or len(raw) < 52:
@@ -124,9 +126,6 @@ def _read(path: str, descriptor: int) -> tuple[tuple[Segment, ...], tuple[CoreNo
     header = EHDR[64].unpack(raw)
     if header.e_type != _ET_CORE:
         raise TargetError(f"{path} is no core, but another kind of ELF file")
-    if header.e_machine != EM_X86_64:
-        machine = MACHINES.get(header.e_machine, f"machine {header.e_machine}")
-        raise TargetError(f"{path} is of another machine ({machine}): it cannot go on here")
     entries = _program_headers(path, descriptor, header)
     loads, notes = [], []
     for entry in entries:
@@ -146,8 +145,10 @@ def _read(path: str, descriptor: int) -> tuple[tuple[Segment, ...], tuple[CoreNo
     for one, other in pairwise(loads):
         if one.end > other.start:
             raise TargetError(f"{path}: two segments overlap at {other.start:#x}")
-    return tuple(loads), tuple(
-        note for offset, length in notes for note in _notes(path, read_at(descriptor, length, offset))
+    return (
+        header.e_machine,
+        tuple(loads),
+        tuple(note for offset, length in notes for note in _notes(path, read_at(descriptor, length, offset))),
     )
 
 

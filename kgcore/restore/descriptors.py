@@ -22,6 +22,7 @@ Kind = Literal[
 _STANDARD = range(3)
 _DEVICES = frozenset((b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom"))
 _TERMINALS = (b"/dev/pts/", b"/dev/tty", b"/dev/console", b"/dev/ptmx")
+_OF_THE_KERNEL = (b"/proc/", b"/sys/")
 _MEMFD = b"/memfd:"
 _MOST = 1 << 20  # fs.nr_open where nobody raised it
 # What a new open() must not do again, and what the kernel sets itself (O_LARGEFILE), and FMODE_NONOTIFY
@@ -237,7 +238,9 @@ class _Maker:
 
     def _named(self, row: Descriptor) -> None:
         name = printable(row.path)
-        if row.path.endswith(DELETED):
+        if row.path.startswith(_OF_THE_KERNEL):
+            self._refuse(row, "kernel-files", f"is {name}, which the kernel makes up")
+        elif row.path.endswith(DELETED):
             self._refuse(row, "deleted", f"is a file that has no name any more ({name})")
         elif row.flags & (_O_PATH | _O_TMPFILE & ~os.O_DIRECTORY) or not row.path.startswith(b"/"):
             self._refuse(row, "descriptors", f"is a file that cannot be opened by its name ({name})")

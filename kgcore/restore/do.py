@@ -3,6 +3,7 @@
 
 import os
 import signal
+import struct
 
 from kgcore.arch import ARCHES
 from kgcore.errors import NotRestarted
@@ -43,9 +44,12 @@ def restart(plan: Plan, core: CoreReader) -> int:
                 start_timers(control, plan)
                 objects.start_timers()
                 objects.close()
-                _let_go(control, plan)
+                _let_go(control, plan, core)
             finally:
                 control.close()
+        except (struct.error, OverflowError, ValueError) as error:
+            stub.kill()
+            raise NotRestarted(f"cannot restart it: the core has a value that no kernel has: {error}") from error
         except BaseException:
             stub.kill()
             raise
@@ -74,14 +78,13 @@ def _launch(plan: Plan, objects: Objects) -> Launch:
     )
 
 
-def _let_go(control: Control, plan: Plan) -> None:
+def _let_go(control: Control, plan: Plan, core: CoreReader) -> None:
     """Give each thread its registers, and let all go: until the last is let go, it dies with this program."""
-    names = ARCHES[plan.need.view].greg_names
     first, *others = plan.need.threads
     for thread in others:
-        set_registers(control, plan, thread, names)
+        set_registers(control, plan, thread, core)
     take_away(control)
-    set_registers(control, plan, first, names)
+    set_registers(control, plan, first, core)
     try:
         if plan.stopped:
             os.kill(first.tid, signal.SIGSTOP)

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Say what becomes of the system calls that threads were in."""
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kgcore.arch import RESUMING
+from kgcore.arch import ARCHES, RESUMING
 from kgcore.restore.need import Need, NeededThread
 from kgcore.restore.words import Refusal
 
-__all__ = ("Interrupted", "interrupted")
+__all__ = ("Interrupted", "first_registers", "interrupted")
 
 _ABSOLUTE = 1  # TIMER_ABSTIME
+# include/uapi/linux/rseq.h: where struct rseq has rseq_cs, and struct rseq_cs
+_RSEQ_CS, _SECTION = 8, struct.Struct("<IIQQQ")
 _CLOCK_REALTIME = 0
 # Commands of futex(2) whose deadline is absolute: FUTEX_LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2
 _FUTEX_ABSOLUTE = frozenset((9, 11, 13))
@@ -51,7 +54,7 @@ def interrupted(need: Need, thread: NeededThread) -> Interrupted | None:
     again = how.again(thread.registers)
     if again is None:
         return None
-    number = again["ax"]
+    number = again[how.request]
     name = how.waits.get(number, f"system call {number}")
     values = _arguments(need, thread.registers)
     word, why, hint = _trouble(name, thread, values)
@@ -76,13 +79,35 @@ def _is_relative(name: str, values: tuple[int, ...]) -> bool:
     return name in _RELATIVE
 
 
+def first_registers(need: Need, thread: NeededThread, read: Callable[[int, int], bytes | None]) -> Mapping[str, int]:
+    """Return the registers with which a thread goes on.
+
+    A restart is to a restartable sequence what the kernel's taking the CPU away is: it begins at its abort handler.
+
+    :param read: bytes of the core's memory; None: it lacks them.
+    """
+    how = RESUMING[need.view]
+    again = how.again(thread.registers)
+    if again is not None:
+        return again
+    area = thread.state.rseq
+    pointer = read(area.address + _RSEQ_CS, 8) if area is not None and area.address else None
+    section = read(int.from_bytes(pointer, "little"), _SECTION.size) if pointer and any(pointer) else None
+    if section is not None:
+        _, _, start, length, abort = _SECTION.unpack(section)
+        ip = ARCHES[need.view].ip
+        if start <= thread.registers[ip] < start + length:
+            return {**thread.registers, ip: abort}
+    return thread.registers
+
+
 def _arguments(need: Need, registers: Mapping[str, int]) -> tuple[int, ...]:
     """Return the arguments of a system call."""
     return tuple(registers[name] for name in RESUMING[need.view].arguments)
 
 
 def _trouble(name: str, thread: NeededThread, values: tuple[int, ...]) -> tuple[str, str, str]:
-    """Return the word of a refusal, why, and what would allow it; "": there is none."""
+    """Return the word of a refusal, why, and what would allow it; empty words: nothing is wrong."""
     if name in _CHILDREN:
         return "children", "its children are not in the core", ""
     if name == "restart_syscall":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Plan the memory: which mapping is had of which file, and whether that is still the file that was mapped."""
 
+import mmap
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from kgcore.text import printable
 __all__ = ("Area", "FileNeeded", "MemoryPlan", "ObjectNeeded", "plan_memory")
 
 _PIECE = 1 << 20
-_PAGE = 4096
+_PAGE = mmap.PAGESIZE
 _MEMFD, _ZERO, _SYSV = b"/memfd:", b"/dev/zero", b"/SYSV"
 _IN_FILE = frozenset(("mapped-private", "elf-header", "maybe-elf-header"))
 _PKEYS = 0xF << 32  # VM_PKEY_BIT0 to 3; VM_HIGH_ARCH_BIT_0 is 32

@@ -2,25 +2,27 @@
 """Say what a process had, from its core and the KGCORE note in it: a :class:`Need`. All of it is checked here."""
 
 import json
+import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from kgcore.arch import ARCHES, RESUMING, Arch
 from kgcore.arch.base import Summary, status_of, summary_of
+from kgcore.elf.layout import MACHINES
 from kgcore.errors import TargetError
 from kgcore.model.process import VM_MAYSHARE
 from kgcore.model.state import ProcessState, ThreadState
 from kgcore.model.statejson import from_json
 from kgcore.restore.corefile import CoreNote, CoreReader
+from kgcore.sources.live.image import architecture_here
 
 __all__ = ("Mapped", "Need", "NeededThread", "need_of")
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _SIGINFO, _FILE = 1, 2, 3, 6, 0x53494749, 0x46494C45
 _KGCORE = 0x4B474352
 _SHSTK = 0x204
-_VIEW = "x86_64"  # of those in RESUMING; e_machine and class said so
 _MOST_THREADS = 1 << 15  # /proc/sys/kernel/pid_max where nobody raised it
 _MOST_MAPPINGS = 1 << 16
 _MOST_PATH = 4096
@@ -128,20 +130,25 @@ def need_of(core: CoreReader) -> Need:
 
 
 def _need(core: CoreReader) -> Need:
-    arch, how = ARCHES[_VIEW], RESUMING[_VIEW]
+    view = next((name for name, each in ARCHES.items() if name in RESUMING and each.machine == core.machine), None)
+    if view is None or view not in architecture_here().arches:
+        machine = MACHINES.get(core.machine, f"machine {core.machine}")
+        raise TargetError(f"{core.path} is of another machine ({machine}): it cannot go on here")
+    arch, how = ARCHES[view], RESUMING[view]
     told = _told(core)
     by_kind = {(note.owner, note.kind): note.desc for note in reversed(core.notes)}
     for kind, name in ((_PRPSINFO, "NT_PRPSINFO"), (_AUXV, "NT_AUXV"), (_FILE, "NT_FILE")):
         if ("CORE", kind) not in by_kind:
             raise TargetError(f"{core.path} has no {name}", hint=_HINT)
     state = from_json(told["state"])
+    _check(state)
     auxv = by_kind["CORE", _AUXV]
     pairs = tuple(struct.iter_unpack("<2Q", auxv[: len(auxv) // 16 * 16]))
     threads = tuple(_threads(core, arch, told, state, how.vector))
     mappings = tuple(_mappings(told["vmas"], _files(by_kind["CORE", _FILE]), how.top))
     settings = told["filter"]
     return Need(
-        view=_VIEW,
+        view=view,
         pid=threads[0].tid,
         summary=summary_of(arch, by_kind["CORE", _PRPSINFO]),
         threads=threads,
@@ -157,6 +164,24 @@ def _need(core: CoreReader) -> Need:
         kernel=_text(told["kernel"]),
         source=_text(told["source"].get("format", "")),
     )
+
+
+def _check(value: object) -> None:
+    """Check that all numbers fit into words, and no text has a NUL.
+
+    :raises ValueError: one does not.
+    """
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise ValueError(f"{value} is no number that a kernel has")
+    if is_dataclass(value):
+        for member in fields(value):
+            if member.metadata.get("form") != "raw" and member.name != "affinity":
+                _check(getattr(value, member.name))
+    elif isinstance(value, tuple):
+        for one in value:
+            _check(one)
+    elif isinstance(value, bytes) and b"\0" in value:
+        raise ValueError("a name has a NUL in it")
 
 
 def _told(core: CoreReader) -> dict[str, Any]:
@@ -222,7 +247,7 @@ def _mappings(rows: Sequence[Any], files: Mapping[int, tuple[int, int, bytes]], 
     left = dict(files)
     for row in rows:
         start, stop, flags, reason = _hex(row[0]), _hex(row[1]), _hex(row[2]), _text(row[3])
-        if not end <= start < stop or (start | stop) & 0xFFF:
+        if not end <= start < stop or (start | stop) % mmap.PAGESIZE:
             raise ValueError(f"its mappings overlap or are no pages, at {start:#x}")
         end = stop
         if start >= top:
@@ -247,7 +272,7 @@ def _files(desc: bytes) -> dict[int, tuple[int, int, bytes]]:
     count, page = struct.unpack_from("<2Q", desc)
     table = struct.unpack_from(f"<{3 * count}Q", desc, 16) if count <= _MOST_MAPPINGS else ()
     names = desc[16 + 24 * count :].split(b"\0") if table else []
-    if (count and not table) or len(names) < count or page not in (1, 4096):
+    if (count and not table) or len(names) < count or page not in (1, mmap.PAGESIZE):
         raise ValueError("NT_FILE is cut short")
     found = {}
     for number in range(count):

@@ -7,11 +7,14 @@ import signal
 import struct
 from collections.abc import Sequence
 
+from kgcore.arch import ARCHES
 from kgcore.arch.resuming import Vector
 from kgcore.errors import NotRestarted
 from kgcore.model.state import NO_LIMIT, PendingSignal, PosixTimer, ThreadState, TimerValue
 from kgcore.ptrace import calls
 from kgcore.restore.control import Control
+from kgcore.restore.corefile import CoreReader
+from kgcore.restore.interrupted import first_registers
 from kgcore.restore.need import Need, NeededThread
 from kgcore.restore.objects import Objects
 from kgcore.restore.plan import Plan
@@ -213,16 +216,15 @@ def _set_timer(control: Control, step: str, number: int, value: TimerValue) -> N
 # Registers
 
 
-def set_registers(control: Control, plan: Plan, thread: NeededThread, names: Sequence[str]) -> None:
+def set_registers(control: Control, plan: Plan, thread: NeededThread, core: CoreReader) -> None:
     """Give a thread its registers and its mask: its next instruction is its own.
 
-    :param names: the registers in the order of NT_PRSTATUS.
     :raises NotRestarted: that failed.
     """
     how, need = control.how, plan.need
-    registers = how.again(thread.registers) or thread.registers
     # No call is to be started again by the kernel.
-    registers = {**registers, **architecture_here().no_system_call}
+    registers = {**first_registers(need, thread, core.read), **architecture_here().no_system_call}
+    names = ARCHES[need.view].greg_names
     step = f"set the registers of thread {thread.tid}"
     try:
         if thread.vector is not None:

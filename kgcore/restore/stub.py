@@ -30,6 +30,7 @@ _EVENT_EXEC = 4
 _OPTIONS = calls.PTRACE_O_EXITKILL | calls.PTRACE_O_TRACESYSGOOD | calls.PTRACE_O_TRACECLONE | 1 << _EVENT_EXEC
 _ALL_SIGNALS = (1 << 64) - 1
 _SECOND = 1_000_000_000  # ns
+_MOST_WORDS = 1 << 16  # bytes
 
 # It keeps Python's lock: another thread of this program must not have it in the child.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -71,7 +72,7 @@ def failed(step: str, call: str, error: OSError | int) -> NotRestarted:
 
 
 class Stub:
-    """The half-made process: its threads are stopped, and make system calls as they are told.
+    """The half-made process: its threads are stopped, and make the system calls that they are to make.
 
     :ivar pid: its id.
     """
@@ -82,6 +83,7 @@ class Stub:
         """
         self._convention = convention
         self._instruction = 0
+        self._threads: list[int] = []
         self.pid = 0
         with _blocked():
             ours, theirs = socket.socketpair()
@@ -117,7 +119,7 @@ class Stub:
                 calls.cont(self.pid, 0)
             calls.setsigmask(self.pid, _ALL_SIGNALS)
         except Interrupted:
-            said = connection.recv(4096).decode("utf-8", "replace")
+            said = connection.recv(_MOST_WORDS).decode("utf-8", "replace")
             self.pid, gone = 0, self.pid
             raise NotRestarted(f"cannot restart it: {said}" if said else f"the new process {gone} was killed") from None
 
@@ -140,6 +142,7 @@ class Stub:
         except Interrupted:
             raise NotRestarted("the new process was killed") from None
         if system.born:
+            self._threads.append(system.born)
             with suppress(Interrupted):
                 stopped(system.born)
         return result
@@ -164,9 +167,11 @@ class Stub:
         if self.pid:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            with suppress(OSError):
-                while calls.stop_of(os.waitpid(self.pid, calls.WALL)[1]) is not None:
-                    pass
+            # The process has ended when its tracer has seen the end of each thread.
+            for tid in (*self._threads, self.pid):
+                with suppress(OSError):
+                    while calls.stop_of(os.waitpid(tid, calls.WALL)[1]) is not None:
+                        pass
             self.pid = 0
 
 

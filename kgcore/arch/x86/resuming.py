@@ -172,6 +172,7 @@ RESUMING_X86_64 = Resuming(
     top=_TOP,
     calls=_CALLS,
     waits=_WAITS,
+    request="ax",
     arguments=("di", "si", "dx", "r10", "r8", "r9"),
     epoll_event="<IQ",  # EPOLL_PACKED
     again=_again,

@@ -25,6 +25,7 @@ COMMANDS = {
     "bt": "kgcore.cli.commands.bt",
     "debug": "kgcore.cli.commands.debug",
     "client": "kgcore.cli.commands.client",
+    "restart": "kgcore.cli.commands.restart",
     "completion": "kgcore.cli.commands.completion",
 }
 """Names of commands and their modules. The default command is :mod:`kgcore.cli.commands.dump`."""

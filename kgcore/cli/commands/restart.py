@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run ``kgcore restart CORE``: let a process go on from its core."""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from kgcore.cli.arguments import add_json, add_version, existing
+from kgcore.cli.console import Console, Status
+from kgcore.cli.parser import Parser, UsageError, flag, option
+from kgcore.errors import NotRestarted
+
+if TYPE_CHECKING:
+    from kgcore.restore.descriptors import Instead
+    from kgcore.restore.plan import Plan
+
+__all__ = ("RestartCommand", "make_parser", "parse", "run")
+
+_EPILOG = """\
+The core is one that kgcore live wrote: it says what the process had of its kernel. The process goes on where it was,
+under its old id, with its memory, threads, descriptors, signals and timers. What cannot be had again is refused, with
+what would allow it, before anything is started. If a step fails, or kgcore is killed, nothing of the process is left.
+
+examples:
+  kgcore restart core.12345                        it goes on; kgcore passes signals on, and exits as it does
+  kgcore restart --dry-run core.12345              what is restored, what is different, what is refused and why
+  kgcore restart --fd 7=closed core.12345          without its descriptor 7
+  kgcore restart --allow files core.12345          though a file is longer than it was
+  kgcore restart --stopped --detach core.12345     leave it stopped, for a debugger
+
+exit status: the process's own, 128 and a signal's number if that ended it; 1 it is not restarted; 2 usage. With
+--dry-run 0 if nothing is refused, else 1.
+"""
+_MOST_FD = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RestartCommand:
+    """The arguments of ``kgcore restart``.
+
+    :ivar instead: what ``--fd`` says: number and ``closed``, ``@`` and a number, or a path.
+    :ivar allow: words of refusals that do not count.
+    """
+
+    path: str
+    dry_run: bool
+    json: bool
+    clock: Literal["keep", "jump"] | None
+    instead: tuple[tuple[int, str], ...]
+    allow: frozenset[str]
+    stopped: bool
+    detach: bool
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> RestartCommand:
+    """Parse the words after the command's name.
+
+    :raises UsageError, Answer: as :func:`kgcore.cli.commands.dump.parse` does.
+    """
+    parsed = make_parser().parse_intermixed_args(list(words))
+    if parsed.json and not parsed.dry_run:
+        raise UsageError("--json shows a plan", hint="it goes with --dry-run")
+    numbers = [number for number, _ in parsed.fd]
+    if len(set(numbers)) != len(numbers):
+        raise UsageError("--fd names a descriptor twice")
+    return RestartCommand(
+        path=existing(parsed.path, "core"),
+        dry_run=parsed.dry_run,
+        json=parsed.json,
+        clock=parsed.clock,
+        instead=tuple(parsed.fd),
+        allow=_words(parsed),
+        stopped=parsed.stopped,
+        detach=parsed.detach,
+    )
+
+
+def make_parser() -> Parser:
+    """Return the parser of the words after the command's name."""
+    parser = Parser(
+        "kgcore restart",
+        usage="kgcore restart [--dry-run [--json]] [--fd N=WHAT]... [--clock keep|jump] [--allow WORD,...] CORE",
+        description="Let a process go on from its core, where it was.",
+        epilog=_EPILOG,
+    )
+    add_version(parser)
+    add_json(parser)
+    group = parser.add_argument_group("what to do")
+    flag(group, "--dry-run", help="show the plan; start nothing")
+    flag(group, "--stopped", help="leave it stopped (SIGSTOP)")
+    flag(group, "--detach", help="do not wait for it: print its id and end")
+    group = parser.add_argument_group("how it goes on")
+    group.add_argument(
+        "--fd",
+        metavar="N=WHAT",
+        type=_descriptor,
+        action="append",
+        default=[],
+        help="its descriptor N is: a PATH, opened as it was; @M, kgcore's own descriptor M; or closed",
+    )
+    option(
+        group,
+        "--clock",
+        choices=("keep", "jump"),
+        help="keep: its clocks go on from the moment of the core, in a time namespace; jump: they are this machine's "
+        "(default: keep where that is allowed)",
+    )
+    option(group, "--allow", metavar="WORD,...", help="restart it though the plan refuses it with these words")
+    flag(group, "--force", help="--allow with all words that can be allowed")
+    parser.add_argument("path", metavar="CORE")
+    return parser
+
+
+def _descriptor(text: str) -> tuple[int, str]:
+    match = re.fullmatch(r"([0-9]{1,7})=(closed|@[0-9]{1,7}|(?!@).+)", text, re.DOTALL)
+    if match is None or int(match[1]) >= _MOST_FD:
+        raise argparse.ArgumentTypeError(f"{text!r} is not N=PATH, N=@M or N=closed")
+    return int(match[1]), match[2]
+
+
+def _words(parsed: argparse.Namespace) -> frozenset[str]:
+    from kgcore.restore.words import WORDS
+
+    words = frozenset(filter(None, (parsed.allow or "").split(",")))
+    for word in sorted(words):
+        if word not in WORDS:
+            raise UsageError(f"--allow: {word!r} cannot be allowed", hint=f"it takes {', '.join(WORDS)}")
+    return frozenset(WORDS) if parsed.force else words
+
+
+def run(command: RestartCommand, console: Console) -> int:
+    """Plan, restart and wait; return the exit status."""
+    from kgcore.restore.corefile import CoreReader
+    from kgcore.restore.do import restart
+    from kgcore.restore.here import here
+    from kgcore.restore.need import need_of
+    from kgcore.restore.plan import Wishes, make_plan
+    from kgcore.restore.waiting import wait_for
+
+    core = CoreReader.open(command.path)
+    try:
+        wishes = Wishes(
+            clock=command.clock,
+            instead={number: _instead(what) for number, what in command.instead},
+            allow=command.allow,
+            stopped=command.stopped,
+        )
+        plan = make_plan(core, need_of(core), here(), wishes)
+        if command.dry_run:
+            _show(plan, command, console)
+            return Status.FAILED if plan.refused else Status.COMPLETE
+        if plan.refused:
+            for line in _refusals(plan):
+                console.remark(line)
+            raise NotRestarted(f"process {plan.need.pid} is not restarted", hint="--dry-run shows the whole plan")
+        for line in (*plan.different, *(f"allowed: {refusal.what}" for refusal in plan.allowed)):
+            console.remark(line)
+        pid = restart(plan, core)
+    finally:
+        core.close()
+    if command.detach:
+        console.say(str(pid))
+        return Status.COMPLETE
+    return wait_for(pid)
+
+
+def _instead(what: str) -> "Instead":
+    from kgcore.restore.descriptors import Instead
+
+    if what == "closed":
+        return Instead()
+    return Instead(ours=int(what[1:])) if what.startswith("@") else Instead(path=os.fsencode(what))
+
+
+def _show(plan: "Plan", command: RestartCommand, console: Console) -> None:
+    if command.json:
+        json.dump(_to_json(plan, command.path), console.out, indent=2)
+        console.out.write("\n")
+        return
+    for line in plan.restored:
+        console.say(f"restored: {line}")
+    for call in plan.calls:
+        console.say(f"restored: thread {call.tid}: {call.call}() starts again")
+    for line in plan.different:
+        console.say(f"different: {line}")
+    for refusal in plan.allowed:
+        console.say(f"allowed: {refusal.what}")
+    for line in _refusals(plan):
+        console.say(line)
+
+
+def _refusals(plan: "Plan") -> Iterator[str]:
+    for refusal in plan.refused:
+        yield f"refused ({refusal.word}): {refusal.what}" + (f" ({refusal.hint})" if refusal.hint else "")
+
+
+def _to_json(plan: "Plan", path: str) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "core": path,
+        "pid": plan.need.pid,
+        "threads": [thread.tid for thread in plan.need.threads],
+        "calls": [{"tid": call.tid, "call": call.call, "remark": call.remark} for call in plan.calls],
+        "restored": list(plan.restored),
+        "different": list(plan.different),
+        "allowed": [_refusal(one) for one in plan.allowed],
+        "refused": [_refusal(one) for one in plan.refused],
+    }
+
+
+def _refusal(one: Any) -> dict[str, Any]:
+    return {"word": one.word, "what": one.what, "hint": one.hint, "allowable": one.allowable}

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Processes go on from the cores that ``kgcore live`` wrote of them, as if nothing had been: by their own account."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.restore.going_on import KGCORE, PATIENCE, SOURCE, compiled, needs_ids, restart, running, taken, until
+
+pytestmark = needs_ids
+
+COUNTER = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(void)
+{
+    for (int i = 0; i < 40; i++) {
+        char *text = malloc(100000);
+        snprintf(text, 100000, "%d of %d", i, (int)getpid());
+        puts(text), fflush(stdout), usleep(20000);
+        while (i == 30 && access("go", F_OK) != 0)
+            usleep(10000);
+    }
+    return 7;
+}
+"""
+COUNTERS = {"static": ("-static",), "pie": ("-pie", "-fPIE"), "non-pie": ("-no-pie",)}
+ITEMS = {"static": ("-static",), "dynamic": ()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.mark.parametrize("kind", COUNTERS)
+def test_a_counter(folder: Path, tmp_path: Path, kind: str) -> None:
+    """It is not missing a line, nor has it one twice; and it ends as it would have."""
+    source = tmp_path / "counter.c"
+    source.write_text(COUNTER)
+    program = compiled(source, folder / f"counter-{kind}", "-O1", *COUNTERS[kind])
+    place = tmp_path / "place"
+    with running(place, program) as process:
+        until(lambda: (place / "out").read_bytes().count(b"\n") > 5, process)
+        core = taken(process, tmp_path / "core")
+    (place / "go").touch()
+    # It had written more by the time when it was killed, which it writes once more.
+    done = restart(core, "--allow", "files")
+    assert done.returncode == 7, done.stderr
+    lines = (place / "out").read_text().splitlines()
+    assert lines == [f"{number} of {process.pid}" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> list[str]:
+    """What the program with something of everything says if nothing happens to it."""
+    program = compiled(SOURCE, folder / "items-dynamic", "-O1", "-g", "-pthread")
+    place = folder / "undisturbed"
+    with running(place, program) as process:
+        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        (place / "go").touch()
+        assert process.wait(PATIENCE) == 42
+    lines = (place / "out").read_text().splitlines()
+    assert len(lines) > 40
+    assert all(line == "ready" or line.startswith("ok ") for line in lines), lines
+    return lines
+
+
+@pytest.mark.parametrize("freeze", ["fork", "stop"])
+@pytest.mark.parametrize("kind", ITEMS)
+def test_everything_is_as_it_was(folder: Path, tmp_path: Path, kind: str, freeze: str, expected: list[str]) -> None:
+    """Item by item, with eight threads in all sorts of calls and in user mode."""
+    program = folder / f"items-{kind}"
+    if not program.exists():
+        compiled(SOURCE, program, "-O1", "-g", "-pthread", *ITEMS[kind])
+    place = tmp_path / "place"
+    with running(place, program) as process:
+        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        core = taken(process, tmp_path / "core", "--freeze", freeze)
+    (place / "go").touch()
+    done = restart(core)
+    assert done.returncode == 42, done.stderr
+    assert (place / "out").read_text().splitlines() == expected
+
+
+def test_again_and_again(folder: Path, tmp_path: Path, expected: list[str]) -> None:
+    """It is taken and restarted three times, one after the other."""
+    place = tmp_path / "place"
+    with running(place, folder / "items-dynamic") as process:
+        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        core = taken(process, tmp_path / "core-0")
+    for number in (1, 2):
+        done = restart(core, "--detach")
+        assert done.returncode == 0, done.stderr
+        pid = int(done.stdout)
+        assert pid == process.pid
+        core = tmp_path / f"core-{number}"
+        live = subprocess.run([*KGCORE, "live", "-o", core, str(pid)], capture_output=True, text=True, check=False)
+        os.kill(pid, signal.SIGKILL)
+        assert (live.returncode, live.stderr) == (0, "")
+        gone(pid)
+    (place / "go").touch()
+    done = restart(core)
+    assert done.returncode == 42, done.stderr
+    assert (place / "out").read_text().splitlines() == expected
+
+
+def gone(pid: int) -> None:
+    """Wait until a process that is nobody's child has ended."""
+    with subprocess.Popen(["sh", "-c", f"while kill -0 {pid} 2>/dev/null; do :; done"]) as waiting:
+        assert waiting.wait(PATIENCE) == 0
+
+
+def test_the_clock_goes_on(folder: Path, tmp_path: Path) -> None:
+    """A program with a deadline of a clock that was 100 days ahead ends in time: its clock goes on from there."""
+    source, place = tmp_path / "waits.c", tmp_path / "place"
+    source.write_text(r"""
+#include <stdio.h>
+#include <time.h>
+int main(void)
+{
+    struct timespec now, until;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    printf("%ld\n", (long)now.tv_sec), fflush(stdout);
+    until = now, until.tv_sec += 3;
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    puts(now.tv_sec - until.tv_sec < 30 ? "in time" : "late");
+    return 3;
+}
+""")
+    program = compiled(source, tmp_path / "waits")
+    days = "8640000"
+    with running(place, "unshare", "--time", "--monotonic", days, "--boottime", days, program) as process:
+        try:
+            until(lambda: (place / "out").read_bytes().count(b"\n") == 1, process)
+        except AssertionError:
+            pytest.skip("time namespaces are not allowed here")
+        core = taken(process, tmp_path / "core")
+    refused = restart(core, "--clock", "jump")
+    assert refused.returncode == 1
+    assert "refused (clock)" in refused.stderr
+    assert "clock_nanosleep" in refused.stderr
+    done = restart(core)
+    assert done.returncode == 3, done.stderr
+    said = (place / "out").read_text().splitlines()
+    assert int(said[0]) > 8_000_000
+    assert said[1] == "in time"
+
+
+PYTHON = r"""
+import hashlib, sqlite3, sys, threading, time
+log = open("log", "w")
+base = sqlite3.connect("base")
+base.execute("create table t(a integer, b text)")
+total = []
+def work():
+    for i in range(30):
+        time.sleep(0.02)
+        total.append(i)
+thread = threading.Thread(target=work)
+thread.start()
+digest = hashlib.sha256()
+print("ready", flush=True)
+for i in range(400):
+    for j in range(200):
+        digest.update(repr((i, j, i / (j + 1))).encode())
+    if i % 10 == 0:
+        base.execute("insert into t values(?, ?)", (i, digest.hexdigest()))
+        base.commit()
+        print(i, digest.hexdigest(), file=log, flush=True)
+        compile(f"x = {i}\n" * 50, "f", "exec")
+thread.join()
+import decimal, json
+print(sum(total), digest.hexdigest(), base.execute("select count(*), sum(a) from t").fetchall())
+print(json.dumps(str(decimal.Decimal(2).sqrt())))
+sys.exit(9)
+"""
+
+
+def test_python_in_a_computation(tmp_path: Path) -> None:
+    """With a thread, a database and an open file."""
+    script = tmp_path / "script.py"
+    script.write_text(PYTHON)
+    one, other = tmp_path / "one", tmp_path / "other"
+    with running(one, sys.executable, script) as process:
+        assert process.wait(PATIENCE) == 9
+    with running(other, sys.executable, script) as process:
+        until(lambda: b"ready\n" in (other / "out").read_bytes(), process)
+        core = taken(process, tmp_path / "core", "--freeze", "stop")
+    done = restart(core, "--allow", "files")
+    assert done.returncode == 9, done.stderr
+    for name in ("out", "log"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_how_it_ends_is_how_restart_ends(folder: Path, tmp_path: Path) -> None:
+    """A signal for kgcore is passed on, and the signal that ends the process is in the exit status."""
+    with running(tmp_path / "place", "sleep", "1000") as process:
+        core = taken(process, tmp_path / "core")
+    with subprocess.Popen([*KGCORE, "restart", str(core)], stderr=subprocess.PIPE) as command:
+        until(lambda: Path(f"/proc/{process.pid}/stat").exists() and name_of(process.pid) == "sleep", command)
+        os.kill(command.pid, signal.SIGTERM)
+        assert command.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
+def name_of(pid: int) -> str:
+    status = Path(f"/proc/{pid}/status").read_text()
+    tracer = re.search(r"TracerPid:\t(\d+)", status)
+    assert tracer is not None
+    return "" if tracer[1] != "0" else status.split("\n", 1)[0].removeprefix("Name:\t")
+
+
+def test_it_is_left_stopped(folder: Path, tmp_path: Path) -> None:
+    with running(tmp_path / "place", "sleep", "1000") as process:
+        core = taken(process, tmp_path / "core")
+    done = restart(core, "--stopped", "--detach")
+    assert (done.returncode, done.stdout) == (0, f"{process.pid}\n"), done.stderr
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+        assert stat.rpartition(") ")[2][0] == "T"
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def test_the_plan(folder: Path, tmp_path: Path) -> None:
+    """It says what is restored, different and refused, and starts nothing."""
+    place = tmp_path / "place"
+    with running(place, folder / "items-dynamic") as process:
+        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        core = taken(process, tmp_path / "core")
+    done = restart(core, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["pid"] == process.pid
+    assert plan["refused"] == []
+    assert {call["call"] for call in plan["calls"]} >= {"futex", "read", "poll", "epoll_wait", "rt_sigsuspend"}
+    assert not Path(f"/proc/{process.pid}").exists()
+    with (place / "file").open("ab") as file:
+        file.write(b"more")
+    refused = restart(core, "--dry-run", "--json")
+    assert refused.returncode == 1
+    words = [(one["word"], one["allowable"]) for one in json.loads(refused.stdout)["refused"]]
+    assert words == [("files", True)]
