@@ -14,7 +14,7 @@ function __kgcore_command
             case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --exclude --only --redact --profile --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --limit --progress --swap --root
                 set skip 1
             case '-*'
-            case live daemon ask ps files info map check bt debug client completion
+            case live daemon ask ps files info map check bt debug client restart completion
                 echo $word
                 return
             case '*'
@@ -64,6 +64,7 @@ complete -c kgcore -n __kgcore_first -a check -d 'Read a finished core, or the f
 complete -c kgcore -n __kgcore_first -a bt -d 'Show backtraces of processes in a vmcore'
 complete -c kgcore -n __kgcore_first -a debug -d 'Write the core, program and libraries of a process in a vmcore, and start a debugger on them'
 complete -c kgcore -n __kgcore_first -a client -d 'Give C programs what they dump themselves with, through kgcore daemon'
+complete -c kgcore -n __kgcore_first -a restart -d 'Let a process go on from its core, where it was'
 complete -c kgcore -n __kgcore_first -a completion -d 'Print a shell script that completes options, commands, files and PIDs of kgcore'
 
 complete -c kgcore -n '__kgcore_has default' -s h -l help -d 'show this help'
@@ -304,6 +305,18 @@ complete -c kgcore -n '__kgcore_has client' -l force -d 'overwrite files'
 complete -c kgcore -n '__kgcore_has client' -l print-header -d 'print kgcore_client.h'
 complete -c kgcore -n '__kgcore_has client' -s h -l help -d 'show this help'
 complete -c kgcore -n '__kgcore_has client' -s V -l version -d 'show the version'
+
+complete -c kgcore -n '__kgcore_has restart' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has restart' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has restart' -l json -d 'as JSON'
+complete -c kgcore -n '__kgcore_has restart' -l dry-run -d 'show the plan; start nothing'
+complete -c kgcore -n '__kgcore_has restart' -l stopped -d 'leave it stopped (SIGSTOP)'
+complete -c kgcore -n '__kgcore_has restart' -l detach -d 'do not wait for it: print its id and end'
+complete -c kgcore -n '__kgcore_has restart' -l fd -x -d 'its descriptor N is: a PATH, opened as it was; @M, kgcore\'s own descriptor M; or closed'
+complete -c kgcore -n '__kgcore_has restart' -l clock -x -a 'keep jump' -d 'keep: its clocks go on from the moment of the core, in a time namespace; jump: they are this machine\'s (default: keep where that is allowed)'
+complete -c kgcore -n '__kgcore_has restart' -l allow -x -d 'restart it though the plan refuses it with these words'
+complete -c kgcore -n '__kgcore_has restart' -l force -d '--allow with all words that can be allowed'
+complete -c kgcore -n '__kgcore_has restart' -F
 
 complete -c kgcore -n '__kgcore_has completion' -s h -l help -d 'show this help'
 complete -c kgcore -n '__kgcore_has completion' -s V -l version -d 'show the version'

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         LimitReached,
         NoCurrentTask,
         NoSuchTask,
+        NotRestarted,
         NoUserMemory,
         OutputError,
         StoodStillTooLong,
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from kgcore.model.siginfo import Fault, SigInfo
     from kgcore.model.state import (
         AlternateStack,
+        Clocks,
         Descriptor,
         EpollItem,
         EventFd,
@@ -151,6 +153,7 @@ __all__ = (
     "Busy",
     "Cancelled",
     "CheckedFile",
+    "Clocks",
     "CompressedSink",
     "ContentAccount",
     "Contents",
@@ -192,6 +195,7 @@ __all__ = (
     "NoCurrentTask",
     "NoSuchTask",
     "NoUserMemory",
+    "NotRestarted",
     "Note",
     "OpenFile",
     "OpenFileRow",
@@ -290,7 +294,7 @@ _NAMES = {
     "kgcore.coredumper.options": "DumpOptions",
     "kgcore.coredumper.reader": "CoreReader",
     "kgcore.errors": "BadTask BrokenDump Busy Cancelled KernelThread KgcoreError LimitReached NoCurrentTask NoSuchTask "
-    "NoUserMemory OutputError StoodStillTooLong TargetError",
+    "NotRestarted NoUserMemory OutputError StoodStillTooLong TargetError",
     "kgcore.filters.base": "Keep",
     "kgcore.filters.rules": "Rule",
     "kgcore.library": "open_live open_qemu open_running_kernel open_vmcore",
@@ -303,8 +307,8 @@ _NAMES = {
     "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage PsInfo "
     "RegisterNote RegisterSet RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",
     "kgcore.model.siginfo": "Fault SigInfo",
-    "kgcore.model.state": "AlternateStack Descriptor EpollItem EventFd PendingSignal Pipe PosixTimer ProcessState Rseq "
-    "SharedMapping SignalAction SignalFd ThreadState TimerFd TimerValue",
+    "kgcore.model.state": "AlternateStack Clocks Descriptor EpollItem EventFd PendingSignal Pipe PosixTimer ProcessState "
+    "Rseq SharedMapping SignalAction SignalFd ThreadState TimerFd TimerValue",
     "kgcore.model.summary": "ProcessSummary",
     "kgcore.model.traces": "End Frame KernelStack ThreadTrace",
     "kgcore.plugin": "gcore load_types",

@@ -16,6 +16,7 @@ ALLOWED = {
     "ptrace/test_injection.py": "the end of a wait for a copy that does not go",
     "sources/live/test_goes_on.py": "the end of a wait for a program that is not let go",
     "victims_here.py": "the end of a wait for a victim that hangs",
+    "restore/going_on.py": "the end of a wait for a program that hangs",
     "shells.py": "the end of a wait for a shell that hangs",
     "cli/test_debug.py": "the end of a wait for a debugger that hangs",
     "sources/live/test_state.py": "the clock is what is read",

@@ -14,7 +14,7 @@ from kgcore.elf.layout import PN_XNUM, PT_LOAD, PT_NOTE
 from kgcore.errors import TargetError
 from kgcore.system.regular import open_regular, read_at
 
-__all__ = ("CoreNote", "CoreReader", "Segment")
+__all__ = ("CoreNote", "FinishedCore", "Segment")
 
 _ET_CORE = 4
 _MOST_SEGMENTS = 1 << 17  # vm.max_map_count is 65530 where nobody raised it
@@ -43,7 +43,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class CoreReader:
+class FinishedCore:
     """A core that is open.
 
     :ivar path: its name, for messages.

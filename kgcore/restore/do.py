@@ -8,7 +8,7 @@ import struct
 from kgcore.arch import ARCHES
 from kgcore.errors import NotRestarted
 from kgcore.restore.control import Control
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.here import timens_offsets
 from kgcore.restore.layout import lay_out, take_away
 from kgcore.restore.objects import Objects, opened
@@ -21,7 +21,7 @@ from kgcore.system import stopping
 __all__ = ("restart",)
 
 
-def restart(plan: Plan, core: CoreReader) -> int:
+def restart(plan: Plan, core: FinishedCore) -> int:
     """Start the process, and return its id. It is a child of this program, and runs.
 
     :raises NotRestarted: the plan refuses, or a step failed; nothing of it is left.
@@ -78,7 +78,7 @@ def _launch(plan: Plan, objects: Objects) -> Launch:
     )
 
 
-def _let_go(control: Control, plan: Plan, core: CoreReader) -> None:
+def _let_go(control: Control, plan: Plan, core: FinishedCore) -> None:
     """Give each thread its registers, and let all go: until the last is let go, it dies with this program."""
     first, *others = plan.need.threads
     for thread in others:

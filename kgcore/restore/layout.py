@@ -30,7 +30,7 @@ from kgcore.model.process import (
 from kgcore.ptrace import injection
 from kgcore.ptrace.injection import Convention
 from kgcore.restore.control import PAGE, SCRATCH, Control
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.here import special_mappings
 from kgcore.restore.mapped import Area
 from kgcore.restore.objects import Objects
@@ -65,7 +65,7 @@ _MOST_WORDS = 1 << 18  # of argv or envp
 _LOWEST = 1 << 16
 
 
-def lay_out(control: Control, convention: Convention, plan: Plan, core: CoreReader, objects: Objects) -> None:
+def lay_out(control: Control, convention: Convention, plan: Plan, core: FinishedCore, objects: Objects) -> None:
     """Take the half-made process's mappings away, and give it those of the core.
 
     :raises NotRestarted: that failed.
@@ -165,7 +165,7 @@ def _advise(control: Control, area: Area) -> None:
         control.call(step, "mlock2", one.start, one.end - one.start, 0)
 
 
-def _fill(control: Control, area: Area, core: CoreReader, objects: Objects) -> None:
+def _fill(control: Control, area: Area, core: FinishedCore, objects: Objects) -> None:
     """Write the bytes that a mapping has not by itself."""
     one = area.mapped
     descriptor = objects.files[area.number] if area.kind == "file" else -1
@@ -201,7 +201,7 @@ def _differing(one: bytes, other: bytes) -> Iterator[tuple[int, int]]:
 # What the kernel knows of the layout
 
 
-def _set_bounds(control: Control, plan: Plan, core: CoreReader, objects: Objects) -> None:
+def _set_bounds(control: Control, plan: Plan, core: FinishedCore, objects: Objects) -> None:
     """Tell the kernel where heap, arguments and the like are (PR_SET_MM_MAP)."""
     need, state = plan.need, plan.need.state
     auxv = b"".join(struct.pack("=2Q", *pair) for pair in need.auxv)
@@ -232,7 +232,7 @@ def _code(program: int, entry: int) -> tuple[int, int, int, int]:
     )
 
 
-def _stack(core: CoreReader, plan: Plan, auxv: bytes) -> tuple[int, int, int, int, int]:
+def _stack(core: FinishedCore, plan: Plan, auxv: bytes) -> tuple[int, int, int, int, int]:
     """Return where its stack began, and its arguments and environment: they stand below the auxiliary vector.
 
     A program that has written there has lost them: then all are where its stack ends.

@@ -20,7 +20,7 @@ from kgcore.model.process import (
     VM_UFFD_MISSING,
     VM_UFFD_WP,
 )
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.need import Mapped, Need
 from kgcore.restore.words import Refusal
 from kgcore.system.regular import open_regular, read_at
@@ -108,7 +108,7 @@ class MemoryPlan:
 class _Maker:
     """Collects the plan."""
 
-    core: CoreReader
+    core: FinishedCore
     need: Need
     areas: list[Area] = field(default_factory=list)
     special: list[Mapped] = field(default_factory=list)
@@ -118,7 +118,7 @@ class _Maker:
     different: list[str] = field(default_factory=list)
 
 
-def plan_memory(core: CoreReader, need: Need) -> MemoryPlan:
+def plan_memory(core: FinishedCore, need: Need) -> MemoryPlan:
     """Plan all mappings. Nothing is changed; the files are read.
 
     :raises OSError: the core cannot be read.
@@ -187,7 +187,7 @@ def _is_nameless(path: bytes) -> bool:
     return path.endswith(DELETED) and path.startswith((_MEMFD, _ZERO, _SYSV))
 
 
-def _absent(core: CoreReader, one: Mapped) -> Iterator[tuple[int, int]]:
+def _absent(core: FinishedCore, one: Mapped) -> Iterator[tuple[int, int]]:
     """Yield the ranges of a mapping whose bytes the core has not."""
     at = one.start
     for start, end in core.stored(one.start, one.end):
@@ -304,7 +304,7 @@ def _in_file_alone(need: Need, span: tuple[int, int]) -> bool:
     return at >= span[1]
 
 
-def _first_difference(core: CoreReader, descriptor: int, one: Mapped, start: int, end: int) -> int | None:
+def _first_difference(core: FinishedCore, descriptor: int, one: Mapped, start: int, end: int) -> int | None:
     """Return the first address whose page is not the file's."""
     for at in range(start, end, _PIECE):
         size = min(_PIECE, end - at)

@@ -15,7 +15,7 @@ from kgcore.errors import TargetError
 from kgcore.model.process import VM_MAYSHARE
 from kgcore.model.state import ProcessState, ThreadState
 from kgcore.model.statejson import from_json
-from kgcore.restore.corefile import CoreNote, CoreReader
+from kgcore.restore.corefile import CoreNote, FinishedCore
 from kgcore.sources.live.image import architecture_here
 
 __all__ = ("Mapped", "Need", "NeededThread", "need_of")
@@ -118,7 +118,7 @@ class Need:
         return next((one for one in self.mappings if one.start <= address < one.end), None)
 
 
-def need_of(core: CoreReader) -> Need:
+def need_of(core: FinishedCore) -> Need:
     """Read it.
 
     :raises TargetError: the core has not what it takes, or contradicts itself.
@@ -129,7 +129,7 @@ def need_of(core: CoreReader) -> Need:
         raise TargetError(f"{core.path}: its notes are damaged: {error}") from error
 
 
-def _need(core: CoreReader) -> Need:
+def _need(core: FinishedCore) -> Need:
     view = next((name for name, each in ARCHES.items() if name in RESUMING and each.machine == core.machine), None)
     if view is None or view not in architecture_here().arches:
         machine = MACHINES.get(core.machine, f"machine {core.machine}")
@@ -184,7 +184,7 @@ def _check(value: object) -> None:
         raise ValueError("a name has a NUL in it")
 
 
-def _told(core: CoreReader) -> dict[str, Any]:
+def _told(core: FinishedCore) -> dict[str, Any]:
     desc = next((note.desc for note in core.notes if (note.owner, note.kind) == ("KGCORE", _KGCORE)), None)
     if desc is None:
         raise TargetError(f"{core.path} does not say what the process had of its kernel", hint=_HINT)
@@ -195,7 +195,7 @@ def _told(core: CoreReader) -> dict[str, Any]:
 
 
 def _threads(
-    core: CoreReader, arch: Arch, told: Mapping[str, Any], state: ProcessState, vector: int
+    core: FinishedCore, arch: Arch, told: Mapping[str, Any], state: ProcessState, vector: int
 ) -> Iterator[NeededThread]:
     sets = list(_by_thread(core.notes))
     rows, states = told["threads"], state.threads or ()

@@ -15,7 +15,7 @@ from functools import partial
 
 from kgcore.arch import RESUMING
 from kgcore.model.state import TimerFd
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.descriptors import PlannedDescriptor
 from kgcore.restore.mapped import ObjectNeeded
 from kgcore.restore.plan import Plan
@@ -43,7 +43,7 @@ class Objects:
     :ivar files: of :attr:`kgcore.restore.mapped.MemoryPlan.files`, and ``objects`` of its objects.
     """
 
-    def __init__(self, plan: Plan, core: CoreReader) -> None:
+    def __init__(self, plan: Plan, core: FinishedCore) -> None:
         self._plan = plan
         self._core = core
         self._opened: list[int] = []
@@ -267,7 +267,7 @@ def _write_all(descriptor: int, data: bytes, at: int) -> None:
 
 
 @contextmanager
-def opened(plan: Plan, core: CoreReader) -> Iterator[Objects]:
+def opened(plan: Plan, core: FinishedCore) -> Iterator[Objects]:
     """Open and make all; at the end of the block they are closed.
 
     :raises NotRestarted: something cannot be had.

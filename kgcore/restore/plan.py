@@ -12,7 +12,7 @@ from kgcore.arch import RESUMING
 from kgcore.arch.resuming import Vector
 from kgcore.model.process import VM_MAYSHARE
 from kgcore.model.state import NO_LIMIT
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.descriptors import DescriptorsPlan, Instead, plan_descriptors
 from kgcore.restore.here import Here, ids_taken
 from kgcore.restore.interrupted import Interrupted, interrupted
@@ -77,7 +77,7 @@ class Plan:
     allowed: tuple[Refusal, ...]
 
 
-def make_plan(core: CoreReader, need: Need, machine: Here, wishes: Wishes) -> Plan:
+def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> Plan:
     """Make the plan. Nothing is started or changed.
 
     :raises OSError: the core cannot be read.
@@ -227,7 +227,7 @@ def _ids(need: Need, machine: Here) -> Iterator[Refusal]:
         yield Refusal(word="pid", what=what, hint="end that one first")
 
 
-def _special(core: CoreReader, need: Need, machine: Here, memory: MemoryPlan) -> Iterator[Refusal]:
+def _special(core: FinishedCore, need: Need, machine: Here, memory: MemoryPlan) -> Iterator[Refusal]:
     address = need.words.get(_AT_SYSINFO_EHDR)
     if address is None:
         return

@@ -13,7 +13,7 @@ from kgcore.errors import NotRestarted
 from kgcore.model.state import NO_LIMIT, PendingSignal, PosixTimer, ThreadState, TimerValue
 from kgcore.ptrace import calls
 from kgcore.restore.control import Control
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.interrupted import first_registers
 from kgcore.restore.need import Need, NeededThread
 from kgcore.restore.objects import Objects
@@ -216,7 +216,7 @@ def _set_timer(control: Control, step: str, number: int, value: TimerValue) -> N
 # Registers
 
 
-def set_registers(control: Control, plan: Plan, thread: NeededThread, core: CoreReader) -> None:
+def set_registers(control: Control, plan: Plan, thread: NeededThread, core: FinishedCore) -> None:
     """Give a thread its registers and its mask: its next instruction is its own.
 
     :raises NotRestarted: that failed.

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+import kgcore
 from tests.restore.going_on import KGCORE, PATIENCE, SOURCE, compiled, needs_ids, restart, running, taken, until
+from tests.schemas import strict
 
 pytestmark = needs_ids
 
@@ -240,6 +243,9 @@ def test_the_plan(folder: Path, tmp_path: Path) -> None:
     done = restart(core, "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
+    schema = json.loads((Path(kgcore.__file__).parent / "schemas" / "restart.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(plan, strict(schema))
     assert plan["pid"] == process.pid
     assert plan["refused"] == []
     assert {call["call"] for call in plan["calls"]} >= {"futex", "read", "poll", "epoll_wait", "rt_sigsuspend"}

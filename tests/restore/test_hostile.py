@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kgcore.errors import NotRestarted, TargetError
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.do import restart
 from kgcore.restore.here import here
 from kgcore.restore.need import need_of
@@ -46,22 +46,22 @@ VALUES: tuple[Any, ...] = (
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoreReader]:
+def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedCore]:
     folder = tmp_path_factory.mktemp("items")
     program, place = compiled(SOURCE, folder / "items", "-O1", "-pthread"), folder / "place"
     with running(place, program) as process:
         until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
         path = taken(process, folder / "core")
-    reader = CoreReader.open(str(path))
+    reader = FinishedCore.open(str(path))
     yield reader
     reader.close()
 
 
-def told(core: CoreReader) -> Any:
+def told(core: FinishedCore) -> Any:
     return json.loads(next(note.desc for note in core.notes if (note.owner, note.kind) == KGCORE))
 
 
-def with_note(core: CoreReader, content: Any) -> CoreReader:
+def with_note(core: FinishedCore, content: Any) -> FinishedCore:
     """The core with another KGCORE note."""
     notes = [note for note in core.notes if (note.owner, note.kind) != KGCORE]
     new = next(note for note in core.notes if (note.owner, note.kind) == KGCORE)._replace(
@@ -70,7 +70,7 @@ def with_note(core: CoreReader, content: Any) -> CoreReader:
     return replace(core, notes=(*notes, new))
 
 
-def plan_of(core: CoreReader) -> Plan | None:
+def plan_of(core: FinishedCore) -> Plan | None:
     """The plan; None: it is refused with an error."""
     try:
         need = need_of(core)
@@ -88,7 +88,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from places(value[key])
 
 
-def test_a_note_that_lies(core: CoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_that_lies(core: FinishedCore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any of its values may be anything, or not be there. What is not refused is made, but never runs."""
 
     def no_release(self: Stub, tids: object) -> None:
@@ -118,7 +118,7 @@ def test_a_note_that_lies(core: CoreReader, monkeypatch: pytest.MonkeyPatch) -> 
     assert refused > ROUNDS // 4
 
 
-def test_bytes_that_are_others(core: CoreReader, tmp_path: Path) -> None:
+def test_bytes_that_are_others(core: FinishedCore, tmp_path: Path) -> None:
     """Of headers and notes."""
     data = Path(core.path).read_bytes()
     head = min(segment.offset for segment in core.segments if segment.stored)
@@ -130,7 +130,7 @@ def test_bytes_that_are_others(core: CoreReader, tmp_path: Path) -> None:
             changed[numbers.randrange(head)] = numbers.randrange(256)
         path.write_bytes(changed)
         try:
-            reader = CoreReader.open(str(path))
+            reader = FinishedCore.open(str(path))
         except TargetError as error:
             assert str(path) in str(error)  # noqa: PT017
             continue
@@ -139,14 +139,14 @@ def test_bytes_that_are_others(core: CoreReader, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 3, 63, 64, 1000, 20_000])
-def test_a_core_that_is_cut_off(core: CoreReader, tmp_path: Path, left: int) -> None:
+def test_a_core_that_is_cut_off(core: FinishedCore, tmp_path: Path, left: int) -> None:
     path = tmp_path / "core"
     path.write_bytes(Path(core.path).read_bytes()[:left])
     with pytest.raises(TargetError, match=str(path)):
-        CoreReader.open(str(path))
+        FinishedCore.open(str(path))
 
 
-def refusals(core: CoreReader, content: Any) -> set[str]:
+def refusals(core: FinishedCore, content: Any) -> set[str]:
     plan = plan_of(with_note(core, content))
     assert plan is not None
     words = {refusal.word for refusal in plan.refused}
@@ -176,7 +176,7 @@ def descriptor(content: Any, kind: str) -> Any:
         ("/usr/bin", "regular", "files-missing"),
     ],
 )
-def test_descriptors_that_are_not_opened(core: CoreReader, path: str, kind: str, word: str) -> None:
+def test_descriptors_that_are_not_opened(core: FinishedCore, path: str, kind: str, word: str) -> None:
     """Devices, files that are not here, what others have the other end of."""
     content = told(core)
     row = descriptor(content, "directory")
@@ -184,7 +184,7 @@ def test_descriptors_that_are_not_opened(core: CoreReader, path: str, kind: str,
     assert refusals(core, content) == {word}
 
 
-def test_words_of_the_rest(core: CoreReader) -> None:
+def test_words_of_the_rest(core: FinishedCore) -> None:
     """What a process may have besides, each with its word."""
 
     def having(change: Any) -> set[str]:
@@ -206,7 +206,7 @@ def test_words_of_the_rest(core: CoreReader) -> None:
     assert having(lambda note, state, rows, threads: state["pending"].append({"signal": 9, "info": ""})) == {"dying"}
 
 
-def test_registers_of_the_kernel(core: CoreReader) -> None:
+def test_registers_of_the_kernel(core: FinishedCore) -> None:
     """And code of another width: no thread is given them."""
     words = 27
     index = next(number for number, note in enumerate(core.notes) if (note.owner, note.kind) == ("CORE", 1))
@@ -222,7 +222,7 @@ def test_registers_of_the_kernel(core: CoreReader) -> None:
         assert {refusal.word for refusal in plan.refused} == {"registers"}
 
 
-def test_a_program_that_is_another_now(core: CoreReader, tmp_path: Path) -> None:
+def test_a_program_that_is_another_now(core: FinishedCore, tmp_path: Path) -> None:
     """Of the same name: its build id tells."""
     need = need_of(core)
     program = next(one.path for one in need.mappings if one.path is not None and one.path.endswith(b"/items"))
@@ -243,7 +243,7 @@ def test_a_program_that_is_another_now(core: CoreReader, tmp_path: Path) -> None
         path.chmod(0o755)
 
 
-def test_a_set_uid_program_is_not_executed(core: CoreReader) -> None:
+def test_a_set_uid_program_is_not_executed(core: FinishedCore) -> None:
     need = need_of(core)
     program = next(one.path for one in need.mappings if one.path is not None and one.path.endswith(b"/items"))
     path = Path(os.fsdecode(program))

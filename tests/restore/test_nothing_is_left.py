@@ -13,7 +13,7 @@ import pytest
 
 from kgcore.errors import NotRestarted
 from kgcore.restore.control import Control
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.do import restart
 from kgcore.restore.here import here
 from kgcore.restore.need import need_of
@@ -28,19 +28,19 @@ ROUNDS = 10_000 if os.environ.get("KGCORE_THOROUGH") else 24
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoreReader]:
+def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedCore]:
     folder = tmp_path_factory.mktemp("items")
     program, place = compiled(SOURCE, folder / "items", "-O1", "-pthread"), folder / "place"
     with running(place, program) as process:
         until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
         path = taken(process, folder / "core")
-    reader = CoreReader.open(str(path))
+    reader = FinishedCore.open(str(path))
     yield reader
     reader.close()
 
 
 @pytest.fixture
-def plan(core: CoreReader) -> Plan:
+def plan(core: FinishedCore) -> Plan:
     found = make_plan(core, need_of(core), here(), Wishes())
     assert found.refused == ()
     return found
@@ -59,7 +59,7 @@ def has_ended(pid: int) -> bool:
     return False
 
 
-def counted(plan: Plan, core: CoreReader, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def counted(plan: Plan, core: FinishedCore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The calls that a restart makes in the process, by name; it is killed before it runs."""
     made: list[str] = []
     attempt = Control.attempt
@@ -86,7 +86,7 @@ def spread(count: int) -> list[int]:
     return sorted({*range(0, count, step), count - 1})
 
 
-def test_any_call_may_fail(plan: Plan, core: CoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_call_may_fail(plan: Plan, core: FinishedCore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says which step and which call, and why."""
     names = counted(plan, core, monkeypatch)
     assert len(names) > 150
@@ -118,12 +118,12 @@ def test_any_call_may_fail(plan: Plan, core: CoreReader, monkeypatch: pytest.Mon
 KILLED = """
 import os, signal, sys
 from kgcore.restore.control import Control
-from kgcore.restore.corefile import CoreReader
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.do import restart
 from kgcore.restore.here import here
 from kgcore.restore.need import need_of
 from kgcore.restore.plan import Wishes, make_plan
-core = CoreReader.open(sys.argv[1])
+core = FinishedCore.open(sys.argv[1])
 last, made, attempt = int(sys.argv[2]), 0, Control.attempt
 def killing(self, *arguments, **more):
     global made
@@ -136,7 +136,7 @@ restart(make_plan(core, need_of(core), here(), Wishes()), core)
 """
 
 
-def test_kgcore_may_be_killed(plan: Plan, core: CoreReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kgcore_may_be_killed(plan: Plan, core: FinishedCore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between any two calls; the kernel then ends the process."""
     count = len(counted(plan, core, monkeypatch))
     for number in spread(count)[:: 1 if ROUNDS > 100 else 8]:
@@ -146,7 +146,7 @@ def test_kgcore_may_be_killed(plan: Plan, core: CoreReader, monkeypatch: pytest.
             assert waiting.wait(30) == 0, number
 
 
-def test_an_id_that_is_taken(plan: Plan, core: CoreReader, tmp_path: Path) -> None:
+def test_an_id_that_is_taken(plan: Plan, core: FinishedCore, tmp_path: Path) -> None:
     """Between plan and doing, too: the other process is left alone."""
     script = f"""
 import ctypes, os, signal, struct

@@ -134,14 +134,14 @@ def _words(parsed: argparse.Namespace) -> frozenset[str]:
 
 def run(command: RestartCommand, console: Console) -> int:
     """Plan, restart and wait; return the exit status."""
-    from kgcore.restore.corefile import CoreReader
+    from kgcore.restore.corefile import FinishedCore
     from kgcore.restore.do import restart
     from kgcore.restore.here import here
     from kgcore.restore.need import need_of
     from kgcore.restore.plan import Wishes, make_plan
     from kgcore.restore.waiting import wait_for
 
-    core = CoreReader.open(command.path)
+    core = FinishedCore.open(command.path)
     try:
         wishes = Wishes(
             clock=command.clock,
