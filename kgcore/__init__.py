@@ -307,8 +307,8 @@ _NAMES = {
     "kgcore.model.process": "CoreDialect FpuState MappedFile OpenFile ProcessImage PsInfo "
     "RegisterNote RegisterSet RegisterSource Socket TaskIds TaskTimes Thread Vma XsaveLayout",
     "kgcore.model.siginfo": "Fault SigInfo",
-    "kgcore.model.state": "AlternateStack Clocks Descriptor EpollItem EventFd PendingSignal Pipe PosixTimer ProcessState "
-    "Rseq SharedMapping SignalAction SignalFd ThreadState TimerFd TimerValue",
+    "kgcore.model.state": "AlternateStack Clocks Descriptor EpollItem EventFd PendingSignal Pipe PosixTimer "
+    "ProcessState Rseq SharedMapping SignalAction SignalFd ThreadState TimerFd TimerValue",
     "kgcore.model.summary": "ProcessSummary",
     "kgcore.model.traces": "End Frame KernelStack ThreadTrace",
     "kgcore.plugin": "gcore load_types",

@@ -44,8 +44,7 @@ ROOMS: dict[str, list[str]] = {
     "coredumper": [*LINE, "sources", "coredump", "library", "saving"],
     "daemon": [*LINE, "sources", "coredump", "coredumper"],
     "client": ["daemon.protocol", "coredumper.permission"],
-    "cli": [*LINE, "sources", "check", "coredump", "binaries", "views", "library", "saving", "daemon", "client"]
-    + ["restore"],
+    "cli": [*LINE, "sources", "restore", *"check coredump binaries views library saving daemon client".split()],
     "plugin": ["*"],
 }
 
