@@ -23,7 +23,7 @@ class Vector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resuming:
-    """How processes of a view (:class:`kgcore.arch.Arch`) go on.
+    """How processes of a view (:class:`kgcore.arch.base.Arch`) go on.
 
     :ivar top: no page of theirs lies at or above this address.
     :ivar calls: the numbers of the system calls that make them anew, by name.
