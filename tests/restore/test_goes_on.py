@@ -159,7 +159,7 @@ int main(void)
 
 
 PYTHON = r"""
-import hashlib, sqlite3, sys, threading, time
+import hashlib, os, sqlite3, sys, threading, time
 log = open("log", "w")
 base = sqlite3.connect("base")
 base.execute("create table t(a integer, b text)")
@@ -175,6 +175,8 @@ print("ready", flush=True)
 for i in range(400):
     for j in range(200):
         digest.update(repr((i, j, i / (j + 1))).encode())
+    while i == 300 and not os.path.exists("go"):
+        time.sleep(0.01)
     if i % 10 == 0:
         base.execute("insert into t values(?, ?)", (i, digest.hexdigest()))
         base.commit()
@@ -194,10 +196,12 @@ def test_python_in_a_computation(tmp_path: Path) -> None:
     script.write_text(PYTHON)
     one, other = tmp_path / "one", tmp_path / "other"
     with running(one, sys.executable, script) as process:
+        (one / "go").touch()
         assert process.wait(PATIENCE) == 9
     with running(other, sys.executable, script) as process:
         until(lambda: b"ready\n" in (other / "out").read_bytes(), process)
         core = taken(process, tmp_path / "core", "--freeze", "stop")
+    (other / "go").touch()
     done = restart(core, "--allow", "files")
     assert done.returncode == 9, done.stderr
     for name in ("out", "log"):
