@@ -14,7 +14,7 @@ function __kgcore_command
             case -v -c --core --qemu -s --symbols --symbols-from --debug-directory --kernel-directory --vmcoreinfo --architecture --match --uid -f --exclude --only --redact --profile --missing -D -o --sysroot --report --compress --jobs --max-size --max-time --limit --progress --swap --root
                 set skip 1
             case '-*'
-            case live daemon ask ps files info map check bt debug client restart completion
+            case live daemon ask filter ps files info map check bt debug client restart completion
                 echo $word
                 return
             case '*'
@@ -56,6 +56,7 @@ complete -c kgcore -f
 complete -c kgcore -n __kgcore_first -a live -d 'Write processes of this machine as core files, and let them go on'
 complete -c kgcore -n __kgcore_first -a daemon -d 'Write the cores of programs that ask for them, and let them go on'
 complete -c kgcore -n __kgcore_first -a ask -d 'Have the daemon (kgcore daemon) write the core of a process, which goes on'
+complete -c kgcore -n __kgcore_first -a filter -d 'Write a finished core anew, with less in it'
 complete -c kgcore -n __kgcore_first -a ps -d 'List the processes in a vmcore'
 complete -c kgcore -n __kgcore_first -a files -d 'List the open files of a process in a vmcore, or write the content of one'
 complete -c kgcore -n __kgcore_first -a info -d 'Say what a vmcore is, what it holds, and what that means for cores'
@@ -170,6 +171,34 @@ complete -c kgcore -n '__kgcore_has ask' -l freeze -x -a 'auto fork stop' -d 'as
 complete -c kgcore -n '__kgcore_has ask' -l shared -x -a 'copy late' -d 'as kgcore live has it (default: copy)'
 complete -c kgcore -n '__kgcore_has ask' -l max-freeze -x -d 'give up if it stands still for longer'
 complete -c kgcore -n '__kgcore_has ask' -k -a '(__kgcore_processes)'
+
+complete -c kgcore -n '__kgcore_has filter' -s h -l help -d 'show this help'
+complete -c kgcore -n '__kgcore_has filter' -s V -l version -d 'show the version'
+complete -c kgcore -n '__kgcore_has filter' -s v -x -d 'sum of 1 progress, 2 library errors, 4 page faults (default 4)'
+complete -c kgcore -n '__kgcore_has filter' -s f -x -a 'process' -d 'which memory: sum of the bits below, or \'process\' (default all that there is)'
+complete -c kgcore -n '__kgcore_has filter' -l dontdump -d 'also memory marked MADV_DONTDUMP'
+complete -c kgcore -n '__kgcore_has filter' -l dax -d 'also DAX mappings'
+complete -c kgcore -n '__kgcore_has filter' -l exclude -x -d 'leave out memory: name:GLOB ([heap] or a file\'s name), file:GLOB, size:>1G or addr:START-END; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has filter' -l only -x -d 'leave out all memory that no rule names; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has filter' -l redact -x -d 'write zeros in the place of memory, and say so in the report; may be repeated, the first rule that fits decides'
+complete -c kgcore -n '__kgcore_has filter' -l profile -x -a 'full mini' -d 'mini: of that memory only stacks, thread-local storage and what else backtraces need (default: full)'
+complete -c kgcore -n '__kgcore_has filter' -l missing -x -a 'omit zero' -d 'what to do with memory that the dump lacks: omit it, so that debuggers cannot read it, or write zeros (default: omit)'
+complete -c kgcore -n '__kgcore_has filter' -l no-kgcore-note -d 'omit the note that lists what is missing and why'
+complete -c kgcore -n '__kgcore_has filter' -l no-state -d 'omit from that note what the process had of the kernel: signal actions, timers, limits, what is in pipes and other descriptors'
+complete -c kgcore -n '__kgcore_has filter' -l share-zeros -d 'let long ranges that were never touched share one range of zeros in the file (done unasked where the file would be longer than file systems allow)'
+complete -c kgcore -n '__kgcore_has filter' -s D -x -a '(__fish_complete_directories (commandline -ct))' -d 'write core.<tgid> there'
+complete -c kgcore -n '__kgcore_has filter' -s o -r -F -d 'write one core to FILE; -: standard output'
+complete -c kgcore -n '__kgcore_has filter' -l sysroot -x -a '(__fish_complete_directories (commandline -ct))' -d 'also write the program, its interpreter and its libraries there, for gdb\'s set sysroot'
+complete -c kgcore -n '__kgcore_has filter' -l force -d 'overwrite files'
+complete -c kgcore -n '__kgcore_has filter' -l dry-run -d 'show what would be written, and write nothing'
+complete -c kgcore -n '__kgcore_has filter' -l report -r -F -d 'write what was saved and what is missing, as JSON; -: standard output'
+complete -c kgcore -n '__kgcore_has filter' -l compress -x -a 'zstd gzip' -d 'write core.<tgid>.zst or .gz, or compress what -o gets'
+complete -c kgcore -n '__kgcore_has filter' -l jobs -x -d 'processes that read and compress side by side (default: as many as there are CPUs to use)'
+complete -c kgcore -n '__kgcore_has filter' -l max-size -x -d 'write at most so many bytes of cores in all (K, M, G, T: powers of 1024), what matters most first'
+complete -c kgcore -n '__kgcore_has filter' -l max-time -x -d 'write for at most so many seconds in all (or m, h), what matters most first'
+complete -c kgcore -n '__kgcore_has filter' -l limit -x -a 'priority largest-first truncate' -d 'what the two cost first: what matters least, the ends of the largest mappings, or the end of the file as the kernel has it (default: priority)'
+complete -c kgcore -n '__kgcore_has filter' -l progress -x -a 'auto never json' -d 'auto: a bar with -v 1 on a terminal; json: lines for programs on standard error (default: auto)'
+complete -c kgcore -n '__kgcore_has filter' -F
 
 complete -c kgcore -n '__kgcore_has ps' -s h -l help -d 'show this help'
 complete -c kgcore -n '__kgcore_has ps' -s V -l version -d 'show the version'

@@ -70,10 +70,11 @@ if TYPE_CHECKING:
     )
     from kgcore.filters.base import Keep
     from kgcore.filters.rules import Rule
-    from kgcore.library import open_live, open_qemu, open_running_kernel, open_vmcore
+    from kgcore.library import open_core, open_live, open_qemu, open_running_kernel, open_vmcore
     from kgcore.model.account import Account
     from kgcore.model.dying import Dying
     from kgcore.model.freeze import Freeze
+    from kgcore.model.kinds import VmaKind
     from kgcore.model.layouts import Layout, LayoutName
     from kgcore.model.lost import Lost
     from kgcore.model.memory import Memory, Piece, Provenance, Run
@@ -123,11 +124,13 @@ if TYPE_CHECKING:
     from kgcore.sinks.streams import MemorySink, StreamSink
     from kgcore.sources.base import (
         Contents,
+        CoreLayout,
         FileContents,
         HasKernelStacks,
         HasMappedFiles,
         HasOpenFiles,
         HasState,
+        IsCore,
         KnowsCrash,
         KnowsLayouts,
         OpenFiles,
@@ -158,6 +161,7 @@ __all__ = (
     "ContentAccount",
     "Contents",
     "CoreDialect",
+    "CoreLayout",
     "CorePlan",
     "CoreReader",
     "Descriptor",
@@ -178,6 +182,7 @@ __all__ = (
     "HasMappedFiles",
     "HasOpenFiles",
     "HasState",
+    "IsCore",
     "Keep",
     "KernelStack",
     "KernelThread",
@@ -251,6 +256,7 @@ __all__ = (
     "Verdict",
     "Vma",
     "VmaAccount",
+    "VmaKind",
     "VmaPlan",
     "XsaveLayout",
     "__version__",
@@ -264,6 +270,7 @@ __all__ = (
     "layouts",
     "load_types",
     "map_html",
+    "open_core",
     "open_files",
     "open_live",
     "open_qemu",
@@ -297,10 +304,11 @@ _NAMES = {
     "NotRestarted NoUserMemory OutputError StoodStillTooLong TargetError",
     "kgcore.filters.base": "Keep",
     "kgcore.filters.rules": "Rule",
-    "kgcore.library": "open_live open_qemu open_running_kernel open_vmcore",
+    "kgcore.library": "open_core open_live open_qemu open_running_kernel open_vmcore",
     "kgcore.model.account": "Account",
     "kgcore.model.dying": "Dying",
     "kgcore.model.freeze": "Freeze",
+    "kgcore.model.kinds": "VmaKind",
     "kgcore.model.layouts": "Layout LayoutName",
     "kgcore.model.lost": "Lost",
     "kgcore.model.memory": "Memory Piece Provenance Run",
@@ -317,8 +325,8 @@ _NAMES = {
     "kgcore.sinks.base": "PartOutput Sink",
     "kgcore.sinks.files": "FileSink",
     "kgcore.sinks.streams": "MemorySink StreamSink",
-    "kgcore.sources.base": "Contents FileContents HasKernelStacks HasMappedFiles HasOpenFiles HasState "
-    "KnowsCrash KnowsLayouts OpenFiles Process Source StandsStill TaskRef",
+    "kgcore.sources.base": "Contents CoreLayout FileContents HasKernelStacks HasMappedFiles HasOpenFiles "
+    "HasState IsCore KnowsCrash KnowsLayouts OpenFiles Process Source StandsStill TaskRef",
     "kgcore.views.addressmap": "AddressMap Area StackPointer address_map",
     "kgcore.views.backtrace": "Backtrace backtrace",
     "kgcore.views.layouts": "layouts",

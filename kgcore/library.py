@@ -5,16 +5,33 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kgcore.sources import drgnversion
 from kgcore.sources.base import NO_USER_FILES, Source, UserFiles
-from kgcore.sources.location import DumpLocation, Freezing, LiveLocation, Location, SharedMemory, SymbolsFrom
+from kgcore.sources.location import (
+    CoreLocation,
+    DumpLocation,
+    Freezing,
+    LiveLocation,
+    Location,
+    SharedMemory,
+    SymbolsFrom,
+)
 
 if TYPE_CHECKING:
     from kgcore.sources.vmcore.opening.target import Target
 
-__all__ = ("SOURCES", "open_live", "open_qemu", "open_running_kernel", "open_source", "open_target", "open_vmcore")
+__all__ = (
+    "SOURCES",
+    "open_core",
+    "open_live",
+    "open_qemu",
+    "open_running_kernel",
+    "open_source",
+    "open_target",
+    "open_vmcore",
+)
 
 _Path = str | os.PathLike[str]
 _Paths = _Path | Iterable[_Path]
@@ -167,6 +184,23 @@ def open_live(
     return open_source(location, NO_USER_FILES, warnings.warn)
 
 
+def open_core(core: _Path | BinaryIO, *, root: _Path = "/") -> AbstractContextManager[Source]:
+    """Open a core of a process for a ``with`` block, and give that process.
+
+    It may be the kernel's, kgcore's or of another tool, and be compressed with zstd or gzip. What is compressed, or
+    comes out of a pipe, can be read once and in its order, so ``kgcore.prepare()`` and ``kgcore.write()`` can be called
+    once.
+
+    :param core: its path, ``"-"`` for standard input, or a file object open for reading bytes.
+    :param root: the directory with the programs and libraries that the process had mapped. Those with the build ids
+        that the core has are taken.
+    :return: a context manager, which gives a :class:`kgcore.Source` with one process.
+    :raises KgcoreError: it is no core of a process, or damaged, or cannot be opened.
+    """
+    location = CoreLocation(os.fspath(core) if isinstance(core, str | os.PathLike) else core)
+    return open_source(location, UserFiles.of(root=root), warnings.warn)
+
+
 @contextmanager
 def _open_dump(location: DumpLocation, user_files: UserFiles, tell: _Tell) -> Iterator[Source]:
     with open_target(location, tell) as target:
@@ -182,7 +216,19 @@ def _open_live(location: LiveLocation, user_files: UserFiles, tell: _Tell) -> It
     yield LiveSource(location)
 
 
+@contextmanager
+def _open_core(location: CoreLocation, user_files: UserFiles, tell: _Tell) -> Iterator[Source]:
+    from kgcore.sources.corefile import inputs
+    from kgcore.sources.corefile.source import CoreSource
+
+    core = location.core
+    name = "standard input" if core == inputs.STDIN else core if isinstance(core, str) else "the core"
+    with inputs.opened(core) as opened:
+        yield CoreSource(opened, name, user_files.root or "/")
+
+
 SOURCES: dict[type, Callable[[Any, UserFiles, _Tell], AbstractContextManager[Source]]] = {
+    CoreLocation: _open_core,
     DumpLocation: _open_dump,
     LiveLocation: _open_live,
 }

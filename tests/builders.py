@@ -141,6 +141,7 @@ class FakeMemory:
     fails: Iterable[tuple[int, int]] = ()
     page_size: int = PAGE
     parallel: bool = True
+    forward: bool = False
     piece: int = 4 * PAGE
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:

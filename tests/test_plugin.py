@@ -322,5 +322,5 @@ def test_the_plugin_is_light() -> None:
     foreign, own = done.stdout.splitlines()
     assert foreign == "[]", done.stderr
     light = {"_version", "cli", "cli.console", "errors", "model", "model.dying", "model.memory", "model.process"}
-    light |= {"model.lost", "model.siginfo", "model.traces", "plugin", "sources", "sources.base", "text"}
+    light |= {"model.kinds", "model.lost", "model.siginfo", "model.traces", "plugin", "sources", "sources.base", "text"}
     assert set(eval(own)) == {"kgcore." + name for name in light}

@@ -9,7 +9,7 @@ from kgcore.arch.x86.kernels import I386_KERNEL, X86_64_KERNEL
 from kgcore.arch.x86.resuming import RESUMING_X86_64
 from kgcore.arch.x86.x86_64 import X32, X86_64
 
-__all__ = ("ARCHES", "ARCHITECTURES", "RESUMING", "SMALLEST_PAGE", "Arch", "Architecture")
+__all__ = ("ARCHES", "ARCHITECTURES", "RESUMING", "SMALLEST_PAGE", "Arch", "Architecture", "arch_of_core")
 
 # Of kernels; of those that an unknown dump may be of, the first is the likeliest.
 ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (X86_64_KERNEL, I386_KERNEL)}
@@ -19,3 +19,13 @@ SMALLEST_PAGE = 1 << min(shift for each in ARCHITECTURES.values() for shift in e
 ARCHES: dict[str, Arch] = {arch.name: arch for arch in (X86_64, X32, IA32, IA32_IN_64, I386)}
 # Of those views, how processes go on from their cores
 RESUMING: dict[str, Resuming] = {X86_64.name: RESUMING_X86_64}
+
+
+def arch_of_core(elf_class: int, machine: int) -> Arch | None:
+    """Return the view that a core was written by; None: none that is known. Of two with the same headers the notes are
+    the same, too.
+
+    :param machine: ``e_machine``.
+    """
+    views = (arch for arch in ARCHES.values() if (arch.elf_class, arch.machine) == (elf_class, machine))
+    return next(views, None)

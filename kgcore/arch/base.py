@@ -83,6 +83,7 @@ class Arch:
     :ivar ip: the name of the instruction pointer among a thread's registers, and ``sp`` that of the stack pointer.
     :ivar pr_reg_size: bytes of ``pr_reg`` if the structure has room for more registers than the view; else 0.
     :ivar red_zone: bytes below the stack pointer that are a function's too.
+    :ivar gate: the address of the gate VMA, [vsyscall]; 0: programs have no page like that.
     :ivar unwound: drgn unwinds its cores.
     :ivar thread_pointer: the address by which a thread finds its thread-local storage, which lies around it; 0: not
         known.
@@ -102,6 +103,7 @@ class Arch:
     remarks: Callable[[ProcessImage, Thread], tuple[str, ...]] = _no_remarks
     pr_reg_size: int = 0
     red_zone: int = 0
+    gate: int = 0
     unwound: bool = False
     thread_pointer: Callable[[Thread], int] = _no_thread_pointer
 
@@ -111,7 +113,7 @@ class Arch:
         return self.elf_class // 8
 
 
-class _Prstatus(NamedTuple):
+class Prstatus(NamedTuple):
     """``struct elf_prstatus``, ``struct compat_elf_prstatus``."""
 
     si_signo: U32
@@ -136,7 +138,7 @@ class _Prstatus(NamedTuple):
     pr_fpvalid: U32
 
 
-class _Prpsinfo(NamedTuple):
+class Prpsinfo(NamedTuple):
     """``struct elf_prpsinfo``, ``struct compat_elf_prpsinfo``."""
 
     pr_state: U8
@@ -155,20 +157,20 @@ class _Prpsinfo(NamedTuple):
 
 
 @cache
-def _prstatus(word_size: int, greg_size: int, gregs_size: int) -> CStruct[_Prstatus]:
-    return CStruct(_Prstatus, {**_ABIS[word_size], "elf_gregset_t": CType(f"{gregs_size}s", greg_size)})
+def prstatus_struct(word_size: int, greg_size: int, gregs_size: int) -> CStruct[Prstatus]:
+    return CStruct(Prstatus, {**_ABIS[word_size], "elf_gregset_t": CType(f"{gregs_size}s", greg_size)})
 
 
 @cache
-def _prpsinfo(word_size: int, uid_size: int) -> CStruct[_Prpsinfo]:
-    return CStruct(_Prpsinfo, {**_ABIS[word_size], "__kernel_uid_t": CType("I" if uid_size == 4 else "H", uid_size)})
+def prpsinfo_struct(word_size: int, uid_size: int) -> CStruct[Prpsinfo]:
+    return CStruct(Prpsinfo, {**_ABIS[word_size], "__kernel_uid_t": CType("I" if uid_size == 4 else "H", uid_size)})
 
 
-assert _prstatus(8, 8, 27 * 8).size == 336
-assert _prstatus(4, 4, 17 * 4).size == 144
-assert _prstatus(4, 8, 27 * 8).size == 296  # x32
-assert _prpsinfo(8, 4).size == 136
-assert _prpsinfo(4, 2).size == 124
+assert prstatus_struct(8, 8, 27 * 8).size == 336
+assert prstatus_struct(4, 4, 17 * 4).size == 144
+assert prstatus_struct(4, 8, 27 * 8).size == 296  # x32
+assert prpsinfo_struct(8, 4).size == 136
+assert prpsinfo_struct(4, 2).size == 124
 
 _PID = 0xFFFFFFFF  # pid_t is signed; a damaged dump may hold anything
 _SECOND = 1_000_000_000  # ns
@@ -182,8 +184,8 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool, signal: int = 0) ->
     word = (1 << 8 * arch.word_size) - 1
     gregs, ids, times = arch.gregs(thread), thread.ids, thread.times
     pr_reg = struct.pack(f"<{len(gregs)}{'Q' if arch.greg_size == 8 else 'I'}", *gregs).ljust(arch.pr_reg_size, b"\0")
-    return _prstatus(arch.word_size, arch.greg_size, len(pr_reg)).pack(
-        _Prstatus(
+    return prstatus_struct(arch.word_size, arch.greg_size, len(pr_reg)).pack(
+        Prstatus(
             si_signo=signal,
             si_code=0,
             si_errno=0,
@@ -273,8 +275,8 @@ def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:
         # SET_UID: what has no 16-bit form becomes overflowuid (kernel/sys.c: high2lowuid)
         return value if value <= uid_mask else 65534
 
-    return _prpsinfo(arch.word_size, arch.uid_size).pack(
-        _Prpsinfo(
+    return prpsinfo_struct(arch.word_size, arch.uid_size).pack(
+        Prpsinfo(
             pr_state=state,
             pr_sname=sname,
             pr_zomb=sname == ord("Z"),

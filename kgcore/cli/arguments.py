@@ -20,7 +20,7 @@ from kgcore.errors import KgcoreError
 from kgcore.filters.rules import Action
 from kgcore.model.process import DEFAULT_MASK
 from kgcore.sources.base import TaskRef, UserFiles
-from kgcore.sources.location import DumpLocation, LiveLocation, Location
+from kgcore.sources.location import CoreLocation, DumpLocation, LiveLocation, Location
 
 __all__ = (
     "FILTER_BITS",
@@ -144,25 +144,30 @@ def add_place_options(parser: Parser, *, live: bool = False) -> None:
     option(group, "--architecture", metavar="ARCH", type=architecture, help="if the dump does not say: x86_64 or i386")
 
 
-def add_mask_option(group: argparse._ActionsContainer, bits: str = "below") -> None:
+def add_mask_option(group: argparse._ActionsContainer, bits: str = "below", *, held: bool = False) -> None:
     """Add ``-f``.
 
     :param bits: where a help text lists them.
+    :param held: what is there is what a filter has left, and the default is all of it.
     """
+    default = "all that there is" if held else str(DEFAULT_MASK)
     option(
         group,
         "-f",
         dest="mask",
         metavar="FILTER",
         type=filter_mask,
-        default=DEFAULT_MASK,
-        help=f"which memory: sum of the bits {bits}, or 'process' (default {DEFAULT_MASK})",
+        default=None if held else DEFAULT_MASK,
+        help=f"which memory: sum of the bits {bits}, or 'process' (default {default})",
     )
 
 
-def add_filter_options(group: argparse._ActionsContainer) -> None:
-    """Add the options that choose which memory a core holds."""
-    add_mask_option(group)
+def add_filter_options(group: argparse._ActionsContainer, *, held: bool = False) -> None:
+    """Add the options that choose which memory a core holds.
+
+    :param held: as in :func:`add_mask_option`.
+    """
+    add_mask_option(group, held=held)
     flag(group, "--dontdump", help="also memory marked MADV_DONTDUMP")
     flag(group, "--dax", help="also DAX mappings")
     group.set_defaults(rules=())
@@ -265,14 +270,42 @@ class Place(NamedTuple):
     location: Callable[[argparse.Namespace, Mapping[str, str]], Location]
 
 
-def place_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Location:
-    """Return what the options of :func:`add_place_options` say.
+def place_of(parsed: argparse.Namespace, environ: Mapping[str, str], *, cores: bool = True) -> Location:
+    """Return what the options of :func:`add_place_options` say, or a core that stands in the place of a process.
 
+    :param cores: a core of a process will do.
     :raises UsageError: a file does not exist, or is given twice.
     """
     given = {name for name, value in vars(parsed).items() if value}
+    if cores and (core := _core_of(parsed)) is not None:
+        if other := given & {"running", "qemu", "live", "symbols", "vmcoreinfo", "architecture", "swap"}:
+            raise UsageError(f"{core!r} is a core of a process, which takes no --{sorted(other)[0]}")
+        return CoreLocation(core)
     kind = next(kind for kind in PLACES if not kind.options or given.intersection(kind.options))
     return kind.location(parsed, environ)
+
+
+def _core_of(parsed: argparse.Namespace) -> str | None:
+    """Return the core of a process that is named with ``-c``, or in the place of a PID, which it takes away."""
+    if len(getattr(parsed, "core", [])) == 1 and _is_core(parsed.core[0]):
+        return str(parsed.core[0])
+    words = [*getattr(parsed, "tasks", ()), *filter(None, [getattr(parsed, "task", None)])]
+    # What may be a PID or an address is one; ./12345 is not
+    files = [word for word in words if not re.fullmatch("(0[xX])?[0-9a-fA-F]+", word) and os.path.exists(word)]
+    if not files or getattr(parsed, "core", None):
+        return None
+    if "task" in parsed:
+        parsed.task = None
+    else:
+        parsed.tasks.remove(files[0])
+    return str(files[0])
+
+
+def _is_core(path: str) -> bool:
+    """Whether a file is a core of a process; a vmcore may have the same headers."""
+    from kgcore.sources.corefile.recognising import is_process_core
+
+    return is_process_core(path)
 
 
 def dump_of(parsed: argparse.Namespace, environ: Mapping[str, str]) -> DumpLocation:

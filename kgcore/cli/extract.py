@@ -25,7 +25,7 @@ from kgcore.saving import CoreWriter
 from kgcore.sinks import STDOUT
 from kgcore.sinks.outputs import output
 from kgcore.sources.base import Source, TaskRef
-from kgcore.text import first_names
+from kgcore.text import first_names, human_size
 
 __all__ = ("Failure", "Outcome", "extract")
 
@@ -222,6 +222,12 @@ class _Extraction:
                 console.remark(line)
         elif report.dying is not None:  # what one came for, perhaps
             console.remark(f"process {report.tgid}: {report.dying.words()}")
+        if report.undecided:
+            size = human_size(report.undecided)
+            console.remark(
+                f"process {report.tgid}: {size} of memory are kept since the core does not say what they are "
+                "(--exclude leaves out what it names; kgcore map shows which)"
+            )
         if report.complete and report.freeze is not None and report.freeze.why:
             console.remark(f"process {report.tgid} {report.freeze.words()}")
         return report

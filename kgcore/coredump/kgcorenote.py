@@ -19,6 +19,7 @@ from kgcore.coredump.notes import has_fpu_note
 from kgcore.elf.layout import Note
 from kgcore.filters.base import Keep
 from kgcore.model.account import Account
+from kgcore.model.kindwords import word_of
 from kgcore.model.memory import Run
 from kgcore.model.process import ProcessImage, Thread
 from kgcore.model.state import ProcessState
@@ -67,6 +68,8 @@ def vendor_note(
             [hex(vma.start), hex(vma.end), hex(vma.flags), keep.reason, keep.length]
             for vma, (keep, _) in zip(image.vmas, decisions, strict=True)
         ),
+        "kinds": map(word_of, image.vmas),
+        "process": _process(image),
         "accounts": (account.compact() for _, account in decisions),
         "account": Account.sum(account for _, account in decisions).compact(),
         "dying": None if image.dying is None else image.dying.to_json(),
@@ -80,6 +83,17 @@ def vendor_note(
         content["state"] = to_json(state)
     members = b",".join(_json(key) + b":" + _json(content[key]) for key in sorted(content))
     return Note(OWNER, NT_KGCORE, b"{%b}" % members)
+
+
+def _process(image: ProcessImage) -> dict[str, object]:
+    """What is known of the process itself."""
+    known = {"start_brk": image.start_brk, "brk": image.brk, "start_stack": image.start_stack}
+    dialect = image.dialect
+    found: dict[str, object] = {name: hex(address) for name, address in known.items() if address}
+    if image.dump_filter is not None:
+        found["coredump_filter"] = image.dump_filter
+    headers = {"mode": dialect.header_by_mode, "magic": dialect.header_by_magic}
+    return {**found, "named": image.named, "headers": [rule for rule, has in headers.items() if has]}
 
 
 def _json(value: object) -> bytes:

@@ -13,8 +13,9 @@ from kgcore.model.process import VM_EXEC, VM_READ, VM_WRITE, ProcessImage, Vma
 
 __all__ = ("FileOrder", "Load", "Placed", "Segment", "loads_of", "place")
 
-FileOrder = Literal["address", "importance", "size"]
-"""The order of a core's memory in the file: as the kernel has it; what matters most first; small mappings first."""
+FileOrder = Literal["address", "importance", "size", "source"]
+"""The order of a core's memory in the file: as the kernel has it; what matters most first; small mappings first; as
+memory comes that can be read only forward."""
 
 
 class Segment(NamedTuple):
@@ -132,7 +133,9 @@ def place(
     alike = [number for number, load in enumerate(loads) if load.shared]
     longest = max(alike, key=lambda number: loads[number].filesz, default=-1)
     in_order = [number for number, load in enumerate(loads) if not load.shared or number == longest]
-    if order != "address":
+    if order == "source":
+        in_order.sort(key=lambda number: image.vmas[loads[number].vma].place)
+    elif order != "address":
         in_order.sort(key=_rank(image, vmas, loads, ranges))
     offsets = [0] * len(loads)
     for number in in_order:

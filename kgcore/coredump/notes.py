@@ -26,7 +26,7 @@ NT_PRFPREG = 2
 
 
 def process_notes(image: ProcessImage, arch: Arch) -> Iterator[Note]:
-    """Return all notes that the kernel would write of a process."""
+    """Return all notes that the kernel would write of a process, if they have to be made."""
     for number, thread in enumerate(image.threads):
         prstatus, *regsets = _thread_notes(image, arch, thread)
         yield prstatus

@@ -18,18 +18,20 @@ from kgcore.coredump.limits import Limits
 from kgcore.coredump.loads import FileOrder
 from kgcore.coredump.mappings import MissingPolicy
 from kgcore.coredump.ownnotes import Note
+from kgcore.coredump.passing import given_back
 from kgcore.coredump.plan import CorePlan, make_plan
 from kgcore.coredump.report import Report
 from kgcore.coredump.writer import Progress, write_core
-from kgcore.errors import no_memory
+from kgcore.errors import KgcoreError, no_memory
 from kgcore.filters.base import Filter
 from kgcore.filters.coredump import CoredumpFilter, Dump
+from kgcore.filters.held import HeldFilter
 from kgcore.filters.ranges import KeptRange, only_ranges
 from kgcore.filters.rules import Rule, RuledFilter, cut_at_rules, redactions
 from kgcore.model.memory import Memory, Provenance, Run, Without, peek
 from kgcore.model.process import DEFAULT_MASK, ProcessImage, Vma
 from kgcore.sinks.base import Sink
-from kgcore.sources.base import HasState, Process, Source, StandsStill, TaskRef
+from kgcore.sources.base import HasState, IsCore, Process, Source, StandsStill, TaskRef
 
 __all__ = ("Options", "Prepared", "Profile", "dump", "prepare", "write")
 
@@ -143,21 +145,11 @@ def _nothing(vma: Vma, address: int, size: int) -> bytes | None:
 
 def _prepare(source: Source, process: Process, options: Options) -> Prepared:
     image = process.image
-    mask = image.dump_filter if options.mask is None else options.mask
-    if options.dax:
-        mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
-
-    choose: Filter = CoredumpFilter(
-        int(mask),
-        options.dontdump,
-        page_size=image.page_size,
-        header_by_mode=image.dialect.header_by_mode,
-        header_by_magic=image.dialect.header_by_magic,
-    )
-
+    choose = _filter_of(image, options)
     state = process.state() if options.vendor_note and options.state and isinstance(process, HasState) else None
     redacted: tuple[Run, ...] = ()
     if options.rules:
+        _check_names(image, options.rules)
         # What the user does not want others to see may be in a pipe as well, and no rule can name that.
         state = state and state.without_contents("rules say which memory the core has, and a pipe has no name")
         image = cut_at_rules(image, options.rules)
@@ -169,13 +161,19 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
 
     if options.profile == "mini":
         first = reading()
+        if first.forward:
+            raise KgcoreError(
+                "--profile mini looks into memory before it writes, and this core can be read but once",
+                hint="give the core as a file, and not compressed",
+                pid=image.tgid,
+            )
         image, choose = only_ranges(image, choose, partial(peek, first), _kept_ranges(image, first), "mini")
     if isinstance(process, StandsStill):
         process.capture([(vma, choose(vma, _nothing).length) for vma in image.vmas])
     memory = reading()
 
     def plan_of(memory: Memory, limit: Mapping[str, object] | None) -> CorePlan:
-        return make_plan(
+        plan = make_plan(
             image,
             choose,
             memory,
@@ -189,8 +187,41 @@ def _prepare(source: Source, process: Process, options: Options) -> Prepared:
             limit=limit,
             notes=options.notes,
         )
+        layout = process.layout() if isinstance(process, IsCore) and limit is None and not options.notes else None
+        given = layout and given_back(plan, layout, note=options.vendor_note, state=options.state)
+        return given or plan
 
     return Prepared(process=process, memory=memory, plan=plan_of(memory, options.limit), plan_again=plan_of)
+
+
+def _check_names(image: ProcessImage, rules: Sequence[Rule]) -> None:
+    """
+    :raises KgcoreError: a rule is about names that are not known: it would fit nothing, without a word.
+    """
+    if image.named:
+        return
+    for rule in rules:
+        if rule.may_name_memory:
+            raise KgcoreError(
+                f"--{rule.action} {rule.text}: the source does not say what the process calls its memory",
+                hint="kgcore map shows what there is: name a file (file:GLOB), or addresses (addr:START-END)",
+                pid=image.tgid,
+            )
+
+
+def _filter_of(image: ProcessImage, options: Options) -> Filter:
+    mask = image.dump_filter if options.mask is None else options.mask
+    if mask is None:
+        return HeldFilter()
+    if options.dax:
+        mask |= Dump.DAX_PRIVATE | Dump.DAX_SHARED
+    return CoredumpFilter(
+        int(mask),
+        options.dontdump,
+        page_size=image.page_size,
+        header_by_mode=image.dialect.header_by_mode,
+        header_by_magic=image.dialect.header_by_magic,
+    )
 
 
 def _kept_ranges(image: ProcessImage, memory: Memory) -> Callable[[int, int], Sequence[KeptRange]]:
@@ -224,7 +255,7 @@ def write(
             # than there was room for. Now that it is known, the plan need not promise them.
             lost = _lost(plan, report, limits)
             used = sink.used
-            if not lost or limits.late or not sink.restart():
+            if not lost or limits.late or memory.forward or not sink.restart():
                 break
             limits.use(sink.used - used)
             memory = Without(memory, lost)

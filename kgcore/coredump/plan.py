@@ -213,9 +213,9 @@ def make_plan(
     :param note: write the KGCORE note, if it is known where the process comes from.
     :param remarks_of: asked for further warnings when all memory has been looked at, with the reasons for which some of
         it is missing.
-    :param order: the order of the segments' data in the file. One that ends early lacks the last of them: by
-        ``importance`` or ``size`` the least important, or the largest. (The headers stay in the order of addresses, as
-        ELF wants them.)
+    :param order: the order of the segments' data in the file, if the memory can be read in any. One that ends early
+        lacks the last of them: by ``importance`` or ``size`` the least important, or the largest. (The headers stay in
+        the order of addresses, as ELF wants them.)
     :param share_zeros: long ranges that are certainly zeros have one place in the file; always if the file would be
         longer than file systems allow (:data:`kgcore.coredump.sharing.LARGEST`).
     :param state: what the KGCORE note says of the process besides; None: nothing.
@@ -229,9 +229,12 @@ def make_plan(
     if remarks_of is not None:
         image = replace(image, warnings=(*image.warnings, *remarks_of(_reasons(vmas))))
     remarks_ = tuple(remarks(image, arch))
+    if memory.forward:
+        order = "source"
     ranges = important(image, memory) if order == "importance" else None
     loads = _loads(image, vmas, missing, memory, ranges, share_zeros=share_zeros)
-    packed = b"".join((*map(note_bytes, process_notes(image, arch)), *(note.packed() for note in notes)))
+    made = image.notes or map(note_bytes, process_notes(image, arch))
+    packed = b"".join((*made, *(note.packed() for note in notes)))
     vendor = b""
     if source is not None and note:
         vendor = note_bytes(
@@ -334,7 +337,7 @@ def _frame(image: ProcessImage, arch: Arch, headers: int, notes_size: int, order
     notes = ehdr_size(arch.elf_class) + headers * phdr_size(arch.elf_class)
     end = notes + notes_size
     data = _page_up(image, end)
-    if order == "address":
+    if order in ("address", "source"):
         return _Frame(notes, bytes(data - end), data, 0, section)
     # What is behind the data would be the first to be cut off.
     behind = data + _page_up(image, len(section))

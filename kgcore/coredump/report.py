@@ -133,6 +133,11 @@ class Report(Accounted):
         return sum(gap.end - gap.start for gap in self.missing)
 
     @property
+    def undecided(self) -> int:
+        """Bytes that were kept since it is not known what they are: the filter keeps some of what they may be."""
+        return sum(vma.account.total - vma.filtered for vma in self.vmas if vma.reason == "undecided")
+
+    @property
     def complete(self) -> bool:
         """Whether the core holds everything requested, and nothing in it is doubtful."""
         return not (self.missing or self.remarks or self.warnings or self.limit)

@@ -6,7 +6,10 @@ from typing import NamedTuple, Protocol
 
 from kgcore.model.process import Vma
 
-__all__ = ("Filter", "Keep", "Peek")
+__all__ = ("LEFT_OUT", "Filter", "Keep", "Peek", "within")
+
+LEFT_OUT = "left-out"
+"""The reason where nobody knows more than that a filter left it out, this one or an earlier one."""
 
 Peek = Callable[[Vma, int, int], bytes | None]
 """``peek(vma, address, size)``: bytes of the process's memory, None if they are missing."""
@@ -21,6 +24,13 @@ class Keep(NamedTuple):
 
     length: int
     reason: str
+
+
+def within(vma: Vma, keep: Keep) -> Keep:
+    """Return a decision, as far as the source has the mapping: what was left out before cannot be kept."""
+    if vma.held is None or keep.length <= vma.held:
+        return keep
+    return Keep(vma.held, keep.reason if vma.held else LEFT_OUT)
 
 
 class Filter(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from enum import IntFlag
 
-from kgcore.filters.base import Keep, Peek
+from kgcore.filters.base import LEFT_OUT, Keep, Peek, within
 from kgcore.model.process import DEFAULT_MASK, VM_DONTDUMP, VM_HUGETLB, VM_IO, VM_READ, VM_SHARED, Vma
 
 __all__ = ("CoredumpFilter", "Dump")
@@ -54,6 +54,18 @@ class CoredumpFilter:
         return {"name": "coredump_filter", "mask": self.mask, "dontdump": self.dontdump}
 
     def __call__(self, vma: Vma, peek: Peek) -> Keep:
+        """Decide. Of what may be several things, keep as much as the kernel would keep of any of them."""
+        if not vma.kinds:
+            return within(vma, self._decide(vma, peek))
+        keeps = {within(vma, self._decide(vma.as_kind(kind), peek)) for kind in vma.kinds}
+        lengths = {keep.length for keep in keeps}
+        if lengths == {0}:
+            return Keep(0, LEFT_OUT)
+        if len(keeps) == 1:
+            return keeps.pop()
+        return Keep(max(lengths), "undecided" if len(lengths) > 1 else "of-unknown-kind")
+
+    def _decide(self, vma: Vma, peek: Peek) -> Keep:
         if vma.name:  # always_dump_vma(): the gate VMA, vm_ops->name(), arch_vma_name()
             return Keep(vma.end - vma.start, "special")
         if vma.flags & VM_DONTDUMP and not self.dontdump:

@@ -25,6 +25,7 @@ _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 }
 _FORMS = "name:GLOB, file:GLOB, size:>1G or addr:START-END"
 _ADDRESSES = 1 << 64
+_ALWAYS_KNOWN = ("[stack]", "[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,15 @@ class Rule:
         """The addresses that it names: the first, and the first behind them; None: it is no address rule."""
         kind, _, value = self.text.partition(":")
         return _range(value) if kind == "addr" else None
+
+    @property
+    def may_name_memory(self) -> bool:
+        """Whether it may be about what a process calls its own memory: ``[heap]``, ``[anon:NAME]``, and not about all
+        memory without a name."""
+        kind, _, value = self.text.partition(":")
+        if kind != "name" or value in _ALWAYS_KNOWN or _matches(b"", value):
+            return False
+        return value[0] in "[*?" and value[-1] in "]*?"
 
     def fits(self, vma: Vma, name: bytes) -> bool:
         """Whether it is about a mapping.

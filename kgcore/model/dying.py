@@ -9,11 +9,12 @@ from kgcore.model.siginfo import Fault, SigInfo
 
 __all__ = ("Dying", "Stage")
 
-Stage = Literal["dumping-core", "exiting", "pending"]
+Stage = Literal["dumping-core", "exiting", "pending", "core-written"]
 _WORDS: dict[Stage, str] = {
     "dumping-core": "the kernel was writing its core for {}",
     "exiting": "{} was ending it",
     "pending": "{} was pending",
+    "core-written": "its core was written at {}",
 }
 
 
@@ -23,7 +24,7 @@ class Dying:
 
     :ivar signal: its number.
     :ivar stage: ``dumping-core``: the kernel was writing its core; ``exiting``: its threads were exiting; ``pending``:
-        no thread has handled it yet.
+        no thread has handled it yet; ``core-written``: a core of it was written then.
     :ivar tid: the thread that it hit, in the initial pid namespace; None: the process, or unknown.
     :ivar info: the signal's siginfo; None: unknown.
     :ivar fault: the last exception of that thread, if exceptions cause that signal.

@@ -84,10 +84,16 @@ class Piece(NamedTuple):
 
 
 class Memory(Protocol):
-    """The address space of one process. Both methods cover exactly [start, end), ascending and without gaps."""
+    """The address space of one process. Both methods cover exactly [start, end), ascending and without gaps.
+
+    :ivar parallel: processes forked from this one may read it at the same time.
+    :ivar forward: it comes as a stream: it can be read once, in the order of :attr:`kgcore.model.process.Vma.place`,
+        and by address within a mapping. Until it is read, :meth:`runs` takes it for present.
+    """
 
     page_size: int
-    parallel: bool  # processes forked from this one may read it at the same time
+    parallel: bool
+    forward: bool = False
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """Yield the runs of a range, each as long as possible: neighbours differ.
@@ -132,10 +138,12 @@ def joined(runs: Iterable[Run]) -> Iterator[Run]:
 
 
 def peek(memory: Memory, vma: Vma, address: int, size: int) -> bytes | None:
-    """Return a few bytes of a mapping; None if any of them is missing.
+    """Return a few bytes of a mapping; None if any of them is missing, or if they can be read but once.
 
     :param address: any address; address + size is at most ``vma.end``.
     """
+    if memory.forward:
+        return None
     page = memory.page_size
     start = address // page * page
     end = -(-(address + size) // page) * page
@@ -158,6 +166,7 @@ class Without:
         self._lost = lost
         self.page_size = memory.page_size
         self.parallel = memory.parallel
+        self.forward = memory.forward
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         """See :meth:`Memory.runs`."""

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from kgcore.model.dying import Dying
+from kgcore.model.kinds import VmaKind
 
 __all__ = (
     "DEFAULT_MASK",
@@ -124,6 +125,7 @@ class RegisterSource(Enum):
     QEMU_NOTE = "qemu-note"  # QEMU's own note about the CPU
     LIVE_CPU = "live-cpu"  # asked of a running guest's monitor
     PTRACE = "ptrace"  # of a stopped thread, as ptrace(2) tells them
+    CORE = "core"  # of its note in a core
     UNAVAILABLE = "unavailable"  # nowhere; every register is 0 and listed as unknown
 
 
@@ -376,6 +378,9 @@ class Vma:
     :ivar anon_name: what its process called anonymous memory, raw: ``prctl(PR_SET_VMA)``; empty: nothing.
     :ivar struct: address of its ``struct vm_area_struct``; 0: it has none of its own.
     :ivar continued: it is a part of a mapping, and the one before it is another part of the same.
+    :ivar held: how many bytes from its start the source has, where somebody left out the rest before; None: all.
+    :ivar kinds: what it may be, where the source cannot tell; (): it is what the rest here says.
+    :ivar place: its place in the order in which memory must be read that can be read only forward.
     """
 
     start: int
@@ -389,6 +394,14 @@ class Vma:
     anon_name: bytes = b""
     struct: int = field(default=0, compare=False)
     continued: bool = field(default=False, compare=False)
+    held: int | None = None
+    kinds: tuple[VmaKind, ...] = ()
+    place: int = field(default=0, compare=False)
+
+    def as_kind(self, kind: VmaKind) -> "Vma":
+        """Return it as the one of its kinds that it may be."""
+        file = self.file and replace(self.file, nlink=kind.nlink, dax=kind.dax, mode=kind.mode)
+        return replace(self, flags=self.flags | kind.flags, anon=kind.anon, name=kind.name, file=file, kinds=())
 
     @property
     def mapped(self) -> bytes:
@@ -400,7 +413,9 @@ class Vma:
     def part(self, start: int, end: int, page_size: int) -> "Vma":
         """Return a part of it as a mapping, as the kernel splits one: whole pages from one address up to another."""
         pgoff = self.pgoff + (start - self.start) // page_size
-        return replace(self, start=start, end=end, pgoff=pgoff, continued=self.continued or start > self.start)
+        held = None if self.held is None else min(max(self.held - (start - self.start), 0), end - start)
+        continued = self.continued or start > self.start
+        return replace(self, start=start, end=end, pgoff=pgoff, held=held, continued=continued)
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,12 +450,16 @@ class ProcessImage:
     :ivar threads: all threads that still have the address space; the requested one (else the leader) first.
     :ivar vmas: in address order, the gate VMA (``[vsyscall]``) last.
     :ivar auxv: (a_type, a_val) pairs up to and with AT_NULL.
-    :ivar dump_filter: the process's own ``coredump_filter`` (bits 0 to 8).
+    :ivar dump_filter: the process's own ``coredump_filter`` (bits 0 to 8); None: not known, but what the source has is
+        what a filter kept.
     :ivar warnings: what could not be determined, as sentences; the report contains them, too.
     :ivar kernel: release of the kernel (``6.1.0-13-amd64``).
     :ivar start_brk: where ``brk()`` began, and ``brk`` where it ended: the heap. Both 0: not known.
     :ivar start_stack: an address in the stack that the program was started with. 0: not known.
     :ivar dying: the signal that it was dying of, if it was.
+    :ivar notes: its notes, where they stand in a core already: each with its header and padding, in order. They are
+        written as they are, and none is made of the rest.
+    :ivar named: what anonymous memory is called is known: ``[heap]``, and names that the process gave.
     """
 
     tgid: int
@@ -450,7 +469,7 @@ class ProcessImage:
     psinfo: PsInfo
     vmas: tuple[Vma, ...]
     auxv: tuple[tuple[int, int], ...]
-    dump_filter: int
+    dump_filter: int | None
     dialect: CoreDialect = field(default_factory=CoreDialect)
     xsave: XsaveLayout | None = None
     warnings: tuple[str, ...] = ()
@@ -459,6 +478,8 @@ class ProcessImage:
     brk: int = 0
     start_stack: int = 0
     dying: Dying | None = None
+    notes: tuple[bytes, ...] = ()
+    named: bool = True
 
     def vma_at(self, address: int) -> Vma | None:
         """Find the mapping of an address; None: not mapped."""

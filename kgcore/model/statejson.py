@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from kgcore.model.state import ProcessState
 
-__all__ = ("from_json", "to_json")
+__all__ = ("bytes_of", "from_json", "text_of", "to_json")
 
 _Coder = Callable[[Any], Any]
 _ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
@@ -95,7 +95,7 @@ def _coders(hint: Any, form: str) -> tuple[_Coder, _Coder]:
     if hint is int and form == "hex":
         return hex, _number
     if hint is bytes:
-        return (bytes.hex, _raw) if form == "raw" else (_text, _path)
+        return (bytes.hex, _raw) if form == "raw" else (text_of, bytes_of)
     if hint in (int, bool):
         return _same, lambda value: _a(hint, value)
     return dict, _reasons  # Mapping[str, str]
@@ -129,11 +129,16 @@ def _raw(value: Any) -> bytes:
     return bytes.fromhex(value)
 
 
-def _text(value: bytes) -> str:
+def text_of(value: bytes) -> str:
+    """Return raw bytes as text: each that is not UTF-8 as ``\\xNN``, a backslash as two."""
     return value.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
-def _path(value: Any) -> bytes:
+def bytes_of(value: Any) -> bytes:
+    """Return the bytes of which :func:`text_of` made text.
+
+    :raises ValueError: it is no text.
+    """
     try:
         raw: bytes = _a(str, value).encode()
     except UnicodeEncodeError:

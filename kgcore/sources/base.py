@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a source of processes offers: processes, each with its image and memory; and what only some can do besides.
 
-A vmcore can do all of it; live processes and a core on standard input may follow.
+A vmcore can do most of it; live processes and cores have less.
 """
 
 import re
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 __all__ = (
     "NO_USER_FILES",
     "Contents",
+    "CoreLayout",
     "FileContents",
     "HasKernelStacks",
     "HasMappedFiles",
     "HasOpenFiles",
     "HasState",
+    "IsCore",
     "KnowsCrash",
     "KnowsLayouts",
     "OpenFiles",
@@ -324,6 +326,33 @@ class StandsStill(Protocol):
 
     def freeze(self) -> "Freeze | None":
         """Say how it was held still so far; None: it was not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreLayout:
+    """A core as it stands in its file.
+
+    :ivar head: everything before the first segment's bytes.
+    :ivar segments: address, bytes and offset in the file of each segment that has bytes, one behind the other.
+    :ivar tail: everything behind them.
+    :ivar policy: what it does with missing memory (``omit``, ``zero``); None: it does not say.
+    :ivar noted: it has a KGCORE note, and ``has_state``: that says what the process had of its kernel.
+    """
+
+    head: bytes
+    segments: tuple[tuple[int, int, int], ...]
+    tail: bytes
+    policy: str | None
+    noted: bool
+    has_state: bool
+
+
+@runtime_checkable
+class IsCore(Protocol):
+    """A process that is a core already. If nothing of it is left out, it is given back as it is."""
+
+    def layout(self) -> CoreLayout | None:
+        """Return it as it stands in its file; None: it cannot be given back like that."""
 
 
 @runtime_checkable

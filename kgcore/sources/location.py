@@ -2,9 +2,18 @@
 """What to open: a dump, with its types and symbols, or this machine. The command line and the library make it."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
-__all__ = ("DumpLocation", "Expected", "Freezing", "LiveLocation", "Location", "SharedMemory", "SymbolsFrom")
+__all__ = (
+    "CoreLocation",
+    "DumpLocation",
+    "Expected",
+    "Freezing",
+    "LiveLocation",
+    "Location",
+    "SharedMemory",
+    "SymbolsFrom",
+)
 
 Freezing = Literal["auto", "fork", "stop"]
 SharedMemory = Literal["copy", "late"]
@@ -86,6 +95,16 @@ class LiveLocation:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: expected {', '.join(words[:-1])} or {words[-1]}")
 
 
-Location = DumpLocation | LiveLocation
+@dataclass(frozen=True, slots=True)
+class CoreLocation:
+    """A core of a process.
+
+    :ivar core: its path, ``-`` for standard input, or a file object open for reading bytes; it may be compressed.
+    """
+
+    core: str | BinaryIO
+
+
+Location = CoreLocation | DumpLocation | LiveLocation
 """What can be opened: a class for each kind of source (``DumpLocation | ...``). :mod:`kgcore.library` knows the way
 from each to its source, and ``cli/arguments.py`` the options that make one."""

@@ -77,7 +77,7 @@ class Area(NamedTuple):
 
     :ivar vma: its account: what a core would hold of it.
     :ivar name: as in /proc/PID/maps: its file, ``[heap]``, ``[stack]``, ``[vdso]`` ..., or empty: anonymous memory.
-    :ivar permissions: as there, ``rw-p``.
+    :ivar permissions: as there, ``rw-p``; ``rw-?`` if it is not known whether it is shared.
     :ivar offset: as there, in the file.
     :ivar kept: what the filter decided: ``whole``, ``first-page`` or ``nothing``; ``vma.reason`` says why.
     :ivar stacks: the threads whose stack pointers are in it.
@@ -183,7 +183,7 @@ def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> Address
         Area(
             told,
             image.name_of(vma),
-            _permissions(vma.flags),
+            _permissions(vma),
             vma.pgoff * image.page_size if vma.file is not None else 0,
             _kept(vma, planned.keep.length),
             tuple(stacks.get(vma.start, ())),
@@ -193,10 +193,13 @@ def make_map(plan: CorePlan, source: Mapping[str, str] | None = None) -> Address
     return AddressMap(report, areas, source or {}, plan.filter_settings)
 
 
-def _permissions(flags: int) -> str:
-    """As in /proc/PID/maps."""
+def _permissions(vma: Vma) -> str:
+    """As in /proc/PID/maps; with ``?`` in the end if it may be private or shared."""
+    flags = vma.flags
     bits = ((VM_READ, "r"), (VM_WRITE, "w"), (VM_EXEC, "x"))
-    return "".join(letter if flags & bit else "-" for bit, letter in bits) + ("s" if flags & VM_MAYSHARE else "p")
+    shared = {(flags | kind.flags) & VM_MAYSHARE for kind in vma.kinds} or {flags & VM_MAYSHARE}
+    letters = "".join(letter if flags & bit else "-" for bit, letter in bits)
+    return letters + ("?" if len(shared) > 1 else "s" if shared.pop() else "p")
 
 
 def _kept(vma: Vma, length: int) -> str:

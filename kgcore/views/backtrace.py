@@ -195,7 +195,7 @@ class _Core:
             replace(thread, ids=replace(thread.ids, pid=number + 1)) for number, thread in enumerate(threads)
         )
         keep = UnwindFilter(stacks, image.page_size)
-        plan = make_plan(replace(image, vmas=vmas, threads=numbered), keep, memory, order="importance")
+        plan = make_plan(replace(image, vmas=vmas, threads=numbered, notes=()), keep, memory, order="importance")
         self._vmas = plan.image.vmas
         self._starts = [vma.start for vma in self._vmas]
         self._kept = [vma.keep.length for vma in plan.vmas]

@@ -60,6 +60,7 @@ class Placed:
     chunk: int
     page_size: int = PAGE
     parallel: bool = False
+    forward: bool = False
 
     def runs(self, vma: Vma, start: int, end: int) -> Iterator[Run]:
         pages = enumerate(self.places[self.vmas.index(vma)])

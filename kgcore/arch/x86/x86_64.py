@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from kgcore.arch.base import Arch, RegSet
 from kgcore.arch.x86.common import IOPERM, NT_PRFPREG, XSAVE_LAYOUT, XSTATE, fxsave, remarks, user_regs
+from kgcore.arch.x86.memorymap import VSYSCALL
 from kgcore.arch.x86.xsave import user_ssp
 from kgcore.elf.layout import EM_X86_64
 from kgcore.model.process import ProcessImage, Thread
@@ -55,10 +56,11 @@ X86_64 = Arch(
     extra=(XSAVE_LAYOUT,),
     remarks=remarks,
     red_zone=128,  # System V ABI of x86_64
+    gate=VSYSCALL,
     unwound=True,
     thread_pointer=_thread_pointer,
 )
 
 # struct compat_elf_prstatus, whose registers are the 64-bit ones (arch/x86/include/asm/elfcore-compat.h), and struct
 # compat_elf_prpsinfo, whose ids have 16 bits
-X32 = replace(X86_64, name="x32", elf_class=32, uid_size=2, unwound=False)
+X32 = replace(X86_64, name="x32", elf_class=32, uid_size=2, gate=0, unwound=False)

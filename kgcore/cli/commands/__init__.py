@@ -17,6 +17,7 @@ COMMANDS = {
     "live": "kgcore.cli.commands.live",
     "daemon": "kgcore.cli.commands.daemon",
     "ask": "kgcore.cli.commands.ask",
+    "filter": "kgcore.cli.commands.filter",
     "ps": "kgcore.cli.commands.ps",
     "files": "kgcore.cli.commands.files",
     "info": "kgcore.cli.commands.info",

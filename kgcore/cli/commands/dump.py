@@ -26,6 +26,7 @@ commands:
   kgcore daemon                write the cores of programs that ask for them
   kgcore ask [PID] -o FILE     have the daemon write a core
   kgcore client --build DIR    give C programs what they dump themselves with
+  kgcore filter CORE           write a finished core anew, with less in it; - is a core on standard input
   kgcore ps [--json]           list the processes in the dump, by name, user or size (kgcore ps --help)
   kgcore files PID [--json]    list the open files of a process; --extract FD writes the content of one
   kgcore info [--json]         say what the dump is, what it holds, and what that means for cores
@@ -68,7 +69,7 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> DumpCommand:
     """
     parsed = make_parser().parse_intermixed_args(list(words))
     request = request_of(parsed)  # first: its mistakes need no look at the disk
-    return DumpCommand(place_of(parsed, environ), request)
+    return DumpCommand(place_of(parsed, environ, cores=False), request)
 
 
 def parse_drgn(argv: Sequence[str], prog: str) -> DumpRequest:
@@ -89,6 +90,7 @@ def make_parser() -> Parser:
         "       kgcore live [--no-registers | --max-freeze DURATION] PID...\n"
         "       kgcore daemon [--socket PATH] [--group NAME] [--max-workers N] [--max-time DURATION]\n"
         "       kgcore ask [--socket PATH] [-f FILTER] [--freeze WAY] -o FILE [PID]\n"
+        "       kgcore filter [-f FILTER] [-D DIR | -o FILE] CORE | -\n"
         "       kgcore ps [--json]\n"
         "       kgcore files [--extract FD [-o FILE] | --list FILE] [--json] PID | TASK\n"
         "       kgcore info [--json]\n"

@@ -20,7 +20,7 @@ from kgcore.sinks.outputs import occupied
 from kgcore.sources.base import TaskRef
 from kgcore.sources.location import Location
 
-__all__ = ("DumpCommand", "add_dump_options", "refuse_terminal", "request_of", "run")
+__all__ = ("DumpCommand", "add_core_options", "add_dump_options", "refuse_terminal", "request_of", "run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _same(one: TextIO, two: TextIO) -> bool:
 
 
 def add_dump_options(parser: Parser) -> None:
-    """Add the options of all commands that write cores: ``kgcore``, ``kgcore live`` and ``%gcore``."""
+    """Add the options of commands that write cores of several processes: ``kgcore``, ``kgcore live`` and ``%gcore``."""
     group = parser.add_argument_group("the processes")
     flag(group, "--all", help="every process that has memory")
     group.add_argument(
@@ -91,8 +91,16 @@ def add_dump_options(parser: Parser) -> None:
         default=[],
         help="those of this real user id; may be given more than once; with --match both must hold",
     )
+    add_core_options(parser)
+
+
+def add_core_options(parser: Parser, *, held: bool = False) -> None:
+    """Add the options of all commands that write cores.
+
+    :param held: what there is is what a filter has left, and all of it is the default.
+    """
     group = parser.add_argument_group("the core")
-    add_filter_options(group)
+    add_filter_options(group, held=held)
     option(
         group,
         "--profile",

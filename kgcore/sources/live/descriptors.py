@@ -10,7 +10,7 @@ from kgcore.errors import KgcoreError
 from kgcore.model.memory import Piece, Provenance, Run
 from kgcore.model.process import DELETED, OpenFile, Socket, file_type
 from kgcore.sources.base import Contents, OpenFiles
-from kgcore.sources.live.filepieces import file_pieces, whole_pages
+from kgcore.sources.filepieces import file_pieces, whole_pages
 from kgcore.sources.live.image import architecture_here
 from kgcore.sources.live.procfs import read
 from kgcore.sources.live.sockets import Sockets

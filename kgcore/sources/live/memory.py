@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from kgcore.model.memory import Memory, Piece, Provenance, Run, joined
 from kgcore.model.process import Vma
-from kgcore.sources.live.filepieces import CHUNK, file_pieces, whole_pages
+from kgcore.sources.filepieces import CHUNK, file_pieces, whole_pages
 from kgcore.sources.live.pagemap import NO_CONTENT, PageMap
 
 __all__ = ("LiveMemory",)

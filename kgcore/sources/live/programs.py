@@ -9,7 +9,7 @@ from functools import partial
 from kgcore.model.lost import Lost
 from kgcore.model.process import VM_EXEC, VM_HUGETLB, ProcessImage, Vma
 from kgcore.sources.base import FileContents
-from kgcore.sources.live.filepieces import file_pieces, whole_pages
+from kgcore.sources.filepieces import file_pieces, whole_pages
 from kgcore.sources.live.mappings import MappedFiles
 
 __all__ = ("mapped_programs",)

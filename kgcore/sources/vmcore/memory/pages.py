@@ -147,6 +147,7 @@ class VmcoreMemory:
         self._backing = backing
         self._kernel = kernel = backing.kernel
         self._page_shift, self.page_size = kernel.page_shift, kernel.page_size
+        self.forward = False
         self.parallel = not kernel.target.live  # drgn talks to a guest over one connection
         self._mode = kernel.machine.paging_mode
         self._root = kernel.machine.root_table(mm)

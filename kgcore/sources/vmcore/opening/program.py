@@ -62,7 +62,8 @@ def refuse_others(path: str, dump: DumpFile, architecture: str | None) -> None:
     """
     if any(note.name == b"CORE" and note.type == _NT_PRPSINFO for note in dump.notes):
         raise TargetError(
-            f"{path} is the core of a process, not a vmcore", hint="kgcore check reads cores of processes"
+            f"{path} is the core of a process, not a vmcore",
+            hint="kgcore check reads cores of processes, kgcore filter writes them anew",
         )
     _opening(dump, architecture)
 
