@@ -134,7 +134,7 @@ def place(
     longest = max(alike, key=lambda number: loads[number].filesz, default=-1)
     in_order = [number for number, load in enumerate(loads) if not load.shared or number == longest]
     if order == "source":
-        in_order.sort(key=lambda number: image.vmas[loads[number].vma].place)
+        in_order.sort(key=_places(image, loads).__getitem__)
     elif order != "address":
         in_order.sort(key=_rank(image, vmas, loads, ranges))
     offsets = [0] * len(loads)
@@ -150,6 +150,16 @@ def place(
     alike.sort(key=lambda number: number != longest)
     in_file, shared = (tuple(segments[number] for number in numbers) for numbers in (in_order, alike))
     return Placed(segments, in_file, shared, offset)
+
+
+def _places(image: ProcessImage, loads: Sequence[Load]) -> list[int]:
+    """For each PT_LOAD its place in the order in which memory comes; one without bytes goes with the one before it."""
+    places: list[int] = []
+    last = 0
+    for load in loads:
+        last = image.vmas[load.vma].place if load.filesz else last
+        places.append(last)
+    return places
 
 
 def _rank(
