@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from kgcore.coredump.loads import Segment
 from kgcore.coredump.plan import CorePlan
-from kgcore.filters.base import Keep
 from kgcore.sources.base import CoreLayout
 
 __all__ = ("given_back",)
@@ -34,12 +33,8 @@ def given_back(plan: CorePlan, layout: CoreLayout, *, note: bool, state: bool) -
     if (layout.noted and not note) or (layout.has_state and not state):
         return None
     segments = tuple(_segments(plan, layout))
-    vmas = tuple(
-        mapping._replace(keep=Keep(mapping.keep.length, "held")) if mapping.keep.reason == "undecided" else mapping
-        for mapping in plan.vmas
-    )
     size = len(layout.head) + held + len(layout.tail)
-    return replace(plan, vmas=vmas, head=layout.head, segments=segments, tail=layout.tail, size=size, shared=())
+    return replace(plan, head=layout.head, segments=segments, tail=layout.tail, size=size, shared=())
 
 
 def _segments(plan: CorePlan, layout: CoreLayout) -> Iterator[Segment]:

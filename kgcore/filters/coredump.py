@@ -57,13 +57,15 @@ class CoredumpFilter:
         """Decide. Of what may be several things, keep as much as the kernel would keep of any of them."""
         if not vma.kinds:
             return within(vma, self._decide(vma, peek))
-        keeps = {within(vma, self._decide(vma.as_kind(kind), peek)) for kind in vma.kinds}
-        lengths = {keep.length for keep in keeps}
-        if lengths == {0}:
+        keeps = [(kind, within(vma, self._decide(vma.as_kind(kind), peek))) for kind in vma.kinds]
+        length = max(keep.length for _, keep in keeps)
+        if not length:
             return Keep(0, LEFT_OUT)
-        if len(keeps) == 1:
-            return keeps.pop()
-        return Keep(max(lengths), "undecided" if len(lengths) > 1 else "of-unknown-kind")
+        # DAX is rare: that it may be is reason enough to keep a mapping, and not worth a word
+        if any(keep.length < length and not kind.dax for kind, keep in keeps):
+            return Keep(length, "undecided")
+        reasons = {keep.reason for _, keep in keeps}
+        return Keep(length, reasons.pop() if len(reasons) == 1 else "of-unknown-kind")
 
     def _decide(self, vma: Vma, peek: Peek) -> Keep:
         if vma.name:  # always_dump_vma(): the gate VMA, vm_ops->name(), arch_vma_name()

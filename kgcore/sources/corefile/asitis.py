@@ -15,12 +15,14 @@ _MOST = 1 << 26  # bytes around the segments, besides headers and notes
 
 
 def layout_of(core: Input, head: Head, own: OwnNote | None) -> CoreLayout | None:
-    """Return a core as it stands in its file; None: its segments do not lie one behind the other, or it is cut off, or
-    has no memory."""
+    """Return a core as it stands in its file; None: its segments do not lie one behind the other, or it is cut off."""
     in_file = sorted((load for load in head.loads if load.filesz), key=lambda load: load.offset)
-    if not in_file:
-        return None
-    start, end = in_file[0].offset, in_file[-1].offset + in_file[-1].filesz
+    if in_file:
+        start, end = in_file[0].offset, in_file[-1].offset + in_file[-1].filesz
+    else:  # without memory it ends where that would begin
+        start = end = max((load.offset for load in head.loads), default=head.notes_end)
+        if start < head.notes_end or (core.forward and not head.loads):
+            return None
     if start < head.size or start - head.size > _MOST or not _adjacent(in_file):
         return None
     tail = _tail(core, head, end)
@@ -38,7 +40,7 @@ def layout_of(core: Input, head: Head, own: OwnNote | None) -> CoreLayout | None
 
 
 def _adjacent(in_file: Sequence[Load]) -> bool:
-    end = in_file[0].offset
+    end = in_file[0].offset if in_file else 0
     for load in in_file:
         if load.offset != end:
             return False

@@ -60,6 +60,7 @@ class Head:
     :ivar notes: in the order of the core.
     :ivar note_align: ``p_align`` of the first PT_NOTE.
     :ivar size: bytes of the headers and of the notes, as far as they stand together at the beginning.
+    :ivar notes_end: where the last of the notes ends.
     :ivar headers: how many program headers there are.
     :ivar shoff: ``e_shoff``.
     """
@@ -69,6 +70,7 @@ class Head:
     notes: tuple[RawNote, ...]
     note_align: int
     size: int
+    notes_end: int
     headers: int
     shoff: int
 
@@ -128,6 +130,7 @@ class _Reader:
             notes=tuple(self._notes(places, loads)),
             note_align=align,
             size=end,
+            notes_end=max((offset + size for offset, size in places), default=0),
             headers=count,
             shoff=ehdr.e_shoff,
         )
