@@ -6,7 +6,7 @@ fill_auxv_note, fill_files_note in fs/binfmt_elf.c (the same from 5.10 to 7.2).
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, NamedTuple
@@ -21,15 +21,11 @@ __all__ = (
     "Arch",
     "ProcessNote",
     "RegSet",
-    "Status",
-    "Summary",
     "auxv_note",
     "file_note",
     "prpsinfo_note",
     "prstatus_note",
     "siginfo_note",
-    "status_of",
-    "summary_of",
 )
 
 _ABIS = {8: LP64, 4: COMPAT}
@@ -209,60 +205,6 @@ def prstatus_note(arch: Arch, thread: Thread, fpvalid: bool, signal: int = 0) ->
             pr_fpvalid=fpvalid,
         )
     )
-
-
-class Status(NamedTuple):
-    """What NT_PRSTATUS says of a thread.
-
-    :ivar pid: its id in its own pid namespace.
-    :ivar blocked: the signals that it blocks; signal 1 is bit 0.
-    :ivar registers: by their names in the view.
-    """
-
-    pid: int
-    blocked: int
-    registers: Mapping[str, int]
-
-
-def status_of(arch: Arch, desc: bytes) -> Status:
-    """Read NT_PRSTATUS.
-
-    :raises ValueError: it has another size than threads of this view have.
-    """
-    code = "Q" if arch.greg_size == 8 else "I"
-    count = len(arch.greg_names)
-    layout = _prstatus(arch.word_size, arch.greg_size, max(arch.pr_reg_size, count * arch.greg_size))
-    if len(desc) != layout.size:
-        raise ValueError(f"NT_PRSTATUS has {len(desc)} bytes, not {layout.size}")
-    found = layout.unpack(desc)
-    values = struct.unpack_from(f"<{count}{code}", found.pr_reg)
-    return Status(found.pr_pid, found.pr_sighold, dict(zip(arch.greg_names, values, strict=True)))
-
-
-class Summary(NamedTuple):
-    """What NT_PRPSINFO says of a process.
-
-    :ivar state: the letter of ps.
-    :ivar uid: and ``gid``: its real ids, in its own user namespace.
-    :ivar name: its first thread's.
-    """
-
-    state: str
-    uid: int
-    gid: int
-    name: bytes
-
-
-def summary_of(arch: Arch, desc: bytes) -> Summary:
-    """Read NT_PRPSINFO.
-
-    :raises ValueError: it has another size than processes of this view have.
-    """
-    layout = _prpsinfo(arch.word_size, arch.uid_size)
-    if len(desc) != layout.size:
-        raise ValueError(f"NT_PRPSINFO has {len(desc)} bytes, not {layout.size}")
-    found = layout.unpack(desc)
-    return Summary(chr(found.pr_sname), found.pr_uid, found.pr_gid, found.pr_fname.partition(b"\0")[0])
 
 
 def prpsinfo_note(arch: Arch, info: PsInfo) -> bytes:

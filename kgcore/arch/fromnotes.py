@@ -8,7 +8,7 @@ from typing import NamedTuple
 from kgcore.arch.base import Arch, prpsinfo_struct, prstatus_struct
 from kgcore.model.process import PsInfo, TaskIds, TaskTimes
 
-__all__ = ("MappedRange", "Status", "files_of", "pairs_of", "psinfo_of", "status_of")
+__all__ = ("MappedRange", "Status", "Summary", "files_of", "pairs_of", "psinfo_of", "status_of", "summary_of")
 
 _SECOND = 1_000_000_000  # ns
 
@@ -86,6 +86,32 @@ def psinfo_of(arch: Arch, desc: bytes) -> PsInfo:
         comm=found.pr_fname.partition(b"\0")[0],
         psargs=found.pr_psargs.rstrip(b"\0"),
     )
+
+
+class Summary(NamedTuple):
+    """What NT_PRPSINFO says of a process.
+
+    :ivar state: the letter of ps.
+    :ivar uid: and ``gid``: its real ids, in its own user namespace.
+    :ivar name: its first thread's.
+    """
+
+    state: str
+    uid: int
+    gid: int
+    name: bytes
+
+
+def summary_of(arch: Arch, desc: bytes) -> Summary:
+    """Read NT_PRPSINFO.
+
+    :raises ValueError: it has another size than processes of this view have.
+    """
+    layout = prpsinfo_struct(arch.word_size, arch.uid_size)
+    if len(desc) != layout.size:
+        raise ValueError(f"NT_PRPSINFO has {len(desc)} bytes, not {layout.size}")
+    found = layout.unpack(desc)
+    return Summary(chr(found.pr_sname), found.pr_uid, found.pr_gid, found.pr_fname.partition(b"\0")[0])
 
 
 def pairs_of(arch: Arch, desc: bytes) -> tuple[tuple[int, int], ...]:

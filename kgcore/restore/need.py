@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from kgcore.arch import ARCHES, RESUMING, Arch
-from kgcore.arch.base import Summary, status_of, summary_of
+from kgcore.arch.fromnotes import Summary, status_of, summary_of
 from kgcore.elf.layout import MACHINES
 from kgcore.errors import TargetError
 from kgcore.model.process import VM_MAYSHARE
@@ -206,9 +206,9 @@ def _threads(
         status = status_of(arch, own["CORE", _PRSTATUS])
         found.append(
             NeededThread(
-                tid=status.pid,
+                tid=status.ids.pid,
                 registers=status.registers,
-                blocked=status.blocked,
+                blocked=status.sighold,
                 floating=own.get(("CORE", _PRFPREG)),
                 vector=own.get(("LINUX", vector)),
                 fpu=_text(row["fpu"]),
