@@ -8,7 +8,7 @@
  * may call it at once.
  *
  * It makes the system calls socket, connect, open, sendmsg, recvmsg, poll, close, gettid, clock_gettime, and where a
- * dump fails unlink; all of them by syscall(). The C library's functions of these names would be points at which
+ * dump fails statx and unlink; all of them by syscall(). The C library's functions of these names would be points at which
  * a thread may be cancelled, others may have put themselves in their place, and the dynamic linker may take 3 KiB of stack
  * to find each when it is called first.
  *
@@ -354,9 +354,9 @@ static inline int kgcore_answer_to_(
         result = &unwanted;
     do {
         problem = kgcore_receive_(connection, &answer, result, &size, wait);
-        if (!problem && (size < sizeof(answer.head) || answer.head.length != size ||
-                         answer.head.version != KGCORE_PROTOCOL_ || answer.head.id != (uint64_t)self))
-            problem = EBADMSG;
+        if (!problem && (size < sizeof(answer.head) || answer.head.length != size || answer.head.version != KGCORE_PROTOCOL_ ||
+                         (answer.head.id != (uint64_t)self && !(answer.head.id == 0 && answer.head.type == KGCORE_ERROR_))))
+            problem = EBADMSG; /* (An error without an id is to a request that nobody has read.) */
     } while (!problem && answer.head.type != KGCORE_DONE_ && answer.head.type != KGCORE_ERROR_);
     if (problem) {
         memset(result, 0, sizeof(*result));
@@ -406,6 +406,33 @@ static inline int kgcore_known_(struct kgcore_options *known, const struct kgcor
     return 0;
 }
 
+/** What is of interest of struct statx, which not all C libraries show. */
+struct kgcore_statx_ {
+    char before[32];
+    uint64_t inode;
+    char between[96];
+    uint32_t major, minor;
+    char after[112];
+};
+
+/** Remove the file that was made, if its name is still its own: what is no core does not keep the name of one. */
+static inline void kgcore_remove_(const char *path, int output)
+{
+#ifdef SYS_statx
+    struct kgcore_statx_ made, named;
+
+    memset(&made, 0, sizeof(made));
+    memset(&named, 0, sizeof(named));
+    if (syscall(SYS_statx, (long)output, "", 0x1000L /* AT_EMPTY_PATH */, 0x100L /* STATX_INO */, &made) == 0 &&
+        syscall(SYS_statx, -100L /* AT_FDCWD */, path, 0x100L /* AT_SYMLINK_NOFOLLOW */, 0x100L, &named) == 0 &&
+        made.inode == named.inode && made.major == named.major && made.minor == named.minor)
+        syscall(SYS_unlink, path);
+#else
+    (void)path;
+    (void)output;
+#endif
+}
+
 /** Both of the functions below: a path, or, if that is NULL, a descriptor. */
 static inline int kgcore_ask_(const char *path, int output, const struct kgcore_options *given)
 {
@@ -441,9 +468,9 @@ static inline int kgcore_ask_(const char *path, int output, const struct kgcore_
         problem = kgcore_answer_to_(connection, self, options.result, &wait);
     syscall(SYS_close, (long)connection);
     if (path && output >= 0) {
-        syscall(SYS_close, (long)output);
         if (problem && created && !(options.flags & KGCORE_KEEP_PARTIAL))
-            syscall(SYS_unlink, path); /* What is no core does not keep the name of one. */
+            kgcore_remove_(path, output);
+        syscall(SYS_close, (long)output);
     }
     errno = kept;
     return problem;

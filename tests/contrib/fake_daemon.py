@@ -30,6 +30,11 @@ class Asked:
         return int(HEADER.unpack_from(self.packet)[3])
 
     @property
+    def peer(self) -> int:
+        """The process that asks."""
+        return int(struct.unpack("=iII", self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+
+    @property
     def settings(self) -> list[str]:
         return self.packet[HEADER.size :].decode().split("\0")[:-1]
 

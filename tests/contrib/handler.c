@@ -31,6 +31,11 @@ static void handler(int number)
     used = (long)((const char *)__builtin_frame_address(0) - lowest);
 }
 
+static void ignores(int number)
+{
+    (void)number;
+}
+
 int main(int argc, char **argv)
 {
     stack_t alternate;
@@ -50,6 +55,9 @@ int main(int argc, char **argv)
     action.sa_handler = handler;
     action.sa_flags = SA_ONSTACK;
     sigaction(SIGUSR1, &action, NULL);
+    action.sa_handler = ignores; /* Without SA_RESTART: it interrupts what waits. */
+    action.sa_flags = 0;
+    sigaction(SIGUSR2, &action, NULL);
     raise(SIGUSR1);
     printf("%d %d %ld\n", problem, errno_after, used);
     return 0;

@@ -5,11 +5,13 @@ import ctypes
 import errno
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,19 @@ def test_what_a_failure_leaves(asking: Client, daemon: FakeDaemon, tmp_path: Pat
     assert asking.dump(-1, socket=daemon.path).problem == errno.EBADF
 
 
+def test_another_file_of_that_name_stays(asking: Client, daemon: FakeDaemon, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+
+    def answer(asked: Asked) -> None:
+        core.rename(tmp_path / "moved")
+        core.write_text("somebody's")
+        asked.error(errno.EIO, "")
+
+    daemon.answer = answer
+    assert asking.dump(core, socket=daemon.path).problem == errno.EIO
+    assert core.read_text() == "somebody's"
+
+
 def test_a_descriptor(asking: Client, daemon: FakeDaemon) -> None:
     def answer(asked: Asked) -> None:
         write_half(asked)
@@ -218,6 +233,7 @@ GARBAGE: dict[str, Callable[[int], bytes]] = {
     "with half a size": lambda asked: head(28, DONE, asked) + BODY[:12],
     "of another version": lambda asked: head(32, DONE, asked, 2) + BODY,
     "to another request": lambda asked: head(32, DONE, asked + 1) + BODY,
+    "to no request": lambda asked: head(32, DONE, 0) + BODY,
     "of no known status": lambda asked: head(32, DONE, asked) + struct.pack("=iIQ", 1, 0, 7),
     "an error without a number": lambda asked: head(16, ERROR, asked),
     "an error of nothing": lambda asked: head(24, ERROR, asked) + struct.pack("=iI", 0, 0),
@@ -261,29 +277,52 @@ def test_it_dies_in_the_middle(asking: Client, daemon: FakeDaemon, tmp_path: Pat
     assert not (tmp_path / "core").exists()
 
 
-def test_it_refuses_without_reading(asking: Client, tmp_path: Path) -> None:
-    """It may be gone before the request is sent, which is then reported as a broken connection; and no SIGPIPE comes.
+@pytest.mark.parametrize("refuses", [True, False])
+def test_it_refuses_without_reading(refuses: bool, tmp_path: Path) -> None:
+    """It is gone before the request is sent, which is a broken connection: no SIGPIPE comes, and what it said counts.
 
-    (Python ignores SIGPIPE; the program that is compiled here does not.)
+    (strace stops the program when it has opened the file. Python ignores SIGPIPE; the program does not.)
     """
     program = compiled(tmp_path / "handler", HERE / "handler.c", "-std=c99")
-    for refuses, problem in ((True, errno.EAGAIN), (False, errno.EPIPE)):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
-            listening.bind(str(tmp_path / "socket"))
-            listening.listen()
-            environment = os.environ | {"KGCORE_SOCKET": str(tmp_path / "socket")}
-            words = [str(program), str(tmp_path / "core"), "0"]
-            with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as running:
-                connection, _ = listening.accept()
-                with connection:
-                    if refuses:
-                        # The request, whose id the answer has, is looked at, and stays unread.
-                        packet = connection.recv(4096, socket.MSG_PEEK)
-                        Asked(connection, packet, []).error(errno.EAGAIN, "too many")
-                output, _ = running.communicate(timeout=60)
-        (tmp_path / "socket").unlink()
-        assert (running.returncode, output.split()[:2]) == (0, [str(problem), "77"])
-        assert not (tmp_path / "core").exists()
+    trace = tmp_path / "trace"
+    words = [compiler("strace"), "-o", str(trace), "-e", "trace=open,sendmsg", "-e", "inject=open:signal=SIGSTOP"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        environment = os.environ | {"KGCORE_SOCKET": str(tmp_path / "socket")}
+        words += [str(program), str(tmp_path / "core"), "0"]
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as running:
+            connection, _ = listening.accept()
+            with connection:
+                while not (trace.exists() and "stopped by SIGSTOP" in trace.read_text()):
+                    assert running.poll() is None
+                if refuses:
+                    connection.send(struct.pack("=IHHQiI", 24, 1, ERROR, 0, errno.EAGAIN, 0))
+            children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+            os.kill(int(children[0]), signal.SIGCONT)
+            output, _ = running.communicate(timeout=60)
+    assert (running.returncode, output.split()[:2]) == (0, [str(errno.EAGAIN if refuses else errno.EPIPE), "77"])
+    assert "sendmsg" in trace.read_text()
+    assert "EPIPE" in trace.read_text()
+    assert not (tmp_path / "core").exists()
+
+
+@pytest.mark.parametrize(
+    ("refuses", "said"), [(True, Said(errno.EAGAIN, 0, 0, "many")), (False, Said(errno.EPIPE, 0, 0, ""))]
+)
+def test_a_request_that_stays_unread(refuses: bool, said: Said, asking: Client, tmp_path: Path) -> None:
+    """The kernel then reports a reset before what the daemon said."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening, ThreadPoolExecutor(1) as thread:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        asks = thread.submit(asking.dump, tmp_path / "core", socket=tmp_path / "socket")
+        connection, _ = listening.accept()
+        with connection:
+            packet = connection.recv(4096, socket.MSG_PEEK)
+            if refuses:
+                Asked(connection, packet, []).error(errno.EAGAIN, "many")
+        assert asks.result() == said
+    assert not (tmp_path / "core").exists()
 
 
 def test_it_never_answers(asking: Client, tmp_path: Path) -> None:
@@ -388,6 +427,25 @@ def test_the_stack(flags: str, daemon: FakeDaemon, tmp_path: Path) -> None:
             assert 300 < used < MOST_STACK
 
 
+def test_signals_meanwhile(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """They are handled, and it goes on waiting. What it opens is closed by an exec of another thread."""
+    program = compiled(tmp_path / "handler", HERE / "handler.c", "-std=c99")
+
+    def answer(asked: Asked) -> None:
+        for link in Path(f"/proc/{asked.peer}/fd").iterdir():
+            flags = re.findall(r"flags:\t0*(\d+)", Path(f"/proc/{asked.peer}/fdinfo/{link.name}").read_text())
+            assert int(link.name) < 3 or int(flags[0], 8) & os.O_CLOEXEC, os.readlink(link)
+        for _ in range(3):
+            os.kill(asked.peer, signal.SIGUSR2)
+            while int(re.findall(r"ShdPnd:\t(\w+)", Path(f"/proc/{asked.peer}/status").read_text())[0], 16):
+                pass
+        asked.done()
+
+    daemon.answer = answer
+    for timeout in (0, 60000):
+        assert told(program, tmp_path / f"core{timeout}", timeout, KGCORE_SOCKET=str(daemon.path))[:2] == [0, 77]
+
+
 def test_the_system_calls(daemon: FakeDaemon, tmp_path: Path) -> None:
     """Between the signal and the return from its handler."""
     program = compiled(tmp_path / "handler", HERE / "handler.c", "-std=c99", "-O2")
@@ -405,7 +463,7 @@ def test_the_system_calls(daemon: FakeDaemon, tmp_path: Path) -> None:
     assert calls(0).count("clock_gettime") == 1
     daemon.answer = lambda asked: asked.error(errno.EPERM, "no")
     (tmp_path / "core").unlink()
-    assert set(calls(60000)) <= ALLOWED | {"unlink"}
+    assert set(calls(60000)) <= ALLOWED | {"statx", "unlink"}
     assert not (tmp_path / "core").exists()
 
 

@@ -22,7 +22,10 @@ __all__ = ("ClientCommand", "make_parser", "parse", "run")
 _HEADER = "kgcore_client.h"
 _SOURCE = "gencore.c"
 _LIBRARY = "libgencore.so"
-_FLAGS = ("-O2", "-g", "-std=c99", "-fPIC", "-fvisibility=hidden", "-shared", f"-Wl,-soname,{_LIBRARY}")  # as in make
+_FLAGS = (
+    *("-O2", "-g", "-std=c99", "-fPIC", "-fvisibility=hidden", "-fno-optimize-sibling-calls"),
+    *("-shared", f"-Wl,-soname,{_LIBRARY}"),
+)  # those of its Makefile
 _SHOWN = 20  # lines of what a compiler says
 
 _EPILOG = """\
