@@ -34,6 +34,8 @@ class Resuming:
     :ivar again: registers with which a system call that was interrupted starts again; None: the thread was in no call,
         or its call had ended.
     :ivar foreign: why registers are not those of a program of this view in user mode; "": they are.
+    :ivar vdso_function: code that does by a system call what a function of a vdso does; of one that is not known, code
+        that says that the kernel lacks it.
     :ivar vector: the register set that holds the vector registers (NT_*), and ``layout_note`` the note with its layout.
     :ivar layout_of: reads that note.
     :ivar merged: a thread's vector registers in the layout of this machine.
@@ -49,6 +51,7 @@ class Resuming:
     epoll_event: str
     again: Callable[[Mapping[str, int]], Mapping[str, int] | None]
     foreign: Callable[[Mapping[str, int]], str]
+    vdso_function: Callable[[str], bytes]
     vector: int
     layout_note: int
     layout_of: Callable[[bytes, bytes | None], XsaveLayout | None]

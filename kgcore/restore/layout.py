@@ -35,6 +35,7 @@ from kgcore.restore.here import special_mappings
 from kgcore.restore.mapped import Area
 from kgcore.restore.objects import Objects
 from kgcore.restore.plan import Plan
+from kgcore.restore.vdso import of_calls
 from kgcore.sources.live.procfs import mappings, read
 from kgcore.system.regular import read_at
 
@@ -68,6 +69,8 @@ _LOWEST = 1 << 16
 def lay_out(control: Control, convention: Convention, plan: Plan, core: FinishedCore, objects: Objects) -> None:
     """Take the half-made process's mappings away, and give it those of the core.
 
+    Where the core's vdso stays, the running kernel's is left in a place of its own: who looks for one finds it.
+
     :raises NotRestarted: that failed.
     :raises OSError: the core cannot be read.
     """
@@ -92,16 +95,24 @@ def lay_out(control: Control, convention: Convention, plan: Plan, core: Finished
             _fill(control, area, core, objects)
     for area in plan.memory.areas:
         _advise(control, area)
-    if plan.vdso:
-        base = plan.need.words[_AT_SYSINFO_EHDR]
-        shift = base - next(aside + one.start - group[0] for one in vdso if one.name == b"[vdso]")
+    if plan.vdso == "moved":
+        shift = plan.vdso_at - next(aside + one.start - group[0] for one in vdso if one.name == b"[vdso]")
         for one in vdso:
             at, length = aside + one.start - group[0], one.end - one.start
             control.call("place the vdso", "mremap", at, length, length, _MREMAP, at + shift)
-    else:
-        for one in vdso:
-            control.call("take the vdso away", "munmap", aside + one.start - group[0], one.end - one.start)
+    elif plan.vdso == "calls":
+        _keep_vdso(control, plan, core)
     _set_bounds(control, plan, core, objects)
+
+
+def _keep_vdso(control: Control, plan: Plan, core: FinishedCore) -> None:
+    """Put the core's vdso where it was, with system calls for functions."""
+    start = plan.need.words[_AT_SYSINFO_EHDR]
+    one = next(one for one in plan.memory.special if one.start == start)
+    content = core.read(start, one.end - start) or b""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
+    control.call("keep its vdso", "mmap", start, one.end - start, mmap.PROT_READ | mmap.PROT_EXEC, flags, -1, 0)
+    control.write(start, of_calls(plan.need.view, content))
 
 
 def take_away(control: Control) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kgcore.arch import RESUMING
+from kgcore.arch import ARCHES, RESUMING
 from kgcore.arch.resuming import Vector
-from kgcore.model.process import VM_MAYSHARE
+from kgcore.model.process import VM_EXEC, VM_MAYSHARE
 from kgcore.model.state import NO_LIMIT
 from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.descriptors import DescriptorsPlan, Instead, plan_descriptors
@@ -18,6 +18,7 @@ from kgcore.restore.here import Here, ids_taken
 from kgcore.restore.interrupted import Interrupted, interrupted
 from kgcore.restore.mapped import Area, MemoryPlan, plan_memory
 from kgcore.restore.need import Need
+from kgcore.restore.vdso import of_calls
 from kgcore.restore.words import WORDS, Refusal
 from kgcore.text import counted, printable
 
@@ -55,7 +56,9 @@ class Plan:
     :ivar need: what it had.
     :ivar memory: its mappings, and ``descriptors``.
     :ivar calls: the system calls that start again.
-    :ivar vdso: the running kernel's is moved to where it was; False: it had none.
+    :ivar vdso: ``moved``: the running kernel's comes to where it was; ``calls``: the core's stays, and its functions
+        are system calls; ``memory``: the same was done before, or it had no vdso.
+    :ivar vdso_at: where the running kernel's comes to.
     :ivar keep_clocks: in a time namespace of its own.
     :ivar stopped: leave it stopped.
     :ivar restored: what is as it was, in words.
@@ -68,7 +71,8 @@ class Plan:
     memory: MemoryPlan
     descriptors: DescriptorsPlan
     calls: tuple[Interrupted, ...]
-    vdso: bool
+    vdso: Literal["moved", "calls", "memory"]
+    vdso_at: int
     keep_clocks: bool
     stopped: bool
     restored: tuple[str, ...]
@@ -84,6 +88,7 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
     """
     memory = plan_memory(core, need)
     descriptors = plan_descriptors(need.state, wishes.instead)
+    vdso, vdso_at, unfit = _vdso(core, need, machine, memory)
     calls = tuple(found for thread in need.threads if (found := interrupted(need, thread)) is not None)
     keep = wishes.clock == "keep" or (wishes.clock is None and machine.clocks and need.state.clocks is not None)
     refusals = [
@@ -93,7 +98,7 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
         *_process(need),
         *_threads(need),
         *_ids(need, machine),
-        *_special(core, need, machine, memory),
+        *unfit,
         *_clocks(need, machine, wishes, keep, calls),
     ]
     different = [
@@ -103,6 +108,8 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
         *_limits(need, machine),
         *(f"thread {call.tid}: {call.call}() starts again; {call.remark}" for call in calls if call.remark),
     ]
+    if vdso == "calls":
+        different.append(f"its vdso is that of {printable(need.kernel)}: its functions are system calls now")
     if not keep:
         different.append("its clocks are this machine's: they jump")
     stopped = wishes.stopped or need.summary.state == "T"
@@ -111,7 +118,8 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
         memory=memory,
         descriptors=descriptors,
         calls=calls,
-        vdso=_AT_SYSINFO_EHDR in need.words,
+        vdso=vdso,
+        vdso_at=vdso_at,
         keep_clocks=keep,
         stopped=stopped,
         restored=tuple(_restored(need, memory, descriptors, keep)),
@@ -227,20 +235,37 @@ def _ids(need: Need, machine: Here) -> Iterator[Refusal]:
         yield Refusal(word="pid", what=what, hint="end that one first")
 
 
-def _special(core: FinishedCore, need: Need, machine: Here, memory: MemoryPlan) -> Iterator[Refusal]:
+def _vdso(
+    core: FinishedCore, need: Need, machine: Here, memory: MemoryPlan
+) -> tuple[Literal["moved", "calls", "memory"], int, list[Refusal]]:
+    """Say how its vdso is had, where the running kernel's comes to, and why not."""
     address = need.words.get(_AT_SYSINFO_EHDR)
-    if address is None:
-        return
-    vdso = next((one for one in memory.special if one.start == address), None)
+    vdso = next((one for one in memory.special if one.flags & VM_EXEC), None)
+    # What a program uses that was restarted before is memory of its own.
+    elsewhere = address is not None and (vdso is None or vdso.start != address)
+    if address and elsewhere and need.mapping_at(address) not in [area.mapped for area in memory.areas]:
+        return "memory", 0, [Refusal(word="vdso", what="the core does not say where its vdso was")]
     if vdso is None:
-        yield Refusal(word="vdso", what="the core does not say where its vdso was")
-        return
+        return "memory", 0, []
     content = core.read(vdso.start, vdso.end - vdso.start)
-    shape = tuple((one.start - vdso.start, one.end - one.start) for one in memory.special)
     if content is None:
-        yield Refusal(word="vdso", what="the core lacks its vdso")
-    elif content != machine.vdso or shape != machine.special:
-        yield Refusal(word="vdso", what=f"this kernel's vdso is not that of {need.kernel}")
+        return "calls", 0, [Refusal(word="vdso", what="the core lacks its vdso")]
+    shape = tuple((one.start - vdso.start, one.end - one.start) for one in memory.special)
+    if content == machine.vdso and shape == machine.special:
+        return "moved", vdso.start, []
+    if vdso.start != address:
+        return "memory", 0, []
+    refused = []
+    ip = ARCHES[need.view].ip
+    for thread in need.threads:
+        if any(one.start <= thread.registers[ip] < one.end for one in memory.special):
+            what = f"thread {thread.tid} was in the vdso of {printable(need.kernel)}, which is not this kernel's"
+            refused.append(Refusal(word="vdso", what=what))
+    try:
+        of_calls(need.view, content)
+    except ValueError as error:
+        refused.append(Refusal(word="vdso", what=str(error)))
+    return "calls", 0, refused
 
 
 def _clocks(need: Need, machine: Here, wishes: Wishes, keep: bool, calls: tuple[Interrupted, ...]) -> Iterator[Refusal]:

@@ -334,8 +334,12 @@ int main(void)
     prctl(PR_GET_PDEATHSIG, &death), prctl(PR_GET_CHILD_SUBREAPER, &reaps);
     item("flags", death == SIGURG && reaps == 1 && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
     unsigned char random[8] = {0};
+    struct timeval today;
+    struct timespec fine;
     item("vdso", getrandom(random, 8, 0) == 8 && time(NULL) > 1000000000 && sched_getcpu() >= 0 &&
-                     labs(now(CLOCK_REALTIME) / SECOND - time(NULL)) <= 1);
+                     labs(now(CLOCK_REALTIME) / SECOND - time(NULL)) <= 1 && gettimeofday(&today, NULL) == 0 &&
+                     labs(today.tv_sec - time(NULL)) <= 1 && clock_getres(CLOCK_MONOTONIC, &fine) == 0 &&
+                     fine.tv_nsec > 0);
 
     go = 1, spins = 0;
     pthread_mutex_lock(&lock), pthread_cond_broadcast(&wake), pthread_mutex_unlock(&lock);

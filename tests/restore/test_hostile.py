@@ -25,7 +25,7 @@ from tests.restore.going_on import SOURCE, compiled, needs_ids, running, taken, 
 
 pytestmark = needs_ids
 
-ROUNDS = 5000 if os.environ.get("KGCORE_THOROUGH") else 200
+ROUNDS = 5000 if os.environ.get("KGCORE_THOROUGH") else 120
 KGCORE = ("KGCORE", 0x4B474352)
 VALUES: tuple[Any, ...] = (
     None,

@@ -98,6 +98,18 @@ _WAITS = {
 }
 
 
+# The functions of a vdso that are system calls, too, with the same arguments
+_VDSO = {
+    "gettimeofday": 96,
+    "time": 201,
+    "clock_gettime": 228,
+    "clock_getres": 229,
+    "getcpu": 309,
+    "getrandom": 318,
+}
+_UNKNOWN = bytes.fromhex("48c7c0daffffff c3")  # mov rax, -ENOSYS; ret
+
+
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
@@ -135,6 +147,17 @@ def _layout_of(note: bytes, xstate: bytes | None) -> XsaveLayout | None:
         if features >> _YMM & 1 and len(xstate) >= _YMM_OFFSET + _YMM_SIZE:
             offsets, sizes = {_YMM: _YMM_OFFSET}, {_YMM: _YMM_SIZE}
     return XsaveLayout(user_size=len(xstate), user_features=features, offsets=offsets, sizes=sizes)
+
+
+def _vdso_function(name: str) -> bytes:
+    if name not in _VDSO:
+        return _UNKNOWN
+    code = b"\xb8" + struct.pack("<I", _VDSO[name]) + b"\x0f\x05\xc3"  # mov eax, number; syscall; ret
+    if name == "getrandom":
+        # Whoever asks what state it needs (its fifth argument is -1) hears that there is no such function: the call
+        # needs none. cmp r8, -1; je behind the call
+        return bytes.fromhex("4983f8ff 74") + bytes((len(code),)) + code + _UNKNOWN
+    return code
 
 
 def _in_use(vector: Vector) -> int:
@@ -177,6 +200,7 @@ RESUMING_X86_64 = Resuming(
     epoll_event="<IQ",  # EPOLL_PACKED
     again=_again,
     foreign=_foreign,
+    vdso_function=_vdso_function,
     vector=NT_X86_XSTATE,
     layout_note=_NT_X86_XSAVE_LAYOUT,
     layout_of=_layout_of,
