@@ -15,6 +15,7 @@ class VmaKind(NamedTuple):
     :ivar nlink: ``i_nlink`` of its file.
     :ivar dax: the inode of its file has S_DAX.
     :ivar mode: ``i_mode`` of its file.
+    :ivar mapped: a file is mapped, whether its name is known or not.
     :ivar name: what ``vm_ops->name`` says; "": it is no special mapping.
     """
 
@@ -24,3 +25,4 @@ class VmaKind(NamedTuple):
     dax: bool = False
     mode: int = stat.S_IFREG
     name: str = ""
+    mapped: bool = False

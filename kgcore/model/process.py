@@ -400,7 +400,8 @@ class Vma:
 
     def as_kind(self, kind: VmaKind) -> "Vma":
         """Return it as the one of its kinds that it may be."""
-        file = self.file and replace(self.file, nlink=kind.nlink, dax=kind.dax, mode=kind.mode)
+        file = self.file or (MappedFile(None, 1, 0, 0) if kind.mapped else None)
+        file = file and replace(file, nlink=kind.nlink, dax=kind.dax, mode=kind.mode)
         return replace(self, flags=self.flags | kind.flags, anon=kind.anon, name=kind.name, file=file, kinds=())
 
     @property

@@ -41,11 +41,12 @@ _SHARED = VM_SHARED | VM_MAYSHARE
 _PERMISSIONS = (PF_R, VM_READ), (PF_W, VM_WRITE), (PF_X, VM_EXEC)
 
 _PRIVATE = VmaKind(anon=True)
-_EXECUTED, _DATA = VmaKind(mode=_EXECUTABLE), VmaKind()  # private, of a file, and no private pages were made
-_OF_FILES = VmaKind(_SHARED)
-_SHARED_MEMORY = VmaKind(_SHARED, nlink=0)
-_HUGE_KINDS = (VmaKind(VM_HUGETLB), VmaKind(VM_HUGETLB | _SHARED))
-_DAX = (VmaKind(dax=True), VmaKind(_SHARED, dax=True))
+# Private, of a file, and no private pages were made
+_EXECUTED, _DATA = VmaKind(mode=_EXECUTABLE, mapped=True), VmaKind(mapped=True)
+_OF_FILES = VmaKind(_SHARED, mapped=True)
+_SHARED_MEMORY = VmaKind(_SHARED, nlink=0, mapped=True)
+_HUGE_KINDS = (VmaKind(VM_HUGETLB, mapped=True), VmaKind(VM_HUGETLB | _SHARED, mapped=True))
+_DAX = (VmaKind(dax=True, mapped=True), VmaKind(_SHARED, dax=True, mapped=True))
 
 
 @dataclass(frozen=True, slots=True)
