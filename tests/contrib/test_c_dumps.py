@@ -41,10 +41,11 @@ def gdb(program: Path, core: Path, *commands: str) -> str:
     return subprocess.run([*words, str(program), str(core)], capture_output=True, text=True, timeout=120).stdout
 
 
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["-m64", "-m32"])
+def faults(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Static, so that gdb knows the names of functions inside of malloc().
-    return compiled(tmp_path_factory.mktemp("faults") / "faults", HERE / "faults.c", "-std=c99", "-g", "-static")
+    flags = ("-std=c99", "-g", "-static", request.param)
+    return compiled(tmp_path_factory.mktemp("faults") / "faults", HERE / "faults.c", *flags)
 
 
 def test_a_fault_inside_of_malloc(served: Daemon, faults: Path, tmp_path: Path) -> None:
