@@ -68,22 +68,25 @@ CASES = (
     Case("5.10 without POISON", TYPES_510, (*MIGRATION, *DEVICE_510), (P, P, D, D)),
     Case("5.10 without MIGRATION", TYPES_510, (*POISON, *DEVICE_510), (H, D, D)),
     Case("5.10 without anything", TYPES_510, (), ()),
-    # RHEL 8 calls itself 4.18 and has functions of all ages
+    # RHEL 8.3 and later; before, some of these functions and types are as in 4.19
     Case("RHEL 8", TYPES_510, (*POISON, *MIGRATION, *DEVICE_510), (H, P, P, D, D)),
     # 5.14: DEVICE 4: write, read, exclusive write, exclusive read
     Case("5.14", TYPES_514, (*POISON, *MIGRATION, *DEVICE_514), (H, P, P, D, D, X, X)),
     Case("5.14 without DEVICE", TYPES_514, (*POISON, *MIGRATION, *DEVICE_510), (H, P, P)),
-    # 5.19 and 6.1, and RHEL 9 from 5.14.0-179 on (ctrliq/kernel-src-tree, 00e1fc358caa): MIGRATION 3, PTE_MARKER 1 if
-    # so configured, and SWAPIN_ERROR 1 behind all others
+    # 5.19 and 6.1, and RHEL 9.3 (5.14.0-362.8.1.el9_3, "without PTE_MARKER"): MIGRATION 3, PTE_MARKER 1 if so
+    # configured, and SWAPIN_ERROR 1 behind all others
     Case("5.19", TYPES_519, (*POISON, *MIGRATION, *DEVICE_514), (H, P, P, P, D, D, X, X, M, U)),
     Case("5.19 without DEVICE", TYPES_519, (*POISON, *MIGRATION), (H, P, P, P, M, U)),
     Case("5.19 without PTE_MARKER", TYPES_519, (*POISON, *MIGRATION, *DEVICE_514), (H, P, P, P, D, D, X, X, U)),
     Case("5.19 without anything", TYPES_519, (), (M, U)),
+    # RHEL 9.2 and 9.4 (5.14.0-284.11.1.el9_2, 427.13.1.el9_4): PTE_MARKER 1 if so configured, which it is not, and no
+    # SWAPIN_ERROR
+    Case("RHEL 9.2", TYPES_519, (*POISON, *MIGRATION, *DEVICE_514), (H, P, P, P, D, D, X, X)),
     # RHEL, before it took the markers over (ctrliq/kernel-src-tree, include/linux/swapops.h at 03c1067cb421)
     Case("RHEL with PG_anon_exclusive", TYPES_RHEL, (*POISON, *MIGRATION, *DEVICE_514), (H, P, P, P, D, D, X, X)),
-    # 6.2, and RHEL 9 from 5.14.0-441 on: no SWAPIN_ERROR
+    # 6.2, and RHEL 9.5 (5.14.0-503.11.1.el9_5): no SWAPIN_ERROR
     Case("6.2", TYPES_519, (*POISON, *MIGRATION, *DEVICE_514), (H, P, P, P, D, D, X, X, M)),
-    # 6.6 to 6.14, and RHEL 10
+    # 6.6 to 6.14, RHEL 9.6 (5.14.0-570.12.1.el9_6) and RHEL 10
     Case("6.12", TYPES_66, (*POISON, *MIGRATION, *DEVICE_514), (H, P, P, P, D, D, X, X, M), room=24, aligned=32),
     Case("6.12 with MIGRATION", TYPES_66, MIGRATION, (P, P, P, M)),
     # 6.15 and 7.2: DEVICE 3
@@ -170,7 +173,7 @@ def test_numbers_shifted_by_one_are_not_believed(case: Case, by: int) -> None:
     one more or less is one.
     """
     known = types(replace(case, room=case.max_swapfiles + by, aligned=8))
-    allowed = {TYPES_519: (1, 2), TYPES_RHEL: (0, 1, 2)}.get(case.types, ())
+    allowed = (0, 1, 2) if case.types in (TYPES_519, TYPES_RHEL) else ()
     if sum(kind in (M, U) for kind in case.kinds) - by in allowed:
         assert known.max_swapfiles == case.max_swapfiles + by
         return
@@ -180,12 +183,12 @@ def test_numbers_shifted_by_one_are_not_believed(case: Case, by: int) -> None:
 
 
 def test_without_a_size_only_certain_numbers_are_read() -> None:
-    """Three assignments are left for 5.19 to 6.5: with a marker, with an error, with both."""
+    """Four assignments are left for 5.19 to 6.5, and RHEL: with a marker, with an error, with both, with neither."""
     world = World(declared(TYPES_519, POISON))
     world.has(*POISON, *MIGRATION, *DEVICE_514)
     known = SwapTypes.of(world.kernel)
     frames, markers = ([known.decode(entry(number, offset)).kind for number in range(32)] for offset in (0x123450, 1))
-    assert frames == [S] * 22 + [A, A, P, P, A, D, A, X, X, H]
+    assert frames == [S] * 22 + [A, A, A, P, A, A, A, A, X, A]
     # The last may be a marker or an error, but no page that could not be read has frame number 1.
     assert markers[30:] == [M, M]
 

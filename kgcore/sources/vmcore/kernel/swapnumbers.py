@@ -2,9 +2,9 @@
 """Which numbers a kernel gives the types of ``swp_entry_t``: all assignments that the dump allows.
 
 include/linux/swap.h counts them down from 32, as the options and the release have it, and distributions backport: RHEL
-9 calls itself 5.14 and has the numbers of 6.1, later of 6.2. So no release decides here. Functions, enumerators and
-types say which purposes have numbers, and the size of ``swap_info[MAX_SWAPFILES]`` says how many numbers there are
-altogether. What is still open stays open: the caller gets more than one assignment.
+9 calls itself 5.14 and has the numbers of 5.19, of 6.2, and some that no other kernel has. So no release decides here.
+Functions, enumerators and types say which purposes have numbers, and the size of ``swap_info[MAX_SWAPFILES]`` says how
+many numbers there are altogether. What is still open stays open: the caller gets more than one assignment.
 """
 
 from collections.abc import Iterable, Iterator
@@ -187,15 +187,14 @@ def _last(target: Target) -> Iterator[tuple[int, int]]:
     None at first. 679d10331910 "mm: introduce PTE_MARKER swap entry" (5.19) added a marker if so configured, and
     9f186f9e5fa9 "mm/swapfile: unuse_pte can map random data if swap read fails" (5.19) an error behind it, in any case.
     ca92ea3dc5a2 "mm: always compile in pte markers" (6.2) and 15520a3f0469 "mm: use pte markers for swap errors" (6.2)
-    left the marker. RHEL took PG_anon_exclusive over without them for a while (ctrliq/kernel-src-tree, 03c1067cb421).
+    left the marker. RHEL took them over one by one, and without CONFIG_PTE_MARKER: 9.2 and 9.4 have the type of a
+    marker and neither number, 9.3 has the error alone (5.14.0-284.11.1.el9_2, 427.13.1.el9_4, 362.8.1.el9_3).
     """
     # The enumeration came in 7.0 or so; 8a13897fb0da "mm: userfaultfd: support UFFDIO_POISON for hugetlbfs" (6.6) and
     # its series need the marker for errors.
     if target.has_type("enum softleaf_type") or target.constant("MFILL_ATOMIC_POISON") is not None:
         yield 1, 0
         return
-    exclusive, markers = _anon_exclusive(target), target.has_type("pte_marker")
-    if not exclusive or not markers:
-        yield 0, 0
-    if exclusive is not False or markers:
+    yield 0, 0
+    if _anon_exclusive(target) is not False or target.has_type("pte_marker"):
         yield from ((1, 0), (1, 1), (0, 1))
