@@ -14,6 +14,7 @@ from typing import Any
 
 from kgcore.model.layouts import Layout
 from kgcore.sources.vmcore.kernel.layouts import Use
+from tests.vmcore.layouts.kernels import KERNELS
 from tests.vmcore_fixtures.make import built_guests, edge_guests, kdump
 from tests.vmcore_fixtures.make.built_kernels import PREFIX
 from tests.vmcore_fixtures.make.catalogue import RECIPES
@@ -168,6 +169,9 @@ def _lines(known: Mapping[str, Any]) -> Iterator[str]:
     for column, (tests, _) in COLUMNS.items():
         words = " or ".join(test if test in (ANY, OWN_TYPES) else f"`{test}`" for test in tests)
         yield f"| {column} | {words} |"
+    yield _DECLARED
+    for kernel in KERNELS:
+        yield f"| {kernel.name} | {kernel.source} | {kernel.unproven} |"
     yield _NEXT
     following = known.get("next")
     if following:
@@ -194,14 +198,20 @@ For a kernel that is not here, `kgcore info --layouts` says what to expect of a 
 `python3 -m tools.audit vmlinuz` of the kernel alone ([info.md](info.md#layouts)).
 """
 _TESTS = """
-Kernels that cannot be had here (4.18 to 5.9, RHEL, Android) are tested with made-up structures, as
-their sources declare them: `tests/vmcore/layouts/`.
-
 A column ran if, of these tests in `tests/vmcore/`, some passed on a fixture with the kernel and
 none failed:
 
 | column | tests |
 |---|---|"""
+_DECLARED = """
+## Kernels that cannot be had here
+
+They are tested with made-up structures, as their published sources declare them
+(`tests/vmcore/layouts/kernels.py`): tasks, mappings, pages, swap entries. What a vendor may have
+changed, and nobody could read here, is not proven.
+
+| kernel | read in | not proven |
+|---|---|---|"""
 _NEXT = """
 ## The next kernel
 

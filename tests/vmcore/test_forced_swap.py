@@ -69,7 +69,7 @@ def force(monkeypatch: pytest.MonkeyPatch, change: Callable[[SwapTypes], SwapTyp
 def test_kind_of_trees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Xarrays, and radix trees before 4.20: these also decide SWP_TYPE_SHIFT, 58 and 57, and which entries are values.
 
-    No kernel has the type of the other kind's nodes (but RHEL 8, which has both): the dump is refused.
+    No kernel has the type of the other kind's nodes: the dump is refused.
     """
     fixture = need(f"{name}-zram")
     monkeypatch.setattr(trees, "is_radix", lambda *_: True)

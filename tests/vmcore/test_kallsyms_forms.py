@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Real dumps whose symbol table (kallsyms) has the form of other kernels: opened without vmlinux, and the same core.
 
-The kernels that have these forms cannot be had here: before 5.0, RHEL 8.1 to 8.3, a single CPU.
+The kernels that have these forms cannot be had here: before 5.0, RHEL 8, a single CPU.
 """
 
 from pathlib import Path

@@ -172,13 +172,12 @@ class Kernel:
     def auxv(self, mm: Object, word_size: int) -> tuple[int, ...]:
         """Return ``mm->saved_auxv`` as words of the program: for a 32-bit program, two words share an unsigned long.
 
-        RHEL 8.6 moved it to ``mm->mm_rh``.
+        RHEL 8.6 moved it to ``mm->mm_rh``, and called what stays in its place ``rh_reserved_saved_auxv``.
         """
-        array = mm.saved_auxv
-        if self.target.has_member("struct mm_struct", "mm_rh") and self.target.has_member(
+        moved = self.target.has_member("struct mm_struct", "mm_rh") and self.target.has_member(
             "struct mm_struct_rh", "saved_auxv"
-        ):
-            array = mm.mm_rh.saved_auxv
+        )
+        array = (mm.mm_rh if moved else mm).saved_auxv
         values = [int(value) for value in array.value_()]
         raw = struct.pack(f"<{len(values)}{'Q' if self.word_size == 8 else 'I'}", *values)
         return struct.unpack(f"<{len(raw) // word_size}{'Q' if word_size == 8 else 'I'}", raw)

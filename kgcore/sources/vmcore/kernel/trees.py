@@ -208,7 +208,7 @@ class XArrays:
 
     @staticmethod
     def of(prog: Program, holder: str, member: str) -> "XArrays":
-        """Return a reader of the trees that a member of a structure is: RHEL 8 has types of both kinds.
+        """Return a reader of the trees that a member of a structure is, as the member's own type says.
 
         :raises LookupError: the member, or the type of its nodes, is unknown.
         """

@@ -15,7 +15,7 @@ Since Linux 6.0 VMCOREINFO has its addresses, and drgn reads it. For older kerne
 These differ, and no release decides which there are:
 
 - ``kallsyms_num_syms`` and ``kallsyms_markers`` are words before 80ffbaa5b1bd "kallsyms: reduce size a little on
-  64-bit" (5.0), also in RHEL 8.1 to 8.3.
+  64-bit" (5.0), and in all of RHEL 8.
 - The last two arrays before the number are ``ulong kallsyms_addresses[num]`` alone before 2213e9a66bb8 "kallsyms: add
   support for relative offsets in kallsyms address table" (4.6), and later without CONFIG_KALLSYMS_BASE_RELATIVE.
 - ``u8 kallsyms_seqs_of_names[num][3]`` stands before the token table in 60443c88f3a8 "kallsyms: Improve the performance

@@ -24,7 +24,7 @@ ROWS = (
         (
             Way(
                 EVERYWHERE,
-                members(_MM, "arg_start arg_end brk end_code map_count pgd saved_auxv start_brk start_stack"),
+                members(_MM, "arg_start arg_end brk end_code map_count pgd start_brk start_stack"),
             ),
         ),
         "no core is written",
