@@ -13,6 +13,7 @@ CLOCKS = {"monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "proce
 ALLOWED = {
     "campaign/__main__.py": "how long a campaign is to run; what it took is shown",
     "campaign/trial.py": "the end of a command that hangs",
+    "daemon/test_goes_on.py": "the end of a wait for a program that is not dumped",
     "ptrace/test_injection.py": "the end of a wait for a copy that does not go",
     "sources/live/test_goes_on.py": "the end of a wait for a program that is not let go",
     "victims_here.py": "the end of a wait for a victim that hangs",

@@ -28,16 +28,14 @@ def listening(path: str, group: int | None) -> Iterator[socket.socket]:
             with suppress(FileExistsError):
                 os.mkdir(os.path.dirname(path) or ".", 0o755)
             _remove_stale(path)
-            mask = os.umask(0o177)
+            mask = os.umask(0o777 & ~(_EVERYBODY if group is None else _GROUP))
             try:
                 listener.bind(path)
             finally:
                 os.umask(mask)
             mine = os.lstat(path)
-            # Nobody can connect before listen().
             if group is not None:
                 os.chown(path, -1, group)
-            os.chmod(path, _EVERYBODY if group is None else _GROUP)
             listener.listen(BACKLOG)
         except OSError as error:
             raise KgcoreError(
