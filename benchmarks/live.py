@@ -9,15 +9,16 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from .measure import Failed, Series, scratch, timed
 from .peers import Command
 
-__all__ = ("Busy", "Standing", "busy", "reservation", "standing")
+__all__ = ("Busy", "Standing", "busy", "longest_gaps", "reservation", "standing")
 
 # 16 threads write to 1 GiB, and read the clock all the time. The longest time in which none of them read it stands in
 # a file that they map, together with how often they did.
@@ -148,12 +149,22 @@ def standing(output: Path, victim: Busy, runs: int) -> Mapping[str, Standing]:
     if shutil.which("criu"):
         words = ("criu", "dump", "--leave-running", "--shell-job", "-t", str(victim.pid), "-D", ".")
         commands["criu"] = Command(words)
-    found = {name: Standing() for name in commands}
+    return longest_gaps(output, victim, runs, {name: partial(timed, command) for name, command in commands.items()})
+
+
+def longest_gaps(
+    output: Path, victim: Busy, runs: int, ways: Mapping[str, Callable[[Path], float]]
+) -> Mapping[str, Standing]:
+    """Dump a busy process in some ways, in turns, each into an empty directory.
+
+    :param ways: each returns how long it took.
+    """
+    found = {name: Standing() for name in ways}
     for number in range(runs + 1):
-        for name in list(commands)[:: -1 if number % 2 else 1]:
+        for name in list(ways)[:: -1 if number % 2 else 1]:
             with scratch(output) as place:
                 victim.longest()
-                seconds = timed(commands[name], place)
+                seconds = ways[name](place)
                 gap = victim.longest()
             if number:
                 found[name].still.seconds.append(gap)

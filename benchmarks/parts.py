@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.vmcore_fixtures.make.common import say
 
 from . import dumps
+from .daemon import requests, serving
+from .daemon import standing as standing_by_daemon
 from .dumps import Dumps, GuestRecipe
 from .live import busy, reservation, standing
 from .measure import ROOT, Failed, Series, peak_mib, ratio, rounds, scratch, timed
@@ -23,6 +25,7 @@ from .startup import OPEN
 FORMATS = ("elf", "zlib", "lzo", "zstd")
 # Bytes that a core has at least.
 LEAST = {"small": 10 << 20, "ordinary": 1 << 30, "large": 2 << 30}
+_REQUESTS = 200  # in all rounds
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -242,6 +245,21 @@ def freeze(bench: Bench) -> Iterator[Figure]:
     yield Figure("freeze", "the same: RSS has grown by", grown / 1024, "MiB", 0.5)
 
 
+def daemon(bench: Bench) -> Iterator[Figure]:
+    """Requests to a warm daemon, beside as many kgcore live; and how long a busy process stands still for either."""
+    with serving(bench.output) as path:
+        times = requests(bench.output, path, _REQUESTS // bench.runs, bench.runs)
+        for name, series in times.items():
+            what = f"{_REQUESTS // bench.runs} dumps, {name}"
+            yield Figure("daemon", what, series.median, "s", 0, tuple(series.seconds))
+        yield Figure("daemon", "daemon / live", ratio(times["daemon"], times["live"]), "x", 0.2)
+        with busy(bench.output, 1024) as victim:
+            found = standing_by_daemon(bench.output, path, victim, bench.runs)
+    for name, stood in found.items():
+        yield Figure("daemon", f"{name}: stands still", stood.still.median, "s", 0, tuple(stood.still.seconds))
+    yield Figure("daemon", "daemon / live: stands still", ratio(found["daemon"].still, found["live"].still), "x", 1.0)
+
+
 def cold(bench: Bench) -> Iterator[Figure]:
     """The whole process with nothing of the dump in the page cache, beside reading the file. Needs root."""
     found = bench.dumps(dumps.LARGE)
@@ -258,7 +276,7 @@ def _drop_caches() -> None:
 
 
 PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
-    part.__name__: part for part in (startup, small, whole, jobs, vmas, threads, plan, memory, freeze, cold)
+    part.__name__: part for part in (startup, small, whole, jobs, vmas, threads, plan, memory, freeze, daemon, cold)
 }
 # Only when asked for.
 EXTRA = frozenset({"cold"})

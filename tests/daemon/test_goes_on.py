@@ -119,12 +119,12 @@ def serving(place: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a daemon has forked. Guardians, which it has started, are other programs."""
+    """The processes that a daemon has forked. Guardians, which it has started, are other programs: nobody kills those."""
     found = []
     with suppress(OSError):
         for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             with suppress(OSError):
-                if b"daemon" in Path(f"/proc/{word}/cmdline").read_bytes():
+                if b"\0daemon\0--socket\0" in Path(f"/proc/{word}/cmdline").read_bytes():
                     found += [int(word), *descendants(int(word))]
     return found
 
