@@ -162,7 +162,7 @@ class _Session:
             options = {**options, "freeze": "fork"}
         wanted = wish(replace(request, options=options), process.tid, output.descriptor)
         return Job(
-            wish=replace(wanted, location=replace(wanted.location, expected=process.expected)),
+            wish=replace(wanted, location=replace(wanted.location, expected=process.expected, forks=True)),
             id=self._id,
             session=os.getpid(),
             progress=request.progress,

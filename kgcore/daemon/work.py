@@ -21,6 +21,7 @@ from kgcore.system.children import die_with_parent
 
 __all__ = ("Job", "file_size_of", "work")
 
+_OOM = "/proc/self/oom_score_adj"
 _INTERVAL = 0.1  # seconds between two reports of progress
 
 
@@ -47,6 +48,7 @@ def work(job: Job, answers: socket.socket) -> int:
     if not die_with_parent(job.session):
         return 1
     _limit_file_size(job.file_size)
+    _be_the_first_to_go()
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -76,6 +78,14 @@ def work(job: Job, answers: socket.socket) -> int:
 
 def _text(report: Report) -> bytes:
     return json.dumps(report.to_json()).encode()
+
+
+def _be_the_first_to_go() -> None:
+    """When memory gets short, the kernel shall kill this process, and not the daemon or a guardian."""
+    with suppress(OSError), open(_OOM, "r+") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0")
 
 
 def _limit_file_size(size: int) -> None:

@@ -23,8 +23,9 @@ from kgcore.ptrace.snapshot import Snapshot
 from kgcore.ptrace.threads import Interrupted, stops, threads_of
 from kgcore.system import frames
 
-__all__ = ("main", "receive", "send")
+__all__ = ("main", "receive", "send", "serve")
 
+_NAME = "kgcore-guardian"  # as ps shows it
 _MAX_REGSET = 1 << 16  # bytes; AMX has some 11 000, an I/O bitmap 8192
 _MAX_PENDING = 1 << 16  # signals
 _MAX_ROUNDS = 1000  # of looking for new threads
@@ -196,13 +197,19 @@ def receive(connection: socket.socket) -> Any:
 
 def main() -> None:
     """Serve the socket whose descriptor is the only argument, until it is closed."""
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+def serve(connection: socket.socket) -> None:
+    """Serve a socket until it is closed."""
+    with suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(_NAME)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # needs CAP_SYS_RESOURCE
         file.write("-1000")
     with suppress(OSError):  # needs CAP_SYS_NICE
         # While it lets threads go one by one, those that run already do not keep it from the others.
         os.setpriority(os.PRIO_PROCESS, 0, -20)
-    connection = socket.socket(fileno=int(sys.argv[1]))
     threads = Threads()
     try:
         while True:

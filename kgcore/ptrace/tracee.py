@@ -27,11 +27,17 @@ class Tracee:
 
     :param pid: id of the process in our own pid namespace.
     :param seconds: how long to wait for all threads to stop.
+    :param fork: the guardian is a copy of this program, which has but one thread; else it is started, which takes
+        longer.
     :raises OSError: what ptrace(2) raises; ETIMEDOUT: a thread did not stop in time. ``filename`` is the thread's id.
     """
 
-    def __init__(self, pid: int, seconds: float) -> None:
-        self._guardian, self._connection = companion.start(_START, "-S", cwd="/")
+    def __init__(self, pid: int, seconds: float, *, fork: bool = False) -> None:
+        self._guardian: companion.Companion
+        if fork:
+            self._guardian, self._connection = companion.fork(guardian.serve)
+        else:
+            self._guardian, self._connection = companion.start(_START, "-S", cwd="/")
         try:
             self.since, threads = self._ask("stop", pid, seconds)
             self.threads: tuple[int, ...] = tuple(threads)

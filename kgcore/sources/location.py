@@ -79,6 +79,7 @@ class LiveLocation:
         ``auto``: a copy if there can be one.
     :ivar shared: with a copy, when shared memory is read: ``copy``: while it stands still; ``late``: afterwards.
     :ivar expected: who the process must be; None: the one that has the id.
+    :ivar forks: this program has but one thread, and may be forked to hold the process: that is quicker.
     """
 
     pid: int | None = None
@@ -87,6 +88,7 @@ class LiveLocation:
     freeze: Freezing = "stop"
     shared: SharedMemory = "copy"
     expected: Expected | None = None
+    forks: bool = False
 
     def __post_init__(self) -> None:
         """:raises ValueError: ``freeze`` or ``shared`` is another word."""

@@ -119,11 +119,13 @@ def serving(place: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a daemon has forked. Guardians, which it has started, are other programs: nobody kills those."""
+    """The processes that a daemon has forked, but guardians: they must not be killed."""
     found = []
     with suppress(OSError):
         for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             with suppress(OSError):
+                if Path(f"/proc/{word}/comm").read_text() == "kgcore-guardian\n":
+                    continue
                 if b"\0daemon\0--socket\0" in Path(f"/proc/{word}/cmdline").read_bytes():
                     found += [int(word), *descendants(int(word))]
     return found

@@ -75,6 +75,7 @@ def test_no_option_that_hides_what_it_reads() -> None:
     assert not {"ProtectProc", "ProcSubset", "PrivateUsers", "PrivatePIDs", "DynamicUser", "User"} & set(settings)
     assert settings["KillMode"] == "process"
     assert settings["Type"] == "notify"
+    assert settings["OOMScoreAdjust"] == "-1000"
 
 
 def test_its_capabilities_are_enough() -> None:

@@ -75,7 +75,8 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
         if location.registers:
             self._lock()
             try:
-                self._tracee = Tracee(pid, _PATIENCE if location.max_freeze is None else location.max_freeze)
+                patience = _PATIENCE if location.max_freeze is None else location.max_freeze
+                self._tracee = Tracee(pid, patience, fork=location.forks)
             except BaseException as error:
                 self.close()
                 if isinstance(error, OSError):

@@ -91,7 +91,8 @@ def _why(pid: int) -> str:
         uids = {int(word) for word in status_of(read(f"/proc/{pid}/status"))["Uid"][:3]}
         if os.geteuid() and uids != {os.geteuid()}:
             return "it belongs to another user"
-        if os.geteuid() and os.stat(f"/proc/{pid}").st_uid != os.geteuid():
+        # The directory itself is always its user's: task_dump_owner(), fs/proc/base.c
+        if os.geteuid() and os.stat(f"/proc/{pid}/mem").st_uid != os.geteuid():
             return "it is not dumpable (PR_SET_DUMPABLE), or was started set-uid"
         with suppress(FileNotFoundError):
             scope = int(read("/proc/sys/kernel/yama/ptrace_scope"))

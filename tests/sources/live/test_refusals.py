@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import pytest
 
 from kgcore import NoSuchTask, open_live
 from kgcore.sources.live.procfs import read, status_of
+from kgcore.sources.live.refusals import refused
 from tests.victims_here import ptrace_or_skip, sleeping
 
 NOBODY = 65534
 PTRACE_SEIZE = 0x4206
+PR_SET_DUMPABLE = 4
 PATIENCE = 1000  # looks, each after 10 ms
 
 
@@ -129,6 +132,33 @@ def test_another_users(sleeper: "subprocess.Popen[bytes]", tmp_path: Path) -> No
     assert said == (
         f"process {sleeper.pid} (sleep): no permission to trace it: it belongs to another user (run it as root)"
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+@pytest.mark.parametrize(("dumpable", "words"), [(0, "it is not dumpable (PR_SET_DUMPABLE)"), (1, "Yama|CAP_SYS")])
+def test_why_a_user_may_not_trace_his_own(dumpable: int, words: str) -> None:
+    """What a child of ours, as another user, says of another child as the same user."""
+    reading, writing = os.pipe()
+    other = os.fork()
+    if other == 0:
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, dumpable, 0, 0, 0)
+        os.write(writing, b"x")
+        signal.pause()
+    try:
+        os.read(reading, 1)
+        asker = os.fork()
+        if asker == 0:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.write(writing, str(refused(other, PermissionError(1, "no"))).encode())
+            os._exit(0)
+        os.waitpid(asker, 0)
+        assert re.search(re.escape(words) if dumpable == 0 else words, os.read(reading, 1000).decode())
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 def _readable_by_all(path: Path) -> bool:
