@@ -23,9 +23,10 @@ from kgcore.ptrace.snapshot import Snapshot
 from kgcore.ptrace.threads import Interrupted, stops, threads_of
 from kgcore.system import frames
 
-__all__ = ("main", "receive", "send", "serve")
+__all__ = ("NAME", "main", "receive", "send", "serve")
 
-_NAME = "kgcore-guardian"  # as ps shows it
+NAME = "kgcore-guardian"
+"""Its name, as ps shows it."""
 _MAX_REGSET = 1 << 16  # bytes; AMX has some 11 000, an I/O bitmap 8192
 _MAX_PENDING = 1 << 16  # signals
 _MAX_ROUNDS = 1000  # of looking for new threads
@@ -203,7 +204,7 @@ def main() -> None:
 def serve(connection: socket.socket) -> None:
     """Serve a socket until it is closed."""
     with suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write(_NAME)
+        file.write(NAME)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # needs CAP_SYS_RESOURCE
         file.write("-1000")

@@ -9,7 +9,7 @@ from math import inf
 from time import monotonic
 
 from kgcore.arch import ARCHES
-from kgcore.errors import Busy, KgcoreError, StoodStillTooLong
+from kgcore.errors import KgcoreError, StoodStillTooLong
 from kgcore.model.freeze import Freeze
 from kgcore.model.lost import Lost
 from kgcore.model.memory import Memory, Provenance
@@ -34,7 +34,7 @@ from kgcore.sources.live.image import Reader, states_of
 from kgcore.sources.live.mappings import MappedFiles
 from kgcore.sources.live.memory import LiveMemory
 from kgcore.sources.live.programs import mapped_programs
-from kgcore.sources.live.refusals import refused
+from kgcore.sources.live.refusals import busy, refused
 from kgcore.sources.live.state import StateReader
 from kgcore.sources.location import Expected, LiveLocation
 
@@ -98,8 +98,7 @@ class LiveProcess(Process, HasMappedFiles, HasOpenFiles, HasState, StandsStill):
         except OSError as error:
             self.close()
             if isinstance(error, BlockingIOError):
-                what = f"process {self._pid} is being dumped by another kgcore"
-                raise Busy(what, hint="try again later", pid=self._pid) from None
+                raise busy(self._pid) from None
             raise refused(self._pid, error) from error
 
     def _verify(self, expected: Expected) -> None:

@@ -5,10 +5,11 @@ import errno
 import os
 from contextlib import suppress
 
-from kgcore.errors import KernelThread, KgcoreError, NoSuchTask, NoUserMemory, TargetError
+from kgcore.errors import Busy, KernelThread, KgcoreError, NoSuchTask, NoUserMemory, TargetError
+from kgcore.ptrace.guardian import NAME
 from kgcore.sources.live.procfs import read, stat_of, status_of
 
-__all__ = ("check", "refused")
+__all__ = ("busy", "check", "refused")
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 
@@ -66,6 +67,8 @@ def refused(pid: int, error: OSError) -> KgcoreError:
         )
     if error.errno in (errno.EPERM, errno.EACCES):
         tracer = _tracer(pid)
+        if tracer and _name(tracer) == NAME:
+            return busy(pid)
         if tracer:
             return TargetError(
                 f"{name} is being traced by {tracer} ({_name(tracer)})",
@@ -74,6 +77,11 @@ def refused(pid: int, error: OSError) -> KgcoreError:
             )
         return TargetError(f"{name}: no permission to trace it: {_why(pid)}", hint="run it as root", pid=pid)
     return TargetError(f"{name} cannot be read: {error.strerror}", pid=pid)
+
+
+def busy(pid: int) -> Busy:
+    """Return the error for a process that another kgcore takes at this moment."""
+    return Busy(f"process {pid} is being dumped by another kgcore", hint="try again later", pid=pid)
 
 
 def _tracer(pid: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kgcore import NoSuchTask, open_live
+from kgcore.ptrace.tracee import Tracee
 from kgcore.sources.live.procfs import read, status_of
 from kgcore.sources.live.refusals import refused
 from tests.victims_here import ptrace_or_skip, sleeping
@@ -132,6 +133,12 @@ def test_another_users(sleeper: "subprocess.Popen[bytes]", tmp_path: Path) -> No
     assert said == (
         f"process {sleeper.pid} (sleep): no permission to trace it: it belongs to another user (run it as root)"
     )
+
+
+def test_one_that_a_guardian_still_holds(sleeper: "subprocess.Popen[bytes]") -> None:
+    """As when the kgcore before was killed: it lets go in a moment."""
+    with Tracee(sleeper.pid, 5):
+        assert f"process {sleeper.pid} is being dumped by another kgcore (try again later)" in refusal(sleeper.pid)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
