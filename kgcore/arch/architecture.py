@@ -26,6 +26,7 @@ class SystemCalls:
     :ivar injected: numbers of those that kgcore makes in a stopped thread, by name.
     :ivar quiet: numbers of those that hold mmap_lock for writing while pages stay where they are, or go for good as the
         process asked.
+    :ivar suspending: numbers of sigsuspend(2) and rt_sigsuspend(2).
     """
 
     number: str
@@ -40,6 +41,7 @@ class SystemCalls:
     pidfd_getfd: int
     injected: Mapping[str, int]
     quiet: frozenset[int]
+    suspending: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

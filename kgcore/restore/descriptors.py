@@ -3,11 +3,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kgcore.model.process import DELETED
 from kgcore.model.state import Descriptor, ProcessState
+from kgcore.restore.paths import Paths
 from kgcore.restore.words import Refusal
 from kgcore.system.regular import open_regular
 from kgcore.text import printable
@@ -83,12 +84,14 @@ class DescriptorsPlan:
     different: tuple[str, ...] = ()
 
 
-def plan_descriptors(state: ProcessState, instead: Mapping[int, Instead]) -> DescriptorsPlan:
+def plan_descriptors(state: ProcessState, instead: Mapping[int, Instead], paths: Paths) -> DescriptorsPlan:
     """Plan them.
 
     :param instead: by number, what the user wants some to be.
+    :param paths: where files are here.
     """
-    maker = _Maker(state.descriptors or (), instead)
+    rows = (replace(row, path=paths.of(row.path)) for row in state.descriptors or ())
+    maker = _Maker(tuple(rows), instead)
     return maker.plan()
 
 

@@ -72,7 +72,7 @@ def _launch(plan: Plan, objects: Objects) -> Launch:
         kept=objects.kept,
         above=objects.above,
         watched=tuple(objects.watched),
-        cwd=plan.need.state.cwd or b"/",
+        cwd=plan.cwd,
         umask=plan.need.state.umask or 0,
         clocks=wanted,
     )

@@ -22,6 +22,7 @@ from kgcore.model.process import (
 )
 from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.need import Mapped, Need
+from kgcore.restore.paths import Paths
 from kgcore.restore.words import Refusal
 from kgcore.system.regular import open_regular, read_at
 from kgcore.text import printable
@@ -34,6 +35,7 @@ _MEMFD, _ZERO, _SYSV = b"/memfd:", b"/dev/zero", b"/SYSV"
 _IN_FILE = frozenset(("mapped-private", "elf-header", "maybe-elf-header"))
 _PKEYS = 0xF << 32  # VM_PKEY_BIT0 to 3; VM_HIGH_ARCH_BIT_0 is 32
 _AT_PHDR = 3
+_EXECUTABLE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 _SETID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -118,8 +120,10 @@ class _Maker:
     different: list[str] = field(default_factory=list)
 
 
-def plan_memory(core: FinishedCore, need: Need) -> MemoryPlan:
+def plan_memory(core: FinishedCore, need: Need, paths: Paths) -> MemoryPlan:
     """Plan all mappings. Nothing is changed; the files are read.
+
+    :param paths: where files are here.
 
     :raises OSError: the core cannot be read.
     """
@@ -148,7 +152,7 @@ def plan_memory(core: FinishedCore, need: Need) -> MemoryPlan:
     program = -1
     entry = need.words.get(_AT_PHDR, 0)
     for path, group in groups.items():
-        found = _file(maker, path, group)
+        found = _file(maker, paths.of(path), group)
         if found is not None:
             if any(one.start <= entry < one.end for one in group):
                 program = len(maker.files)
@@ -224,11 +228,15 @@ def _file(maker: _Maker, path: bytes, group: Sequence[Mapped]) -> FileNeeded | N
         return None
     try:
         status = os.fstat(descriptor)
-        if status.st_mode & _SETID and any(one.start <= maker.need.words.get(_AT_PHDR, 0) < one.end for one in group):
+        is_program = any(one.start <= maker.need.words.get(_AT_PHDR, 0) < one.end for one in group)
+        if status.st_mode & _SETID and is_program:
             maker.refused.append(Refusal(word="setid", what=f"{name} is a set-uid program"))
             return None
         if writable and not os.access(path, os.W_OK):
             maker.refused.append(Refusal(word="files", what=f"{name} is mapped for writing, which is not allowed here"))
+        if is_program and not status.st_mode & _EXECUTABLE:
+            maker.refused.append(Refusal(word="program", what=f"{name} may not be executed", hint="chmod +x"))
+        _check_holes(maker, name, group, descriptor)
         proof = _proof(maker, name, group, descriptor, status)
     finally:
         os.close(descriptor)
@@ -289,6 +297,18 @@ def _proof(
     else:
         maker.different.append(f"{name} has no build id: it is taken as it is, since it is older than the core")
     return "age"
+
+
+def _check_holes(maker: _Maker, name: str, group: Sequence[Mapped], descriptor: int) -> None:
+    """What the core lacks must not be a hole in the file: so --sysroot writes what a dump lacks, too."""
+    for one in group:
+        for start, end in _absent(maker.core, one):
+            first, last = (one.offset + at - one.start for at in (start, end))
+            last = min(last, os.fstat(descriptor).st_size)
+            if first < last and (hole := os.lseek(descriptor, first, os.SEEK_HOLE)) < last:
+                what = f"{name} has a hole at its byte {hole}, of which the core has nothing either"
+                maker.refused.append(Refusal(word="missing", what=what))
+                return
 
 
 def _rounded(size: int) -> int:

@@ -18,6 +18,7 @@ from kgcore.restore.here import Here, ids_taken
 from kgcore.restore.interrupted import Interrupted, interrupted
 from kgcore.restore.mapped import Area, MemoryPlan, plan_memory
 from kgcore.restore.need import Need
+from kgcore.restore.paths import Paths
 from kgcore.restore.vdso import of_calls
 from kgcore.restore.words import WORDS, Refusal
 from kgcore.text import counted, printable
@@ -38,12 +39,14 @@ class Wishes:
 
     :ivar clock: ``keep``: the clocks go on from the moment of the core, in a time namespace; ``jump``: they are this
         machine's; None: keep where that is allowed.
+    :ivar paths: where its files are here.
     :ivar instead: what descriptors are to be, by number.
     :ivar allow: words of refusals that do not count.
     :ivar stopped: leave it stopped.
     """
 
     clock: Literal["keep", "jump"] | None = None
+    paths: Paths = field(default_factory=Paths)
     instead: Mapping[int, Instead] = field(default_factory=lambda: _NOTHING)
     allow: frozenset[str] = frozenset()
     stopped: bool = False
@@ -56,6 +59,7 @@ class Plan:
     :ivar need: what it had.
     :ivar memory: its mappings, and ``descriptors``.
     :ivar calls: the system calls that start again.
+    :ivar cwd: its working directory.
     :ivar vdso: ``moved``: the running kernel's comes to where it was; ``calls``: the core's stays, and its functions
         are system calls; ``memory``: the same was done before, or it had no vdso.
     :ivar vdso_at: where the running kernel's comes to.
@@ -71,6 +75,7 @@ class Plan:
     memory: MemoryPlan
     descriptors: DescriptorsPlan
     calls: tuple[Interrupted, ...]
+    cwd: bytes
     vdso: Literal["moved", "calls", "memory"]
     vdso_at: int
     keep_clocks: bool
@@ -86,8 +91,9 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
 
     :raises OSError: the core cannot be read.
     """
-    memory = plan_memory(core, need)
-    descriptors = plan_descriptors(need.state, wishes.instead)
+    cwd = wishes.paths.of(need.state.cwd or b"/")
+    memory = plan_memory(core, need, wishes.paths)
+    descriptors = plan_descriptors(need.state, wishes.instead, wishes.paths)
     vdso, vdso_at, unfit = _vdso(core, need, machine, memory)
     calls = tuple(found for thread in need.threads if (found := interrupted(need, thread)) is not None)
     keep = wishes.clock == "keep" or (wishes.clock is None and machine.clocks and need.state.clocks is not None)
@@ -95,7 +101,7 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
         *memory.refused,
         *descriptors.refused,
         *(call.refused for call in calls if call.refused is not None),
-        *_process(need),
+        *_process(need, cwd),
         *_threads(need),
         *_ids(need, machine),
         *unfit,
@@ -118,6 +124,7 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
         memory=memory,
         descriptors=descriptors,
         calls=calls,
+        cwd=cwd,
         vdso=vdso,
         vdso_at=vdso_at,
         keep_clocks=keep,
@@ -129,16 +136,15 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
     )
 
 
-def _process(need: Need) -> Iterator[Refusal]:
+def _process(need: Need, cwd: bytes) -> Iterator[Refusal]:
     if need.dying:
         yield Refusal(word="dying", what="the process was dying of a signal", hint="--allow dying")
     if need.shadow:
         yield Refusal(word="shadow-stack", what="the process has a shadow stack")
     if need.summary.state in "ZX":
         yield Refusal(word="dying", what="the process had ended", hint="--allow dying")
-    if need.warnings:
-        more = f" (and {counted(len(need.warnings) - 1, 'more warning')})" if len(need.warnings) > 1 else ""
-        yield Refusal(word="unknown", what=f"the core says: {need.warnings[0]}{more}", hint="--allow unknown")
+    for warning in _warnings(need):
+        yield Refusal(word="unknown", what=f"the core says: {warning}", hint="--allow unknown")
     state = need.state
     for name in ("actions", "pending", "cwd", "umask", "limits", "brk", "start_brk", "threads", "shared"):
         if getattr(state, name) is None:
@@ -154,8 +160,8 @@ def _process(need: Need) -> Iterator[Refusal]:
         yield Refusal(word="state", what="the core has not one action for each signal")
     if state.root not in (None, b"/"):
         yield Refusal(word="root", what=f"its root directory was {printable(state.root or b'')}")
-    if state.cwd is not None and not os.path.isdir(state.cwd):
-        yield Refusal(word="cwd", what=f"its working directory {printable(state.cwd)} is not here")
+    if state.cwd is not None and not os.path.isdir(cwd):
+        yield Refusal(word="cwd", what=f"its working directory {printable(cwd)} is not here")
     if state.dumpable == 2:
         yield Refusal(word="setid", what="it was a set-uid program, or had become one")
     for timer in state.posix_timers or ():
@@ -172,6 +178,15 @@ def _process(need: Need) -> Iterator[Refusal]:
             what=f"it ran as user {need.summary.uid} and group {need.summary.gid}; this is {ours[0]} and {ours[1]}",
             hint="run kgcore restart as that user",
         )
+
+
+def _warnings(need: Need) -> Iterator[str]:
+    """The note's, but for the one of a thread whose registers are stale: that has a word of its own."""
+    stale = [f"thread {thread.state.tid}: " for thread in need.threads if thread.fpu == "stale"]
+    for warning in need.warnings:
+        start = next((start for start in stale if warning.startswith(start)), None)
+        if start is None or sum(other.startswith(start) for other in need.warnings) > 1:
+            yield warning
 
 
 def _threads(need: Need) -> Iterator[Refusal]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Complete = Callable[..., list[str]]
 
 TEXT = {"GLOB", "RULE", "UID", "LEVEL", "FILTER", "N", "SIZE", "DURATION", "ARCH", "FD", "SHELL", "TASK", "PROGRAM"}
-TEXT |= {"COLUMN", "NAME", "N=WHAT", "WORD,..."}
+TEXT |= {"COLUMN", "NAME", "N=WHAT", "OLD=NEW", "WORD,..."}
 """Values that are no files, and that nobody but the user knows."""
 
 

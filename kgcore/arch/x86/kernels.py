@@ -35,6 +35,7 @@ _CALLS_64 = SystemCalls(
         "prctl": 157,
     },
     quiet=frozenset((9, 10, 11, 12, 30, 56, 57, 58, 67, 149, 150, 151, 152, 157, 158, 216, 237, 325, 329, 435, 462)),
+    suspending=frozenset((130,)),
 )
 _CALLS_32 = SystemCalls(
     number="orig_ax",
@@ -60,6 +61,7 @@ _CALLS_32 = SystemCalls(
     quiet=frozenset(
         (2, 45, 90, 91, 117, 120, 125, 150, 151, 152, 153, 172, 190, 192, 257, 274, 376, 380, 384, 397, 398, 435, 462)
     ),
+    suspending=frozenset((72, 179)),
 )
 _NO_SYSTEM_CALL = {"orig_ax": (1 << 64) - 1}
 _VARIABLES = {

@@ -17,7 +17,14 @@ _TOP = 0x7FFFFFFFF000  # TASK_SIZE of programs that do not ask for more: DEFAULT
 _USER_CS, _USER_DS = 0x33, 0x2B  # __USER_CS, __USER_DS
 _SYSCALL = 2  # bytes of the instruction
 _YMM = 2
-_YMM_OFFSET, _YMM_SIZE = 576, 256  # of all CPUs
+_PKRU = 9
+# Offset and size of components: of Intel's CPUs (and QEMU's), and of AMD's, with PKRU behind AVX-512 and without that
+_PLACES: tuple[dict[int, tuple[int, int]], ...] = (
+    {2: (576, 256), 3: (960, 64), 4: (1024, 64), 5: (1088, 64), 6: (1152, 512), 7: (1664, 1024), 9: (2688, 8)},
+    {2: (576, 256), 5: (832, 64), 6: (896, 512), 7: (1408, 1024), 9: (2432, 8)},
+    {2: (576, 256), 9: (832, 8)},
+)
+_MPX = 1 << 3 | 1 << 4
 _FEATURES = {2: "AVX", 3: "MPX", 4: "MPX", 5: "AVX-512", 6: "AVX-512", 7: "AVX-512", 9: "PKRU", 11: "CET"}
 _FEATURES |= {17: "AMX", 18: "AMX", 19: "APX"}
 # -ENOSYS: a thread that waited in a call while the kernel died; the others: include/linux/errno.h, what a call returns
@@ -132,21 +139,34 @@ def _foreign(registers: Mapping[str, int]) -> str:
 
 
 def _layout_of(note: bytes, xstate: bytes | None) -> XsaveLayout | None:
-    """Read NT_X86_XSAVE_LAYOUT; without it, of the only extended component whose place is the same on all CPUs."""
+    """Read NT_X86_XSAVE_LAYOUT; without it (kernels before 6.12), by the size, which tells the makers' CPUs apart."""
     if xstate is None or len(xstate) < EXTENDED:
         return None
     (features,) = struct.unpack_from("<Q", xstate, SW_RESERVED)
-    offsets, sizes = {}, {}
-    for number, size, offset, _ in struct.iter_unpack("<4I", note[: len(note) // 16 * 16]):
-        if not EXTENDED <= offset <= len(xstate) - size:
-            return None
-        offsets[number], sizes[number] = offset, size
+    extended = [number for number in range(2, 64) if features >> number & 1]
+    places = {number: (offset, size) for number, size, offset, _ in struct.iter_unpack("<4I", note[: len(note) & -16])}
     if not note:
-        if features & ~0b111:
-            return None
-        if features >> _YMM & 1 and len(xstate) >= _YMM_OFFSET + _YMM_SIZE:
-            offsets, sizes = {_YMM: _YMM_OFFSET}, {_YMM: _YMM_SIZE}
-    return XsaveLayout(user_size=len(xstate), user_features=features, offsets=offsets, sizes=sizes)
+        fitting = (
+            table for table in _PLACES if max((sum(table.get(n, ())) for n in extended), default=0) == len(xstate)
+        )
+        places = next(fitting, {_YMM: _PLACES[0][_YMM]})
+    sizes, offsets = ({number: place[which] for number, place in places.items()} for which in (1, 0))
+    layout = XsaveLayout(user_size=len(xstate), user_features=features, offsets=offsets, sizes=sizes)
+    if any(not EXTENDED <= offsets[number] <= len(xstate) - sizes[number] for number in extended if number in sizes):
+        return None
+    return None if any(number not in sizes for number in _used(xstate, layout)) else layout
+
+
+def _used(xstate: bytes, layout: XsaveLayout) -> list[int]:
+    """Return the extended components that are not as at the start of a program, which is zeros but for PKRU: some
+    machines say of all that they are in use."""
+    (features,) = struct.unpack_from("<Q", xstate, FXSAVE_SIZE)
+
+    def is_zeros(number: int) -> bool:
+        at, size = layout.offsets.get(number), layout.sizes.get(number, 0)
+        return at is not None and number != _PKRU and not any(xstate[at : at + size])
+
+    return [number for number in range(2, 63) if features >> number & 1 and not is_zeros(number)]
 
 
 def _vdso_function(name: str) -> bytes:
@@ -160,22 +180,17 @@ def _vdso_function(name: str) -> bytes:
     return code
 
 
-def _in_use(vector: Vector) -> int:
-    (features,) = struct.unpack_from("<Q", vector.desc, FXSAVE_SIZE)
-    return int(features)
-
-
 def _merged(core: Vector, here: Vector) -> bytes:
     """Copy component by component: two machines place them differently."""
     if core.layout is None or here.layout is None:
         raise ValueError("it is not known where its vector registers lie")
+    used = _used(core.desc, core.layout)
+    (legacy,) = struct.unpack_from("<Q", core.desc, FXSAVE_SIZE)
     desc = bytearray(here.desc)
     desc[:SW_RESERVED] = core.desc[:SW_RESERVED]
     desc[FXSAVE_SIZE:] = bytes(len(desc) - FXSAVE_SIZE)
-    struct.pack_into("<Q", desc, FXSAVE_SIZE, _in_use(core))
-    for number in range(2, 63):
-        if not _in_use(core) >> number & 1:
-            continue
+    struct.pack_into("<Q", desc, FXSAVE_SIZE, legacy & 0b11 | sum(1 << number for number in used))
+    for number in used:
         size = core.layout.sizes.get(number)
         at, to = core.layout.offsets.get(number), here.layout.offsets.get(number)
         if size is None or at is None or to is None or size != here.layout.sizes[number] or to + size > len(desc):
@@ -186,7 +201,9 @@ def _merged(core: Vector, here: Vector) -> bytes:
 
 def _lacks(core: Vector, here: XsaveLayout) -> str:
     (had,) = struct.unpack_from("<Q", core.desc, SW_RESERVED)
-    missing = (had | _in_use(core)) & ~here.user_features
+    used = [] if core.layout is None else _used(core.desc, core.layout)
+    # Without MPX its instructions do nothing: that matters only to who uses it.
+    missing = (had & ~_MPX | sum(1 << number for number in used)) & ~here.user_features
     names = {_FEATURES.get(number, f"XSAVE feature {number}") for number in range(64) if missing >> number & 1}
     return ", ".join(sorted(names))
 

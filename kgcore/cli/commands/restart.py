@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kgcore.cli.arguments import add_json, add_version, existing
 from kgcore.cli.console import Console, Status
 from kgcore.cli.parser import Parser, UsageError, flag, option
+from kgcore.cli.values import file_name
 from kgcore.errors import NotRestarted
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class RestartCommand:
     """The arguments of ``kgcore restart``.
 
     :ivar instead: what ``--fd`` says: number and ``closed``, ``@`` and a number, or a path.
+    :ivar moved: what ``--map`` says: beginnings of names, and what they are here.
     :ivar allow: words of refusals that do not count.
     """
 
@@ -51,6 +53,8 @@ class RestartCommand:
     json: bool
     clock: Literal["keep", "jump"] | None
     instead: tuple[tuple[int, str], ...]
+    moved: tuple[tuple[str, str], ...]
+    sysroot: str | None
     allow: frozenset[str]
     stopped: bool
     detach: bool
@@ -73,6 +77,8 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> RestartCommand:
         json=parsed.json,
         clock=parsed.clock,
         instead=tuple(parsed.fd),
+        moved=tuple(parsed.map),
+        sysroot=parsed.sysroot,
         allow=_words(parsed),
         stopped=parsed.stopped,
         detach=parsed.detach,
@@ -83,7 +89,8 @@ def make_parser() -> Parser:
     """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore restart",
-        usage="kgcore restart [--dry-run [--json]] [--fd N=WHAT]... [--clock keep|jump] [--allow WORD,...] CORE",
+        usage="kgcore restart [--dry-run [--json]] [--fd N=WHAT]... [--map OLD=NEW]... [--sysroot DIR] "
+        "[--clock keep|jump] [--allow WORD,...] CORE",
         description="Let a process go on from its core, where it was.",
         epilog=_EPILOG,
     )
@@ -101,6 +108,21 @@ def make_parser() -> Parser:
         action="append",
         default=[],
         help="its descriptor N is: a PATH, opened as it was; @M, kgcore's own descriptor M; or closed",
+    )
+    group.add_argument(
+        "--map",
+        metavar="OLD=NEW",
+        type=_moved,
+        action="append",
+        default=[],
+        help="files whose names begin with OLD (its program and libraries, descriptors, working directory) are in NEW",
+    )
+    option(
+        group,
+        "--sysroot",
+        metavar="DIR",
+        type=file_name,
+        help="files that DIR has are taken from there, as kgcore --sysroot DIR wrote them",
     )
     option(
         group,
@@ -122,6 +144,13 @@ def _descriptor(text: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
+def _moved(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals or not old.startswith("/") or not new:
+        raise argparse.ArgumentTypeError(f"{text!r} is not OLD=NEW, the names of directories or files")
+    return old, os.path.abspath(new)
+
+
 def _words(parsed: argparse.Namespace) -> frozenset[str]:
     from kgcore.restore.words import WORDS
 
@@ -138,6 +167,7 @@ def run(command: RestartCommand, console: Console) -> int:
     from kgcore.restore.do import restart
     from kgcore.restore.here import here
     from kgcore.restore.need import need_of
+    from kgcore.restore.paths import Paths
     from kgcore.restore.plan import Wishes, make_plan
     from kgcore.restore.waiting import wait_for
 
@@ -145,6 +175,10 @@ def run(command: RestartCommand, console: Console) -> int:
     try:
         wishes = Wishes(
             clock=command.clock,
+            paths=Paths(
+                tuple((os.fsencode(old), os.fsencode(new)) for old, new in command.moved),
+                os.fsencode(os.path.abspath(command.sysroot)) if command.sysroot else b"",
+            ),
             instead={number: _instead(what) for number, what in command.instead},
             allow=command.allow,
             stopped=command.stopped,

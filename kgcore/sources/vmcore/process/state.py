@@ -6,10 +6,12 @@ from functools import cached_property, partial
 
 from drgn import Object, offsetof
 
-from kgcore.model.process import VM_MAYSHARE, ProcessImage
+from kgcore.arch import ARCHES
+from kgcore.model.process import VM_MAYSHARE, ProcessImage, Thread
 from kgcore.model.siginfo import NSIG
 from kgcore.model.state import (
     NO_LIMIT,
+    Clocks,
     Descriptor,
     ProcessState,
     SharedMapping,
@@ -77,6 +79,7 @@ class StateReader:
                 ("subreaper", lambda: bool(self._task.signal.is_child_subreaper.value_())),
                 ("start_brk", lambda: self._image.start_brk),
                 ("brk", lambda: self._image.brk),
+                ("clocks", self._clocks),
                 ("threads", self._threads),
                 ("shared", self._shared),
                 ("descriptors", self._descriptors),
@@ -98,9 +101,23 @@ class StateReader:
         threads = [thread.task for thread in self._image.threads]
         return Timers(self._kernel, self._clock, self._task.signal.value_(), threads)
 
+    def _clocks(self) -> Clocks:
+        monotonic, boottime = self._clock.monotonic, self._clock.boottime
+        if self._kernel.target.has_member("struct nsproxy", "time_ns"):  # CONFIG_TIME_NS
+            offsets = self._task.nsproxy.time_ns.offsets
+            monotonic += _nanoseconds(offsets.monotonic)
+            boottime += _nanoseconds(offsets.boottime)
+        return Clocks(monotonic=monotonic, boottime=boottime)
+
     def _threads(self) -> tuple[ThreadState, ...]:
         states = ThreadStates(self._kernel, self._queues)
-        return tuple(states.of(thread.task, thread.tid) for thread in self._image.threads)
+        calls = self._kernel.architecture.system_calls[ARCHES[self._image.arch].greg_size]
+
+        def suspended(thread: Thread) -> bool:
+            number = thread.regs.values.get(calls.number, -1)
+            return number & ~calls.ignored in calls.suspending
+
+        return tuple(states.of(one.task, one.tid, suspended=suspended(one)) for one in self._image.threads)
 
     def _actions(self) -> tuple[SignalAction, ...]:
         kernel = self._kernel
@@ -158,6 +175,11 @@ class StateReader:
         if lost:
             self._partly["descriptors"] = "; ".join(lost)
         return descriptors(self._backing, self._clock, files.files[:_MAX_DESCRIPTORS])
+
+
+def _nanoseconds(time: Object) -> int:
+    """Convert a ``struct timespec64``."""
+    return int(time.tv_sec.value_()) * 1_000_000_000 + int(time.tv_nsec.value_())
 
 
 def _why(name: str, error: Exception) -> str:

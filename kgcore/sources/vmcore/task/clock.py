@@ -61,6 +61,14 @@ class Clock:
         part = int(keeper["tkr_mono.xtime_nsec"]) >> (int(keeper["tkr_mono.shift"]) & 63)
         return int(keeper["tkr_mono.base"]) + part
 
+    @property
+    def boottime(self) -> int:
+        """CLOCK_BOOTTIME, in the same way.
+
+        :raises FaultError, LookupError: it is not known.
+        """
+        return self.monotonic + int(self._keeper["offs_boot"])
+
     def left(self, timer: int) -> tuple[int, bool]:
         """Return what is left of a timer, which may be less than 0, and whether it runs.
 

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from functools import cache, cached_property
 
-from drgn import FaultError
+from drgn import FaultError, Object
 
 from kgcore.model.state import AlternateStack, Rseq, ThreadState, gather
 from kgcore.sources.vmcore.kernel.kernel import Kernel
@@ -15,7 +15,8 @@ from kgcore.sources.vmcore.task.sigqueues import SigQueues
 __all__ = ("ThreadStates",)
 
 _TASK = ("pid", "sas_ss_sp", "sas_ss_size", "sas_ss_flags", "pending.signal", "pending.list", "static_prio", "policy",
-         "rt_priority", "clear_child_tid", "pdeath_signal", "personality", "atomic_flags", "seccomp.mode",
+         "rt_priority", "comm", "blocked", "saved_sigmask",
+         "clear_child_tid", "pdeath_signal", "personality", "atomic_flags", "seccomp.mode",
          "cred")  # fmt: skip
 _NO_NEW_PRIVS = 1 << 0  # PFA_NO_NEW_PRIVS, include/linux/sched.h
 _SS_MODE = 0xFFFF  # SS_DISABLE and SS_ONSTACK; above are flags of their own
@@ -51,15 +52,18 @@ class ThreadStates:
         # The cache belongs to this object and is freed with it: threads share credentials
         self._securebits: Callable[[int], int] = cache(lambda cred: int(creds.read(cred)["securebits"]))
 
-    def of(self, task: int, tid: int) -> ThreadState:
+    def of(self, task: int, tid: int, *, suspended: bool) -> ThreadState:
         """Read a thread.
 
         :param task: address of its ``struct task_struct``.
+        :param suspended: it is in sigsuspend(2).
         """
         found = self._tasks.read(task)
         try:
             return ThreadState(
                 tid=tid,
+                name=_name(found),
+                blocked=self._blocked(found, suspended),
                 alternate_stack=_alternate_stack(found),
                 pending=self._queues.pending(found, "pending"),
                 nice=int(found["static_prio"]) - _DEFAULT_PRIO,
@@ -76,12 +80,14 @@ class ThreadStates:
                 securebits=self._securebits(found["cred"]),
             )
         except FaultError:
-            return self._parts(found, tid)
+            return self._parts(found, tid, suspended)
 
-    def _parts(self, found: Members, tid: int) -> ThreadState:
+    def _parts(self, found: Members, tid: int, suspended: bool) -> ThreadState:
         """Return what is known of a thread of which something is not."""
         values, unknown = gather(
             (
+                ("name", lambda: _name(found)),
+                ("blocked", lambda: self._blocked(found, suspended)),
                 ("alternate_stack", lambda: _alternate_stack(found)),
                 ("pending", lambda: self._queues.pending(found, "pending")),
                 ("nice", lambda: int(found["static_prio"]) - _DEFAULT_PRIO),
@@ -105,6 +111,16 @@ class ThreadStates:
     def _affinity(self, found: Members) -> int:
         return int.from_bytes(found[self._cpus], "little") & self._possible
 
+    def _blocked(self, found: Members, suspended: bool) -> int:
+        """What it blocks, or will when sigsuspend() or the like ends: kernel/signal.c.
+
+        set_user_sigmask() of ppoll() and others says at once that there is a mask to go back to, sigsuspend() says so
+        at its end.
+        """
+        task = Object(self._kernel.prog, "struct task_struct *", value=found.address)
+        name = "saved_sigmask" if suspended or task.restore_sigmask.value_() else "blocked"
+        return int.from_bytes(found[name], "little")
+
     @cached_property
     def _possible(self) -> int:
         """The CPUs that there may be: a task that may run on all has the bits of all that a kernel can count."""
@@ -119,6 +135,11 @@ class ThreadStates:
         # ee3e3ac05c26 "rseq: Introduce extensible rseq ABI" (6.3); before it had one size
         length = int(found[size]) if size in found else _ORIGINAL_RSEQ_SIZE if where else 0
         return Rseq(address=where, size=length, signature=int(found[signature]))
+
+
+def _name(found: Members) -> bytes:
+    name: bytes = found["comm"]
+    return name.partition(b"\0")[0]
 
 
 def _alternate_stack(found: Members) -> AlternateStack:

@@ -42,7 +42,7 @@ ROWS = (
     Row(
         "what a thread told the kernel",
         Use.STATE,
-        (Way(EVERYWHERE, members(_TASK, "clear_child_tid pdeath_signal personality atomic_flags cred")),),
+        (Way(EVERYWHERE, members(_TASK, "clear_child_tid pdeath_signal personality atomic_flags cred comm")),),
         "the state has no addresses to be cleared, personalities and the like",
         also=(
             *members(_TASK, "seccomp"),
@@ -96,7 +96,20 @@ ROWS = (
             ),
         ),
         "what was left of timers is not known",
-        also=types("struct timekeeper", "struct tk_data"),
+        also=(
+            *types("struct timekeeper", "struct tk_data"),
+            *members(_TASK, "nsproxy"),
+            *members("struct nsproxy", "time_ns"),
+            *members("struct time_namespace", "offsets"),
+            *members("struct timens_offsets", "monotonic boottime"),
+            *members("struct timespec64", "tv_sec tv_nsec"),
+        ),
+    ),
+    Row(
+        "which signals a thread blocks, also behind sigsuspend()",
+        Use.STATE,
+        (Way(EVERYWHERE, members(_TASK, "blocked saved_sigmask restore_sigmask")),),
+        "the state has no signal masks",
     ),
     Row(
         "whether a timer runs, and until when",
