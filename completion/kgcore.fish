@@ -342,6 +342,8 @@ complete -c kgcore -n '__kgcore_has restart' -l dry-run -d 'show the plan; start
 complete -c kgcore -n '__kgcore_has restart' -l stopped -d 'leave it stopped (SIGSTOP)'
 complete -c kgcore -n '__kgcore_has restart' -l detach -d 'do not wait for it: print its id and end'
 complete -c kgcore -n '__kgcore_has restart' -l fd -x -d 'its descriptor N is: a PATH, opened as it was; @M, kgcore\'s own descriptor M; or closed'
+complete -c kgcore -n '__kgcore_has restart' -l map -x -d 'files whose names begin with OLD (its program and libraries, descriptors, working directory) are in NEW'
+complete -c kgcore -n '__kgcore_has restart' -l sysroot -x -a '(__fish_complete_directories (commandline -ct))' -d 'files that DIR has are taken from there, as kgcore --sysroot DIR wrote them'
 complete -c kgcore -n '__kgcore_has restart' -l clock -x -a 'keep jump' -d 'keep: its clocks go on from the moment of the core, in a time namespace; jump: they are this machine\'s (default: keep where that is allowed)'
 complete -c kgcore -n '__kgcore_has restart' -l allow -x -d 'restart it though the plan refuses it with these words'
 complete -c kgcore -n '__kgcore_has restart' -l force -d '--allow with all words that can be allowed'

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ("RestartCommand", "make_parser", "parse", "run")
 
 _EPILOG = """\
-The core is one that kgcore live wrote: it says what the process had of its kernel. The process goes on where it was,
+The core is one that kgcore wrote: it says what the process had of its kernel. The process goes on where it was,
 under its old id, with its memory, threads, descriptors, signals and timers. What cannot be had again is refused, with
 what would allow it, before anything is started. If a step fails, or kgcore is killed, nothing of the process is left.
 

@@ -117,6 +117,8 @@ class ThreadStates:
         set_user_sigmask() of ppoll() and others says at once that there is a mask to go back to, sigsuspend() says so
         at its end.
         """
+        if found["saved_sigmask"] == found["blocked"]:
+            return int.from_bytes(found["blocked"], "little")
         task = Object(self._kernel.prog, "struct task_struct *", value=found.address)
         name = "saved_sigmask" if suspended or task.restore_sigmask.value_() else "blocked"
         return int.from_bytes(found[name], "little")
