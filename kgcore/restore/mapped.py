@@ -152,7 +152,10 @@ def plan_memory(core: FinishedCore, need: Need, paths: Paths) -> MemoryPlan:
     program = -1
     entry = need.words.get(_AT_PHDR, 0)
     for path, group in groups.items():
-        found = _file(maker, paths.of(path), group)
+        now = paths.of(path)
+        if now != path:
+            maker.different.append(f"{printable(path)} is {printable(now)}")
+        found = _file(maker, now, group)
         if found is not None:
             if any(one.start <= entry < one.end for one in group):
                 program = len(maker.files)

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,36 @@ int main(void)
     said = (place / "out").read_text().splitlines()
     assert int(said[0]) > 8_000_000
     assert said[1] == "in time"
+
+
+def test_files_that_are_elsewhere_now(folder: Path, tmp_path: Path) -> None:
+    """A sysroot has the program under its old name; with a hole where the core has nothing either, it is refused."""
+    source, place, root = tmp_path / "counter.c", tmp_path / "place", tmp_path / "root"
+    source.write_text(COUNTER)
+    program = compiled(source, tmp_path / "moves", "-O1", "-static")
+    with running(place, program) as process:
+        until(lambda: (place / "out").read_bytes().count(b"\n") > 5, process)
+        core = taken(process, tmp_path / "core")
+    there = root / program.relative_to("/")
+    there.parent.mkdir(parents=True)
+    shutil.move(program, there)
+    assert "cannot be opened here" in restart(core, "--allow", "files").stderr
+    holes = tmp_path / "holes" / program.relative_to("/")
+    holes.parent.mkdir(parents=True)
+    with there.open("rb") as whole, holes.open("wb") as file:
+        file.write(whole.read(3 * 4096))
+        whole.seek(64 << 10)
+        file.seek(64 << 10)
+        shutil.copyfileobj(whole, file)
+    holes.chmod(0o755)
+    (place / "go").touch()
+    refused = restart(core, "--allow", "files", "--sysroot", str(tmp_path / "holes"))
+    assert "refused (missing)" in refused.stderr
+    assert "moves has a hole at its byte" in refused.stderr
+    done = restart(core, "--force", "--sysroot", str(root))
+    assert done.returncode == 7, done.stderr
+    lines = (place / "out").read_text().splitlines()
+    assert lines == [f"{number} of {process.pid}" for number in range(40)]
 
 
 PYTHON = r"""
