@@ -125,7 +125,7 @@ def need_of(core: FinishedCore) -> Need:
     """
     try:
         return _need(core)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError, struct.error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise TargetError(f"{core.path}: its notes are damaged: {error}") from error
 
 
