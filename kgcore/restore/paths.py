@@ -12,7 +12,7 @@ class Paths:
     """Names of then as names of now.
 
     :ivar moved: beginnings of names and what they are now; the longest that fits counts.
-    :ivar sysroot: a directory with files under their names of then; a name that it has is there. Empty: no directory has them.
+    :ivar sysroot: a directory with files under their names of then; a name that it has is there. Empty: not given.
     """
 
     moved: tuple[tuple[bytes, bytes], ...] = ()
