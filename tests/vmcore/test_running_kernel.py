@@ -7,17 +7,7 @@ from typing import Any
 import pytest
 
 from kgcore.check.core import check_core
-from kgcore.model.process import (
-    VM_DONTDUMP,
-    VM_EXEC,
-    VM_HUGETLB,
-    VM_IO,
-    VM_MAYSHARE,
-    VM_PFNMAP,
-    VM_READ,
-    VM_SHARED,
-    VM_WRITE,
-)
+from kgcore.sources.live import procfs
 from tests.vmcore.conftest import some
 from tests.vmcore.corefile import Core
 from tests.vmcore.differences import Expected, compare
@@ -52,7 +42,7 @@ done
 """
 PAGE = 4096
 # Of a mapping's flags, those that kgcore wants to know of a living process.
-TOLD = VM_READ | VM_WRITE | VM_EXEC | VM_SHARED | VM_MAYSHARE | VM_PFNMAP | VM_IO | VM_HUGETLB | VM_DONTDUMP
+TOLD = sum(procfs._VM_FLAGS.values())
 VICTIMS = ("threads", "memory", "spin", "stateful")
 
 
@@ -93,8 +83,10 @@ def test_registers_flags_and_memory(guest: Result, name: str) -> None:
 
 @pytest.mark.parametrize("name", VICTIMS)
 def test_state(guest: Result, name: str) -> None:
-    """All is the same, but for what was left of timers, which went on."""
+    """All is the same, but for clocks, and what was left of timers, which went on."""
     kernel, live = (note(guest, name, way)["state"] for way in ("kernel", "live"))
+    earlier_clocks, later_clocks = kernel.pop("clocks"), live.pop("clocks")
+    assert all(0 < earlier_clocks[key] < later_clocks[key] for key in ("monotonic", "boottime"))
     earlier, later = left(kernel), left(live)
     assert len(earlier) == len(later) == (8 if name == "stateful" else 0)
     assert all(0 < second <= first for first, second in zip(earlier, later, strict=True))  # some count CPU time

@@ -44,10 +44,12 @@ def test_mappings() -> None:
 
 def test_flags_of_smaps() -> None:
     found = vm_flags_of(SMAPS)
-    assert found[0x55E0C0000000][:2] == (model.VM_READ | model.VM_EXEC | model.VM_DONTDUMP, False)
+    may = 0x70  # VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC
+    assert found[0x55E0C0000000][:2] == (model.VM_READ | model.VM_EXEC | model.VM_DONTDUMP | may, False)
     shared = model.VM_READ | model.VM_WRITE | model.VM_SHARED | model.VM_MAYSHARE | model.VM_HUGETLB
-    assert found[0x7F0000000000][:2] == (shared, False)
-    assert found[0x7F0000400000][:2] == (model.VM_IO | model.VM_PFNMAP, True)  # swapped out: it has pages of its own
+    assert found[0x7F0000000000][:2] == (shared | may, False)
+    unlike = model.VM_IO | model.VM_PFNMAP | model.VM_DONTCOPY | model.VM_WIPEONFORK
+    assert found[0x7F0000400000][:2] == (unlike | may, True)  # swapped out: it has pages of its own
     assert found[0x7F0000400000].forking == {b"dc", b"wf"}
     assert found[0x7F0000000000].forking == frozenset()
     assert 0xFFFFFFFFFF600000 not in found
