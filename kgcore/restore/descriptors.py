@@ -90,9 +90,14 @@ def plan_descriptors(state: ProcessState, instead: Mapping[int, Instead], paths:
     :param instead: by number, what the user wants some to be.
     :param paths: where files are here.
     """
-    rows = (replace(row, path=paths.of(row.path)) for row in state.descriptors or ())
+    rows = (replace(row, path=_path_now(row, paths)) for row in state.descriptors or ())
     maker = _Maker(tuple(rows), instead)
     return maker.plan()
+
+
+def _path_now(row: Descriptor, paths: Paths) -> bytes:
+    """A memfd is made anew, under its name."""
+    return row.path if row.path.startswith(_MEMFD) else paths.of_descriptor(row.shares, row.path)
 
 
 class _Maker:

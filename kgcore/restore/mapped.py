@@ -65,12 +65,14 @@ class ObjectNeeded:
     :ivar size: in bytes.
     :ivar fd: the lowest descriptor that is this memfd; -1: none is.
     :ivar parts: address and size in the core, and offset in the object, of all of its content.
+    :ivar content: a file with its content, which was taken out of a dump, if there is one.
     """
 
     name: bytes
     size: int
     fd: int
     parts: tuple[tuple[int, int, int], ...]
+    content: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +165,7 @@ def plan_memory(core: FinishedCore, need: Need, paths: Paths) -> MemoryPlan:
             for one in group:
                 areas = Area(mapped=one, kind="file", number=len(maker.files) - 1, write=not one.flags & VM_MAYSHARE)
                 maker.areas.append(areas)
-    _objects(maker, objects)
+    _objects(maker, objects, paths)
     if program < 0 and not maker.refused:
         maker.refused.append(Refusal(word="program", what="the core does not say which file its program is"))
     return MemoryPlan(
@@ -342,7 +344,7 @@ def _first_difference(core: FinishedCore, descriptor: int, one: Mapped, start: i
 # Shared memory without a name
 
 
-def _objects(maker: _Maker, objects: dict[tuple[tuple[int, ...], int], list[Mapped]]) -> None:
+def _objects(maker: _Maker, objects: dict[tuple[tuple[int, ...], int], list[Mapped]], paths: Paths) -> None:
     descriptors = {
         row.inode: row
         for row in reversed(maker.need.state.descriptors or ())
@@ -363,17 +365,22 @@ def _objects(maker: _Maker, objects: dict[tuple[tuple[int, ...], int], list[Mapp
             for one in group
             for start, end in maker.core.stored(one.start, one.end)
         )
-        _check_content(maker, path, size, parts)
+        content = paths.nameless.get(fd, b"")
+        if not content:
+            _check_content(maker, path, size, parts)
         name = path.removesuffix(DELETED).removeprefix(_MEMFD) if path.startswith(_MEMFD) else b"zero"
         for one in group:
             maker.areas.append(Area(mapped=one, kind="object", number=len(maker.objects)))
-        maker.objects.append(ObjectNeeded(name=name, size=size, fd=fd, parts=parts))
+        maker.objects.append(ObjectNeeded(name=name, size=size, fd=fd, parts=parts, content=content))
         done.add(fd)
     for row in descriptors.values():
         if row.shares not in done:
-            _check_content(maker, row.path, row.size, ())
+            content = paths.nameless.get(row.shares, b"")
+            if not content:
+                _check_content(maker, row.path, row.size, ())
             name = row.path.removesuffix(DELETED).removeprefix(_MEMFD)
-            maker.objects.append(ObjectNeeded(name=name, size=row.size, fd=row.shares, parts=()))
+            needed = ObjectNeeded(name=name, size=row.size, fd=row.shares, parts=(), content=content)
+            maker.objects.append(needed)
             done.add(row.shares)
 
 

@@ -20,6 +20,7 @@ from kgcore.restore.descriptors import PlannedDescriptor
 from kgcore.restore.mapped import ObjectNeeded
 from kgcore.restore.plan import Plan
 from kgcore.restore.stub import failed
+from kgcore.system.regular import open_regular, read_at
 
 __all__ = ("Objects", "opened")
 
@@ -115,6 +116,8 @@ class Objects:
         name = os.fsdecode(needed.name)
         descriptor = self._keep(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
         os.ftruncate(descriptor, needed.size)
+        if needed.content:
+            _copy(needed.content, descriptor, needed.size)
         for address, size, offset in needed.parts:
             for at in range(0, size, _PIECE):
                 data = self._core.read(address + at, min(_PIECE, size - at)) or b""
@@ -258,6 +261,18 @@ def _checked(result: int) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def _copy(path: bytes, descriptor: int, size: int) -> None:
+    """Copy a file. What are zeros in it is not written: it would take memory."""
+    source = open_regular(path)
+    try:
+        for at in range(0, size, _PIECE):
+            data = read_at(source, min(_PIECE, size - at), at)
+            if data.count(0) != len(data):
+                _write_all(descriptor, data, at)
+    finally:
+        os.close(source)
 
 
 def _write_all(descriptor: int, data: bytes, at: int) -> None:

@@ -43,6 +43,7 @@ class Wishes:
     :ivar instead: what descriptors are to be, by number.
     :ivar allow: words of refusals that do not count.
     :ivar stopped: leave it stopped.
+    :ivar refused, different: what is known already to belong to the plan: of what was taken out of a dump.
     """
 
     clock: Literal["keep", "jump"] | None = None
@@ -50,6 +51,8 @@ class Wishes:
     instead: Mapping[int, Instead] = field(default_factory=lambda: _NOTHING)
     allow: frozenset[str] = frozenset()
     stopped: bool = False
+    refused: tuple[Refusal, ...] = ()
+    different: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
     calls = tuple(found for thread in need.threads if (found := interrupted(need, thread)) is not None)
     keep = wishes.clock == "keep" or (wishes.clock is None and machine.clocks and need.state.clocks is not None)
     refusals = [
+        *wishes.refused,
         *memory.refused,
         *descriptors.refused,
         *(call.refused for call in calls if call.refused is not None),
@@ -108,6 +112,7 @@ def make_plan(core: FinishedCore, need: Need, machine: Here, wishes: Wishes) -> 
         *_clocks(need, machine, wishes, keep, calls),
     ]
     different = [
+        *wishes.different,
         *memory.different,
         *descriptors.different,
         *_differences(need, memory),

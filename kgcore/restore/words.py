@@ -11,7 +11,7 @@ WORDS = {
     "clock": "let a thread wait for a deadline that lies further in the future than it did",
     "cpu": "run on a CPU that lacks what the program's CPU had",
     "dying": "let a process go on that was dying of a signal",
-    "files": "open files that have another length than they had",
+    "files": "open files that have another length than they had, or lack what was not on the disk yet",
     "registers": "make registers zero that are not known",
     "stale-fpu": "use old values of floating-point and vector registers",
     "unknown": "do without what the core does not know",

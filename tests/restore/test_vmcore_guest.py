@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A process goes on out of a crashed machine's memory, on this machine: another kernel, another CPU."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.restore.going_on import KGCORE, SOURCE, compiled, needs_ids, restart
+from tests.restore.going_on import KGCORE, SOURCE, compiled, needs_ids, restart, until
 from tests.vmcore.conftest import CACHE, MAIN, need, some
 from tests.vmcore_fixtures.make import initramfs, qemu
 
@@ -24,12 +25,26 @@ echo 20000 > /proc/sys/kernel/ns_last_pid # an id that is likely to be free here
 mkdir {PLACE}; cd {PLACE}
 /items < /dev/null > out 2>&1 &
 until grep -q ready out; do sleep 0.2; done
-cat out
-echo @@PID@@$(pidof items)@@
+/nameless < /dev/null > other 2>&1 &
+until grep -q ready other; do sleep 0.2; done
+cat out other
+echo @@PID@@$(pidof items)@@OTHER@@$(pidof nameless)@@
 echo @@END@@
 sleep 100000
 """
 PATIENCE = 240
+
+
+NAMELESS = Path(__file__).with_name("nameless.c")
+
+
+class Crashed(NamedTuple):
+    """The dump of a machine, and two processes in it; the program of the first."""
+
+    vmcore: Path
+    pid: str
+    other: str
+    program: Path
 
 
 class Taken(NamedTuple):
@@ -41,7 +56,7 @@ class Taken(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=some(MAIN, ("k61",)))
-def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Taken:
+def crashed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Crashed:
     release = need(request.param, committed=False).manifest["release"]
     kernel = CACHE.parent / "kernels" / release / "vmlinuz"
     busybox = shutil.which("busybox")
@@ -49,11 +64,13 @@ def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip("no kernel, no busybox or no QEMU for a guest")
     work = tmp_path_factory.mktemp("guest")
     program = compiled(SOURCE, work / "items", "-O1", "-g", "-static", "-pthread")
+    nameless = compiled(NAMELESS, work / "nameless", "-O1", "-static")
     root = work / "root"
     for name in ("bin", "proc", "sys", "dev", "tmp"):
         (root / name).mkdir(parents=True)
     shutil.copy2(busybox, root / "bin" / "busybox")
-    shutil.copy2(program, root / "items")
+    for each in (program, nameless):
+        shutil.copy2(each, root / each.name)
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
     initrd = initramfs.pack(root, work / "initrd")
@@ -69,8 +86,13 @@ def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         finally:
             guest._process.kill()
             guest._process.communicate()
-    pid = text.partition("@@PID@@")[2].partition("@@")[0]
-    dump = ("-c", str(work / "vmcore"))
+    pid, other = (text.partition(f"{name}@@")[2].partition("@@")[0] for name in ("PID", "OTHER"))
+    return Crashed(work / "vmcore", pid, other, program)
+
+
+@pytest.fixture(scope="module")
+def taken(crashed: Crashed, tmp_path_factory: pytest.TempPathFactory) -> Taken:
+    work, pid, dump = tmp_path_factory.mktemp("taken"), crashed.pid, ("-c", str(crashed.vmcore))
     core, place = work / "core", work / "place"
     (place / "inside").mkdir(parents=True)
     done = subprocess.run([*KGCORE, *dump, "-f", "127", "-o", core, pid], capture_output=True, text=True, check=False)
@@ -79,7 +101,7 @@ def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for number, name in ((1, "out"), (4, "file"), (7, "append")):
         words = [*KGCORE, "files", *dump, "--extract", str(number), "-o", str(place / name), pid]
         subprocess.run(words, check=True, capture_output=True)
-    return Taken(core, place, program)
+    return Taken(core, place, crashed.program)
 
 
 def test_everything_is_as_it_was(taken: Taken) -> None:
@@ -93,8 +115,64 @@ def test_everything_is_as_it_was(taken: Taken) -> None:
     assert (taken.place / "out").read_bytes() == b"ready\n"
     done = restart(taken.core, "--allow", "stale-fpu", *options)
     assert done.returncode == 42, done.stderr
-    lines = (taken.place / "out").read_text().splitlines()
+    judge(taken.place)
+
+
+def judge(place: Path) -> None:
+    """What the process says of itself."""
+    lines = (place / "out").read_text().splitlines()
     assert lines[0] == "ready"
     assert len(lines) > 40
     assert [line for line in lines[1:] if not line.startswith("ok ")] == []
-    assert os.listdir(taken.place / "inside") == []
+    assert os.listdir(place / "inside") == []
+
+
+def in_one_go(crashed: Crashed, pid: str, *options: str) -> "subprocess.Popen[bytes]":
+    words = [*KGCORE, "restart", "-c", str(crashed.vmcore), *options, pid]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_in_one_go(crashed: Crashed, tmp_path: Path) -> None:
+    """Program, working directory and open files come out of the dump, too: no name of that machine is here."""
+    assert not os.path.lexists(PLACE)
+    kept = tmp_path / "kept"
+    place = kept / "files" / PLACE.strip("/")
+    process = in_one_go(crashed, crashed.pid, "--keep", str(kept), "--allow", "stale-fpu")
+    until((place / "inside").is_dir, process)
+    (place / "go").touch()
+    said = process.communicate(timeout=PATIENCE)[1].decode()
+    assert process.returncode == 42, said
+    judge(place)
+    assert f"descriptor 7 was {PLACE}/append: it is {place}/append, out of the dump" in said
+    again = in_one_go(crashed, crashed.pid, "--keep", str(kept))
+    assert b"is not empty" in again.communicate(timeout=PATIENCE)[1]
+    assert again.returncode == 1
+
+
+def test_what_it_writes_is_not_thrown_away(crashed: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that it writes to, and that would go away with the private directory, are refused, and nothing is left."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    shown = in_one_go(crashed, crashed.pid, "--dry-run", "--json", "--fd", "7=closed")
+    plan = json.loads(shown.communicate(timeout=PATIENCE)[0])
+    assert shown.returncode == 1
+    assert (plan["core"], plan["pid"]) == (str(crashed.vmcore), int(crashed.pid))
+    lost = [row["what"] for row in plan["refused"] if row["word"] == "keep"]
+    assert [what.split(",")[0] for what in lost] == [
+        f"descriptor 1 was {PLACE}/out",
+        f"descriptor 4 was {PLACE}/file",
+        f"the directory {PLACE} is not here",
+        f"the directory {PLACE}/inside is not here",
+    ]
+    assert {row["word"] for row in plan["refused"]} == {"keep", "stale-fpu"}
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_without_a_name(crashed: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deleted file, and a memfd that is not mapped: their content is in the dump alone. No directory stays."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "out").touch()
+    options = ("--fd", f"1={tmp_path}/out", "--fd", f"2={tmp_path}/out", "--map", f"{PLACE}={tmp_path}")
+    process = in_one_go(crashed, crashed.other, "--allow", "stale-fpu", *options)
+    said = process.communicate(timeout=PATIENCE)[1].decode()
+    assert process.returncode == 43, said + (tmp_path / "out").read_text()
+    assert os.listdir(tmp_path) == ["out"]

@@ -33,7 +33,7 @@ commands:
   kgcore map [PID | TASK]      show the address space of a process: as a table, --json, or --html FILE
   kgcore bt PID [--json]       show backtraces of its threads without writing a core
   kgcore debug PID             start a debugger on it, with its program and libraries
-  kgcore restart CORE          let a process of this machine go on from its core
+  kgcore restart CORE          let a process go on from its core; -c VMCORE PID: out of a dump
   kgcore check CORE [--json]   check that a finished core is well-formed and complete
   kgcore check DIR [--json]    check that the files that --sysroot wrote to DIR are complete
   kgcore completion SHELL      print the completion script for bash, zsh or fish
@@ -98,6 +98,7 @@ def make_parser() -> Parser:
         "       kgcore bt [--all-threads] [--kernel-stack] [--json] [PID | TASK]...\n"
         "       kgcore debug [--debugger gdb|lldb] [--print] [PID | TASK] [-- ARGUMENTS]\n"
         "       kgcore restart [--dry-run [--json]] [--fd N=WHAT]... [--clock keep|jump] [--allow WORD,...] CORE\n"
+        "       kgcore restart -c VMCORE [--keep DIR] ... PID | TASK\n"
         "       kgcore check CORE | DIR [--json]\n"
         "       kgcore client --build DIR [--cc PROGRAM] | --print-header\n"
         "       kgcore completion bash | zsh | fish",

@@ -1,22 +1,40 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Run ``kgcore restart CORE``: let a process go on from its core."""
+"""Run ``kgcore restart``: let a process go on from its core, or out of a dump."""
 
 import argparse
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from kgcore.cli.arguments import add_json, add_version, existing
+from kgcore.cli.arguments import (
+    add_json,
+    add_place_options,
+    add_show,
+    add_supply_options,
+    add_version,
+    existing,
+    place_of,
+    task_of,
+    user_files_of,
+)
+from kgcore.cli.commands import opening
 from kgcore.cli.console import Console, Status
 from kgcore.cli.parser import Parser, UsageError, flag, option
+from kgcore.cli.request import Channel
 from kgcore.cli.values import file_name
 from kgcore.errors import NotRestarted
+from kgcore.sources.base import TaskRef, UserFiles
+from kgcore.sources.location import CoreLocation, DumpLocation, Location
 
 if TYPE_CHECKING:
+    from kgcore.cli.takingout import TakenOut
+    from kgcore.coredump.writer import Progress
     from kgcore.restore.descriptors import Instead
+    from kgcore.restore.paths import Paths
     from kgcore.restore.plan import Plan
 
 __all__ = ("RestartCommand", "make_parser", "parse", "run")
@@ -26,12 +44,16 @@ The core is one that kgcore wrote: it says what the process had of its kernel. T
 under its old id, with its memory, threads, descriptors, signals and timers. What cannot be had again is refused, with
 what would allow it, before anything is started. If a step fails, or kgcore is killed, nothing of the process is left.
 
+Out of a vmcore it needs no core: kgcore takes out all of the process's memory, its program and libraries if they are
+not here, and open files that only the memory of that machine had.
+
 examples:
   kgcore restart core.12345                        it goes on; kgcore passes signals on, and exits as it does
   kgcore restart --dry-run core.12345              what is restored, what is different, what is refused and why
   kgcore restart --fd 7=closed core.12345          without its descriptor 7
   kgcore restart --allow files core.12345          though a file is longer than it was
   kgcore restart --stopped --detach core.12345     leave it stopped, for a debugger
+  kgcore restart -c vmcore --keep DIR 12345        out of a dump; files that only its memory had are in DIR then
 
 exit status: the process's own, 128 and a signal's number if that ended it; 1 it is not restarted; 2 usage. With
 --dry-run 0 if nothing is refused, else 1.
@@ -43,12 +65,19 @@ _MOST_FD = 1 << 20
 class RestartCommand:
     """The arguments of ``kgcore restart``.
 
+    :ivar place: the core, or the dump.
+    :ivar task: the process in the dump.
+    :ivar keep: directory for what is taken out of the dump; None: one that is removed.
     :ivar instead: what ``--fd`` says: number and ``closed``, ``@`` and a number, or a path.
     :ivar moved: what ``--map`` says: beginnings of names, and what they are here.
     :ivar allow: words of refusals that do not count.
     """
 
-    path: str
+    place: Location
+    task: TaskRef
+    show: Channel
+    user_files: UserFiles
+    keep: str | None
     dry_run: bool
     json: bool
     clock: Literal["keep", "jump"] | None
@@ -71,8 +100,13 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> RestartCommand:
     numbers = [number for number, _ in parsed.fd]
     if len(set(numbers)) != len(numbers):
         raise UsageError("--fd names a descriptor twice")
+    place = _place(parsed, environ)
     return RestartCommand(
-        path=existing(parsed.path, "core"),
+        place=place,
+        task=task_of(parsed),
+        show=Channel(parsed.show),
+        user_files=user_files_of(parsed),
+        keep=parsed.keep,
         dry_run=parsed.dry_run,
         json=parsed.json,
         clock=parsed.clock,
@@ -85,17 +119,34 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> RestartCommand:
     )
 
 
+def _place(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Location:
+    """The core, or the dump that has the process."""
+    dump = bool(parsed.core or parsed.running or parsed.qemu)
+    if parsed.task is None and not dump:
+        raise UsageError("neither a core nor a process is named", hint="give a core, or -c VMCORE and a PID")
+    if not dump and not re.fullmatch("(0[xX])?[0-9a-fA-F]+", parsed.task):
+        existing(parsed.task, "core")
+    place = place_of(parsed, environ)
+    if isinstance(place, CoreLocation) and (parsed.keep or parsed.root):
+        option = "--keep" if parsed.keep else "--root"
+        raise UsageError(f"{option} is about what is taken out of a dump: it goes with -c VMCORE and a PID")
+    return place
+
+
 def make_parser() -> Parser:
     """Return the parser of the words after the command's name."""
     parser = Parser(
         "kgcore restart",
         usage="kgcore restart [--dry-run [--json]] [--fd N=WHAT]... [--map OLD=NEW]... [--sysroot DIR] "
-        "[--clock keep|jump] [--allow WORD,...] CORE",
+        "[--clock keep|jump] [--allow WORD,...] CORE\n"
+        "       kgcore restart -c VMCORE [--keep DIR] ... [PID | TASK]",
         description="Let a process go on from its core, where it was.",
         epilog=_EPILOG,
     )
     add_version(parser)
+    add_show(parser)
     add_json(parser)
+    add_place_options(parser)
     group = parser.add_argument_group("what to do")
     flag(group, "--dry-run", help="show the plan; start nothing")
     flag(group, "--stopped", help="leave it stopped (SIGSTOP)")
@@ -133,7 +184,22 @@ def make_parser() -> Parser:
     )
     option(group, "--allow", metavar="WORD,...", help="restart it though the plan refuses it with these words")
     flag(group, "--force", help="--allow with all words that can be allowed")
-    parser.add_argument("path", metavar="CORE")
+    group = parser.add_argument_group("out of a dump")
+    option(
+        group,
+        "--keep",
+        metavar="DIR",
+        type=file_name,
+        help="write what is taken out of the dump to DIR, a new directory, and leave it there (default: a private "
+        "directory, which is removed when the process goes on)",
+    )
+    add_supply_options(group)
+    parser.add_argument(
+        "task",
+        metavar="CORE | PID | TASK",
+        nargs=argparse.OPTIONAL,
+        help="a core; or, out of a dump, id of any thread in decimal, or address of a task_struct in hexadecimal",
+    )
     return parser
 
 
@@ -163,43 +229,100 @@ def _words(parsed: argparse.Namespace) -> frozenset[str]:
 
 def run(command: RestartCommand, console: Console) -> int:
     """Plan, restart and wait; return the exit status."""
+    from kgcore.restore.waiting import wait_for
+
+    with ExitStack() as stack:
+        taken = None if isinstance(command.place, CoreLocation) else _take_out(command, stack, console)
+        plan, pid = _restart(command, taken, console)
+        if command.dry_run:
+            return Status.FAILED if plan.refused else Status.COMPLETE
+    if command.detach:
+        console.say(str(pid))
+        return Status.COMPLETE
+    return wait_for(pid)
+
+
+def _take_out(command: RestartCommand, stack: ExitStack, console: Console) -> "TakenOut":
+    """Take out of the dump what the process needs; the stack removes it again."""
+    from kgcore.cli import render
+    from kgcore.cli.takingout import directory_for, take_out
+
+    shown = bool(command.show & Channel.PROGRESS) and console.err.isatty()
+
+    def progress(name: str, size: int) -> "AbstractContextManager[Progress | None]":
+        return render.progress(name, console.err, size) if shown else nullcontext()
+
+    directory = stack.enter_context(directory_for(command.keep))
+    with opening.opened(command.place, command.show, console, command.user_files) as source:
+        return take_out(
+            source,
+            command.task,
+            directory,
+            kept=command.keep is not None,
+            paths=_paths(command),
+            instead=frozenset(number for number, _ in command.instead),
+            progress=progress,
+        )
+
+
+def _restart(command: RestartCommand, taken: "TakenOut | None", console: Console) -> "tuple[Plan, int]":
+    """Plan, and show that or start the process: its id, else 0.
+
+    :raises NotRestarted: it is refused, or a step failed.
+    """
     from kgcore.restore.corefile import FinishedCore
     from kgcore.restore.do import restart
     from kgcore.restore.here import here
     from kgcore.restore.need import need_of
-    from kgcore.restore.paths import Paths
     from kgcore.restore.plan import Wishes, make_plan
-    from kgcore.restore.waiting import wait_for
 
-    core = FinishedCore.open(command.path)
+    paths = _paths(command)
+    core = FinishedCore.open(_path(command) if taken is None else taken.core)
     try:
+        need = need_of(core)
         wishes = Wishes(
             clock=command.clock,
-            paths=Paths(
-                tuple((os.fsencode(old), os.fsencode(new)) for old, new in command.moved),
-                os.fsencode(os.path.abspath(command.sysroot)) if command.sysroot else b"",
-            ),
+            paths=paths,
             instead={number: _instead(what) for number, what in command.instead},
             allow=command.allow,
             stopped=command.stopped,
         )
-        plan = make_plan(core, need_of(core), here(), wishes)
+        if taken is not None:
+            from kgcore.cli.takingout import with_directories
+
+            taken = with_directories(taken, need.state, paths)
+            paths = replace(paths, taken=taken.names, nameless=taken.nameless)
+            wishes = replace(wishes, paths=paths, refused=taken.refused, different=taken.different)
+        plan = make_plan(core, need, here(), wishes)
         if command.dry_run:
             _show(plan, command, console)
-            return Status.FAILED if plan.refused else Status.COMPLETE
+            return plan, 0
         if plan.refused:
             for line in _refusals(plan):
                 console.remark(line)
             raise NotRestarted(f"process {plan.need.pid} is not restarted", hint="--dry-run shows the whole plan")
         for line in (*plan.different, *(f"allowed: {refusal.what}" for refusal in plan.allowed)):
             console.remark(line)
-        pid = restart(plan, core)
+        return plan, restart(plan, core)
     finally:
         core.close()
-    if command.detach:
-        console.say(str(pid))
-        return Status.COMPLETE
-    return wait_for(pid)
+
+
+def _path(command: RestartCommand) -> str:
+    """What the user named: the core, or the dump."""
+    if isinstance(command.place, CoreLocation):
+        return str(command.place.core)
+    assert isinstance(command.place, DumpLocation)
+    return command.place.core or command.place.qemu or "/proc/kcore"
+
+
+def _paths(command: RestartCommand) -> "Paths":
+    from kgcore.restore.paths import Paths
+
+    return Paths(
+        tuple((os.fsencode(old), os.fsencode(new)) for old, new in command.moved),
+        os.fsencode(os.path.abspath(command.sysroot)) if command.sysroot else b"",
+    )
 
 
 def _instead(what: str) -> "Instead":
@@ -212,7 +335,7 @@ def _instead(what: str) -> "Instead":
 
 def _show(plan: "Plan", command: RestartCommand, console: Console) -> None:
     if command.json:
-        json.dump(_to_json(plan, command.path), console.out, indent=2)
+        json.dump(_to_json(plan, _path(command)), console.out, indent=2)
         console.out.write("\n")
         return
     for line in plan.restored:
