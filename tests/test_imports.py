@@ -34,7 +34,7 @@ ROOMS: dict[str, list[str]] = {
     "arch": ["errors", "cstruct", "elf", "model"],
     "sinks": [*BASE, "system"],
     "sources": [*VALUES, "ptrace"],
-    "restore": [*VALUES, "ptrace", "sources.live"],
+    "restore": [*VALUES, "ptrace", "sources.live", "sources.corefile"],
     "check": [*BASE, "system"],  # shares nothing with what wrote the core or the sysroot
     "coredump": LINE,
     "binaries": LINE,

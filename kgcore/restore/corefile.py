@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from kgcore.elf.headers import EHDR, PHDR64, SHDR, Ehdr, Phdr64
 from kgcore.elf.layout import PN_XNUM, PT_LOAD, PT_NOTE
 from kgcore.errors import TargetError
+from kgcore.restore.unpacking import unpacked
 from kgcore.system.regular import open_regular, read_at
 
 __all__ = ("CoreNote", "FinishedCore", "Segment")
@@ -58,10 +59,11 @@ class FinishedCore:
     segments: tuple[Segment, ...]
     notes: tuple[CoreNote, ...]
     _starts: tuple[int, ...]
+    _modified: float
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Open a core.
+        """Open a core; it may be compressed by zstd or gzip.
 
         :raises TargetError: it cannot be read, is no core, or is damaged.
         """
@@ -70,11 +72,13 @@ class FinishedCore:
         except OSError as error:
             raise TargetError(f"cannot open {path}: {error.strerror or error}") from error
         try:
+            modified = os.fstat(descriptor).st_mtime
+            descriptor = unpacked(path, descriptor)
             machine, segments, notes = _read(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path, descriptor, machine, segments, notes, tuple(segment.start for segment in segments))
+        return cls(path, descriptor, machine, segments, notes, tuple(segment.start for segment in segments), modified)
 
     def close(self) -> None:
         """Close the file."""
@@ -82,7 +86,7 @@ class FinishedCore:
 
     def modified(self) -> float:
         """Return when the core was last written, in seconds."""
-        return os.fstat(self._descriptor).st_mtime
+        return self._modified
 
     def stored(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges within this one whose bytes the core has, ascending."""
