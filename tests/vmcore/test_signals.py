@@ -53,7 +53,7 @@ def of_session(session: int) -> list[str]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, _, theirs = stat.read_text().rpartition(")")[2].split()[:4]
+            state, _, _, theirs = stat.read_text(errors="replace").rpartition(")")[2].split()[:4]
         except OSError:
             continue
         if int(theirs) == session and state not in "ZX":

@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_cut_off(file: str, extract: Extractor, tmp_path: Path) -> None:
     assert taken > 0
 
 
-def check_core(whole: Core, ours: Core, report: dict[str, object]) -> None:
+def check_core(whole: Core, ours: Core, report: dict[str, Any]) -> None:
     """No wrong byte, and what is missing is listed."""
     stored = 0
     for load in ours.loads:
@@ -56,7 +57,11 @@ def check_core(whole: Core, ours: Core, report: dict[str, object]) -> None:
     for gap in missing:
         with pytest.raises(ValueError, match="is not in"):
             ours.read(int(gap["start"], 16) if isinstance(gap["start"], str) else gap["start"], 1)
-    assert list(ours.threads) == list(whole.threads)
+    tids = list(ours.threads)
+    assert tids == list(whole.threads)[: len(tids)]
+    # Where their structures lie is each guest's own.
+    ended = f"the list of threads ends early after {len(tids)}: "
+    assert len(tids) == len(whole.threads) or any(line.startswith(ended) for line in report["warnings"])
 
 
 @pytest.mark.parametrize("name", ["k510", "k612", "k72"])
