@@ -19,6 +19,7 @@ from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.need import need_of
 from tests.restore.going_on import KGCORE, PATIENCE, SOURCE, compiled, needs_ids, restart, running, taken, until
 from tests.schemas import strict
+from tests.victims_here import live_core, sleeping
 
 pytestmark = needs_ids
 
@@ -319,3 +320,14 @@ def test_the_plan(folder: Path, tmp_path: Path) -> None:
     assert refused.returncode == 1
     words = [(one["word"], one["allowable"]) for one in json.loads(refused.stdout)["refused"]]
     assert words == [("files", True)]
+
+
+def test_a_call_that_cannot_start_again(tmp_path: Path) -> None:
+    """A sleep that was interrupted once is a call whose rest of time no core has: it is refused, and not restored."""
+    with sleeping() as process:
+        live_core(process.pid, tmp_path / "first")
+        core = taken(process, tmp_path / "core")
+    done = restart(core, "--dry-run")
+    assert done.returncode == 1
+    assert f"refused (restart): thread {process.pid} was in restart_syscall()" in done.stdout
+    assert "starts again" not in done.stdout

@@ -341,6 +341,8 @@ def _show(plan: "Plan", command: RestartCommand, console: Console) -> None:
     for line in plan.restored:
         console.say(f"restored: {line}")
     for call in plan.calls:
+        if call.refused in plan.refused:
+            continue
         console.say(f"restored: thread {call.tid}: {call.call}() starts again")
     for line in plan.different:
         console.say(f"different: {line}")
