@@ -2,6 +2,7 @@
 """A guest that runs, with the kgcore of this tree inside: it looks at processes of its own kernel."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,21 @@ class Result:
     console: str
 
 
-def run_script(work: Path, suite: str, script: str, *victims: str, patience: float = 300) -> Result:
+def run_script(
+    work: Path, suite: str, script: str, *victims: str, files: Mapping[str, str] | None = None, patience: float = 300
+) -> Result:
     """Boot a kernel, and have a shell script run there as root.
 
     :param suite: of Debian, whose cloud kernel it is.
     :param script: what it puts into ``/out`` comes home; ``until_it COMMAND`` waits, ``fail TEXT`` gives up.
     :param victims: programs that it finds in ``/victims``, beside ``stateful``.
+    :param files: further files of its root directory.
     :param patience: seconds.
     """
     found = kernel(suite)
     _fill(work / "tree", script, victims)
+    for name, text in (files or {}).items():
+        (work / "tree" / name).write_text(text)
     first = work / "first"
     initramfs._base(first, found, GUEST / "init")
     (first / "init").write_text(INIT)

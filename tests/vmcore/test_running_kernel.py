@@ -39,6 +39,27 @@ for name in threads memory spin stateful; do
     echo "@@LIVE $name $?@@"
     kill -CONT $pid
 done
+chmod 1777 /tmp
+as_nobody() { chroot --userspec=65534:65534 / "$@"; }
+for scope in 1 2; do
+    echo $scope > /proc/sys/kernel/yama/ptrace_scope
+    chroot --userspec=65534:65534 / sleep 1000 &  # not by the function: its shell would be the process
+    until_it "grep -q '^Uid:.65534' /proc/$!/status"
+    as_nobody kgcore live -o /tmp/other $! > /out/other.$scope 2>&1
+    as_nobody env PYTHONPATH=/opt/kgcore python3.11 /itself.py $scope > /out/itself.$scope 2>&1
+    cp /tmp/itself.$scope /out/core.$scope
+done
+"""
+# A program that dumps itself, and says where it has bytes that nobody else could make up.
+ITSELF = """
+import ctypes, os, sys
+import kgcore
+buffer = ctypes.create_string_buffer(os.urandom(64), 64)
+try:
+    report = kgcore.write_core_dump(f"/tmp/itself.{sys.argv[1]}")
+    print(hex(ctypes.addressof(buffer)), buffer.raw.hex(), os.getpid(), len(report.missing))
+except kgcore.KgcoreError as error:
+    print(error)
 """
 PAGE = 4096
 # Of a mapping's flags, those that kgcore wants to know of a living process.
@@ -48,7 +69,8 @@ VICTIMS = ("threads", "memory", "spin", "stateful")
 
 @pytest.fixture(scope="module", params=some(("bullseye", "bookworm", "trixie", "sid"), ("trixie",)))
 def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return run_script(tmp_path_factory.mktemp("guest"), request.param, SCRIPT, "threads", "memory", "spin")
+    work = tmp_path_factory.mktemp("guest")
+    return run_script(work, request.param, SCRIPT, "threads", "memory", "spin", files={"itself.py": ITSELF})
 
 
 def core(guest: Result, name: str, way: str) -> Core:
@@ -107,3 +129,20 @@ def test_flags_of_mappings(guest: Result, name: str) -> None:
     kernel, live = (note(guest, name, way)["vmas"] for way in ("kernel", "live"))
     told = [[start, end, hex(int(flags, 16) & TOLD), *rest] for start, end, flags, *rest in kernel]
     assert told == live
+
+
+def test_a_program_dumps_itself_under_yama(guest: Result) -> None:
+    """With ptrace_scope 1 a program may only be traced by its parents and by whom it names: its helper program."""
+    address, content, pid, missing = (guest.directory / "itself.1").read_text().split()
+    core = Core(guest.directory / "core.1")
+    assert core.psinfo["pid"] == int(pid)
+    assert core.read(int(address, 16), 64).hex() == content
+    assert int(missing) == 0
+
+
+def test_what_yama_does_not_allow(guest: Result) -> None:
+    """A process of the same user with 1; and with 2 even oneself."""
+    for name in ("other.1", "other.2", "itself.2"):
+        said = (guest.directory / name).read_text()
+        assert "kernel.yama.ptrace_scope" in said, said
+    assert not (guest.directory / "core.2").exists()

@@ -102,8 +102,9 @@ def _why(pid: int) -> str:
         # The directory itself is always its user's: task_dump_owner(), fs/proc/base.c
         if os.geteuid() and os.stat(f"/proc/{pid}/mem").st_uid != os.geteuid():
             return "it is not dumpable (PR_SET_DUMPABLE), or was started set-uid"
-        with suppress(FileNotFoundError):
-            scope = int(read("/proc/sys/kernel/yama/ptrace_scope"))
+        # A long read(2) of a file of /proc/sys is ENOMEM.
+        with suppress(FileNotFoundError), open("/proc/sys/kernel/yama/ptrace_scope", "rb") as file:
+            scope = int(file.read(16))
             if scope:
                 return f"Yama forbids it (kernel.yama.ptrace_scope is {scope})"
     return "this program lacks CAP_SYS_PTRACE"
