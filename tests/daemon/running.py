@@ -72,7 +72,8 @@ def daemon(*options: str, prefix: Sequence[str] = ()) -> Iterator[Daemon]:
                 assert ready() == b"READY=1", log.read_text()
                 yield Daemon(process, path, log)
             finally:
-                process.kill()
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # also what the prefix started
                 process.wait()
 
 
