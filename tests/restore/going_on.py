@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.here import here
 from tests.victims_here import ptrace_or_skip
 
@@ -46,6 +47,11 @@ def until(true: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.005)
 
 
+def until_ready(place: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a program that runs in a folder has said ``ready``."""
+    until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+
+
 @contextmanager
 def running(folder: Path, *words: object) -> Iterator["subprocess.Popen[bytes]"]:
     """A program in a folder, whose output goes into ``out`` there; it is killed at the end."""
@@ -69,6 +75,17 @@ def taken(process: "subprocess.Popen[bytes]", core: Path, *options: str) -> Path
     process.kill()
     process.wait()
     return core
+
+
+@contextmanager
+def core_of_the_items(folder: Path) -> Iterator[FinishedCore]:
+    """The core of the program that judges itself item by item."""
+    program, place = compiled(SOURCE, folder / "items", "-O1", "-pthread"), folder / "place"
+    with running(place, program) as process:
+        until_ready(place, process)
+        path = taken(process, folder / "core")
+    with closing(FinishedCore.open(str(path))) as core:
+        yield core
 
 
 def restart(core: Path, *options: str) -> "subprocess.CompletedProcess[str]":

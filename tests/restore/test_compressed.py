@@ -13,7 +13,7 @@ import pytest
 
 from kgcore.errors import TargetError
 from kgcore.restore.corefile import FinishedCore
-from tests.restore.going_on import compiled, needs_ids, restart, running, taken, until
+from tests.restore.going_on import compiled, needs_ids, restart, running, taken, until_ready
 
 pytestmark = needs_ids
 
@@ -45,7 +45,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.write_text(PROGRAM)
     program = compiled(source, folder / "block", "-O1")
     with running(place, program) as process:
-        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        until_ready(place, process)
         return taken(process, folder / "core.zst", "--compress", "zstd")
 
 

@@ -17,7 +17,18 @@ import pytest
 import kgcore
 from kgcore.restore.corefile import FinishedCore
 from kgcore.restore.need import need_of
-from tests.restore.going_on import KGCORE, PATIENCE, SOURCE, compiled, needs_ids, restart, running, taken, until
+from tests.restore.going_on import (
+    KGCORE,
+    PATIENCE,
+    SOURCE,
+    compiled,
+    needs_ids,
+    restart,
+    running,
+    taken,
+    until,
+    until_ready,
+)
 from tests.schemas import strict
 from tests.victims_here import live_core, sleeping
 
@@ -73,7 +84,7 @@ def expected(folder: Path) -> list[str]:
     program = compiled(SOURCE, folder / "items-dynamic", "-O1", "-g", "-pthread")
     place = folder / "undisturbed"
     with running(place, program) as process:
-        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        until_ready(place, process)
         (place / "go").touch()
         assert process.wait(PATIENCE) == 42
     lines = (place / "out").read_text().splitlines()
@@ -90,7 +101,7 @@ def test_everything_is_as_it_was(folder: Path, tmp_path: Path, kind: str, freeze
         compiled(SOURCE, program, "-O1", "-g", "-pthread", *ITEMS[kind])
     place = tmp_path / "place"
     with running(place, program) as process:
-        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        until_ready(place, process)
         core = taken(process, tmp_path / "core", "--freeze", freeze)
     (place / "go").touch()
     done = restart(core)
@@ -102,7 +113,7 @@ def test_again_and_again(folder: Path, tmp_path: Path, expected: list[str]) -> N
     """It is taken and restarted, and again."""
     place = tmp_path / "place"
     with running(place, folder / "items-dynamic") as process:
-        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        until_ready(place, process)
         core = taken(process, tmp_path / "core-0")
     for number in range(1, CYCLES):
         done = restart(core, "--detach")
@@ -119,7 +130,7 @@ def test_the_vdso_of_another_kernel(folder: Path, tmp_path: Path, expected: list
     """Its functions are system calls then; so they stay when the process is taken and restarted once more."""
     place = tmp_path / "place"
     with running(place, folder / "items-dynamic") as process:
-        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        until_ready(place, process)
         core = taken(process, tmp_path / "core")
     with closing(FinishedCore.open(str(core))) as reader:
         start = need_of(reader).words[33]  # AT_SYSINFO_EHDR
@@ -302,7 +313,7 @@ def test_the_plan(folder: Path, tmp_path: Path) -> None:
     """It says what is restored, different and refused, and starts nothing."""
     place = tmp_path / "place"
     with running(place, folder / "items-dynamic") as process:
-        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
+        until_ready(place, process)
         core = taken(process, tmp_path / "core")
     done = restart(core, "--dry-run", "--json")
     assert done.returncode == 0, done.stderr

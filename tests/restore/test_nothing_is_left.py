@@ -19,7 +19,7 @@ from kgcore.restore.here import here
 from kgcore.restore.need import need_of
 from kgcore.restore.plan import Plan, Wishes, make_plan
 from kgcore.restore.stub import Stub
-from tests.restore.going_on import SOURCE, compiled, needs_ids, running, taken, until
+from tests.restore.going_on import core_of_the_items, needs_ids
 
 pytestmark = needs_ids
 
@@ -29,14 +29,8 @@ ROUNDS = 10_000 if os.environ.get("KGCORE_THOROUGH") else 24
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedCore]:
-    folder = tmp_path_factory.mktemp("items")
-    program, place = compiled(SOURCE, folder / "items", "-O1", "-pthread"), folder / "place"
-    with running(place, program) as process:
-        until(lambda: b"ready\n" in (place / "out").read_bytes(), process)
-        path = taken(process, folder / "core")
-    reader = FinishedCore.open(str(path))
-    yield reader
-    reader.close()
+    with core_of_the_items(tmp_path_factory.mktemp("items")) as core:
+        yield core
 
 
 @pytest.fixture

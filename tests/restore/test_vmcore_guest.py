@@ -3,25 +3,31 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.restore.going_on import KGCORE, SOURCE, compiled, needs_ids, restart, until
-from tests.vmcore.conftest import CACHE, MAIN, need, some
-from tests.vmcore_fixtures.make import initramfs, qemu
+from tests.restore.going_on import KGCORE, PATIENCE, SOURCE, compiled, needs_ids, restart, until
+from tests.vmcore.conftest import MAIN, some
+from tests.vmcore.dumped_guest import dumped
 
 pytestmark = needs_ids
 
 PLACE = "/tmp/place"
-INIT = f"""#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev; mount -t tmpfs tmpfs /tmp
-echo 20000 > /proc/sys/kernel/ns_last_pid # an id that is likely to be free here
+
+
+def first_id() -> int:
+    """An id that is free here, with those behind it, and stays so: once a machine is up it gives nobody an id below 300
+    (RESERVED_PIDS, kernel/pid.c)."""
+    reserved = range(150, 280)
+    return next((at for at in reserved if not any(Path(f"/proc/{at + n}").exists() for n in range(20))), 20000)
+
+
+FIRST = first_id()
+SCRIPT = f"""
+echo {FIRST - 1} > /proc/sys/kernel/ns_last_pid
 mkdir {PLACE}; cd {PLACE}
 /items < /dev/null > out 2>&1 &
 until grep -q ready out; do sleep 0.2; done
@@ -30,11 +36,7 @@ until grep -q ready other; do sleep 0.2; done
 cat out other
 echo @@PID@@$(pidof items)@@OTHER@@$(pidof nameless)@@
 echo @@END@@
-sleep 100000
 """
-PATIENCE = 240
-
-
 NAMELESS = Path(__file__).with_name("nameless.c")
 
 
@@ -57,35 +59,11 @@ class Taken(NamedTuple):
 
 @pytest.fixture(scope="module", params=some(MAIN, ("k61",)))
 def crashed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Crashed:
-    release = need(request.param, committed=False).manifest["release"]
-    kernel = CACHE.parent / "kernels" / release / "vmlinuz"
-    busybox = shutil.which("busybox")
-    if not kernel.exists() or busybox is None or shutil.which(qemu.QEMU) is None:
-        pytest.skip("no kernel, no busybox or no QEMU for a guest")
     work = tmp_path_factory.mktemp("guest")
     program = compiled(SOURCE, work / "items", "-O1", "-g", "-static", "-pthread")
     nameless = compiled(NAMELESS, work / "nameless", "-O1", "-static")
-    root = work / "root"
-    for name in ("bin", "proc", "sys", "dev", "tmp"):
-        (root / name).mkdir(parents=True)
-    shutil.copy2(busybox, root / "bin" / "busybox")
-    for each in (program, nameless):
-        shutil.copy2(each, root / each.name)
-    (root / "init").write_text(INIT)
-    (root / "init").chmod(0o755)
-    initrd = initramfs.pack(root, work / "initrd")
     # Protection keys few machines have.
-    arguments = ["-machine", "pc", "-cpu", "max,-la57,-pku", "-smp", "2", "-m", "256", "-device", "vmcoreinfo"]
-    arguments += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 panic=-1 loglevel=3"]
-    with qemu.Guest(arguments, work / "serial.log") as guest:
-        try:
-            guest.wait_for("END", PATIENCE)
-            guest.qmp("stop")
-            guest.dump(work / "vmcore", "elf")
-            text = guest.text
-        finally:
-            guest._process.kill()
-            guest._process.communicate()
+    text = dumped(work, request.param, SCRIPT, [program, nameless], cpu="max,-la57,-pku")
     pid, other = (text.partition(f"{name}@@")[2].partition("@@")[0] for name in ("PID", "OTHER"))
     return Crashed(work / "vmcore", pid, other, program)
 
